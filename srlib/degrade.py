@@ -1,0 +1,107 @@
+"""From a high-resolution scan to the low-resolution one that a scanner would have given."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import fft, ndimage
+
+from srlib.paths import InputError
+from srlib.volume import Volume, coarse_grid, fine_grid, resample
+
+
+def _factors(value: float | Sequence[float]) -> tuple[float, float, float]:
+    values = (value,) * 3 if np.isscalar(value) else tuple(value)
+    if len(values) != 3 or not all(np.isfinite(v) and v >= 1 for v in values):
+        raise InputError(f"factor: expected one number >= 1, or three (one per axis), got {value}")
+    return tuple(float(v) for v in values)
+
+
+@dataclass(frozen=True)
+class KSpaceTruncation:
+    """Zero the outer k-space of each axis and keep the magnitude; the image stays on its grid.
+
+    Chen et al., MICCAI 2018, Sec. 3.1. ``factor`` 2 keeps half of an axis's lines (the paper's task is
+    (1, 2, 2) with the slice axis first), 5 keeps a fifth (the replicated code's). A factor f zeroes
+    round(N (f - 1) / (2 f)) lines at each end, which is the truncation script's round(N / F) with
+    F = 2 f / (f - 1).
+    """
+
+    factor: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "factor", _factors(self.factor))
+
+    def zeroed(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Lines zeroed at each end of each axis."""
+        return tuple(int(n * (f - 1) / (2 * f) + 0.5) for n, f in zip(shape, self.factor, strict=True))
+
+    def kept(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Lines kept along each axis."""
+        return tuple(n - 2 * z for n, z in zip(shape, self.zeroed(shape), strict=True))
+
+    def __call__(self, hr: Volume) -> Volume:
+        axes = [axis for axis, z in enumerate(self.zeroed(hr.shape)) if z]
+        if 0 in self.kept(hr.shape):
+            raise InputError(f"factor {self.factor} leaves no k-space line of a volume of shape {hr.shape}")
+        spectrum = fft.fftn(hr.data, axes=axes, workers=-1)
+        for axis in axes:
+            n, z = hr.shape[axis], self.zeroed(hr.shape)[axis]
+            order = fft.fftshift(np.arange(n))  # order[i] = index of the i-th lowest frequency
+            index = [slice(None)] * 3
+            index[axis] = np.concatenate([order[:z], order[n - z :]])
+            spectrum[tuple(index)] = 0
+        return hr.with_data(np.abs(fft.ifftn(spectrum, axes=axes, workers=-1)))
+
+    def to_grid(self, lr: Volume, shape: Sequence[int], order: int = 3) -> Volume:
+        """The image itself: zero-filled k-space already lies on the high-resolution grid."""
+        return lr
+
+
+@dataclass(frozen=True)
+class GaussianDownsample:
+    """Blur by a Gaussian of ``sigma`` HR voxels, then sample the coarse grid by a spline of ``order``.
+
+    Pham et al., CMIG 2019, observation model (sigma 1 for every factor, cubic spline). Factors may be
+    fractional and differ per axis; ``sigma`` is one number or one per axis, and an axis of factor 1 is
+    not blurred. ``align='center'`` keeps the field of view (ours); ``align='corners'`` is SciPy's ``zoom``,
+    as the published code uses it: a named deviation, but one that its weights need.
+    """
+
+    factor: tuple[float, float, float]
+    sigma: float | tuple[float, float, float] = 1.0
+    order: int = 3
+    align: str = "center"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "factor", _factors(self.factor))
+        sigmas = (self.sigma,) * 3 if np.isscalar(self.sigma) else tuple(self.sigma)
+        if len(sigmas) != 3 or min(sigmas) < 0:
+            raise InputError(f"sigma: expected one number >= 0, or three (one per axis), got {self.sigma}")
+        if self.order not in range(6):
+            raise InputError(f"order: expected a spline order from 0 to 5, got {self.order}")
+        object.__setattr__(self, "sigma", tuple(float(s) for s in sigmas))
+
+    def __call__(self, hr: Volume) -> Volume:
+        sigma = [s if f > 1 else 0.0 for s, f in zip(self.sigma, self.factor, strict=True)]
+        blurred = hr.with_data(ndimage.gaussian_filter(hr.data, sigma, mode="nearest"))
+        return resample(blurred, *coarse_grid(hr.shape, hr.affine, self.factor, self.align), order=self.order)
+
+    def to_grid(self, lr: Volume, shape: Sequence[int], order: int = 3) -> Volume:
+        """Interpolate the low-resolution scan on the HR grid of the given shape (order 1: trilinear, 3: cubic)."""
+        if self.align == "corners":  # the factor is (n - 1) / (N - 1), which only the two shapes tell
+            step = [(n - 1) / (m - 1) if m > 1 else 1.0 for n, m in zip(lr.shape, shape, strict=True)]
+            affine = lr.affine @ np.diag([*step, 1.0])
+        else:
+            affine = fine_grid(lr, self.factor)[1]
+        return resample(lr, shape, affine, order=order)
+
+
+DEGRADATIONS = {"kspace": KSpaceTruncation, "gaussian": GaussianDownsample}
+
+
+def make_degradation(name: str, **settings: object) -> KSpaceTruncation | GaussianDownsample:
+    """A degradation by its name in ``DEGRADATIONS``; InputError for an unknown one."""
+    if name not in DEGRADATIONS:
+        raise InputError(f"unknown degradation {name!r}; expected one of {', '.join(DEGRADATIONS)}")
+    return DEGRADATIONS[name](**settings)

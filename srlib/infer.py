@@ -1,0 +1,120 @@
+"""Whole scans through a trained network: tiles cut from a memory budget, placed by the affine."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from tqdm import tqdm
+
+from srlib.device import choose_device
+from srlib.experiments import TASKS, Experiment, from_json
+from srlib.models import MODELS
+from srlib.patches import tiles
+from srlib.paths import InputError
+from srlib.published import PUBLISHED, load_published
+from srlib.train import read_metadata
+from srlib.volume import Volume, fine_grid, fit_scaling, resample
+
+MAX_MEMORY_GB = 3.0
+WORKING_COPIES = 3  # float32 copies of the whole scan that live beside the tiles
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A network in evaluation mode with the experiment that it was trained for."""
+
+    network: torch.nn.Module
+    experiment: Experiment
+
+    @property
+    def factor(self) -> tuple[float, float, float]:
+        """How much finer the output grid is than the input's; 1 where the task stays on its grid."""
+        kind, settings = TASKS[self.experiment.task]
+        return (1.0, 1.0, 1.0) if kind == "kspace" else tuple(float(f) for f in settings["factor"])
+
+
+def load_model(weights: str | Path, device: str = "auto") -> Model:
+    """A model from our ``.safetensors`` or from a file the original authors published; nothing in it is run.
+
+    Raises InputError when the file is missing, damaged or of another kind.
+    """
+    path = Path(weights)
+    if not path.is_file():
+        raise InputError(f"{path}: no such weights; give a .safetensors file of 'srlib train' or a published one")
+    if path.name in PUBLISHED:
+        network, experiment = load_published(path)
+    else:
+        metadata = read_metadata(path)
+        if "experiment" not in metadata:
+            raise InputError(f"{path}: no experiment is written in it; expected weights made by 'srlib train'")
+        experiment = from_json(metadata["experiment"])
+        network = MODELS[experiment.model](width=experiment.width, **experiment.model_args)
+        try:
+            network.load_state_dict(load_file(path))
+        except (RuntimeError, SafetensorError) as err:
+            raise InputError(f"{path}: its weights do not fit {experiment.model} ({str(err).splitlines()[0]})") from err
+    network = network.to(choose_device(device), memory_format=torch.channels_last_3d)
+    return Model(network.eval().requires_grad_(False), experiment)
+
+
+def run_tiled(
+    network: torch.nn.Module, data: np.ndarray, max_memory_gb: float = MAX_MEMORY_GB, progress: bool = False
+) -> np.ndarray:
+    """A same-grid network over a whole array, float32 (X, Y, Z) to the same shape, tile by tile.
+
+    Each tile carries a halo as wide as the network sees (``network.halo``), on inner faces only, so that the
+    result is that of the whole array at once. Tiles are cut so that the network's ``live_channels`` feature
+    maps and the scan itself stay within the budget. Raises InputError when the budget is too small.
+    """
+    device = next(network.parameters()).device
+    budget = max_memory_gb * 1e9 - WORKING_COPIES * data.nbytes
+    if budget <= 0:
+        raise InputError(f"{max_memory_gb} GB do not hold a scan of shape {data.shape}; allow more memory")
+    todo = tiles(data.shape, network.halo, int(budget / (4 * network.live_channels)))
+    out = np.empty_like(data)
+    with torch.inference_mode():
+        for tile in tqdm(todo, desc="tiles", disable=not progress or len(todo) == 1):
+            part = torch.from_numpy(np.ascontiguousarray(data[tile.outer.slices]))[None, None].to(device)
+            out[tile.core.slices] = network(part)[0, 0][tile.inner].cpu().numpy()
+    return out
+
+
+def enhance_on_grid(
+    on_grid: Volume, model: Model, max_memory_gb: float = MAX_MEMORY_GB, progress: bool = False
+) -> Volume:
+    """Run a model on a scan that already lies on the output grid, in the scan's own units."""
+    scaling = fit_scaling(on_grid.data, model.experiment.intensity)
+    return on_grid.with_data(
+        scaling.invert(run_tiled(model.network, scaling.apply(on_grid.data), max_memory_gb, progress))
+    )
+
+
+def super_resolve(
+    volume: Volume,
+    model: Model,
+    factor: Sequence[float] | None = None,
+    spacing_mm: Sequence[float] | None = None,
+    max_memory_gb: float = MAX_MEMORY_GB,
+    progress: bool = False,
+) -> Volume:
+    """Super-resolve a scan from its own grid: cubic-spline interpolation, then the network.
+
+    ``factor`` per axis (default: the one the model was trained for) or a target ``spacing_mm`` per axis; the
+    field of view stays, and the affine says where the finer voxels lie. Raises InputError for a constant scan,
+    a factor below 1, or both arguments at once.
+    """
+    if factor is not None and spacing_mm is not None:
+        raise InputError("give a factor or a spacing, not both")
+    if spacing_mm is not None:
+        factor = tuple(old / new for old, new in zip(volume.spacing_mm, spacing_mm, strict=True))
+    factor = tuple(float(f) for f in (factor if factor is not None else model.factor))
+    if len(factor) != 3 or not all(f >= 0.999 for f in factor):
+        raise InputError(
+            f"factor per axis must be at least 1, got {factor}; the scan's spacing is {volume.spacing_mm} mm"
+        )
+    on_grid = volume if np.allclose(factor, 1) else resample(volume, *fine_grid(volume, factor))
+    return enhance_on_grid(on_grid, model, max_memory_gb, progress)

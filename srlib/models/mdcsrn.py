@@ -1,0 +1,69 @@
+"""mDCSRN: the multi-level densely connected super-resolution network."""
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+
+class DenseUnit(nn.Module):
+    """BatchNorm, ELU, 3x3x3 convolution to ``growth`` maps."""
+
+    def __init__(self, channels: int, growth: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm3d(channels)
+        self.conv = nn.Conv3d(channels, growth, 3, padding=1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(functional.elu(self.norm(x), inplace=True))
+
+
+class MDCSRN(nn.Module):
+    """Generator of Chen et al., MICCAI 2018, Fig. 2: 411,648 parameters at growth 16, 4 blocks of 4 units.
+
+    Maps an interpolated or zero-filled scan to the full-resolution one on the same grid, (B, 1, X, Y, Z) to
+    the same shape. Deviation, named and off by default: ``residual`` adds the input to the output and starts
+    the last convolution at zero, so that training begins at the input instead of having to learn it.
+    """
+
+    def __init__(self, width: int = 16, blocks: int = 4, units: int = 4, residual: bool = False) -> None:
+        super().__init__()
+        base, dense = 2 * width, 2 * width + units * width
+        self.residual = residual
+        self.halo = 1 + blocks * units  # voxels an output voxel sees beyond itself
+        # feature maps alive at the peak, in the last unit: the running sums, its input, norm and output
+        self.live_channels = (blocks - 1) * base + 1 + 3 * dense - width
+        self.first = nn.Conv3d(1, base, 3, padding=1, bias=False)
+        self.blocks = nn.ModuleList(
+            nn.ModuleList(DenseUnit(base + i * width, width) for i in range(units)) for _ in range(blocks)
+        )
+        self.compress = nn.ModuleList(nn.Conv3d(base + (i + 1) * dense, base, 1, bias=False) for i in range(blocks - 1))
+        self.last = nn.Conv3d(base + blocks * dense, 1, 1, bias=False)
+        for module in self.modules():
+            if isinstance(module, nn.Conv3d):
+                nn.init.kaiming_normal_(module.weight)
+        if residual:
+            nn.init.zeros_(self.last.weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = self.first(x).contiguous(memory_format=torch.channels_last_3d)
+        # A 1x1x1 convolution of concatenated features is a sum over the features: each is added to the sums of
+        # the convolutions that will read it (all later compressions and the last) and need not be kept.
+        heads = [conv.weight.flatten(1) for conv in [*self.compress, self.last]]
+        sums: list[torch.Tensor | float] = [0.0] * len(heads)
+        read = 0
+        for i, block in enumerate([[], *self.blocks]):
+            if i > 1:
+                out, sums, heads = sums[0].movedim(-1, 1), sums[1:], heads[1:]
+            for unit in block:
+                out = _concatenate(out, unit(out))
+            stacked = torch.cat([w[:, read : read + out.shape[1]] for w in heads])
+            parts = functional.linear(out.movedim(1, -1), stacked).split([len(w) for w in heads], dim=-1)
+            sums = [total + part for total, part in zip(sums, parts, strict=True)]
+            read += out.shape[1]
+        y = sums[0].movedim(-1, 1)
+        return x + y if self.residual else y
+
+
+def _concatenate(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """``torch.cat`` along channels; on the channels-last view it is several times faster on a CPU."""
+    return torch.cat([a.movedim(1, -1), b.movedim(1, -1)], -1).movedim(-1, 1)

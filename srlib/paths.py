@@ -1,0 +1,81 @@
+"""Where things lie, how files are written whole or not at all, and the one error for bad input."""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used; the message says what was expected, what was got, what to do."""
+
+
+def root() -> Path:
+    """Folder of the checkout, or the working directory when srlib is installed outside one."""
+    checkout = Path(__file__).resolve().parents[1]
+    return checkout if (checkout / "notebooks").is_dir() else Path.cwd()
+
+
+def data_dir() -> Path:
+    """Folder of made or fetched volumes: ``SRLIB_DATA``, else ``data/`` in the checkout."""
+    return Path(os.environ.get("SRLIB_DATA") or root() / "data").resolve()
+
+
+def results_dir(profile: str, cohort: str | Path = "csv/example.csv") -> Path:
+    """Folder of one profile's results; cohorts other than the built-in one get a folder of their own.
+
+    ``SRLIB_RESULTS`` moves the parent folder, which is ``results/`` in the checkout otherwise.
+    """
+    parent = Path(os.environ.get("SRLIB_RESULTS") or root() / "results").resolve()
+    stem = Path(cohort).stem
+    return parent / (profile if stem == "example" else f"{profile}_{stem}")
+
+
+def make_dir(path: Path) -> Path:
+    """Create a folder that must be writable; InputError names it when it is not."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as err:
+        raise InputError(
+            f"cannot write to {path}: {err.strerror}; choose another folder or change its permissions"
+        ) from err
+    return path
+
+
+@contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` that replaces it on success and vanishes on failure.
+
+    The suffixes are kept, since writers choose the format by them.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except FileNotFoundError as err:
+        if path.parent.is_dir():
+            raise
+        raise InputError(f"cannot write {path}: the folder {path.parent} does not exist; create it first") from err
+    except PermissionError as err:
+        raise InputError(f"cannot write {path}: {err.strerror}; choose another place") from err
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sha256(path: str | Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def source_hash() -> str:
+    """Hash of the package's own source, by which stale results are told from fresh ones."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]

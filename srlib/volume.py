@@ -1,0 +1,206 @@
+"""Scans in memory: float32 voxels with the affine that places them in the world, in mm."""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from scipy import ndimage
+
+from srlib.paths import InputError, atomic
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """A 3-D scan: ``data`` float32 (X, Y, Z) in nibabel voxel order, ``affine`` 4x4 voxel -> mm.
+
+    The centre of voxel (0, 0, 0) lies at the affine's origin.
+    """
+
+    data: np.ndarray
+    affine: np.ndarray
+
+    def __post_init__(self) -> None:
+        if self.data.ndim != 3:
+            raise InputError(f"a volume has 3 axes, got shape {self.data.shape}")
+        object.__setattr__(self, "data", np.asarray(self.data, dtype=np.float32))
+        object.__setattr__(self, "affine", np.asarray(self.affine, dtype=np.float64))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.data.shape
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Distance between neighbouring voxel centres along each axis, in mm."""
+        return tuple(float(s) for s in np.linalg.norm(self.affine[:3, :3], axis=0))
+
+    def with_data(self, data: np.ndarray) -> "Volume":
+        """Other voxels on the same grid."""
+        return Volume(data, self.affine)
+
+
+def load(path: str | Path) -> Volume:
+    """Read a NIfTI or MGH scan; slope and intercept are applied.
+
+    Raises InputError, naming the file, for anything that is not one finite, real 3-D scan.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        image = nib.load(path)
+        shape = _shape(image, path)
+        if image.get_data_dtype().kind not in "iuf":
+            raise InputError(f"{path}: expected real numbers, got voxels of type {image.get_data_dtype()}")
+        data = np.asarray(image.dataobj, dtype=np.float32).reshape(shape)
+    except InputError:
+        raise
+    except (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError, OSError, EOFError,
+            ValueError, zlib.error) as err:  # fmt: skip
+        raise InputError(f"{path}: unreadable or truncated scan ({err}); copy it again") from err
+    bad = data.size - np.count_nonzero(np.isfinite(data))
+    if bad:
+        raise InputError(f"{path}: {bad} voxels are NaN or infinite; replace them (e.g. by 0) first")
+    if abs(np.linalg.det(image.affine[:3, :3])) < 1e-9:
+        raise InputError(f"{path}: its affine is singular (a zero spacing); repair the header first")
+    return Volume(data, image.affine)
+
+
+def read_shape(path: str | Path) -> tuple[int, int, int]:
+    """Shape of a scan from its header alone; InputError as in ``load``."""
+    try:
+        return _shape(nib.load(path), path)
+    except (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError, OSError, EOFError,
+            zlib.error) as err:  # fmt: skip
+        raise InputError(f"{path}: unreadable scan ({err}); copy it again") from err
+
+
+def _shape(image: nib.spatialimages.SpatialImage, path: str | Path) -> tuple[int, int, int]:
+    shape = tuple(int(n) for n in image.shape)
+    if len(shape) < 3 or any(n != 1 for n in shape[3:]) or 0 in shape:
+        raise InputError(f"{path}: expected a 3-D scan, got shape {shape}; split it into 3-D volumes first")
+    return shape[:3]
+
+
+def save(volume: Volume, path: str | Path, dtype: type = np.float32) -> Path:
+    """Write NIfTI (``.nii``, ``.nii.gz``) or ``.mgz``, atomically; integers are rounded and clipped to their range."""
+    path = Path(path)
+    if not path.name.endswith((".nii", ".nii.gz", ".mgz")):
+        raise InputError(f"{path}: expected a name ending in .nii, .nii.gz or .mgz")
+    data = volume.data
+    if np.issubdtype(dtype, np.integer):
+        limits = np.iinfo(dtype)
+        data = np.rint(np.clip(data, limits.min, limits.max))
+    image_type = nib.MGHImage if path.suffix == ".mgz" else nib.Nifti1Image
+    image = image_type(data.astype(dtype), volume.affine)
+    if image_type is nib.Nifti1Image:
+        image.header.set_xyzt_units("mm")
+    with atomic(path) as temporary:
+        nib.save(image, temporary)
+    return path
+
+
+def coarse_grid(shape: Sequence[int], affine: np.ndarray, factor: Sequence[float], align: str = "center"):
+    """Grid that is ``factor`` times coarser per axis over the same field of view: (shape, affine).
+
+    ``center``: spacing grows by the factor, the first voxel centre moves by (factor - 1) / 2 fine voxels,
+    and ceil(N / factor) voxels cover the field. ``corners``: first and last voxel centres coincide on both
+    grids, as in SciPy's ``zoom``; the spacing then grows by (N - 1) / (n - 1).
+    """
+    shape, factor = np.asarray(shape), np.asarray(factor, dtype=float)
+    if align == "center":
+        coarse = np.ceil(shape / factor - 1e-9).astype(int)
+        step, shift = factor, (factor - 1) / 2
+    elif align == "corners":
+        coarse = np.maximum(np.round(shape / factor).astype(int), 1)
+        step, shift = (shape - 1) / np.maximum(coarse - 1, 1), np.zeros(3)
+        step = np.where(coarse == shape, 1.0, step)
+    else:
+        raise InputError(f"align is 'center' or 'corners', got {align!r}")
+    return tuple(int(n) for n in coarse), affine @ _scale_shift(step, shift)
+
+
+def fine_grid(volume: Volume, factor: Sequence[float], align: str = "center"):
+    """Grid that is ``factor`` times finer per axis over the same field of view: (shape, affine)."""
+    factor = np.asarray(factor, dtype=float)
+    shape = np.maximum(np.round(np.asarray(volume.shape) * factor).astype(int), 1)
+    if align == "center":
+        step, shift = 1 / factor, (1 / factor - 1) / 2
+    elif align == "corners":
+        step, shift = np.where(shape > 1, (np.asarray(volume.shape) - 1) / np.maximum(shape - 1, 1), 1.0), np.zeros(3)
+    else:
+        raise InputError(f"align is 'center' or 'corners', got {align!r}")
+    return tuple(int(n) for n in shape), volume.affine @ _scale_shift(step, shift)
+
+
+def _scale_shift(step: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    matrix = np.diag([*step, 1.0])
+    matrix[:3, 3] = shift
+    return matrix
+
+
+def resample(volume: Volume, shape: Sequence[int], affine: np.ndarray, order: int = 3) -> Volume:
+    """Spline interpolation of the given order on another grid; beyond the edge the scan is mirrored."""
+    mapping = np.linalg.inv(volume.affine) @ affine
+    matrix, offset = mapping[:3, :3], mapping[:3, 3]
+    diagonal = np.diag(matrix)
+    if np.abs(matrix - np.diag(diagonal)).max() < 1e-6:  # same axes: SciPy's separable path, many times faster
+        matrix = diagonal
+    # voxel centres that coincide up to rounding must not be read from beyond the edge
+    data = ndimage.affine_transform(
+        volume.data, matrix, np.round(offset, 9), tuple(shape), np.float32, order, mode="mirror"
+    )
+    return Volume(data, affine)
+
+
+def reorient(volume: Volume, axes: str = "RAS") -> Volume:
+    """Permute and flip the voxel axes to the given world directions; nothing is interpolated."""
+    current = nib.io_orientation(volume.affine)
+    change = nib.orientations.ornt_transform(current, nib.orientations.axcodes2ornt(axes))
+    data = nib.apply_orientation(volume.data, change)
+    return Volume(data, volume.affine @ nib.orientations.inv_ornt_aff(change, volume.shape))
+
+
+def crop_or_pad(volume: Volume, start: Sequence[int], shape: Sequence[int]) -> Volume:
+    """The box of ``shape`` voxels that begins at voxel ``start`` (may be negative); zeros beyond the scan."""
+    start, shape = np.asarray(start), np.asarray(shape)
+    low, high = np.maximum(start, 0), np.minimum(start + shape, volume.shape)
+    data = np.zeros(shape, dtype=np.float32)
+    if (high > low).all():
+        source = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+        target = tuple(slice(a, b) for a, b in zip(low - start, high - start, strict=True))
+        data[target] = volume.data[source]
+    return Volume(data, volume.affine @ _scale_shift(np.ones(3), start))
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Invertible intensity scaling: network units = (scan units - offset) / scale."""
+
+    offset: float
+    scale: float
+
+    def apply(self, data: np.ndarray) -> np.ndarray:
+        return ((data - np.float32(self.offset)) / np.float32(self.scale)).astype(np.float32)
+
+    def invert(self, data: np.ndarray) -> np.ndarray:
+        return (data * np.float32(self.scale) + np.float32(self.offset)).astype(np.float32)
+
+
+def fit_scaling(data: np.ndarray, rule: str = "minmax") -> Scaling:
+    """Scaling by a named rule: ``minmax`` to [0, 1], ``max`` (divide by the maximum), ``12bit`` (divide by 4095).
+
+    Raises InputError for a constant scan and for an unknown rule.
+    """
+    low, high = float(data.min()), float(data.max())
+    if not high > low:
+        raise InputError(
+            f"the scan is constant (every voxel is {low:g}), so there is nothing to enhance; check the file"
+        )
+    rules = {"minmax": (low, high - low), "max": (0.0, high), "12bit": (0.0, 4095.0)}
+    if rule not in rules:
+        raise InputError(f"unknown intensity rule {rule!r}; expected one of {', '.join(rules)}")
+    return Scaling(*rules[rule])
