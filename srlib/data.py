@@ -118,6 +118,20 @@ def make_pair(subject: Subject, experiment: Experiment) -> Pair:
         raise InputError(f"{subject.file(experiment.contrast)}: {err}") from err
 
 
+def baselines(pair: Pair, experiment: Experiment) -> dict[str, Volume]:
+    """What needs no training, by name: the input itself where the task stays on its grid, else interpolations."""
+    if pair.lr is pair.on_grid:
+        return {"zero_filled": pair.on_grid}
+    name, settings = TASKS[experiment.task]
+    linear = make_degradation(name, **settings).to_grid(pair.lr, pair.hr.shape, order=1)
+    return {"linear": linear, "cubic": pair.on_grid}
+
+
+def load_mask(subject: Subject) -> np.ndarray | None:
+    """Where the subject's ``mask`` is non-zero, boolean (X, Y, Z); None when the manifest gives no mask."""
+    return load(subject.files["mask"]).data != 0 if "mask" in subject.files else None
+
+
 class PairDataset:
     """Scaled (input, truth) arrays of an experiment's subjects, float32 (X, Y, Z); the last few are kept."""
 

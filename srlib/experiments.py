@@ -113,9 +113,9 @@ SMOKE = {"width": 4, "patch_size": 16, "batch_size": 1, "n_train": 1, "max_steps
 PROFILES: dict[str, dict[str, dict[str, int]]] = {
     "paper": {name: {} for name in EXPERIMENTS},
     "quick": {
-        "mdcsrn": {**QUICK, "max_steps": 200},
-        "mdcsrn_res_kspace": {**QUICK, "max_steps": 200},
-        "mdcsrn_res": {**QUICK, "max_steps": 240},
+        "mdcsrn": {**QUICK, "max_steps": 80},
+        "mdcsrn_res_kspace": {**QUICK, "max_steps": 80},
+        "mdcsrn_res": {**QUICK, "max_steps": 160},
     },
     "smoke": dict.fromkeys(EXPERIMENTS, SMOKE),
 }

@@ -14,7 +14,7 @@ from srlib.device import choose_device
 from srlib.experiments import TASKS, Experiment, from_json
 from srlib.models import MODELS
 from srlib.patches import tiles
-from srlib.paths import InputError
+from srlib.paths import InputError, results_root
 from srlib.published import PUBLISHED, load_published
 from srlib.train import read_metadata
 from srlib.volume import Volume, fine_grid, fit_scaling, resample
@@ -37,14 +37,29 @@ class Model:
         return (1.0, 1.0, 1.0) if kind == "kspace" else tuple(float(f) for f in settings["factor"])
 
 
+def find_weights(name: str | Path) -> Path:
+    """A weights file by its path, or by an experiment's name: the newest such run under ``results/``.
+
+    Raises InputError when there is neither.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    runs = results_root().glob(f"*/checkpoints/{Path(name).name}-*/model.safetensors")
+    newest = max(runs, key=lambda p: p.stat().st_mtime, default=None)
+    if newest is None:
+        raise InputError(
+            f"{name}: no such weights; give a .safetensors file, a published one, or an experiment that was trained here"
+        )
+    return newest
+
+
 def load_model(weights: str | Path, device: str = "auto") -> Model:
     """A model from our ``.safetensors`` or from a file the original authors published; nothing in it is run.
 
-    Raises InputError when the file is missing, damaged or of another kind.
+    ``weights`` is a path or a name, as in ``find_weights``. Raises InputError when the file is missing,
+    damaged or of another kind.
     """
-    path = Path(weights)
-    if not path.is_file():
-        raise InputError(f"{path}: no such weights; give a .safetensors file of 'srlib train' or a published one")
+    path = find_weights(weights)
     if path.name in PUBLISHED:
         network, experiment = load_published(path)
     else:

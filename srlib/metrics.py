@@ -64,38 +64,49 @@ def ssim(
     Wang et al., 2004). Windows that reach over the volume's face are left out, as in scikit-image; with
     a mask every voxel of the mask counts. Raises InputError as ``psnr``, and for volumes below the window.
     """
-    _pair(hr, sr, mask)
+    return _ssim(hr, sr, data_range, [mask], kind, window, axis)[0]
+
+
+def _ssim(
+    hr: np.ndarray,
+    sr: np.ndarray,
+    data_range: float,
+    masks: list[np.ndarray | None],
+    kind: str = "3d",
+    window: str = "uniform",
+    axis: int = 2,
+) -> list[float]:
+    """SSIM over several regions of one pair, from one pass over its slabs."""
+    for mask in masks:
+        _pair(hr, sr, mask)
     _check_range(data_range)
     if kind not in ("3d", "2d") or window not in WINDOWS:
         raise InputError(f"expected kind 3d or 2d and window {' or '.join(WINDOWS)}, got {kind!r} and {window!r}")
     hr, sr = np.moveaxis(hr, axis, 0), np.moveaxis(sr, axis, 0)
-    mask = None if mask is None else np.moveaxis(mask, axis, 0)
     radius, n = RADIUS[window], len(hr)
     if min(hr.shape if kind == "3d" else hr.shape[1:]) <= 2 * radius:
         raise InputError(
             f"{kind} SSIM with a {window} window needs at least {2 * radius + 1} voxels per axis, got shape {hr.shape}"
         )
-    halo, step, inside = (radius, SLAB, slice(radius, n - radius)) if kind == "3d" else (0, 1, slice(0, n))
-    total, count, face = 0.0, 0, (slice(radius, -radius),) * 2
+    # without a mask the interior counts: scikit-image's own rule
+    interior = np.zeros(hr.shape, dtype=bool)
+    interior[(slice(radius, n - radius) if kind == "3d" else slice(None), *(slice(radius, -radius),) * 2)] = True
+    regions = [interior if mask is None else np.moveaxis(mask, axis, 0) for mask in masks]
+    totals, step = np.zeros(len(regions)), SLAB if kind == "3d" else 1
     for start in range(0, n, step):
-        rows = slice(start, min(start + step, n))
-        low, high = _slab(rows, halo, n)
+        stop = min(start + step, n)
+        low, high = _slab(start, stop, radius, n) if kind == "3d" else (start, stop)
         pair = (hr[low:high], sr[low:high]) if kind == "3d" else (hr[start], sr[start])
         local = reference.structural_similarity(*pair, data_range=data_range, full=True, **WINDOWS[window])[1]
-        local = local[rows.start - low : rows.stop - low] if kind == "3d" else local[None]
-        if mask is not None:
-            values = local[mask[rows]]
-        else:
-            a, b = max(rows.start, inside.start), min(rows.stop, inside.stop)
-            values = local[(slice(a - rows.start, max(b, a) - rows.start), *face)]
-        total, count = total + float(values.sum(dtype=np.float64)), count + values.size
-    return total / count
+        local = local.reshape(high - low, *hr.shape[1:])[start - low : stop - low]
+        totals += [local[region[start:stop]].sum(dtype=np.float64) for region in regions]
+    return [float(total / np.count_nonzero(region)) for total, region in zip(totals, regions, strict=True)]
 
 
-def _slab(rows: slice, halo: int, n: int) -> tuple[int, int]:
+def _slab(start: int, stop: int, halo: int, n: int) -> tuple[int, int]:
     """The rows and their halo, within 0..n but never thinner than a window (at the last rows of a volume)."""
-    low, high = max(rows.start - halo, 0), min(rows.stop + halo, n)
-    return (max(min(low, high - 2 * halo - 1), 0), max(high, min(low + 2 * halo + 1, n)))
+    low, high = max(start - halo, 0), min(stop + halo, n)
+    return max(min(low, high - 2 * halo - 1), 0), max(high, min(low + 2 * halo + 1, n))
 
 
 METRICS = {
@@ -106,6 +117,21 @@ METRICS = {
 }
 
 
-def evaluate(hr: np.ndarray, sr: np.ndarray, data_range: float, mask: np.ndarray | None = None) -> dict[str, float]:
-    """Every metric of ``METRICS`` for one pair; ``data_range`` in the scans' own units."""
-    return {name: metric(hr, sr, data_range=data_range, mask=mask) for name, metric in METRICS.items()}
+def evaluate(
+    hr: np.ndarray, sr: np.ndarray, data_range: float, mask: np.ndarray | None = None
+) -> dict[str, dict[str, float]]:
+    """All of ``METRICS`` by region: ``volume`` (every voxel) and, where a boolean mask is given, ``mask``.
+
+    Equal to calling each metric by itself, in one pass. ``data_range`` in the scans' own units.
+    """
+    regions = {"volume": None} if mask is None else {"volume": None, "mask": mask}
+    ssims = {kind: _ssim(hr, sr, data_range, list(regions.values()), kind) for kind in ("3d", "2d")}
+    return {
+        name: {
+            "psnr": psnr(hr, sr, data_range, region),
+            "ssim3d": ssims["3d"][i],
+            "ssim2d": ssims["2d"][i],
+            "nrmse": nrmse(hr, sr, region),
+        }
+        for i, (name, region) in enumerate(regions.items())
+    }

@@ -23,14 +23,15 @@ def data_dir() -> Path:
     return Path(os.environ.get("SRLIB_DATA") or root() / "data").resolve()
 
 
-def results_dir(profile: str, cohort: str | Path = "csv/example.csv") -> Path:
-    """Folder of one profile's results; cohorts other than the built-in one get a folder of their own.
+def results_root() -> Path:
+    """Folder of all results: ``SRLIB_RESULTS``, else ``results/`` in the checkout."""
+    return Path(os.environ.get("SRLIB_RESULTS") or root() / "results").resolve()
 
-    ``SRLIB_RESULTS`` moves the parent folder, which is ``results/`` in the checkout otherwise.
-    """
-    parent = Path(os.environ.get("SRLIB_RESULTS") or root() / "results").resolve()
+
+def results_dir(profile: str, cohort: str | Path = "csv/example.csv") -> Path:
+    """Folder of one profile's results; cohorts other than the built-in one get a folder of their own."""
     stem = Path(cohort).stem
-    return parent / (profile if stem == "example" else f"{profile}_{stem}")
+    return results_root() / (profile if stem == "example" else f"{profile}_{stem}")
 
 
 def make_dir(path: Path) -> Path:

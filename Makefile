@@ -1,0 +1,29 @@
+PYTHON ?= python3
+PROFILE ?= quick
+COHORT ?= csv/example.csv
+SEED ?= 0
+BIN := .venv/bin
+
+.PHONY: replicate test lab readme
+
+replicate: .venv/ready
+	@$(BIN)/srlib run --profile "$(PROFILE)" --cohort "$(COHORT)" --seed "$(SEED)"
+
+test: .venv/ready
+	@$(BIN)/ruff check srlib tests notebooks
+	@$(BIN)/ruff format --check -q srlib tests notebooks
+	@$(BIN)/python -m pytest
+
+lab: .venv/ready
+	@$(BIN)/jupyter lab notebooks
+
+readme: .venv/ready
+	@$(BIN)/srlib readme
+
+# Rebuilt only when the pins change. A GPU user removes the torch pin: see README.
+.venv/ready: constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "python >= 3.11 is needed, this is " + sys.version.split()[0] + "; set PYTHON=/path/to/python3.11")'
+	@echo "setting up .venv (some minutes, once)"
+	@$(PYTHON) -m venv --clear .venv
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch .venv/ready

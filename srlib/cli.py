@@ -1,0 +1,182 @@
+"""The ``srlib`` command."""
+
+import ast
+import csv
+import sys
+from pathlib import Path
+
+import click
+import numpy as np
+
+from srlib import __version__
+from srlib.paths import InputError, results_dir, root
+
+FACTOR = {"nargs": 3, "type": float, "metavar": "X Y Z"}
+
+
+class Group(click.Group):
+    """Commands whose bad input ends in one line and exit code 1."""
+
+    def invoke(self, context: click.Context) -> None:
+        try:
+            super().invoke(context)
+        except InputError as err:
+            click.echo("error: " + " ".join(str(err).split()), err=True)
+            sys.exit(1)
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def main() -> None:
+    """Replications of published medical-image super-resolution systems, side by side."""
+
+
+def _example(text: str) -> str:
+    return f"\b\nExample:\n  {text}"
+
+
+def _literal(text: str) -> object:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+@main.command(epilog=_example("srlib run --profile quick --cohort csv/example.csv"))
+@click.argument("notebooks", nargs=-1)
+@click.option("--profile", default="quick", show_default=True, help="Budget: smoke, quick or paper.")
+@click.option("--cohort", default="csv/example.csv", show_default=True, help="Manifest of the scans to use.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("-p", "parameters", nargs=2, multiple=True, metavar="NAME VALUE", help="A further notebook parameter.")
+@click.option("--force", is_flag=True, help="Run also what is finished and unchanged.")
+def run(notebooks, profile, cohort, seed, parameters, force) -> None:
+    """Execute the notebooks in order (all, or those named) and print the result table."""
+    from srlib import results
+    from srlib import run as runner
+
+    given = {name: _literal(value) for name, value in parameters}
+    folder = runner.run(profile, cohort, seed, notebooks, given, force)
+    if (folder / "metrics.csv").is_file():
+        click.echo(f"\n{results.to_text(results.summary(results.read_metrics(folder)))}")
+        if profile != "paper":
+            click.echo(f"Profile {profile}: shows that the code learns; not a replication.")
+    click.echo(f"results: {folder}")
+
+
+@main.command(epilog=_example("srlib train mdcsrn_res --cohort csv/mine.csv --profile quick --out runs/mine"))
+@click.argument("experiment")
+@click.option("--cohort", default="csv/example.csv", show_default=True, help="Manifest with train (and val) rows.")
+@click.option("--profile", default="quick", show_default=True, help="Budget: smoke, quick or paper.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--out", help="Folder of the run [default: its place under results/].")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
+@click.option("--processes", default=1, show_default=True, help="Processes (one per GPU) that share each batch.")
+def train(experiment, cohort, profile, seed, out, device, processes) -> None:
+    """Train one experiment; an interrupted training goes on where its last checkpoint was."""
+    from srlib import data, experiments
+    from srlib import results as tables
+    from srlib import train as training
+
+    chosen = experiments.get(experiment, profile)
+    subjects = data.read_manifest(cohort)
+    split = {name: [s for s in subjects if s.split == name] for name in ("train", "val")}
+    folder = results_dir(profile, cohort) / "checkpoints" / tables.run_id(experiment, profile, seed, cohort)
+    click.echo(training.fit(chosen, split["train"], split["val"], out or folder, seed, device, processes))
+
+
+@main.command(epilog=_example("srlib manifest flat my_scans --out csv/mine.csv --split 0.7/0.1/0.2 --seed 0"))
+@click.argument("layout")
+@click.argument("folder", type=click.Path())
+@click.option("--out", required=True, help="The CSV to write.")
+@click.option("--split", default="0.7/0.1/0.2", show_default=True, help="train/val/test or train/val/eval/test.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--subjects", help="CSV whose first column is id: only these subjects.")
+def manifest(layout, folder, out, split, seed, subjects) -> None:
+    """Write a manifest for a folder in a known layout: hcp, adni, kirby, bids, synthsr or flat."""
+    from srlib import layouts
+
+    try:
+        shares = tuple(float(part) for part in split.split("/"))
+    except ValueError as err:
+        raise InputError(f"--split: expected numbers between slashes, like 0.7/0.1/0.2, got {split!r}") from err
+    click.echo(layouts.write_manifest(layout, folder, out, shares, seed, subjects))
+
+
+@main.command(epilog=_example("srlib degrade hr.nii.gz lr.nii.gz --degradation gaussian --factor 2 2 2"))
+@click.argument("source", metavar="IN")
+@click.argument("target", metavar="OUT")
+@click.option("--degradation", type=click.Choice(["gaussian", "kspace"]), default="gaussian", show_default=True)
+@click.option("--factor", default=(2, 2, 2), show_default=True, **FACTOR, help="Per voxel axis, 1 or more.")
+@click.option("--sigma", type=float, help="Gaussian blur in HR voxels [default: 1].")
+@click.option("--align", type=click.Choice(["center", "corners"]), help="Gaussian sampling grid [default: center].")
+@click.option("--on-grid", is_flag=True, help="Interpolate the result back on the input's grid (cubic spline).")
+def degrade(source, target, degradation, factor, sigma, align, on_grid) -> None:
+    """Make a low-resolution scan; its affine says where the coarse voxels lie."""
+    from srlib import volume
+    from srlib.degrade import make_degradation
+
+    settings = {k: v for k, v in {"sigma": sigma, "align": align}.items() if v is not None}
+    if settings and degradation != "gaussian":
+        raise InputError(f"--{next(iter(settings))} belongs to --degradation gaussian; leave it out")
+    model = make_degradation(degradation, factor=factor, **settings)
+    hr = volume.load(source)
+    lr = model(hr)
+    click.echo(volume.save(model.to_grid(lr, hr.shape) if on_grid else lr, target))
+
+
+@main.command(epilog=_example("srlib enhance lr.nii.gz sr.nii.gz --weights mdcsrn_res --factor 2 2 2"))
+@click.argument("source", metavar="IN")
+@click.argument("target", metavar="OUT")
+@click.option("--weights", required=True, help="A weights file, or the name of an experiment trained here.")
+@click.option("--factor", **FACTOR, help="Per voxel axis [default: the model's own].")
+@click.option("--spacing", **FACTOR, help="Target spacing in mm, instead of a factor.")
+@click.option("--device", default="auto", show_default=True)
+@click.option("--max-memory", default=3.0, show_default=True, help="GB that tiles may take.")
+def enhance(source, target, weights, factor, spacing, device, max_memory) -> None:
+    """Super-resolve a scan; the output lies where the input lay."""
+    from srlib import infer, volume
+
+    scan = volume.load(source)
+    model = infer.load_model(weights, device)
+    sr = infer.super_resolve(scan, model, factor, spacing, max_memory, progress=True)
+    click.echo(volume.save(sr, target))
+
+
+@main.command(epilog=_example("srlib evaluate hr.nii.gz sr.nii.gz --mask brain.nii.gz"))
+@click.argument("hr")
+@click.argument("sr")
+@click.option("--mask", help="Scan that is non-zero where voxels count.")
+@click.option("--data-range", type=float, help="Peak of PSNR and SSIM [default: HR's maximum - minimum].")
+def evaluate(hr, sr, mask, data_range) -> None:
+    """Print one CSV row of metrics with the conventions used."""
+    from srlib import metrics, volume
+
+    truth, estimate = volume.load(hr), volume.load(sr)
+    if not np.allclose(truth.affine, estimate.affine, atol=1e-3):
+        click.echo("warning: the two scans' affines differ; voxels are compared by index", err=True)
+    inside = volume.load(mask).data != 0 if mask else None
+    peak = data_range if data_range is not None else float(np.ptp(truth.data))
+    region = "mask" if mask else "volume"
+    row = metrics.evaluate(truth.data, estimate.data, peak, inside)[region]
+    row |= {
+        "region": region,
+        "data_range": peak,
+        "ssim_window": "uniform 7",
+        "ssim2d_axis": 2,
+        "nrmse_norm": "euclidean",
+    }
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(row)
+    writer.writerow(f"{v:.6g}" if isinstance(v, float) else v for v in row.values())
+
+
+@main.command(epilog=_example("srlib readme --check"))
+@click.option("--check", is_flag=True, help="Write nothing; fail when a table is stale.")
+def readme(check) -> None:
+    """Make the README's result tables from results/."""
+    from srlib import readme as tables
+
+    stale = tables.update(check)
+    if check and stale:
+        raise InputError("README.md is stale; run 'srlib readme' and commit it")
+    click.echo(f"{Path(root(), 'README.md')}: {'updated' if stale else 'up to date'}")

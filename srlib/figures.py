@@ -1,0 +1,91 @@
+"""Pictures for notebooks, results and the README: planes of scans, error maps, training curves, box plots."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from srlib.paths import make_dir
+from srlib.volume import Volume, reorient
+
+
+def planes(volume: Volume) -> list[np.ndarray]:
+    """Axial, coronal and sagittal middle slices, as seen with right on the right and superior up."""
+    data = reorient(volume).data
+    x, y, z = (n // 2 for n in data.shape)
+    return [np.rot90(p) for p in (data[:, :, z], data[:, y], data[x])]
+
+
+def triplanar(volumes: Mapping[str, Volume], reference: str | None = None, zoom: float = 1.0) -> Figure:
+    """One column per scan, one row per plane, one grey scale for all.
+
+    With ``reference``, a name among them, each other scan is followed by a row of its absolute differences.
+    ``zoom`` > 1 shows the middle of each slice only.
+    """
+    sets = {name: [_middle(p, zoom) for p in planes(volume)] for name, volume in volumes.items()}
+    top = max(np.percentile(p, 99.8) for p in sets[reference or next(iter(sets))])
+    rows = 4 if reference else 3
+    figure, axes = plt.subplots(
+        rows, len(sets), figsize=(2.6 * len(sets), 2.7 * rows), squeeze=False, layout="constrained"
+    )
+    for column, (name, slices) in enumerate(sets.items()):
+        axes[0, column].set_title(name, fontsize=10)
+        spacing = reorient(volumes[name]).spacing_mm
+        aspects = (spacing[1] / spacing[0], spacing[2] / spacing[0], spacing[2] / spacing[1])
+        for row, (image, aspect) in enumerate(zip(slices, aspects, strict=True)):
+            axes[row, column].imshow(image, cmap="gray", vmin=0, vmax=top, aspect=aspect, interpolation="nearest")
+        if reference:
+            error = np.abs(slices[0] - sets[reference][0])
+            axes[3, column].imshow(error, cmap="magma", vmin=0, vmax=0.2 * top, aspect=aspects[0])
+    if reference:
+        axes[3, 0].set_ylabel(f"|difference to {reference}|\n0 to 20 % of the scale", fontsize=8)
+    for axis in axes.flat:
+        axis.set_xticks([])
+        axis.set_yticks([])
+    return figure
+
+
+def _middle(image: np.ndarray, zoom: float) -> np.ndarray:
+    low = [int(n * (1 - 1 / zoom) / 2) for n in image.shape]
+    return image[low[0] : image.shape[0] - low[0], low[1] : image.shape[1] - low[1]]
+
+
+def curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
+    """Mean training loss and validation PSNR over steps, one line per run; from ``history.csv`` files."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    for name, history in histories.items():
+        left.plot(history["step"], history["loss"], label=name)
+        right.plot(history["step"], history["val_psnr"], label=name)
+    left.set(xlabel="step", ylabel="training loss", yscale="log")
+    right.set(xlabel="step", ylabel="validation PSNR (dB, range 1)")
+    right.legend(fontsize=8)
+    return figure
+
+
+def boxes(table: pd.DataFrame, metric: str = "psnr") -> Figure:
+    """One panel per degradation, one box per experiment over the subjects, a dot per subject.
+
+    ``table`` as made by ``results.summary``.
+    """
+    tasks = sorted(table["degradation"].unique())
+    figure, axes = plt.subplots(1, len(tasks), figsize=(4.5 * len(tasks), 3.4), squeeze=False, layout="constrained")
+    for axis, task in zip(axes[0], tasks, strict=True):
+        groups = {n: g[metric].to_numpy() for n, g in table[table["degradation"] == task].groupby("experiment")}
+        groups = dict(sorted(groups.items(), key=lambda item: np.median(item[1])))
+        axis.boxplot(list(groups.values()), tick_labels=list(groups), showfliers=False)
+        for place, values in enumerate(groups.values(), 1):
+            axis.plot([place] * len(values), values, "o", color="tab:blue", alpha=0.6, markersize=4)
+        axis.set(title=task, ylabel=metric)
+        axis.tick_params(axis="x", rotation=20)
+    return figure
+
+
+def save_figure(figure: Figure, path: str | Path) -> Path:
+    """Write a PNG without dates or versions in it, so that the same picture is the same file."""
+    path = Path(path)
+    make_dir(path.parent)
+    figure.savefig(path, dpi=90, metadata={"Software": None})
+    return path

@@ -1,0 +1,146 @@
+"""Tidy tables of what was run and measured: sorted, fixed format, upserted by key, so a re-run gives the same bytes."""
+
+import io
+import platform
+import subprocess
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import pandas as pd
+
+from srlib.experiments import Experiment
+from srlib.paths import InputError, atomic, make_dir, root, sha256
+
+METRIC_KEY = ["run_id", "experiment", "degradation", "dataset", "subject", "region", "metric"]
+RUN_COLUMNS = [
+    "run_id", "experiment", "profile", "seed", "commit", "dirty", "started", "seconds", "device", "versions",
+    "manifest_sha256", "checkpoint_sha256", "config",
+]  # fmt: skip
+OCCASION = ["commit", "dirty", "started", "seconds"]  # what may differ between two runs that did the same
+
+
+def run_id(experiment: str, profile: str, seed: int, cohort: str | Path) -> str:
+    """Name of a run, also of its folder under ``checkpoints/``."""
+    return f"{experiment}-{profile}-s{seed}-{Path(cohort).stem}"
+
+
+def _write(path: Path, table: pd.DataFrame, key: list[str]) -> None:
+    make_dir(path.parent)
+    table = table.drop_duplicates(key, keep="last").sort_values(key)
+    with atomic(path) as temporary:
+        table.to_csv(temporary, index=False, lineterminator="\n")
+
+
+def _read(path: Path, columns: list[str]) -> pd.DataFrame:
+    if not path.is_file():
+        return pd.DataFrame(columns=columns, dtype=str)
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if list(table.columns) != columns:
+        raise InputError(f"{path}: expected the columns {', '.join(columns)}, got {', '.join(table.columns)}")
+    return table
+
+
+def record_metrics(folder: str | Path, rows: Iterable[Mapping[str, object]]) -> None:
+    """Upsert rows into ``metrics.csv``; each has the columns of ``METRIC_KEY`` and a ``value`` (kept to 6 decimals)."""
+    path, columns = Path(folder) / "metrics.csv", [*METRIC_KEY, "value"]
+    new = pd.DataFrame(rows, columns=columns)
+    new["value"] = [f"{float(v):.6f}" for v in new["value"]]
+    _write(path, pd.concat([_read(path, columns), new.astype(str)]), METRIC_KEY)
+
+
+def metric_rows(regions: Mapping[str, Mapping[str, float]], **key: str) -> list[dict[str, object]]:
+    """Rows of ``metrics.csv`` from ``metrics.evaluate``'s answer and the other columns of the key."""
+    return [
+        {**key, "region": region, "metric": metric, "value": value}
+        for region, values in regions.items()
+        for metric, value in values.items()
+    ]
+
+
+def record_run(
+    folder: str | Path,
+    experiment: Experiment,
+    profile: str,
+    seed: int,
+    cohort: str | Path,
+    checkpoint: str | Path,
+    started: str,
+    seconds: float,
+    device: str,
+) -> str:
+    """Upsert a training run into ``runs.csv`` and return its run_id; ``started`` in ISO 8601, UTC.
+
+    When the same weights came out of the same configuration before, the old row stays as it was.
+    """
+    path = Path(folder) / "runs.csv"
+    packages = ("torch", "numpy", "scipy", "scikit-image", "nibabel")
+    row = {
+        "run_id": run_id(experiment.name, profile, seed, cohort),
+        "experiment": experiment.name,
+        "profile": profile,
+        "seed": str(seed),
+        **_git_state(),
+        "started": started,
+        "seconds": f"{seconds:.1f}",
+        "device": device,
+        "versions": " ".join([f"python={platform.python_version()}", *(f"{p}={version(p)}" for p in packages)]),
+        "manifest_sha256": sha256(cohort),
+        "checkpoint_sha256": sha256(checkpoint),
+        "config": experiment.to_json(),
+    }
+    table = _read(path, RUN_COLUMNS)
+    old = table[table["run_id"] == row["run_id"]].drop(columns=OCCASION)
+    if old.empty or old.iloc[0].to_dict() != {k: v for k, v in row.items() if k not in OCCASION}:
+        _write(path, pd.concat([table, pd.DataFrame([row], columns=RUN_COLUMNS)]), ["run_id"])
+    return row["run_id"]
+
+
+def _git_state() -> dict[str, str]:
+    """Commit of the checkout, and whether what computes results differs from it."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=root(), capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--", "srlib", "notebooks", "csv", "pyproject.toml")
+        return {"commit": git("rev-parse", "--short=12", "HEAD"), "dirty": "yes" if changed else "no"}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": "unknown", "dirty": "unknown"}
+
+
+def read_metrics(folder: str | Path) -> pd.DataFrame:
+    """``metrics.csv`` with numeric values; InputError when nothing was recorded yet."""
+    table = _read(Path(folder) / "metrics.csv", [*METRIC_KEY, "value"])
+    if table.empty:
+        raise InputError(f"{folder}: no metrics.csv yet; run 'srlib run' first")
+    return table.assign(value=table["value"].astype(float))
+
+
+def summary(metrics: pd.DataFrame, region: str | None = None) -> pd.DataFrame:
+    """Wide table: one row per degradation, subject and experiment, one column per metric, best PSNR last.
+
+    ``region`` is ``mask`` where there are masks and ``volume`` otherwise, when not given.
+    """
+    region = region or ("mask" if (metrics["region"] == "mask").any() else "volume")
+    chosen = metrics[metrics["region"] == region]
+    wide = chosen.pivot_table("value", ["degradation", "subject", "experiment"], "metric").reset_index()
+    wide = wide.sort_values(["degradation", "subject", "psnr"], kind="stable", ignore_index=True)
+    return wide.rename_axis(columns=None)[["degradation", "subject", "experiment", "psnr", "ssim3d", "ssim2d", "nrmse"]]
+
+
+def to_text(table: pd.DataFrame, markdown: bool = False) -> str:
+    """A summary as aligned text or as a Markdown table, metrics to fixed digits."""
+    digits = {"psnr": 2, "ssim3d": 4, "ssim2d": 4, "nrmse": 4}
+    cells = [[f"{v:.{digits[c]}f}" if c in digits else str(v) for c, v in row.items()] for _, row in table.iterrows()]
+    rows = [list(table.columns), *cells]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    if markdown:
+        rows.insert(1, ["-" * (w - 1) + (":" if i > 2 else "-") for i, w in enumerate(widths)])
+    out = io.StringIO()
+    for row in rows:
+        padded = [
+            cell.rjust(w) if i > 2 else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ]
+        out.write(("| " + " | ".join(padded) + " |" if markdown else "  ".join(padded).rstrip()) + "\n")
+    return out.getvalue()

@@ -1,0 +1,79 @@
+"""The house stands: rooms import only from below, files stay small, one list of packages, versions pinned."""
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# a room imports only from rooms named before it
+ORDER = """paths experiments device volume patches degrade metrics losses models generator published results
+data layouts figures example train infer run readme cli __main__""".split()
+FILES = sorted((ROOT / "srlib").rglob("*.py"))
+
+
+def imported_rooms(path: Path) -> set[str]:
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "srlib":
+            inside = node.module.split(".")[1:]
+            rooms |= {inside[0]} if inside else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            rooms |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("srlib.")}
+    return rooms - {"__version__"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_rooms_import_only_from_below(path):
+    room = path.relative_to(ROOT / "srlib").parts[0].removesuffix(".py")
+    if room == "__init__":
+        assert not imported_rooms(path)
+        return
+    below = ORDER[: ORDER.index(room)]
+    own = {"models"} if path.name == "__init__.py" else set()
+    assert imported_rooms(path) <= {*below, *own}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_are_short_documented_and_device_free(path):
+    text = path.read_text()
+    assert text.count("\n") < 300
+    assert ast.get_docstring(ast.parse(text)), "a module has a docstring"
+    assert ".cuda()" not in text
+    assert path.name == "volume.py" or "import nibabel" not in text
+
+
+def test_the_package_stays_thin():
+    assert sum(p.read_text().count("\n") for p in FILES) < 3500
+
+
+def test_public_functions_have_docstrings_and_annotations():
+    for path in FILES:
+        if path.name == "cli.py":
+            continue
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                assert ast.get_docstring(node), f"{path.name}: {node.name}"
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+                bare = [a.arg for a in node.args.args if a.annotation is None]
+                assert not bare, f"{path.name}: {node.name}({', '.join(bare)})"
+
+
+def requirements() -> dict[str, str]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return dict(re.match(r"([\w-]+)(.*)", line).groups() for line in project["dependencies"])
+
+
+def test_conda_environment_equals_pyproject():
+    lines = re.findall(r"^  - (\S+)$", (ROOT / "environment.yml").read_text(), re.MULTILINE)
+    conda = dict(re.match(r"([\w-]+)(.*)", line).groups() for line in lines if line not in ("conda-forge", "pip"))
+    assert conda.pop("python") == ">=3.11"
+    conda["torch"] = conda.pop("pytorch")
+    assert conda == requirements()
+
+
+def test_every_requirement_is_pinned():
+    pins = re.findall(r"^([\w.-]+)==\S+$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert {name.lower() for name in requirements()} <= {name.lower() for name in pins}

@@ -1,0 +1,68 @@
+"""Numbers stand once, with their source; profiles only shrink budgets."""
+
+import dataclasses
+
+import pytest
+
+from srlib import experiments
+from srlib.degrade import make_degradation
+from srlib.losses import LOSSES
+from srlib.models import MODELS
+from srlib.paths import InputError
+from srlib.train import learning_rate
+
+NAMES = list(experiments.EXPERIMENTS)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("profile", list(experiments.PROFILES))
+def test_profiles_only_shrink_named_budgets(name, profile):
+    paper, shrunk = experiments.get(name), experiments.get(name, profile)
+    for field in dataclasses.fields(paper):
+        before, after = getattr(paper, field.name), getattr(shrunk, field.name)
+        if field.name in experiments.BUDGET:
+            assert 0 < after <= before
+        else:
+            assert after == before
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_number_has_a_source(name):
+    experiment = experiments.get(name)
+    numbers = {f.name for f in dataclasses.fields(experiment) if f.type in (int, float)}
+    assert numbers <= set(experiment.sources)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_lead_somewhere(name):
+    experiment = experiments.get(name)
+    kind, settings = experiments.TASKS[experiment.task]
+    make_degradation(kind, **settings)
+    assert experiment.model in MODELS and experiment.loss in LOSSES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_json_round_trip(name):
+    experiment = experiments.get(name, "quick")
+    again = experiments.from_json(experiment.to_json())
+    assert again.to_json() == experiment.to_json()
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", "3", '{"name": "mdcsrn"}', "{" * 50])
+def test_damaged_json_is_refused(text):
+    with pytest.raises(InputError, match="experiment"):
+        experiments.from_json(text)
+
+
+@pytest.mark.parametrize("name, profile", [("mdcsrnn", "quick"), ("mdcsrn", "fast")])
+def test_unknown_names_are_refused(name, profile):
+    with pytest.raises(InputError, match="expected one of"):
+        experiments.get(name, profile)
+
+
+def test_cosine_falls_from_the_given_rate_to_zero():
+    experiment = dataclasses.replace(experiments.get("mdcsrn_res"), max_steps=100)
+    rates = [learning_rate(experiment, step) for step in range(100)]
+    assert rates[0] == experiment.learning_rate
+    assert all(a > b for a, b in zip(rates, rates[1:], strict=False))
+    assert rates[-1] < 0.01 * rates[0]

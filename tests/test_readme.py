@@ -1,0 +1,38 @@
+"""The README's tables are those of results/."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from srlib import readme
+from srlib.paths import InputError
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_readme_is_not_stale():
+    assert not readme.update(check=True, readme=ROOT / "README.md", results=ROOT / "results"), "run 'make readme'"
+
+
+def test_a_stale_table_is_seen_and_mended(tmp_path):
+    copy = tmp_path / "README.md"
+    copy.write_text(re.sub(r"mdcsrn_res", "other", (ROOT / "README.md").read_text()))
+    assert readme.update(check=True, readme=copy, results=ROOT / "results")
+    assert readme.update(readme=copy, results=ROOT / "results")
+    assert not readme.update(check=True, readme=copy, results=ROOT / "results")
+
+
+def test_a_readme_without_markers_is_refused(tmp_path):
+    (tmp_path / "README.md").write_text("nothing")
+    with pytest.raises(InputError, match="marker"):
+        readme.update(readme=tmp_path / "README.md", results=ROOT / "results")
+
+
+def test_every_command_in_the_readme_exists():
+    from srlib.cli import main
+
+    text = (ROOT / "README.md").read_text()
+    assert set(re.findall(r"^srlib (\w+)", text, re.MULTILINE)) <= set(main.commands)
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"^make (\w+)", text, re.MULTILINE)) <= targets
