@@ -72,7 +72,9 @@ def read_manifest(path: str | Path, split: str | None = None) -> list[Subject]:
             twice = f"in two splits, {other} and {row['split']}" if other != row["split"] else "twice"
             raise InputError(f"{where}, column subject: {name} stands {twice}; one row per subject")
         files = {
-            column: _resolve(path, row[column], f"{where}, column {column}") for column in VOLUMES if row.get(column)
+            column: _resolve(path, column, row[column], f"{where}, column {column}")
+            for column in VOLUMES
+            if row.get(column)
         }
         if not files:
             raise InputError(f"{where}: no volume given; fill at least one of {', '.join(VOLUMES)}")
@@ -83,10 +85,12 @@ def read_manifest(path: str | Path, split: str | None = None) -> list[Subject]:
     return chosen
 
 
-def _resolve(manifest: Path, cell: str, where: str) -> Path:
+def _resolve(manifest: Path, column: str, cell: str, where: str) -> Path:
     for folder in (manifest.parent, data_dir()):
         if (folder / cell).is_file():
             file = (folder / cell).absolute()
+            if column == "lr" and file.suffix.lower() == ".mat":  # MATLAB has no image header to check
+                return file
             try:
                 read_shape(file)
             except InputError as err:
