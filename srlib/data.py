@@ -39,13 +39,13 @@ def read_manifest(path: str | Path, split: str | None = None) -> list[Subject]:
 
     Paths are relative to the CSV's folder or, where not found there, to ``SRLIB_DATA``. Raises InputError
     that names row, column and file: unknown or missing column, missing or unreadable or 4-D volume,
-    unknown split, a subject twice or in two splits, volumes of one subject that differ in shape.
+    unknown split, a subject twice or in two splits, a mask or label map whose shape is not the t1's.
     """
     path = Path(path)
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             rows = list(csv.reader(file))
-    except (OSError, UnicodeDecodeError) as err:
+    except (OSError, UnicodeDecodeError, csv.Error) as err:
         raise InputError(f"{path}: cannot be read as a CSV ({err}); give the path of a manifest") from err
     rows = [
         (number, [cell.strip() for cell in row]) for number, row in enumerate(rows, 1) if any(c.strip() for c in row)
@@ -72,10 +72,16 @@ def read_manifest(path: str | Path, split: str | None = None) -> list[Subject]:
             twice = f"in two splits, {other} and {row['split']}" if other != row["split"] else "twice"
             raise InputError(f"{where}, column subject: {name} stands {twice}; one row per subject")
         files = {
-            column: _resolve(path, row[column], f"{where}, column {column}") for column in VOLUMES if row.get(column)
+            column: _resolve(path, column, row[column], f"{where}, column {column}")
+            for column in VOLUMES
+            if row.get(column)
         }
         if not files:
             raise InputError(f"{where}: no volume given; fill at least one of {', '.join(VOLUMES)}")
+        for column in [c for c in ("labels", "mask") if c in files and "t1" in files]:
+            shape, expected = read_shape(files[column]), read_shape(files["t1"])
+            if shape != expected:
+                raise InputError(f"{where}, column {column}: {files[column]} has shape {shape}, the t1 {expected}")
         subjects[name] = Subject(name, row["split"], files)
     chosen = [s for s in subjects.values() if split in (None, s.split)]
     if not chosen:
@@ -83,10 +89,12 @@ def read_manifest(path: str | Path, split: str | None = None) -> list[Subject]:
     return chosen
 
 
-def _resolve(manifest: Path, cell: str, where: str) -> Path:
+def _resolve(manifest: Path, column: str, cell: str, where: str) -> Path:
     for folder in (manifest.parent, data_dir()):
         if (folder / cell).is_file():
             file = (folder / cell).absolute()
+            if column == "lr" and file.suffix.lower() == ".mat":  # MATLAB has no image header to check
+                return file
             try:
                 read_shape(file)
             except InputError as err:

@@ -11,6 +11,11 @@ from scipy import ndimage
 
 from srlib.paths import InputError, atomic
 
+UNREADABLE = (  # all that nibabel was seen to raise for damaged files
+    nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError, nib.freesurfer.mghformat.MGHError,
+    OSError, EOFError, ValueError, TypeError, KeyError, OverflowError, zlib.error,
+)  # fmt: skip
+
 
 @dataclass(frozen=True, eq=False)
 class Volume:
@@ -58,8 +63,7 @@ def load(path: str | Path) -> Volume:
         data = np.asarray(image.dataobj, dtype=np.float32).reshape(shape)
     except InputError:
         raise
-    except (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError, OSError, EOFError,
-            ValueError, zlib.error) as err:  # fmt: skip
+    except UNREADABLE as err:
         raise InputError(f"{path}: unreadable or truncated scan ({err}); copy it again") from err
     bad = data.size - np.count_nonzero(np.isfinite(data))
     if bad:
@@ -73,8 +77,9 @@ def read_shape(path: str | Path) -> tuple[int, int, int]:
     """Shape of a scan from its header alone; InputError as in ``load``."""
     try:
         return _shape(nib.load(path), path)
-    except (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError, OSError, EOFError,
-            zlib.error) as err:  # fmt: skip
+    except InputError:
+        raise
+    except UNREADABLE as err:
         raise InputError(f"{path}: unreadable scan ({err}); copy it again") from err
 
 

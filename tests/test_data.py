@@ -1,0 +1,355 @@
+"""Manifests refuse what cannot be used, by row, column and file; patches are a pure function of the seed."""
+
+import dataclasses
+import gzip
+import itertools
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from srlib import experiments
+from srlib.data import POOL, PairDataset, Subject, make_pair, patch_stream, read_manifest
+from srlib.patches import extract, grid_locations
+from srlib.paths import InputError
+from srlib.volume import Volume, fit_scaling, load, save
+
+AFFINE = np.diag([1.0, 1.0, 1.0, 1.0])
+
+
+def scan(path: Path, shape: tuple[int, ...] = (4, 4, 4), seed: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return save(Volume(np.random.default_rng(seed).uniform(1, 100, shape), AFFINE), path)
+
+
+def table(folder: Path, text: str) -> Path:
+    path = folder / "cohort.csv"
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the scans a.nii.gz and b.nii; SRLIB_DATA is another, empty one."""
+    monkeypatch.setenv("SRLIB_DATA", str(tmp_path / "elsewhere"))
+    scan(tmp_path / "cohort/a.nii.gz")
+    scan(tmp_path / "cohort/b.nii", seed=1)
+    return tmp_path / "cohort"
+
+
+# Manifests
+
+
+def test_reads_subjects_in_order_and_by_split(folder: Path) -> None:
+    manifest = table(folder, "subject,split,t1,t2\nz,test,a.nii.gz,\ny,train,b.nii,a.nii.gz\n")
+    assert [(s.name, s.split, set(s.files)) for s in read_manifest(manifest)] == [
+        ("z", "test", {"t1"}),
+        ("y", "train", {"t1", "t2"}),
+    ]
+    (only,) = read_manifest(str(manifest), "train")
+    assert only.file("t1") == folder / "b.nii"
+    with pytest.raises(InputError, match="subject y has no mask; add the column mask"):
+        only.file("mask")
+
+
+def test_tolerates_bom_blank_lines_spaces_and_short_rows(folder: Path) -> None:
+    text = "\ufeffsubject, split,t1,t2\r\n\r\n a ,train, a.nii.gz\r\n,,,\r\nb,val,b.nii,\r\n\r\n"
+    (folder / "cohort.csv").write_bytes(text.encode())
+    assert [(s.name, s.split) for s in read_manifest(folder / "cohort.csv")] == [("a", "train"), ("b", "val")]
+
+
+def test_rows_are_counted_as_the_editor_shows_them(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"row 4, column t1: gone\.nii"):
+        read_manifest(table(folder, "subject,split,t1\n\na,train,a.nii.gz\nb,train,gone.nii\n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "messages"),
+    [
+        ("subject,split,t1\na,train,gone.nii\n", ["row 2", "column t1", "gone.nii is neither in"]),
+        ("subject,split,t1\na,train,.\n", ["row 2", "column t1", "is neither in"]),
+        ("subject,split,t1\na,train,a.nii.gz\na,train,b.nii\n", ["row 3", "column subject", "a stands twice"]),
+        (
+            "subject,split,t1\na,train,a.nii.gz\na,test,b.nii\n",
+            ["row 3", "column subject", "a stands in two splits, train and test"],
+        ),
+        (
+            "subject,split,flair\na,train,a.nii.gz\n",
+            ["unknown column 'flair'", "expected subject, split and any of t1"],
+        ),
+        ("subject,t1\na,a.nii.gz\n", ["a column is missing or stands twice"]),
+        ("subject,split,t1,t1\na,train,a.nii.gz,b.nii\n", ["a column is missing or stands twice"]),
+        (
+            "subject,split,t1\na,training,a.nii.gz\n",
+            ["row 2", "column split", "got 'training'", "train, val, eval, test"],
+        ),
+        ("subject,split,t1\na,,a.nii.gz\n", ["row 2", "column split", "got ''"]),
+        ("subject,split,t1\na\n", ["row 2", "column split", "got None"]),
+        ("subject,split,t1\n,train,a.nii.gz\n", ["row 2", "the column subject is empty"]),
+        ("subject,split,t1\na,train,\n", ["row 2", "no volume given"]),
+        ("subject,split,t1\na,train,a.nii.gz,b.nii\n", ["row 2", "4 cells under 3 columns"]),
+        ("subject,split,t1\n", ["expected a header and at least one row, got 1 lines"]),
+        ("\n\n", ["expected a header and at least one row, got 0 lines"]),
+        ("", ["expected a header and at least one row, got 0 lines"]),
+    ],
+)
+def test_refuses_by_row_and_column(folder: Path, text: str, messages: list[str]) -> None:
+    with pytest.raises(InputError) as error:
+        read_manifest(table(folder, text))
+    for message in ["cohort.csv", *messages]:
+        assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def text_file(path: Path) -> None:
+    path.write_text("this is not a scan\n" * 40)
+
+
+def truncated_in_its_header(path: Path) -> None:
+    path.write_bytes(scan(path, (8, 8, 8)).read_bytes()[:60])
+
+
+def four_dimensional(path: Path) -> None:
+    nib.save(nib.Nifti1Image(np.ones((4, 4, 4, 2), np.float32), AFFINE), path)
+
+
+def two_dimensional(path: Path) -> None:
+    nib.save(nib.Nifti1Image(np.ones((4, 4), np.float32), AFFINE), path)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (text_file, "unreadable scan"),
+        (Path.touch, "unreadable scan"),
+        (truncated_in_its_header, "unreadable scan"),
+        (four_dimensional, "expected a 3-D scan, got shape (4, 4, 4, 2)"),
+        (two_dimensional, "expected a 3-D scan, got shape (4, 4)"),
+    ],
+)
+@pytest.mark.parametrize("column", ["t1", "t2", "labels", "mask", "lr"])
+def test_refuses_unusable_volumes(folder: Path, column: str, make: Callable[[Path], None], message: str) -> None:
+    make(folder / "bad.nii.gz")
+    with pytest.raises(InputError) as error:
+        read_manifest(table(folder, f"subject,split,{column}\ngood,train,a.nii.gz\nbad,train,bad.nii.gz\n"))
+    for part in (f"row 3, column {column}", str(folder / "bad.nii.gz"), message):
+        assert part in str(error.value)
+
+
+def test_a_fourth_axis_of_length_one_is_3d(folder: Path) -> None:
+    nib.save(nib.Nifti1Image(np.arange(64, dtype=np.float32).reshape(4, 4, 4, 1), AFFINE), folder / "c.nii")
+    (subject,) = read_manifest(table(folder, "subject,split,t1\nc,test,c.nii\n"))
+    assert load(subject.file("t1")).shape == PairDataset([subject], smoke()).shapes[0] == (4, 4, 4)
+
+
+def test_a_truncated_mgz_is_refused(folder: Path) -> None:
+    whole = scan(folder / "cut.mgz", (8, 8, 8)).read_bytes()
+    for keep in (0, 12, 40):
+        (folder / "cut.mgz").write_bytes(whole[:keep])
+        with pytest.raises(InputError, match=r"row 2, column t1: .*cut\.mgz: unreadable scan"):
+            read_manifest(table(folder, "subject,split,t1\ncut,train,cut.mgz\n"))
+    (folder / "cut.mgz").write_bytes(gzip.compress(gzip.decompress(whole)[:40]))  # whole gzip, half a header
+    with pytest.raises(InputError, match=r"row 2, column t1: .*cut\.mgz: unreadable scan"):
+        read_manifest(table(folder, "subject,split,t1\ncut,train,cut.mgz\n"))
+
+
+def test_a_scan_truncated_behind_its_header_is_named_when_loaded(folder: Path) -> None:
+    whole = scan(folder / "cut.nii.gz", (8, 8, 8)).read_bytes()
+    (folder / "cut.nii.gz").write_bytes(whole[: len(whole) // 2])
+    (subject,) = read_manifest(table(folder, "subject,split,t1\ncut,train,cut.nii.gz\n"))
+    with pytest.raises(InputError, match=r"cut\.nii\.gz: unreadable or truncated scan"):
+        make_pair(subject, smoke())
+
+
+def test_matlab_twins_belong_into_the_column_lr(folder: Path) -> None:
+    (folder / "a_LR.mat").write_bytes(b"MATLAB 5.0 MAT-file")
+    (subject,) = read_manifest(table(folder, "subject,split,t1,lr\na,train,a.nii.gz,a_LR.mat\n"))
+    assert subject.file("lr") == folder / "a_LR.mat"
+    with pytest.raises(InputError, match=r"row 2, column t1: .*a_LR\.mat: unreadable scan"):
+        read_manifest(table(folder, "subject,split,t1\na,train,a_LR.mat\n"))
+
+
+@pytest.mark.parametrize("column", ["labels", "mask"])
+def test_masks_and_label_maps_lie_on_the_scans_grid(folder: Path, column: str) -> None:
+    scan(folder / "other.nii", (4, 4, 5))
+    with pytest.raises(InputError, match=rf"row 2, column {column}: .*other\.nii has shape \(4, 4, 5\)"):
+        read_manifest(table(folder, f"subject,split,t1,{column}\na,train,a.nii.gz,other.nii\n"))
+    manifest = table(folder, "subject,split,t1,t2,lr\na,train,a.nii.gz,other.nii,other.nii\n")
+    assert len(read_manifest(manifest)) == 1  # another contrast or an LR scan has a grid of its own
+
+
+def test_no_row_of_the_split(folder: Path) -> None:
+    with pytest.raises(InputError, match="no row has split 'eval'"):
+        read_manifest(table(folder, "subject,split,t1\na,train,a.nii.gz\n"), "eval")
+
+
+def test_files_that_are_no_csv(folder: Path) -> None:
+    for path in (folder / "absent.csv", folder, folder / "a.nii.gz"):
+        with pytest.raises(InputError, match="cannot be read as a CSV"):
+            read_manifest(path)
+    with pytest.raises(InputError, match="cannot be read as a CSV"):  # a quote that never closes
+        read_manifest(table(folder, 'subject,split,t1\na,train,"' + "x" * 200_000))
+
+
+def test_falls_back_to_srlib_data(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside = scan(tmp_path / "elsewhere/made/c.nii", seed=2)
+    scan(tmp_path / "elsewhere/a.nii.gz", seed=3)
+    manifest = table(folder, f"subject,split,t1\na,train,a.nii.gz\nc,train,made/c.nii\nd,train,{folder / 'b.nii'}\n")
+    first, second, third = (s.file("t1") for s in read_manifest(manifest))
+    assert (first, second, third) == (folder / "a.nii.gz", inside, folder / "b.nii")  # the CSV's folder comes first
+    monkeypatch.setenv("SRLIB_DATA", str(tmp_path / "moved"))
+    with pytest.raises(InputError, match=r"row 3, column t1: made/c\.nii is neither in .*cohort nor in .*moved"):
+        read_manifest(manifest)
+
+
+def test_relative_manifest_gives_absolute_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table(folder, "subject,split,t1\na,train,a.nii.gz\n")
+    monkeypatch.chdir(folder)
+    (subject,) = read_manifest("cohort.csv")
+    monkeypatch.chdir(os.sep)
+    assert subject.file("t1").is_absolute() and load(subject.file("t1")).shape == (4, 4, 4)
+
+
+# Pairs
+
+
+def smoke(**changes: object) -> experiments.Experiment:
+    settings = {"patch_size": 4, "min_foreground": 0.0, **changes}
+    return dataclasses.replace(experiments.get("mdcsrn_res", "smoke"), **settings)
+
+
+def cohort(folder: Path, count: int, shape: tuple[int, ...] | None = None) -> list[Subject]:
+    """Tiny subjects of different odd shapes, or of one shape."""
+    shapes = [shape or (7 + i % 3, 9, 5 + i % 2) for i in range(count)]
+    files = [scan(folder / f"s{i}.nii", n, seed=i) for i, n in enumerate(shapes)]
+    return [Subject(f"s{i}", "train", {"t1": file}) for i, file in enumerate(files)]
+
+
+@pytest.mark.parametrize("task", ["gaussian_x2", "kspace_x2_inplane"])
+def test_pairs_share_the_high_resolution_grid(tmp_path: Path, task: str) -> None:
+    (subject,) = cohort(tmp_path, 1, (9, 11, 8))
+    pair = make_pair(subject, smoke(task=task))
+    assert pair.on_grid.shape == pair.hr.shape == (9, 11, 8)
+    assert np.allclose(pair.on_grid.affine, pair.hr.affine)
+    assert pair.lr.shape == ((5, 6, 4) if task == "gaussian_x2" else (9, 11, 8))
+    assert pair.scaling == fit_scaling(pair.on_grid.data, "minmax") != fit_scaling(pair.hr.data, "minmax")
+    lr, hr = PairDataset([subject], smoke(task=task))[0]
+    assert lr.dtype == hr.dtype == np.float32 and lr.shape == hr.shape == (9, 11, 8)
+    assert lr.min() == 0 and lr.max() == pytest.approx(1, abs=1e-6)
+    assert hr.min() < 0 and hr.max() > 1  # noise is sharper than its blur: the truth is not what was fitted
+    assert np.allclose(pair.scaling.invert(hr), pair.hr.data, atol=1e-3)
+
+
+def test_a_constant_scan_is_named(tmp_path: Path) -> None:
+    file = save(Volume(np.ones((8, 8, 8)), AFFINE), tmp_path / "flat.nii")
+    with pytest.raises(InputError, match=r"flat\.nii: the scan is constant"):
+        make_pair(Subject("flat", "train", {"t1": file}), smoke())
+
+
+def test_pairs_are_kept_and_counted(tmp_path: Path) -> None:
+    dataset = PairDataset(cohort(tmp_path, 3), smoke())
+    assert len(dataset) == 3 and dataset[1][0] is dataset[1][0]
+
+
+# Patches
+
+
+def take(dataset: PairDataset, seed: int, start: int, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    stream = patch_stream(dataset, seed, start)
+    try:
+        return list(itertools.islice(stream, count))
+    finally:
+        stream.close()
+
+
+def same(one: list[tuple[np.ndarray, np.ndarray]], other: list[tuple[np.ndarray, np.ndarray]]) -> bool:
+    return len(one) == len(other) and all(
+        np.array_equal(a, b) for p, q in zip(one, other, strict=True) for a, b in zip(p, q, strict=True)
+    )
+
+
+@pytest.mark.parametrize("sampling", ["grid", "random"])
+def test_the_stream_can_be_entered_anywhere(tmp_path: Path, sampling: str) -> None:
+    experiment = smoke(sampling=sampling, min_foreground=0.3)
+    subjects = cohort(tmp_path, 2 * POOL + 1)
+    dataset = PairDataset(subjects, experiment)
+    epoch = sum(len(grid_locations(shape, 4)) for shape in dataset.shapes)
+    whole = take(dataset, 7, 0, 2 * epoch + 20)
+    pool = epoch // 9 * POOL
+    for start in (
+        0,
+        1,
+        5,
+        pool - 1,
+        pool,
+        pool + 1,
+        2 * pool + 3,
+        epoch - 1,
+        epoch,
+        epoch + 1,
+        2 * epoch,
+        2 * epoch + 9,
+    ):
+        late = PairDataset(subjects, experiment)  # nothing loaded yet
+        assert same(take(late, 7, start, 11), whole[start : start + 11]), start
+    assert not same(take(dataset, 8, 0, 20), whole[:20])
+    assert not same(whole[:epoch], whole[epoch : 2 * epoch])
+    for lr, hr in whole:
+        assert lr.shape == hr.shape == (1, 4, 4, 4) and lr.dtype == hr.dtype == np.float32
+
+
+def test_the_stream_does_not_touch_global_randomness(tmp_path: Path) -> None:
+    dataset = PairDataset(cohort(tmp_path, 2), smoke(sampling="random"))
+    np.random.seed(1)
+    first = take(dataset, 0, 0, 9)
+    np.random.seed(2)
+    state = np.random.get_state()[1].copy()
+    assert same(take(dataset, 0, 0, 9), first) and np.array_equal(np.random.get_state()[1], state)
+
+
+def test_an_epoch_of_the_grid_holds_every_patch_once(tmp_path: Path) -> None:
+    dataset = PairDataset(cohort(tmp_path, POOL + 2), smoke(sampling="grid"))
+    expected = [
+        extract(array, location).tobytes()
+        for index, shape in enumerate(dataset.shapes)
+        for array in (dataset[index][1],)
+        for location in grid_locations(shape, 4)
+    ]
+    for epoch in (0, 1):
+        found = [hr.tobytes() for _, hr in take(dataset, 3, epoch * len(expected), len(expected))]
+        assert sorted(found) == sorted(expected)
+
+
+def test_input_and_truth_are_cut_at_the_same_place(tmp_path: Path) -> None:
+    ramp = np.add.outer(np.add.outer(np.arange(12.0) * 100, np.arange(12.0) * 10), np.arange(12.0))
+    file = save(Volume(ramp, AFFINE), tmp_path / "ramp.nii")
+    dataset = PairDataset([Subject("ramp", "train", {"t1": file})], smoke(sampling="random"))
+    for lr, hr in take(dataset, 0, 0, 40):
+        assert abs(lr.mean() - hr.mean()) < 0.04  # one voxel along the first axis is 0.09
+
+
+@pytest.mark.parametrize("sampling", ["grid", "random"])
+def test_volumes_smaller_than_a_patch_are_padded_with_zeros(tmp_path: Path, sampling: str) -> None:
+    experiment = smoke(sampling=sampling, patch_size=8, min_foreground=0.3)
+    dataset = PairDataset(cohort(tmp_path, 2, (5, 9, 3)), experiment)
+    for lr, hr in take(dataset, 0, 0, 7):
+        assert lr.shape == hr.shape == (1, 8, 8, 8)
+        assert not lr[:, 5:].any() and not hr[..., 3:].any() and hr[:, :5, :, :3].any()
+
+
+def test_patches_hold_foreground_when_there_is_any(tmp_path: Path) -> None:
+    data = np.zeros((16, 16, 16))
+    data[:8] = np.random.default_rng(0).uniform(50, 100, (8, 16, 16))
+    file = save(Volume(data, AFFINE), tmp_path / "half.nii")
+    subject = Subject("half", "train", {"t1": file})
+
+    def shares(min_foreground: float) -> np.ndarray:
+        dataset = PairDataset([subject], smoke(sampling="random", min_foreground=min_foreground))
+        return np.array([np.mean(hr > 0.05) for _, hr in take(dataset, 0, 0, 128)])
+
+    assert (shares(0.0) < 0.3).mean() > 0.2  # drawn anywhere: much air
+    assert (shares(0.3) < 0.3).mean() < 0.02  # 8 draws per patch: all of them air in 1 of 5,000
+    assert shares(1.1).mean() > 0.9  # cannot be met: the fullest of the 8 is taken
