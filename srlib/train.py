@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import json
 import math
 import pickle
 import queue
@@ -157,17 +158,23 @@ def _train(experiment, train, val, folder, seed, identity, chosen, processes, ch
         _write_history(folder / "history.csv", history)
         weights = {k: v.detach().cpu().contiguous() for k, v in phase.networks["generator"].state_dict().items()}
         with atomic(final) as temporary:
-            save_file(weights, temporary, metadata=identity)
+            save_weights(weights, temporary, identity)
         checkpoint.unlink(missing_ok=True)
     fabric.barrier()
 
 
+def save_weights(state: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write a state dict as safetensors; equal weights and metadata give equal bytes."""
+    # in one entry, since the library writes several in random order
+    save_file(state, path, metadata={"srlib": json.dumps(metadata, sort_keys=True)})
+
+
 def read_metadata(path: Path) -> dict[str, str]:
-    """The strings stored beside the weights of a safetensors file; InputError when it is not one."""
+    """The metadata that ``save_weights`` wrote, empty for a foreign file; InputError when it is not safetensors."""
     try:
         with safe_open(path, "pt") as file:
-            return file.metadata() or {}
-    except (SafetensorError, OSError) as err:
+            return json.loads((file.metadata() or {}).get("srlib", "{}"))
+    except (SafetensorError, OSError, ValueError) as err:
         raise InputError(f"{path}: not a readable safetensors file ({err})") from err
 
 

@@ -1,6 +1,7 @@
 """Numbers stand once, with their source; profiles only shrink budgets."""
 
 import dataclasses
+import itertools
 
 import pytest
 
@@ -64,5 +65,5 @@ def test_cosine_falls_from_the_given_rate_to_zero():
     experiment = dataclasses.replace(experiments.get("mdcsrn_res"), max_steps=100)
     rates = [learning_rate(experiment, step) for step in range(100)]
     assert rates[0] == experiment.learning_rate
-    assert all(a > b for a, b in zip(rates, rates[1:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(rates))
     assert rates[-1] < 0.01 * rates[0]

@@ -51,7 +51,9 @@ def test_a_run_that_gives_the_same_again_keeps_its_row(tmp_path):
 def test_summary_is_wide_and_ends_with_the_best(tmp_path):
     results.record_metrics(tmp_path, rows("a", 30.0))
     better = results.metric_rows(
-        {"mask": {"psnr": 35.0, "ssim3d": 0.95, "ssim2d": 0.9, "nrmse": 0.05}}, **{**KEY, "experiment": "net"}, subject="a"
+        {"mask": {"psnr": 35.0, "ssim3d": 0.95, "ssim2d": 0.9, "nrmse": 0.05}},
+        **{**KEY, "experiment": "net"},
+        subject="a",
     )
     results.record_metrics(tmp_path, better)
     table = results.summary(results.read_metrics(tmp_path))

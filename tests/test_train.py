@@ -109,9 +109,7 @@ def test_bad_input_is_refused(cohort, tmp_path):
     with pytest.raises(InputError, match="train"):
         train.fit(SMOKE, [], [], tmp_path)
     with pytest.raises(InputError, match="device"):
-        fit(cohort, tmp_path, **{}) if False else train.fit(
-            SMOKE, data.read_manifest(cohort, "train"), [], tmp_path, device="cuda:99"
-        )
+        train.fit(SMOKE, data.read_manifest(cohort, "train"), [], tmp_path, device="cuda:99")
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write"):
         fit(cohort, tmp_path / "file" / "run")
@@ -126,14 +124,14 @@ def test_a_damaged_checkpoint_is_named(cohort, tmp_path):
 
 def test_two_processes_share_a_batch(cohort, tmp_path):
     """Both ranks see their half, and one file comes out."""
-    code = (
-        "import dataclasses, sys; from srlib import data, experiments, train;"
-        "e = dataclasses.replace(experiments.get('mdcsrn_res', 'smoke'), batch_size=2, max_steps=2);"
-        "s = data.read_manifest(sys.argv[1], 'train');"
-        "train.fit(e, s, [], sys.argv[2], device='cpu', processes=2, progress=False)"
-    )
     script = tmp_path / "two.py"
-    script.write_text(code.replace(";", "\n"))
+    script.write_text(
+        "import dataclasses, sys\n"
+        "from srlib import data, experiments, train\n"
+        "e = dataclasses.replace(experiments.get('mdcsrn_res', 'smoke'), batch_size=2, max_steps=2)\n"
+        "s = data.read_manifest(sys.argv[1], 'train')\n"
+        "train.fit(e, s, [], sys.argv[2], device='cpu', processes=2, progress=False)\n"
+    )
     subprocess.run([sys.executable, script, cohort, tmp_path], check=True, capture_output=True, timeout=120)
     weights = load_file(tmp_path / "model.safetensors")
     assert all(torch.isfinite(w).all() for w in weights.values())

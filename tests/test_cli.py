@@ -1,0 +1,143 @@
+"""The command line: what it writes, and one clear line for bad input."""
+
+import gzip
+import io
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from srlib import data, experiments, train, volume
+from srlib.cli import main
+
+
+@pytest.fixture
+def srlib(monkeypatch, tmp_path):
+    """Run the command with words; returns click's result."""
+    monkeypatch.setenv("SRLIB_RESULTS", str(tmp_path / "results"))
+    return lambda *words: CliRunner().invoke(main, [str(w) for w in words])
+
+
+@pytest.fixture(scope="session")
+def weights(cohort, tmp_path_factory):
+    """Weights of a residual network after two steps."""
+    subjects = data.read_manifest(cohort, "train")
+    folder = tmp_path_factory.mktemp("weights")
+    return train.fit(experiments.get("mdcsrn_res", "smoke"), subjects, [], folder, device="cpu", progress=False)
+
+
+@pytest.fixture
+def scan(tmp_path, blob, oblique):
+    return volume.save(blob((21, 18, 17), oblique), tmp_path / "hr.nii.gz")
+
+
+def assert_refused(result, *words):
+    assert result.exit_code == 1, result.output
+    lines = result.stderr.strip().splitlines()
+    assert lines[-1].startswith("error: ") and sum(line.startswith("error") for line in lines) == 1
+    assert "Traceback" not in result.output
+    for word in words:
+        assert str(word) in lines[-1], lines[-1]
+
+
+@pytest.mark.parametrize("command", sorted(main.commands))
+def test_help_shows_an_example(srlib, command):
+    text = srlib(command, "--help").output
+    assert f"srlib {command}" in text.split("Example:")[1]
+
+
+def test_degrade_enhance_evaluate(srlib, scan, weights, tmp_path, centre_of_mass):
+    lr, sr = tmp_path / "lr.nii.gz", tmp_path / "sr.nii.gz"
+    assert srlib("degrade", scan, lr, "--factor", 2, 2, 2).exit_code == 0
+    assert volume.load(lr).shape == (11, 9, 9)
+    result = srlib("enhance", lr, sr, "--weights", weights)
+    assert result.exit_code == 0, result.output
+    out = volume.load(sr)
+    assert out.shape == (22, 18, 18)
+    assert np.linalg.norm(centre_of_mass(out) - centre_of_mass(volume.load(scan))) < 0.5
+    assert srlib("degrade", scan, lr, "--on-grid").exit_code == 0
+    result = srlib("evaluate", scan, lr, "--mask", scan)
+    table = pd.read_csv(io.StringIO(result.output))
+    assert len(table) == 1 and {"psnr", "ssim3d", "ssim2d", "nrmse", "data_range", "region"} <= set(table)
+    assert table["psnr"][0] > 20
+
+
+@pytest.mark.parametrize(
+    "options, shape", [(["--factor", 1, 1, 3], (11, 9, 27)), (["--spacing", 0.9, 1.1, 1.7], (22, 18, 18))]
+)
+def test_enhance_to_a_factor_or_a_spacing(srlib, scan, weights, tmp_path, options, shape):
+    lr, sr = tmp_path / "lr.nii.gz", tmp_path / "sr.nii.gz"
+    srlib("degrade", scan, lr)
+    assert srlib("enhance", lr, sr, "--weights", weights, *options).exit_code == 0
+    assert volume.load(sr).shape == shape
+
+
+def test_kspace_and_corner_aligned_degradation(srlib, scan, tmp_path):
+    out = tmp_path / "out.nii.gz"
+    assert srlib("degrade", scan, out, "--degradation", "kspace", "--factor", 1, 2, 2).exit_code == 0
+    assert volume.load(out).shape == volume.load(scan).shape
+    assert srlib("degrade", scan, out, "--align", "corners").exit_code == 0
+    assert_refused(srlib("degrade", scan, out, "--degradation", "kspace", "--align", "corners"), "--align")
+
+
+def bad_scans(folder, good):
+    """(file, words of the message) of scans that cannot be used."""
+    image = nib.load(good)
+    nib.save(nib.Nifti1Image(np.zeros((9, 9, 9, 2), "f4"), np.eye(4)), folder / "4d.nii.gz")
+    nib.save(nib.Nifti1Image(np.zeros((9, 9, 9), "f4"), np.eye(4)), folder / "zero.nii.gz")
+    data = image.get_fdata()
+    data[2, 2, 2] = np.nan
+    nib.save(nib.Nifti1Image(data, np.eye(4)), folder / "nan.nii.gz")
+    (folder / "cut.nii.gz").write_bytes(good.read_bytes()[:-200])
+    (folder / "text.nii").write_text("hello")
+    (folder / "notnifti.nii.gz").write_bytes(gzip.compress(b"hello"))
+    return [
+        ("none.nii.gz", "no such file"), ("4d.nii.gz", "expected a 3-D scan"), ("zero.nii.gz", "constant"),
+        ("nan.nii.gz", "NaN"), ("cut.nii.gz", "truncated"), ("text.nii", "unreadable"), ("notnifti.nii.gz", "unreadable"),
+    ]  # fmt: skip
+
+
+def test_bad_scans_are_one_line_and_leave_nothing(srlib, scan, weights, tmp_path):
+    out = tmp_path / "out.nii.gz"
+    for name, words in bad_scans(tmp_path, scan):
+        result = srlib("enhance", tmp_path / name, out, "--weights", weights)
+        assert_refused(result, words, *([] if name == "zero.nii.gz" else [name]))
+        assert not out.exists() and not list(tmp_path.glob(".*"))
+
+
+def test_bad_arguments_are_one_line(srlib, scan, weights, cohort, tmp_path):
+    out = tmp_path / "out.nii.gz"
+    assert_refused(srlib("enhance", scan, out, "--weights", "nothing"), "no such weights")
+    assert_refused(srlib("enhance", scan, out, "--weights", scan), "hr.nii.gz")
+    assert_refused(srlib("enhance", scan, out, "--weights", weights, "--factor", 0.5, 1, 1), "factor")
+    both = ("--factor", 2, 2, 2, "--spacing", 1, 1, 1)
+    assert_refused(srlib("enhance", scan, out, "--weights", weights, *both), "not both")
+    assert_refused(srlib("enhance", scan, tmp_path / "out.png", "--weights", weights), ".nii.gz")
+    assert_refused(srlib("enhance", scan, tmp_path / "no" / "out.nii.gz", "--weights", weights), "does not exist")
+    assert_refused(srlib("degrade", scan, out, "--factor", 0, 1, 1), "factor")
+    assert_refused(srlib("train", "nothing", "--cohort", cohort), "unknown experiment")
+    assert_refused(srlib("train", "mdcsrn", "--cohort", cohort, "--profile", "fast"), "unknown profile")
+    assert_refused(srlib("run", "--profile", "fast"), "unknown profile")
+    assert_refused(srlib("run", "--cohort", tmp_path / "none.csv"), "no such manifest")
+    assert_refused(
+        srlib("run", "--cohort", cohort, "--profile", "smoke", "-p", "sede", 3), "no notebook has a parameter"
+    )
+    assert_refused(srlib("manifest", "flat", tmp_path / "nowhere", "--out", tmp_path / "m.csv"), "nowhere")
+    assert_refused(srlib("manifest", "flat", tmp_path, "--out", tmp_path / "m.csv", "--split", "a/b"), "--split")
+    other = volume.save(volume.Volume(np.ones((3, 3, 3)), np.eye(4)), tmp_path / "small.nii")
+    assert_refused(srlib("evaluate", scan, other), "shape")
+    assert not out.exists()
+
+
+def test_manifest_and_train(srlib, cohort, tmp_path):
+    out = tmp_path / "m.csv"
+    result = srlib("manifest", "flat", cohort.parent, "--out", out, "--split", "3/1/2")
+    assert result.exit_code == 0, result.output
+    assert [s.split for s in data.read_manifest(out)].count("train") == 3
+    result = srlib("train", "mdcsrn_res", "--cohort", out, "--profile", "smoke", "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    assert result.output.strip().endswith("model.safetensors")
+    result = srlib("enhance", next(cohort.parent.glob("*.nii.gz")), tmp_path / "o.nii", "--weights", "mdcsrn_res")
+    assert result.exit_code == 0, result.output

@@ -1,0 +1,82 @@
+"""The notebooks are clean on disk and run from the first to the last, on the built-in cohort and on a user's own."""
+
+import ast
+import filecmp
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from srlib import example, results
+
+ROOT = Path(__file__).parents[1]
+BOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", BOOKS, ids=lambda p: p.stem)
+def test_notebooks_are_thin_and_carry_no_outputs(path):
+    book = nbformat.read(path, as_version=4)
+    nbformat.validate(book)
+    code = [cell for cell in book.cells if cell.cell_type == "code"]
+    assert sum(len([x for x in cell.source.splitlines() if x.strip()]) for cell in code) <= 60
+    assert not any(cell.outputs or cell.execution_count for cell in code)
+    assert book.metadata.kernelspec.name == "python3"
+    for cell in code:
+        assert not any(
+            isinstance(n, ast.FunctionDef | ast.ClassDef | ast.Lambda) for n in ast.walk(ast.parse(cell.source))
+        )
+    head = book.cells[0].source
+    assert head.startswith(f"# {path.stem[:2]} · ")
+    assert all(word in head for word in ("**Reads**", "**Writes**", "**Takes**"))
+
+
+@pytest.mark.parametrize("path", BOOKS, ids=lambda p: p.stem)
+def test_parameters_are_literals_that_the_runner_knows(path):
+    book = nbformat.read(path, as_version=4)
+    tagged = [cell for cell in book.cells if "parameters" in cell.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    for statement in ast.parse(tagged[0].source).body:
+        assert isinstance(statement, ast.AnnAssign)
+        ast.literal_eval(statement.value)
+        assert statement.target.id in ("profile", "cohort", "seed")
+
+
+def srlib(*words, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "srlib", *map(str, words)], cwd=ROOT, env={**os.environ, **environment},
+        capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+
+
+def test_the_chain_on_a_users_own_scans_twice(cohort, tmp_path):
+    """Oblique, 0.8 mm, int16, odd sizes, no mask: every notebook passes, and two runs give the same bytes."""
+    for name in ("one", "two"):
+        done = srlib("run", "--profile", "smoke", "--cohort", cohort, SRLIB_RESULTS=str(tmp_path / name))
+        assert done.returncode == 0, done.stderr
+    assert "mdcsrn_res" in done.stdout and "not a replication" in done.stdout
+    one, two = (tmp_path / name / "smoke_mine" for name in ("one", "two"))
+    assert filecmp.cmp(one / "metrics.csv", two / "metrics.csv", shallow=False)
+    for figure in (one / "figures").glob("*.png"):
+        if figure.name != "mdcsrn_curves.png":
+            assert filecmp.cmp(figure, two / "figures" / figure.name, shallow=False), figure.name
+    table = results.read_metrics(one)
+    assert set(table["experiment"]) == {"linear", "cubic", "zero_filled", "mdcsrn", "mdcsrn_res", "mdcsrn_res_kspace"}
+    assert set(table["region"]) == {"volume"}
+    before = (one / "runs.csv").read_bytes()
+    again = srlib("run", "--profile", "smoke", "--cohort", cohort, SRLIB_RESULTS=str(tmp_path / "one"))
+    assert again.stdout.count("unchanged, skipped") == len(BOOKS)
+    assert (one / "runs.csv").read_bytes() == before
+
+
+def test_the_built_in_cohort_builds_and_equals_its_manifest(tmp_path):
+    tracked = (ROOT / "csv" / "example.csv").read_text()
+    done = srlib(
+        "run", "00", "01", "--profile", "smoke", SRLIB_RESULTS=str(tmp_path / "r"), SRLIB_DATA=str(tmp_path / "d")
+    )
+    assert done.returncode == 0, done.stderr
+    assert (ROOT / "csv" / "example.csv").read_text() == tracked
+    assert len(list((tmp_path / "d" / "example").glob("syn*_t1.nii.gz"))) == len(example.SPLITS) >= 8
+    assert sum(p.stat().st_size for p in (tmp_path / "d").rglob("*") if p.is_file()) < 150e6
