@@ -1,33 +1,51 @@
 """Readers of the weights that the original authors published, into our networks."""
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from srlib.experiments import MDCSRN, Experiment
+from srlib.caffe import read_blobs
+from srlib.experiments import MDCSRN, RECNN, RECNN_MULTI, SRCNN3D, Experiment
 from srlib.models import MODELS
 from srlib.paths import InputError
 
 
-def _mdcsrn(path: Path) -> tuple[torch.nn.Module, Experiment]:
+def _mdcsrn(path: Path) -> dict[str, torch.Tensor]:
     """hz2538/E6040-super-resolution-project: a PyTorch state dict of 85 tensors."""
     try:
         theirs = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as err:
         raise InputError(f"{path}: not a PyTorch state dict, or damaged ({str(err).splitlines()[0]})") from err
-    network = MODELS["mdcsrn"](width=MDCSRN.width, **MDCSRN.model_args)
     ours = {}
     for name, value in theirs.items():
         for old, new in (("conv0.", "first."), ("recon.", "last."), ("comp", "compress."), ("block", "blocks.")):
             name = name.replace(old, new, 1) if name.startswith(old) else name
         head, _, tail = name.partition(".denselayer")  # units are counted from 1 there
-        ours[f"{head}.{int(tail[0]) - 1}{tail[1:]}" if tail else name] = value
-    network.load_state_dict(ours, strict=True)
-    return network, MDCSRN
+        ours[f"{head}.{int(tail[0]) - 1}{tail[1:]}" if tail[:1].isdecimal() else name] = value
+    return ours
 
 
-PUBLISHED = {"mDCSRN_pretrained_G_step250000.pth": _mdcsrn}
+def _caffe(path: Path) -> dict[str, torch.Tensor]:
+    """rousseau/deepBrain: convolutions conv1 to convL, each with its weights and its bias."""
+    layers = read_blobs(path)
+    if any(len(blobs) != 2 for blobs in layers.values()):
+        raise InputError(f"{path}: expected layers with weights and a bias; it is another network")
+    return {
+        f"{layer}.{name}": torch.from_numpy(blob)
+        for layer, blobs in layers.items()
+        for name, blob in zip(("weight", "bias"), blobs, strict=True)
+    }
+
+
+# file name -> (its reader, to a state dict with our names; the experiment that it belongs to)
+PUBLISHED: dict[str, tuple[Callable[[Path], dict[str, torch.Tensor]], Experiment]] = {
+    "mDCSRN_pretrained_G_step250000.pth": (_mdcsrn, MDCSRN),
+    "SRReCNN3D_10Layers_IsoScalex2.caffemodel": (_caffe, RECNN),
+    "MultiSRReCNN3D_10Layers_IsoScalex2.caffemodel": (_caffe, RECNN_MULTI),
+    "SRCNN3D_iter_470000.caffemodel": (_caffe, SRCNN3D),
+}
 
 
 def load_published(path: str | Path) -> tuple[torch.nn.Module, Experiment]:
@@ -37,7 +55,11 @@ def load_published(path: str | Path) -> tuple[torch.nn.Module, Experiment]:
         raise InputError(f"{path.name} is not a published file known here; expected one of {', '.join(PUBLISHED)}")
     if not path.is_file():
         raise InputError(f"{path}: no such file; get it from its authors (see csv/README.md)")
+    read, experiment = PUBLISHED[path.name]
+    network = MODELS[experiment.model](width=experiment.width, **experiment.model_args)
     try:
-        return PUBLISHED[path.name](path)
+        network.load_state_dict(read(path), strict=True)
     except (RuntimeError, AttributeError) as err:
-        raise InputError(f"{path}: its tensors do not fit the published network ({str(err).splitlines()[0]})") from err
+        reason = str(err).splitlines()[-1].strip()
+        raise InputError(f"{path}: its tensors do not fit the published network ({reason})") from err
+    return network, experiment

@@ -1,5 +1,6 @@
 """Networks by name; each maps (batch, channels, X, Y, Z) to (batch, 1, X', Y', Z')."""
 
 from srlib.models.mdcsrn import MDCSRN
+from srlib.models.recnn import SRCNN3D, ReCNN
 
-MODELS = {"mdcsrn": MDCSRN}
+MODELS = {"mdcsrn": MDCSRN, "recnn": ReCNN, "srcnn3d": SRCNN3D}
