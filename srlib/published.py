@@ -7,7 +7,7 @@ import torch
 
 from srlib.experiments import MDCSRN, Experiment
 from srlib.models import MODELS
-from srlib.paths import InputError
+from srlib.paths import InputError, first_line
 
 
 def _mdcsrn(path: Path) -> tuple[torch.nn.Module, Experiment]:
@@ -15,7 +15,7 @@ def _mdcsrn(path: Path) -> tuple[torch.nn.Module, Experiment]:
     try:
         theirs = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as err:
-        raise InputError(f"{path}: not a PyTorch state dict, or damaged ({str(err).splitlines()[0]})") from err
+        raise InputError(f"{path}: not a PyTorch state dict, or damaged ({first_line(err)})") from err
     network = MODELS["mdcsrn"](width=MDCSRN.width, **MDCSRN.model_args)
     ours = {}
     for name, value in theirs.items():
@@ -39,5 +39,7 @@ def load_published(path: str | Path) -> tuple[torch.nn.Module, Experiment]:
         raise InputError(f"{path}: no such file; get it from its authors (see csv/README.md)")
     try:
         return PUBLISHED[path.name](path)
-    except (RuntimeError, AttributeError) as err:
-        raise InputError(f"{path}: its tensors do not fit the published network ({str(err).splitlines()[0]})") from err
+    except InputError:
+        raise
+    except (RuntimeError, AttributeError, ValueError) as err:
+        raise InputError(f"{path}: its tensors do not fit the published network ({first_line(err)})") from err

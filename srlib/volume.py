@@ -9,7 +9,20 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-from srlib.paths import InputError, atomic
+from srlib.paths import InputError, atomic, first_line
+
+# what nibabel, gzip and NumPy raise for damaged files
+_DAMAGED = (
+    nib.filebasedimages.ImageFileError,
+    nib.spatialimages.HeaderDataError,
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    OverflowError,
+    MemoryError,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,14 +71,13 @@ def load(path: str | Path) -> Volume:
         data = np.asarray(image.dataobj, dtype=np.float32).reshape(shape)
     except InputError:
         raise
-    except (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError, OSError, EOFError,
-            ValueError, zlib.error) as err:  # fmt: skip
-        raise InputError(f"{path}: unreadable or truncated scan ({err}); copy it again") from err
+    except _DAMAGED as err:
+        raise InputError(f"{path}: unreadable or truncated scan ({first_line(err)}); copy it again") from err
     bad = data.size - np.count_nonzero(np.isfinite(data))
     if bad:
         raise InputError(f"{path}: {bad} voxels are NaN or infinite; replace them (e.g. by 0) first")
-    if abs(np.linalg.det(image.affine[:3, :3])) < 1e-9:
-        raise InputError(f"{path}: its affine is singular (a zero spacing); repair the header first")
+    if not abs(np.linalg.det(image.affine[:3, :3])) > 1e-12 or not np.isfinite(image.affine).all():
+        raise InputError(f"{path}: its affine is singular (a zero spacing) or not finite; repair the header first")
     return Volume(data, image.affine)
 
 
@@ -73,9 +85,10 @@ def read_shape(path: str | Path) -> tuple[int, int, int]:
     """Shape of a scan from its header alone; InputError as in ``load``."""
     try:
         return _shape(nib.load(path), path)
-    except (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError, OSError, EOFError,
-            zlib.error) as err:  # fmt: skip
-        raise InputError(f"{path}: unreadable scan ({err}); copy it again") from err
+    except InputError:
+        raise
+    except _DAMAGED as err:
+        raise InputError(f"{path}: unreadable scan ({first_line(err)}); copy it again") from err
 
 
 def _shape(image: nib.spatialimages.SpatialImage, path: str | Path) -> tuple[int, int, int]:
