@@ -1,0 +1,94 @@
+"""Small scans with a known place in the world, shared by the tests."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from srlib.volume import Volume
+
+
+def rotation(x: float, y: float, z: float) -> np.ndarray:
+    """Rotation matrix of three angles in radians."""
+    (cx, cy, cz), (sx, sy, sz) = np.cos([x, y, z]), np.sin([x, y, z])
+    return (
+        np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
+        @ np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+        @ np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
+    )
+
+
+AFFINES = {
+    "plain": np.eye(4),
+    "anisotropic": np.diag([0.7, 1.0, 2.5, 1.0]),
+    "oblique": np.block(
+        [[rotation(0.3, -0.2, 0.5) * [0.9, 1.1, 1.7], np.array([[-31.0], [12.5], [7.25]])], [0, 0, 0, 1]]
+    ),
+    "flipped": np.array([[0, 0, 1.2, -8.0], [-0.8, 0, 0, 40.0], [0, 1.0, 0, -3.0], [0, 0, 0, 1.0]]),
+}
+
+
+@pytest.fixture(params=AFFINES)
+def affine(request) -> np.ndarray:
+    """Each of a few affines in turn, oblique and anisotropic ones among them."""
+    return AFFINES[request.param].copy()
+
+
+@pytest.fixture
+def oblique() -> np.ndarray:
+    """One oblique, anisotropic affine."""
+    return AFFINES["oblique"].copy()
+
+
+def world(affine: np.ndarray, voxel) -> np.ndarray:
+    return affine[:3, :3] @ np.asarray(voxel, dtype=float) + affine[:3, 3]
+
+
+@pytest.fixture
+def to_world():
+    """Position in mm of a voxel coordinate under an affine."""
+    return world
+
+
+@pytest.fixture
+def blob():
+    """Maker of a volume with one Gaussian blob, off the middle by a fraction of a voxel; zero at the faces."""
+
+    def make(shape=(25, 24, 23), affine=None, sigma=2.0, offset=(0.3, -0.4, 0.2)) -> Volume:
+        centre = [(n - 1) / 2 + o for n, o in zip(shape, offset, strict=True)]
+        grid = np.meshgrid(*(np.arange(n) - c for n, c in zip(shape, centre, strict=True)), indexing="ij")
+        data = np.exp(-sum(g**2 for g in grid) / (2 * sigma**2))
+        return Volume(data, np.eye(4) if affine is None else affine)
+
+    return make
+
+
+@pytest.fixture
+def centre_of_mass():
+    """Centre of mass of a volume in world mm."""
+
+    def measure(volume: Volume) -> np.ndarray:
+        weight = volume.data.astype(np.float64)
+        grid = np.indices(volume.shape).reshape(3, -1)
+        return world(volume.affine, grid @ weight.ravel() / weight.sum())
+
+    return measure
+
+
+@pytest.fixture
+def noise():
+    """Maker of smooth-free positive random arrays, float32."""
+
+    def make(shape, seed=0) -> np.ndarray:
+        return np.random.default_rng(seed).random(shape, dtype=np.float32)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def published_dir() -> Path:
+    """Folder of the weights that the original authors published; the test is skipped without it."""
+    folder = Path(__file__).resolve().parents[1].parent / "shared" / "published"
+    if not folder.is_dir():
+        pytest.skip(f"no published weights: {folder} is missing; get the files from their authors")
+    return folder
