@@ -76,10 +76,12 @@ class GaussianDownsample:
     def __post_init__(self) -> None:
         object.__setattr__(self, "factor", _factors(self.factor))
         sigmas = (self.sigma,) * 3 if np.isscalar(self.sigma) else tuple(self.sigma)
-        if len(sigmas) != 3 or min(sigmas) < 0:
+        if len(sigmas) != 3 or not all(np.isfinite(s) and s >= 0 for s in sigmas):
             raise InputError(f"sigma: expected one number >= 0, or three (one per axis), got {self.sigma}")
         if self.order not in range(6):
             raise InputError(f"order: expected a spline order from 0 to 5, got {self.order}")
+        if self.align not in ("center", "corners"):
+            raise InputError(f"align is 'center' or 'corners', got {self.align!r}")
         object.__setattr__(self, "sigma", tuple(float(s) for s in sigmas))
 
     def __call__(self, hr: Volume) -> Volume:

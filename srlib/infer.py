@@ -14,7 +14,7 @@ from srlib.device import choose_device
 from srlib.experiments import TASKS, Experiment, from_json
 from srlib.models import MODELS
 from srlib.patches import tiles
-from srlib.paths import InputError, results_root
+from srlib.paths import InputError, first_line, results_root
 from srlib.published import PUBLISHED, load_published
 from srlib.train import read_metadata
 from srlib.volume import Volume, fine_grid, fit_scaling, resample
@@ -71,7 +71,7 @@ def load_model(weights: str | Path, device: str = "auto") -> Model:
         try:
             network.load_state_dict(load_file(path))
         except (RuntimeError, SafetensorError) as err:
-            raise InputError(f"{path}: its weights do not fit {experiment.model} ({str(err).splitlines()[0]})") from err
+            raise InputError(f"{path}: its weights do not fit {experiment.model} ({first_line(err)})") from err
     network = network.to(choose_device(device), memory_format=torch.channels_last_3d)
     return Model(network.eval().requires_grad_(False), experiment)
 
@@ -120,14 +120,16 @@ def super_resolve(
 
     ``factor`` per axis (default: the one the model was trained for) or a target ``spacing_mm`` per axis; the
     field of view stays, and the affine says where the finer voxels lie. Raises InputError for a constant scan,
-    a factor below 1, or both arguments at once.
+    a factor below 1 or not finite, or both arguments at once.
     """
     if factor is not None and spacing_mm is not None:
         raise InputError("give a factor or a spacing, not both")
     if spacing_mm is not None:
+        if len(spacing_mm) != 3 or not all(np.isfinite(s) and s > 0 for s in spacing_mm):
+            raise InputError(f"spacing: expected three positive numbers of mm, got {tuple(spacing_mm)}")
         factor = tuple(old / new for old, new in zip(volume.spacing_mm, spacing_mm, strict=True))
     factor = tuple(float(f) for f in (factor if factor is not None else model.factor))
-    if len(factor) != 3 or not all(f >= 0.999 for f in factor):
+    if len(factor) != 3 or not all(np.isfinite(f) and f >= 0.999 for f in factor):
         raise InputError(
             f"factor per axis must be at least 1, got {factor}; the scan's spacing is {volume.spacing_mm} mm"
         )

@@ -20,6 +20,8 @@ def _pair(hr: np.ndarray, sr: np.ndarray, mask: np.ndarray | None) -> tuple[np.n
         raise InputError(f"the scans differ in shape: {hr.shape} and {sr.shape}; resample one onto the other's grid")
     if mask is None:
         return hr, sr
+    if mask.dtype != bool:
+        raise InputError(f"expected a boolean mask, got {mask.dtype}; give e.g. mask > 0")
     if mask.shape != hr.shape:
         raise InputError(f"the mask has shape {mask.shape}, the scans {hr.shape}")
     if not mask.any():
@@ -35,7 +37,7 @@ def _check_range(data_range: float) -> None:
 def psnr(hr: np.ndarray, sr: np.ndarray, data_range: float, mask: np.ndarray | None = None) -> float:
     """Peak signal-to-noise ratio in dB, over all voxels or those of a boolean mask; infinite for equal scans.
 
-    Raises InputError when shapes differ, the mask is empty or the range is not positive.
+    Raises InputError when shapes differ, the mask is empty or not boolean, or the range is not positive.
     """
     hr, sr = _pair(hr, sr, mask)
     _check_range(data_range)

@@ -45,7 +45,7 @@ def grid_locations(
     The stride is the patch size when not given (no overlap).
     """
     size = per_axis(patch_size, "patch_size", len(shape))
-    step = per_axis(stride or size, "stride", len(shape))
+    step = per_axis(size if stride is None else stride, "stride", len(shape))
     if any(s > p for s, p in zip(step, size, strict=True)):
         raise InputError(f"a stride of {step} leaves gaps between patches of {size}; use at most the patch size")
     axes = []

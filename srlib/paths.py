@@ -12,6 +12,11 @@ class InputError(ValueError):
     """Something the user gave cannot be used; the message says what was expected, what was got, what to do."""
 
 
+def first_line(err: Exception) -> str:
+    """First line of an exception's message; its class when it has none."""
+    return str(err).strip().partition("\n")[0] or type(err).__name__
+
+
 def root() -> Path:
     """Folder of the checkout, or the working directory when srlib is installed outside one."""
     checkout = Path(__file__).resolve().parents[1]

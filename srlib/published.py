@@ -9,7 +9,7 @@ import torch
 from srlib.caffe import read_blobs
 from srlib.experiments import MDCSRN, RECNN, RECNN_MULTI, SRCNN3D, Experiment
 from srlib.models import MODELS
-from srlib.paths import InputError
+from srlib.paths import InputError, first_line
 
 
 def _mdcsrn(path: Path) -> dict[str, torch.Tensor]:
@@ -17,7 +17,7 @@ def _mdcsrn(path: Path) -> dict[str, torch.Tensor]:
     try:
         theirs = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as err:
-        raise InputError(f"{path}: not a PyTorch state dict, or damaged ({str(err).splitlines()[0]})") from err
+        raise InputError(f"{path}: not a PyTorch state dict, or damaged ({first_line(err)})") from err
     ours = {}
     for name, value in theirs.items():
         for old, new in (("conv0.", "first."), ("recon.", "last."), ("comp", "compress."), ("block", "blocks.")):
@@ -59,7 +59,9 @@ def load_published(path: str | Path) -> tuple[torch.nn.Module, Experiment]:
     network = MODELS[experiment.model](width=experiment.width, **experiment.model_args)
     try:
         network.load_state_dict(read(path), strict=True)
-    except (RuntimeError, AttributeError) as err:
-        reason = str(err).splitlines()[-1].strip()
+    except InputError:
+        raise
+    except (RuntimeError, AttributeError, ValueError) as err:
+        reason = str(err).splitlines()[-1].strip() if str(err) else type(err).__name__
         raise InputError(f"{path}: its tensors do not fit the published network ({reason})") from err
     return network, experiment

@@ -26,7 +26,7 @@ from srlib.experiments import Experiment
 from srlib.losses import LOSSES
 from srlib.models import MODELS
 from srlib.patches import extract, grid_locations
-from srlib.paths import InputError, atomic, make_dir, source_hash
+from srlib.paths import InputError, atomic, first_line, make_dir, source_hash
 
 ROWS = 40  # of history.csv, at most: about one per 2.5 % of the steps
 AHEAD = 4  # batches that wait for the network
@@ -193,7 +193,7 @@ def _resume(path: Path, identity: dict, phase) -> tuple[int, list, list]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as err:
-        raise InputError(f"{path}: damaged checkpoint ({str(err).splitlines()[0]}); delete it to start again") from err
+        raise InputError(f"{path}: damaged checkpoint ({first_line(err)}); delete it to start again") from err
     if state["identity"] != identity:
         print(f"{path} belongs to other settings, data or source: training starts again", file=sys.stderr)
         return 0, [], []

@@ -9,12 +9,22 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-from srlib.paths import InputError, atomic
+from srlib.paths import InputError, atomic, first_line
 
-UNREADABLE = (  # all that nibabel was seen to raise for damaged files
-    nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError, nib.freesurfer.mghformat.MGHError,
-    OSError, EOFError, ValueError, TypeError, KeyError, OverflowError, zlib.error,
-)  # fmt: skip
+# what nibabel, gzip and NumPy raise for damaged files
+_DAMAGED = (
+    nib.filebasedimages.ImageFileError,
+    nib.spatialimages.HeaderDataError,
+    nib.freesurfer.mghformat.MGHError,
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    KeyError,
+    OverflowError,
+    MemoryError,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,13 +73,13 @@ def load(path: str | Path) -> Volume:
         data = np.asarray(image.dataobj, dtype=np.float32).reshape(shape)
     except InputError:
         raise
-    except UNREADABLE as err:
-        raise InputError(f"{path}: unreadable or truncated scan ({err}); copy it again") from err
+    except _DAMAGED as err:
+        raise InputError(f"{path}: unreadable or truncated scan ({first_line(err)}); copy it again") from err
     bad = data.size - np.count_nonzero(np.isfinite(data))
     if bad:
         raise InputError(f"{path}: {bad} voxels are NaN or infinite; replace them (e.g. by 0) first")
-    if abs(np.linalg.det(image.affine[:3, :3])) < 1e-9:
-        raise InputError(f"{path}: its affine is singular (a zero spacing); repair the header first")
+    if not abs(np.linalg.det(image.affine[:3, :3])) > 1e-12 or not np.isfinite(image.affine).all():
+        raise InputError(f"{path}: its affine is singular (a zero spacing) or not finite; repair the header first")
     return Volume(data, image.affine)
 
 
@@ -79,8 +89,8 @@ def read_shape(path: str | Path) -> tuple[int, int, int]:
         return _shape(nib.load(path), path)
     except InputError:
         raise
-    except UNREADABLE as err:
-        raise InputError(f"{path}: unreadable scan ({err}); copy it again") from err
+    except _DAMAGED as err:
+        raise InputError(f"{path}: unreadable scan ({first_line(err)}); copy it again") from err
 
 
 def _shape(image: nib.spatialimages.SpatialImage, path: str | Path) -> tuple[int, int, int]:

@@ -1,0 +1,153 @@
+"""The degradations do what their papers write, and their images stay in place."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from srlib.degrade import GaussianDownsample, KSpaceTruncation, make_degradation
+from srlib.paths import InputError
+from srlib.volume import Volume
+
+
+def half_up(x):
+    return int(np.floor(x + 0.5))
+
+
+@pytest.mark.parametrize("shape", [(16, 20, 24), (15, 21, 25), (10, 18, 22), (7, 1, 320)])
+@pytest.mark.parametrize(("factor", "divisor"), [(2, 4), (5, 2.5)])
+def test_kspace_truncation_is_that_of_the_truncation_script(shape, factor, divisor, noise):
+    hr = Volume(noise(shape), np.eye(4))
+    spectrum = np.fft.fftshift(np.fft.fft2(hr.data.astype(np.float64), axes=(1, 2)), axes=(1, 2))
+    for axis in (1, 2):
+        n, line = shape[axis], np.moveaxis(spectrum, axis, 0)
+        z = half_up(n / divisor)
+        if 2 * z < n:
+            line[:z] = line[n - z :] = 0
+    expected = np.abs(np.fft.ifft2(np.fft.ifftshift(spectrum, axes=(1, 2)), axes=(1, 2)))
+    np.testing.assert_allclose(KSpaceTruncation((1, factor, factor))(hr).data, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(16, 20, 24), (15, 21, 25), (10, 18, 9)])
+@pytest.mark.parametrize("factor", [(1, 2, 2), (5, 1, 2), (1.5, 3, 2.5)])
+def test_kspace_truncation_keeps_the_promised_samples(shape, factor):
+    """On a constant background the magnitude is linear, and a point's height is the share of samples kept."""
+    degradation = KSpaceTruncation(factor)
+    point = np.ones(shape)
+    point[3, 4, 5] += 0.01
+    out = degradation(Volume(point, np.eye(4))).data.astype(np.float64)
+    share = (out[3, 4, 5] - 1) / 0.01
+    assert share * np.prod(shape) == pytest.approx(np.prod(degradation.kept(shape)), rel=1e-3)
+    for n, f, kept in zip(shape, factor, degradation.kept(shape), strict=True):
+        assert abs(kept - n / f) <= 1
+        assert kept == n or f > 1
+
+
+def test_kspace_truncation_counts_lines_as_the_page_does():
+    assert KSpaceTruncation((1, 2, 2)).kept((256, 320, 320)) == (256, 160, 160)
+    assert KSpaceTruncation((1, 5, 5)).kept((256, 320, 320)) == (256, 64, 64)
+    assert KSpaceTruncation(2).zeroed((10, 11, 13)) == (3, 3, 3)  # 2.5 rounds up
+
+
+def test_kspace_truncation_does_not_mix_slices_of_an_untouched_axis(noise):
+    hr = Volume(noise((6, 12, 14)), np.eye(4))
+    whole = KSpaceTruncation((1, 2, 2))(hr).data
+    for i in range(6):
+        alone = KSpaceTruncation((1, 2, 2))(Volume(hr.data[i : i + 1], np.eye(4))).data
+        np.testing.assert_allclose(whole[i : i + 1], alone, atol=1e-6)
+    np.testing.assert_allclose(KSpaceTruncation(1)(hr).data, hr.data, atol=1e-6)
+
+
+def test_kspace_truncation_that_leaves_nothing_is_refused(noise):
+    with pytest.raises(InputError, match="no k-space"):
+        KSpaceTruncation(100)(Volume(noise((4, 4, 4)), np.eye(4)))
+
+
+SHAPE = (25, 24, 31)
+
+
+@pytest.mark.parametrize("factor", [(2, 2, 2), (1, 2, 3), (2.5, 2.5, 2.5), (1, 1, 1.7)])
+@pytest.mark.parametrize("sigma", [1.0, (0.5, 1.0, 1.5)])
+def test_corner_alignment_is_blur_and_scipy_zoom(factor, sigma, noise, oblique):
+    hr = Volume(noise(SHAPE), oblique)
+    degradation = GaussianDownsample(factor, sigma, align="corners")
+    lr = degradation(hr)
+    wide = np.broadcast_to(sigma, 3) * (np.array(factor) > 1)
+    blurred = ndimage.gaussian_filter(hr.data.astype(np.float64), wide, mode="nearest")
+    expected = ndimage.zoom(blurred, 1 / np.array(factor), order=3)
+    np.testing.assert_allclose(lr.data, expected, atol=1e-5)
+    back = ndimage.zoom(expected, np.divide(SHAPE, lr.shape), order=3)
+    np.testing.assert_allclose(degradation.to_grid(lr, SHAPE).data, back, atol=1e-5)
+
+
+def test_an_axis_of_factor_one_is_left_alone(noise):
+    hr = Volume(noise(SHAPE), np.eye(4))
+    np.testing.assert_allclose(GaussianDownsample(1)(hr).data, hr.data, atol=1e-5)
+    slab = GaussianDownsample((1, 2, 2))
+    alone = slab(hr.with_data(hr.data[7:8])).data
+    np.testing.assert_allclose(slab(hr).data[7:8], alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("factor", [2, (1, 2, 4), (2.5, 1.3, 1)])
+def test_center_alignment_keeps_the_field_of_view(factor, noise, affine, to_world):
+    lr = GaussianDownsample(factor)(Volume(noise(SHAPE), affine))
+    factor = np.broadcast_to(factor, 3)
+    assert lr.shape == tuple(np.ceil(np.divide(SHAPE, factor)).astype(int))
+    np.testing.assert_allclose(to_world(lr.affine, (-0.5,) * 3), to_world(affine, (-0.5,) * 3), atol=1e-9)
+    np.testing.assert_allclose(lr.affine[:3, :3], affine[:3, :3] * factor)
+
+
+DEGRADATIONS = {
+    "kspace": KSpaceTruncation((1, 2, 2)),
+    "kspace odd": KSpaceTruncation((5, 1, 2.5)),
+    "center": GaussianDownsample(2),
+    "center fractional": GaussianDownsample((2.5, 1.5, 1)),
+    "center linear": GaussianDownsample((1, 2, 3), order=1),
+    "corners": GaussianDownsample(2, align="corners"),
+    "corners fractional": GaussianDownsample((2.5, 1.5, 1), align="corners"),
+}
+
+
+@pytest.mark.parametrize("name", DEGRADATIONS)
+@pytest.mark.parametrize("shape", [(25, 31, 27), (24, 30, 32), (33, 26, 29)])
+def test_down_and_back_leaves_a_blob_in_place(name, shape, affine, blob, centre_of_mass):
+    degradation, hr = DEGRADATIONS[name], blob(shape, affine, sigma=3.0)
+    lr = degradation(hr)
+    back = degradation.to_grid(lr, shape)
+    assert back.shape == shape
+    np.testing.assert_allclose(back.affine, affine, atol=1e-9)
+    for image in (back, *([] if name.startswith("kspace") else [lr])):
+        inner = Volume(np.where(image.data > 0.02, image.data, 0), image.affine)  # ringing has no centre
+        moved = np.linalg.solve(affine[:3, :3], centre_of_mass(inner) - centre_of_mass(hr))
+        assert np.abs(moved).max() < 0.05
+
+
+@pytest.mark.parametrize("order", [0, 1, 3])
+def test_to_grid_interpolates_at_the_given_order(order, noise):
+    lr = Volume(noise((9, 8, 7)), np.eye(4))
+    out = GaussianDownsample(2).to_grid(lr, (18, 16, 14), order).data
+    at = np.indices((18, 16, 14)) / 2 - 0.25
+    np.testing.assert_allclose(out, ndimage.map_coordinates(lr.data, at, order=order, mode="mirror"), atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [KSpaceTruncation, GaussianDownsample])
+@pytest.mark.parametrize("factor", [0.5, 0, -2, np.nan, np.inf, (2, 2), (2, 2, 2, 2), (1, 2, 0.9), ()])
+def test_bad_factors_are_refused(make, factor):
+    with pytest.raises(InputError, match="factor"):
+        make(factor)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("sigma", -1), ("sigma", (1, 1)), ("sigma", np.nan), ("sigma", (1, np.inf, 1)), ("order", 6), ("order", -1),
+     ("order", 1.5), ("align", "edges")],
+)  # fmt: skip
+def test_bad_settings_are_refused(name, value):
+    with pytest.raises(InputError, match=name):
+        GaussianDownsample(2, **{name: value})
+
+
+def test_degradations_are_made_by_name():
+    assert make_degradation("gaussian", factor=2) == GaussianDownsample((2, 2, 2))
+    assert make_degradation("kspace", factor=(1, 2, 2)) == KSpaceTruncation((1, 2, 2))
+    with pytest.raises(InputError, match="blurring"):
+        make_degradation("blurring", factor=2)

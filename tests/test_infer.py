@@ -1,0 +1,199 @@
+"""Whole scans: tiles change nothing, memory stays within its budget, and voxels stay in place."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from srlib import experiments
+from srlib.infer import Model, load_model, run_tiled, super_resolve
+from srlib.models.mdcsrn import MDCSRN
+from srlib.paths import InputError
+from srlib.train import save_weights
+from srlib.volume import Volume
+
+
+def make_model(name="mdcsrn_res", **settings):
+    network = MDCSRN(width=2, residual=True, **settings).eval().requires_grad_(False)
+    return Model(network, experiments.get(name))
+
+
+@pytest.mark.parametrize("shape", [(40, 41, 44), (43, 70, 9)])
+@torch.inference_mode()
+def test_tiles_give_what_the_whole_scan_gives(shape, noise):
+    torch.manual_seed(0)
+    network, data = MDCSRN(width=4, blocks=2, units=2).eval(), noise(shape)
+    whole = network(torch.from_numpy(data)[None, None])[0, 0].numpy()
+    fits = (3 * data.nbytes + 4 * network.live_channels * data.size) / 1e9
+    for share in (1.01, 0.4, 0.2):
+        tiled = run_tiled(network, data, fits * share)
+        assert np.abs(tiled - whole).max() < 1e-5 * np.abs(whole).max()
+
+
+@torch.inference_mode()
+def test_tiles_of_the_full_depth_give_what_the_whole_scan_gives(noise):
+    torch.manual_seed(0)
+    network, data = MDCSRN(width=4).eval(), noise((75, 38, 36))
+    whole = network(torch.from_numpy(data)[None, None])[0, 0].numpy()
+    tiled = run_tiled(network, data, (3 * data.nbytes + 4 * network.live_channels * 60 * 38 * 36) / 1e9)
+    assert np.abs(tiled - whole).max() < 1e-5 * np.abs(whole).max()
+
+
+def test_a_budget_below_the_scan_or_its_smallest_tile_is_refused(noise):
+    network, data = MDCSRN(width=4).eval(), noise((40, 40, 40))
+    for budget in (1e-4, 3.2 * data.nbytes / 1e9, 0, -1):
+        with pytest.raises(InputError, match="memory"):
+            run_tiled(network, data, budget)
+
+
+MEASURE = """
+import sys
+from pathlib import Path
+import numpy as np, torch
+from srlib.infer import run_tiled
+from srlib.models.mdcsrn import MDCSRN
+
+def peak():
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
+
+torch.set_num_threads(2)
+network = MDCSRN(width=4, blocks=2, units=2).eval()
+run_tiled(network, np.zeros((24, 24, 24), np.float32))
+before = peak()
+run_tiled(network, np.ones((160, 170, 150), np.float32), float(sys.argv[1]))
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a process's own peak is read from /proc")
+def test_peak_memory_stays_within_the_budget():
+    # not ru_maxrss, which a child inherits from the process that started it
+    used = [
+        int(subprocess.run([sys.executable, "-c", MEASURE, str(gb)], capture_output=True, text=True, check=True).stdout)
+        for gb in (0.3, 0.6)
+    ]
+    assert used[0] < 0.3e9
+    assert used[1] < 0.6e9
+    assert used[1] > 1.2 * used[0]  # a larger budget is used
+
+
+FACTORS = [(2, 2, 2), (1, 2, 3), (2.5, 1.5, 1), (1, 1, 1)]
+
+
+@pytest.mark.parametrize("factor", FACTORS)
+@pytest.mark.parametrize("shape", [(25, 21, 23), (24, 22, 20)])
+def test_a_blob_stays_where_it_is(factor, shape, affine, blob, centre_of_mass, to_world):
+    scan = blob(shape, affine)
+    scan = scan.with_data(scan.data * 3000)
+    out = super_resolve(scan, make_model(blocks=1, units=1), factor=factor)
+    assert out.shape == tuple(round(n * f) for n, f in zip(shape, factor, strict=True))
+    moved = np.linalg.solve(affine[:3, :3], centre_of_mass(out) - centre_of_mass(scan))
+    assert np.abs(moved).max() < 0.05
+    np.testing.assert_allclose(to_world(out.affine, (-0.5,) * 3), to_world(affine, (-0.5,) * 3), atol=1e-9)
+    np.testing.assert_allclose(out.spacing_mm, np.divide(scan.spacing_mm, factor))
+    assert out.data.max() == pytest.approx(scan.data.max(), rel=0.05)
+
+
+def test_a_spacing_is_a_factor(oblique, blob):
+    scan, model = blob((11, 12, 13), oblique), make_model(blocks=1, units=1)
+    by_factor = super_resolve(scan, model, factor=(1, 2, 2.5))
+    by_spacing = super_resolve(scan, model, spacing_mm=np.divide(scan.spacing_mm, (1, 2, 2.5)))
+    np.testing.assert_allclose(by_spacing.data, by_factor.data, atol=1e-5)
+    np.testing.assert_allclose(by_spacing.affine, by_factor.affine)
+
+
+@pytest.mark.parametrize(("name", "factor"), [("mdcsrn_res", 2), ("mdcsrn_res_kspace", 1)])
+def test_the_default_factor_is_that_of_the_models_task(name, factor, blob):
+    scan = blob((11, 12, 13))
+    assert super_resolve(scan, make_model(name, blocks=1, units=1)).shape == tuple(factor * n for n in scan.shape)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"factor": (0.5, 1, 1)},
+        {"factor": (2, 2)},
+        {"factor": (2, np.nan, 2)},
+        {"factor": (2, np.inf, 2)},
+        {"factor": (2, -2, 2)},
+        {"spacing_mm": (1, 1, 2)},
+        {"spacing_mm": (1, 1, 0)},
+        {"spacing_mm": (1, 1)},
+        {"spacing_mm": (1, 1, -1)},
+        {"factor": (2, 2, 2), "spacing_mm": (0.5, 0.5, 0.5)},
+    ],
+)
+def test_bad_factors_and_spacings_are_refused(settings, blob):
+    with pytest.raises(InputError, match=r"factor|spacing"):
+        super_resolve(blob((9, 9, 9)), make_model(blocks=1, units=1), **settings)
+
+
+def test_a_constant_scan_is_refused():
+    with pytest.raises(InputError, match="constant"):
+        super_resolve(Volume(np.ones((9, 9, 9)), np.eye(4)), make_model(blocks=1, units=1))
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """Maker of a weights file as training writes it."""
+
+    def make(name="model.safetensors", metadata=None, drop=0):
+        experiment = experiments.get("mdcsrn_res", "smoke")
+        torch.manual_seed(0)
+        network = MDCSRN(width=experiment.width, **experiment.model_args)
+        state = dict(list(network.state_dict().items())[drop:])
+        save_weights(state, tmp_path / name, {"experiment": experiment.to_json()} if metadata is None else metadata)
+        return tmp_path / name, network, experiment
+
+    return make
+
+
+def test_a_model_is_loaded_as_it_was_saved(weights):
+    path, network, experiment = weights()
+    model = load_model(path, "cpu")
+    assert model.experiment.to_json() == experiment.to_json()
+    assert model.factor == (2, 2, 2)
+    assert not model.network.training
+    for name, value in network.state_dict().items():
+        assert torch.equal(model.network.state_dict()[name], value)
+
+
+@pytest.mark.parametrize("size", [0, 5, 200, 20_000, -1])
+def test_a_truncated_model_is_refused(weights, size):
+    path = weights()[0]
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(InputError, match=path.name):
+        load_model(path, "cpu")
+
+
+@pytest.mark.parametrize("metadata", [{}, {"experiment": "?"}, {"experiment": "{}"}, {"experiment": "[]"}, {"a": "b"}])
+def test_weights_that_are_not_of_an_experiment_are_refused(weights, metadata):
+    path = weights(metadata=metadata)[0]
+    with pytest.raises(InputError):
+        load_model(path, "cpu")
+
+
+def test_other_files_are_refused_with_their_name(weights, tmp_path):
+    (tmp_path / "text.safetensors").write_text("not weights at all")
+    (tmp_path / "folder").mkdir()
+    lacking = weights("lacking.safetensors", drop=1)[0]
+    for path in (tmp_path / "missing.safetensors", tmp_path / "text.safetensors", tmp_path / "folder", lacking):
+        with pytest.raises(InputError, match=path.name) as error:
+            load_model(path, "cpu")
+        assert "\n" not in str(error.value)
+
+
+def test_published_weights_are_loaded_by_their_name(published_dir):
+    path = published_dir / "mDCSRN_pretrained_G_step250000.pth"
+    if not path.is_file():
+        pytest.skip(f"{path.name} is not in {published_dir}; get it from its authors")
+    model = load_model(path, "cpu")
+    assert model.experiment.name == "mdcsrn"
+    assert model.factor == (1, 1, 1)
+
+
+def test_a_device_that_is_not_there_is_refused(weights):
+    with pytest.raises(InputError, match="device"):
+        load_model(weights()[0], "cuda:99")

@@ -1,0 +1,144 @@
+"""Metrics equal scikit-image's, whatever the slabs, and refuse what has no answer."""
+
+import numpy as np
+import pytest
+from skimage import metrics as reference
+
+from srlib.metrics import METRICS, evaluate, nrmse, psnr, ssim
+from srlib.paths import InputError
+
+SETTINGS = {
+    "uniform": {"win_size": 7},
+    "gaussian": {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False},
+}
+
+
+@pytest.fixture
+def pair():
+    """Maker of a smooth scan, a disturbed copy and a mask that touches the faces."""
+
+    def make(shape):
+        rng = np.random.default_rng(0)
+        hr = np.cumsum(rng.standard_normal(shape), axis=0).astype(np.float32)
+        sr = (hr + 0.5 * rng.standard_normal(shape)).astype(np.float32)
+        return hr, sr, np.cumsum(rng.standard_normal(shape), axis=2) > 0
+
+    return make
+
+
+def per_slice(hr, sr, axis, window, data_range):
+    maps = [
+        reference.structural_similarity(a, b, data_range=data_range, full=True, **SETTINGS[window])
+        for a, b in zip(np.moveaxis(hr, axis, 0), np.moveaxis(sr, axis, 0), strict=True)
+    ]
+    return np.mean([m[0] for m in maps]), np.moveaxis(np.stack([m[1] for m in maps]), 0, axis)
+
+
+@pytest.mark.parametrize("shape", [(13, 15, 11), (21, 12, 23), (12, 17, 24), (15, 13, 25), (11, 14, 27), (13, 12, 53)])
+@pytest.mark.parametrize("window", SETTINGS)
+@pytest.mark.parametrize("axis", [0, 2])
+def test_ssim_is_that_of_scikit_image(pair, shape, window, axis):
+    hr, sr, mask = pair(np.roll(shape, 1) if axis == 0 else shape)
+    mean, local = reference.structural_similarity(hr, sr, data_range=9.0, full=True, **SETTINGS[window])
+    assert ssim(hr, sr, 9.0, window=window, axis=axis) == pytest.approx(mean, abs=1e-5)
+    assert ssim(hr, sr, 9.0, mask, window=window, axis=axis) == pytest.approx(local[mask].mean(), abs=1e-5)
+    mean, local = per_slice(hr, sr, axis, window, 9.0)
+    assert ssim(hr, sr, 9.0, kind="2d", window=window, axis=axis) == pytest.approx(mean, abs=1e-5)
+    out = ssim(hr, sr, 9.0, mask, kind="2d", window=window, axis=axis)
+    assert out == pytest.approx(local[mask].mean(), abs=1e-5)
+
+
+@pytest.mark.parametrize("n", [7, 8, 23, 24, 25, 26, 29, 30, 31, 47, 48, 49, 51, 72, 73])
+@pytest.mark.parametrize("window", SETTINGS)
+def test_ssim_does_not_depend_on_where_slabs_end(pair, n, window):
+    if window == "gaussian":
+        n += 4
+    hr, sr, mask = pair((11, 12, n))
+    mean, local = reference.structural_similarity(hr, sr, data_range=9.0, full=True, **SETTINGS[window])
+    assert ssim(hr, sr, 9.0, window=window) == pytest.approx(mean, abs=1e-5)
+    assert ssim(hr, sr, 9.0, mask, window=window) == pytest.approx(local[mask].mean(), abs=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(13, 15, 11), (8, 7, 25)])
+def test_psnr_and_nrmse_are_those_of_scikit_image(pair, shape):
+    hr, sr, mask = pair(shape)
+    assert psnr(hr, sr, 9.0) == pytest.approx(reference.peak_signal_noise_ratio(hr, sr, data_range=9.0), rel=1e-5)
+    assert nrmse(hr, sr) == pytest.approx(reference.normalized_root_mse(hr, sr), rel=1e-5)
+    error = np.mean((hr[mask].astype(float) - sr[mask]) ** 2)
+    assert psnr(hr, sr, 9.0, mask) == pytest.approx(10 * np.log10(81 / error), rel=1e-5)
+    energy = np.mean(hr[mask].astype(float) ** 2)
+    assert nrmse(hr, sr, mask) == pytest.approx(np.sqrt(error / energy), rel=1e-5)
+
+
+def test_what_lies_outside_the_mask_does_not_change_psnr_and_nrmse(pair):
+    hr, sr, mask = pair((9, 10, 11))
+    other = np.where(mask, sr, sr + 100)
+    assert psnr(hr, sr, 9.0, mask) == psnr(hr, other, 9.0, mask)
+    assert nrmse(hr, sr, mask) == nrmse(hr, other, mask)
+
+
+def test_identical_scans_are_perfect(pair):
+    hr, _, mask = pair((13, 12, 25))
+    for scores in evaluate(hr, hr, 9.0, mask).values():
+        assert scores["psnr"] == np.inf
+        assert scores["nrmse"] == 0
+        assert scores["ssim3d"] == scores["ssim2d"] == pytest.approx(1, abs=1e-6)
+
+
+def test_evaluate_gives_every_metric_its_own_figure_in_every_region(pair):
+    hr, sr, mask = pair((13, 12, 55))
+    for region, inside in (("volume", None), ("mask", mask)):
+        expected = {name: metric(hr, sr, data_range=9.0, mask=inside) for name, metric in METRICS.items()}
+        assert evaluate(hr, sr, 9.0, mask)[region] == pytest.approx(expected, rel=1e-12)
+        assert len(set(expected.values())) == len(METRICS)
+    assert list(evaluate(hr, sr, 9.0)) == ["volume"]
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_pairs_that_cannot_be_compared_are_refused(pair, name):
+    hr, sr, mask = pair((13, 12, 11))
+    with pytest.raises(InputError, match="shape"):
+        METRICS[name](hr, sr[1:], data_range=1.0)
+    with pytest.raises(InputError, match="mask"):
+        METRICS[name](hr, sr, data_range=1.0, mask=mask[1:])
+    with pytest.raises(InputError, match="empty"):
+        METRICS[name](hr, sr, data_range=1.0, mask=np.zeros(hr.shape, dtype=bool))
+    with pytest.raises(InputError, match="boolean"):
+        METRICS[name](hr, sr, data_range=1.0, mask=mask.astype(np.uint8))
+
+
+@pytest.mark.parametrize("name", ["psnr", "ssim3d", "ssim2d"])
+@pytest.mark.parametrize("data_range", [0, -1, np.nan])
+def test_a_data_range_that_is_none_is_refused(pair, name, data_range):
+    hr, sr, _ = pair((13, 12, 11))
+    with pytest.raises(InputError, match="data_range"):
+        METRICS[name](hr, sr, data_range=data_range)
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind", "window", "fits"),
+    [
+        ((7, 7, 7), "3d", "uniform", True),
+        ((7, 7, 6), "3d", "uniform", False),
+        ((6, 9, 9), "3d", "uniform", False),
+        ((7, 7, 1), "2d", "uniform", True),
+        ((7, 6, 9), "2d", "uniform", False),
+        ((11, 11, 11), "3d", "gaussian", True),
+        ((11, 10, 11), "3d", "gaussian", False),
+    ],
+)
+def test_volumes_below_the_window_are_refused(pair, shape, kind, window, fits):
+    hr, sr, _ = pair(shape)
+    if fits:
+        assert -1 <= ssim(hr, sr, 9.0, kind=kind, window=window) <= 1
+    else:
+        with pytest.raises(InputError, match="needs at least"):
+            ssim(hr, sr, 9.0, kind=kind, window=window)
+
+
+def test_an_unknown_kind_or_window_is_refused(pair):
+    hr, sr, _ = pair((13, 12, 11))
+    with pytest.raises(InputError, match="4d"):
+        ssim(hr, sr, 9.0, kind="4d")
+    with pytest.raises(InputError, match="hann"):
+        ssim(hr, sr, 9.0, window="hann")
