@@ -187,9 +187,9 @@ SMOKE = {"width": 4, "patch_size": 16, "batch_size": 1, "n_train": 1, "max_steps
 PROFILES: dict[str, dict[str, dict[str, int]]] = {
     "paper": {name: {} for name in EXPERIMENTS},
     "quick": {
-        "mdcsrn": {**QUICK, "max_steps": 80},
-        "mdcsrn_res_kspace": {**QUICK, "max_steps": 80},
-        "mdcsrn_res": {**QUICK, "max_steps": 160},
+        "mdcsrn": {**QUICK, "max_steps": 60},
+        "mdcsrn_res_kspace": {**QUICK, "max_steps": 60},
+        "mdcsrn_res": {**QUICK, "max_steps": 150},
         "recnn": {**QUICK, "patch_size": 21, "batch_size": 8, "max_steps": 200},
         "recnn_multi": {**QUICK, "patch_size": 25, "batch_size": 4, "max_steps": 200},
         "srcnn3d": {**QUICK, "max_steps": 200},

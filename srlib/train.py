@@ -28,7 +28,7 @@ from srlib.models import MODELS
 from srlib.patches import extract, grid_locations
 from srlib.paths import InputError, atomic, first_line, make_dir, source_hash
 
-ROWS = 40  # of history.csv, at most: about one per 2.5 % of the steps
+ROWS = 20  # of history.csv, at most: one per 5 % of the steps
 AHEAD = 4  # batches that wait for the network
 
 
