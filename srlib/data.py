@@ -13,7 +13,7 @@ from srlib.degrade import make_degradation
 from srlib.experiments import TASKS, Experiment
 from srlib.patches import PatchLocation, extract, grid_locations, random_locations
 from srlib.paths import InputError, data_dir
-from srlib.volume import Scaling, Volume, fit_scaling, load, read_shape
+from srlib.volume import Scaling, Volume, fit_scaling, load, load_mat, read_shape, resample
 
 VOLUMES = ("t1", "t2", "labels", "lr", "mask")
 SPLITS = ("train", "val", "eval", "test")
@@ -114,13 +114,22 @@ class Pair:
 
 
 def make_pair(subject: Subject, experiment: Experiment) -> Pair:
-    """Degrade a subject's scan by the experiment's task."""
+    """Degrade a subject's scan by the experiment's task, or take the degraded one that the manifest gives.
+
+    The given one is a scan anywhere in the same world, which is interpolated by a cubic spline, or a ``.mat`` file on
+    the true scan's grid; no registration is done.
+    """
     hr = load(subject.file(experiment.contrast))
     name, settings = TASKS[experiment.task]
     degradation = make_degradation(name, **settings)
     try:
-        lr = degradation(hr)
-        on_grid = degradation.to_grid(lr, hr.shape)
+        if experiment.given and "lr" in subject.files:
+            file = subject.files["lr"]
+            lr = load_mat(file, hr) if file.suffix == ".mat" else load(file)
+            on_grid = lr if lr.shape == hr.shape else resample(lr, hr.shape, hr.affine)
+        else:
+            lr = degradation(hr)
+            on_grid = degradation.to_grid(lr, hr.shape)
         return Pair(lr, on_grid, hr, fit_scaling(on_grid.data, experiment.intensity))
     except InputError as err:
         raise InputError(f"{subject.file(experiment.contrast)}: {err}") from err

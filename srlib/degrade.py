@@ -24,10 +24,12 @@ class KSpaceTruncation:
     Chen et al., MICCAI 2018, Sec. 3.1. ``factor`` 2 keeps half of an axis's lines (the paper's task is
     (1, 2, 2) with the slice axis first), 5 keeps a fifth (the replicated code's). A factor f zeroes
     round(N (f - 1) / (2 f)) lines at each end, which is the truncation script's round(N / F) with
-    F = 2 f / (f - 1).
+    F = 2 f / (f - 1). ``stored_12bit`` then divides by the maximum and rounds to 0..4095, as that script does
+    before it stores the image.
     """
 
     factor: tuple[float, float, float]
+    stored_12bit: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "factor", _factors(self.factor))
@@ -51,7 +53,8 @@ class KSpaceTruncation:
             index = [slice(None)] * 3
             index[axis] = np.concatenate([order[:z], order[n - z :]])
             spectrum[tuple(index)] = 0
-        return hr.with_data(np.abs(fft.ifftn(spectrum, axes=axes, workers=-1)))
+        image = np.abs(fft.ifftn(spectrum, axes=axes, workers=-1))
+        return hr.with_data(np.rint(image / image.max() * 4095) if self.stored_12bit and image.any() else image)
 
     def to_grid(self, lr: Volume, shape: Sequence[int], order: int = 3) -> Volume:
         """The image itself: zero-filled k-space already lies on the high-resolution grid."""

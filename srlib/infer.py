@@ -6,17 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from tqdm import tqdm
 
 from srlib.device import choose_device
 from srlib.experiments import TASKS, Experiment, from_json
 from srlib.models import MODELS
-from srlib.patches import tiles
+from srlib.patches import extract, grid_locations, stitch, tiles
 from srlib.paths import InputError, first_line, results_root
 from srlib.published import PUBLISHED, load_published
-from srlib.train import read_metadata
+from srlib.train import load_weights, read_metadata
 from srlib.volume import Volume, fine_grid, fit_scaling, resample
 
 MAX_MEMORY_GB = 3.0
@@ -69,8 +67,8 @@ def load_model(weights: str | Path, device: str = "auto") -> Model:
         experiment = from_json(metadata["experiment"])
         network = MODELS[experiment.model](width=experiment.width, **experiment.model_args)
         try:
-            network.load_state_dict(load_file(path))
-        except (RuntimeError, SafetensorError) as err:
+            network.load_state_dict(load_weights(path))
+        except RuntimeError as err:
             raise InputError(f"{path}: its weights do not fit {experiment.model} ({first_line(err)})") from err
     network = network.to(choose_device(device), memory_format=torch.channels_last_3d)
     return Model(network.eval().requires_grad_(False), experiment)
@@ -96,6 +94,19 @@ def run_tiled(
             part = torch.from_numpy(np.ascontiguousarray(data[tile.outer.slices]))[None, None].to(device)
             out[tile.core.slices] = network(part)[0, 0][tile.inner].cpu().numpy()
     return out
+
+
+def run_patches(network: torch.nn.Module, data: np.ndarray, patch_size: int = 64, margin: int = 3) -> np.ndarray:
+    """A same-grid network over overlapping patches, ``margin`` voxels cut from each, stitched: mDCSRN's evaluation.
+
+    Chen et al., MICCAI 2018, Sec. 3.3. Unlike ``run_tiled`` the result depends on the patches, wherever the network
+    sees farther than the margin.
+    """
+    device = next(network.parameters()).device
+    places = grid_locations(data.shape, patch_size, patch_size - 2 * margin)
+    with torch.inference_mode():
+        parts = (network(torch.from_numpy(extract(data, p).copy())[None, None].to(device))[0, 0] for p in places)
+        return stitch((part.cpu().numpy() for part in parts), places, data.shape, margin)
 
 
 def enhance_on_grid(

@@ -50,6 +50,27 @@ def nrmse(hr: np.ndarray, sr: np.ndarray, mask: np.ndarray | None = None) -> flo
     return float(reference.normalized_root_mse(*_pair(hr, sr, mask)))
 
 
+def sharpness(hr: np.ndarray, sr: np.ndarray, mask: np.ndarray | None = None) -> float:
+    """Gradient energy of ``sr`` over that of ``hr``: 1 is as sharp as the truth, below is blurred, above is noisy (ours).
+
+    The energy is the sum of squared differences of neighbouring voxels along the three axes, both of them inside
+    the boolean mask where there is one. Raises InputError as ``psnr``; nan when ``hr`` is constant.
+    """
+    _pair(hr, sr, mask)
+    return float(np.divide(_gradient_energy(sr, mask), _gradient_energy(hr, mask) or np.nan))
+
+
+def _gradient_energy(data: np.ndarray, mask: np.ndarray | None) -> float:
+    energy = 0.0
+    for axis in range(data.ndim):
+        step = np.diff(data, axis=axis)
+        if mask is not None:
+            inside = np.moveaxis(mask, axis, 0)
+            step = step[np.moveaxis(inside[1:] & inside[:-1], 0, axis)]
+        energy += float(np.square(step).sum(dtype=np.float64))
+    return energy
+
+
 def ssim(
     hr: np.ndarray,
     sr: np.ndarray,
@@ -116,6 +137,7 @@ METRICS = {
     "ssim3d": ssim,
     "ssim2d": partial(ssim, kind="2d"),
     "nrmse": lambda hr, sr, data_range, mask=None: nrmse(hr, sr, mask),
+    "sharpness": lambda hr, sr, data_range, mask=None: sharpness(hr, sr, mask),
 }
 
 
@@ -134,6 +156,7 @@ def evaluate(
             "ssim3d": ssims["3d"][i],
             "ssim2d": ssims["2d"][i],
             "nrmse": nrmse(hr, sr, region),
+            "sharpness": sharpness(hr, sr, region),
         }
         for i, (name, region) in enumerate(regions.items())
     }

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from srlib.caffe import read_blobs
-from srlib.experiments import MDCSRN, RECNN, RECNN_MULTI, SRCNN3D, Experiment
+from srlib.experiments import EXPERIMENTS, Experiment
 from srlib.models import MODELS
 from srlib.paths import InputError, first_line
 
@@ -41,10 +41,10 @@ def _caffe(path: Path) -> dict[str, torch.Tensor]:
 
 # file name -> (its reader, to a state dict with our names; the experiment that it belongs to)
 PUBLISHED: dict[str, tuple[Callable[[Path], dict[str, torch.Tensor]], Experiment]] = {
-    "mDCSRN_pretrained_G_step250000.pth": (_mdcsrn, MDCSRN),
-    "SRReCNN3D_10Layers_IsoScalex2.caffemodel": (_caffe, RECNN),
-    "MultiSRReCNN3D_10Layers_IsoScalex2.caffemodel": (_caffe, RECNN_MULTI),
-    "SRCNN3D_iter_470000.caffemodel": (_caffe, SRCNN3D),
+    "mDCSRN_pretrained_G_step250000.pth": (_mdcsrn, EXPERIMENTS["mdcsrn"]),
+    "SRReCNN3D_10Layers_IsoScalex2.caffemodel": (_caffe, EXPERIMENTS["recnn"]),
+    "MultiSRReCNN3D_10Layers_IsoScalex2.caffemodel": (_caffe, EXPERIMENTS["recnn_multi"]),
+    "SRCNN3D_iter_470000.caffemodel": (_caffe, EXPERIMENTS["srcnn3d"]),
 }
 
 

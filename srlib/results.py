@@ -17,6 +17,7 @@ RUN_COLUMNS = [
     "run_id", "experiment", "profile", "seed", "commit", "dirty", "started", "seconds", "device", "versions",
     "manifest_sha256", "checkpoint_sha256", "config",
 ]  # fmt: skip
+DIGITS = {"psnr": 2, "ssim3d": 4, "ssim2d": 4, "nrmse": 4, "sharpness": 3}  # shown in tables, in this order
 OCCASION = ["commit", "dirty", "started", "seconds"]  # what may differ between two runs that did the same
 
 
@@ -126,13 +127,12 @@ def summary(metrics: pd.DataFrame, region: str | None = None) -> pd.DataFrame:
     chosen = metrics[metrics["region"] == region]
     wide = chosen.pivot_table("value", ["degradation", "subject", "experiment"], "metric").reset_index()
     wide = wide.sort_values(["degradation", "subject", "psnr"], kind="stable", ignore_index=True)
-    return wide.rename_axis(columns=None)[["degradation", "subject", "experiment", "psnr", "ssim3d", "ssim2d", "nrmse"]]
+    return wide.rename_axis(columns=None)[["degradation", "subject", "experiment", *DIGITS]]
 
 
 def to_text(table: pd.DataFrame, markdown: bool = False) -> str:
     """A summary as aligned text or as a Markdown table, metrics to fixed digits."""
-    digits = {"psnr": 2, "ssim3d": 4, "ssim2d": 4, "nrmse": 4}
-    cells = [[f"{v:.{digits[c]}f}" if c in digits else str(v) for c, v in row.items()] for _, row in table.iterrows()]
+    cells = [[f"{v:.{DIGITS[c]}f}" if c in DIGITS else str(v) for c, v in row.items()] for _, row in table.iterrows()]
     rows = [list(table.columns), *cells]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     if markdown:

@@ -9,63 +9,26 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch.nn import functional
 from tqdm import tqdm
 
 from srlib.data import PairDataset, Subject, patch_stream
 from srlib.device import choose_device, keep_freed_memory
 from srlib.experiments import Experiment
-from srlib.losses import LOSSES
-from srlib.models import MODELS
 from srlib.patches import extract, grid_locations
-from srlib.paths import InputError, atomic, first_line, make_dir, source_hash
+from srlib.paths import InputError, atomic, first_line, make_dir, sha256, source_hash
+from srlib.phases import AdversarialPhase, SupervisedPhase, learning_rate
 
 ROWS = 20  # of history.csv, at most: one per 5 % of the steps
 AHEAD = 4  # batches that wait for the network
-
-
-def learning_rate(experiment: Experiment, step: int) -> float:
-    """Learning rate of a step, counted from 0: a pure function, so that resuming needs no scheduler state."""
-    if experiment.schedule == "constant":
-        return experiment.learning_rate
-    return experiment.learning_rate * 0.5 * (1 + math.cos(math.pi * step / experiment.max_steps))
-
-
-def build_model(experiment: Experiment, seed: int = 0) -> torch.nn.Module:
-    """The experiment's network with weights drawn from the seed; global random state is left as it was."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return MODELS[experiment.model](width=experiment.width, **experiment.model_args)
-
-
-class SupervisedPhase:
-    """One network, one optimiser, one loss between its output and the truth."""
-
-    def __init__(self, experiment: Experiment, fabric, seed: int) -> None:
-        self.experiment, self.fabric = experiment, fabric
-        network = build_model(experiment, seed).to(memory_format=torch.channels_last_3d)
-        optimizer = torch.optim.Adam(network.parameters(), lr=experiment.learning_rate)
-        self.model, optimizer = fabric.setup(network, optimizer)
-        self.networks, self.optimizers = {"generator": network}, {"generator": optimizer}
-
-    def step(self, index: int, lr: torch.Tensor, hr: torch.Tensor) -> dict[str, torch.Tensor]:
-        """One update; returns the losses by name."""
-        optimizer = self.optimizers["generator"]
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(self.experiment, index)
-        optimizer.zero_grad()
-        loss = LOSSES[self.experiment.loss](self.model(lr), hr)
-        self.fabric.backward(loss)
-        optimizer.step()
-        return {"loss": loss.detach()}
 
 
 def fit(
@@ -78,14 +41,18 @@ def fit(
     processes: int = 1,
     checkpoint_every: int | None = None,
     progress: bool = True,
+    start: str | Path | None = None,
 ) -> Path:
     """Train an experiment on the subjects' pairs and return the path of ``model.safetensors`` in ``folder``.
+
+    An experiment that names another in its field ``start`` needs that one's trained weights as ``start``; with a
+    critic, its weights are written beside the generator's as ``critic.safetensors``.
 
     A finished run of the same experiment, data, seed and source is returned as it is; an interrupted one
     goes on from ``checkpoint.pt`` (written every ``checkpoint_every`` steps; by default a fifth of the
     run, at most 1,000) and ends in the same weights, to the bit, as an uninterrupted one on one CPU process.
     ``history.csv``: step, learning rate, mean losses, validation PSNR (dB, data range 1, fixed patches of
-    ``val``), patches per second, share of the time spent waiting for patches. With ``processes`` > 1 each
+    ``val``) and the critic's mean score of their real minus their generated versions, patches per second, share of the time spent waiting for patches. With ``processes`` > 1 each
     takes its share of a batch (Fabric's DDP) and batch-norm statistics are the first process's.
     Raises InputError for unusable data, device or folder, and when the loss is no longer finite.
     """
@@ -95,27 +62,40 @@ def fit(
         raise InputError("no training subject: give at least one row of the manifest the split train")
     if experiment.batch_size % processes:
         raise InputError(f"a batch of {experiment.batch_size} cannot be shared evenly by {processes} processes")
+    if bool(experiment.start) != bool(start):
+        wanted = (
+            f"the weights of {experiment.start!r} to start from" if experiment.start else "no weights to start from"
+        )
+        raise InputError(f"{experiment.name} expects {wanted}, got {start}")
     train = sorted(train, key=lambda s: s.name)[: experiment.n_train]
     identity = {
         "experiment": experiment.to_json(),
         "seed": str(seed),
         "source": source_hash(),
         "data": ",".join(f"{s.name}:{s.file(experiment.contrast).stat().st_size}" for s in [*train, *val]),
+        "start": sha256(start) if start else "",
     }
     final = folder / "model.safetensors"
     if not (final.is_file() and read_metadata(final) == identity):
         with keep_freed_memory() if chosen.type == "cpu" else nullcontext():
-            _train(experiment, train, val, folder, seed, identity, chosen, processes, checkpoint_every, progress)
+            _train(experiment, train, val, folder, seed, identity, chosen, processes, checkpoint_every, progress, start)
     return final
 
 
-def _train(experiment, train, val, folder, seed, identity, chosen, processes, checkpoint_every, progress) -> None:
+def _train(
+    experiment, train, val, folder, seed, identity, chosen, processes, checkpoint_every, progress, start
+) -> None:
     from lightning_fabric import Fabric  # three seconds of import that only training needs
 
-    final, checkpoint = folder / "model.safetensors", folder / "checkpoint.pt"
+    checkpoint = folder / "checkpoint.pt"
     fabric = Fabric(accelerator=chosen.type, devices=processes, strategy="ddp" if processes > 1 else "auto")
     fabric.launch()
-    phase = SupervisedPhase(experiment, fabric, seed)
+    phase = (AdversarialPhase if experiment.adversarial else SupervisedPhase)(experiment, fabric, seed)
+    if start:
+        try:
+            phase.networks["generator"].load_state_dict(load_weights(start))
+        except RuntimeError as err:
+            raise InputError(f"{start}: does not fit the generator of {experiment.name} ({first_line(err)})") from err
     step, history, pending = _resume(checkpoint, identity, phase)
     dataset, check = PairDataset(train, experiment), _validation(val, experiment)
     share = experiment.batch_size // processes
@@ -128,8 +108,6 @@ def _train(experiment, train, val, folder, seed, identity, chosen, processes, ch
         total=experiment.max_steps, initial=step, desc=experiment.name, unit="step",
         disable=not progress or fabric.global_rank > 0, mininterval=0.5 if sys.stderr.isatty() else 15,
     )  # fmt: skip
-    for network in phase.networks.values():
-        network.train()
     while step < experiment.max_steps:
         asked = time.perf_counter()
         lr, hr = (torch.from_numpy(a).to(fabric.device) for a in next(batches))
@@ -146,19 +124,20 @@ def _train(experiment, train, val, folder, seed, identity, chosen, processes, ch
             speed = (step - since) * experiment.batch_size / seconds
             history.append({
                 "step": step, "learning_rate": learning_rate(experiment, step - 1), **means,
-                "val_psnr": check(phase.networks["generator"], fabric.device),
+                **check(phase.networks, fabric.device),
                 "patches_per_s": speed, "wait_share": waited / seconds,
             })  # fmt: skip
-            bar.set_postfix(loss=f"{means['loss']:.4f}", patches=f"{speed:.1f}/s", refresh=False)
+            bar.set_postfix(loss=f"{means.get('loss', math.nan):.4f}", patches=f"{speed:.1f}/s", refresh=False)
             pending, waited, since, began = [], 0.0, step, time.perf_counter()
         if fabric.global_rank == 0 and step % checkpoint_every == 0 and step < experiment.max_steps:
             _save_checkpoint(checkpoint, identity, phase, step, history, pending)
     bar.close()
     if fabric.global_rank == 0:
         _write_history(folder / "history.csv", history)
-        weights = {k: v.detach().cpu().contiguous() for k, v in phase.networks["generator"].state_dict().items()}
-        with atomic(final) as temporary:
-            save_weights(weights, temporary, identity)
+        for name, network in reversed(phase.networks.items()):  # the generator last: its file says that all is done
+            weights = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+            with atomic(folder / f"{'model' if name == 'generator' else name}.safetensors") as temporary:
+                save_weights(weights, temporary, identity)
         checkpoint.unlink(missing_ok=True)
     fabric.barrier()
 
@@ -167,6 +146,14 @@ def save_weights(state: dict[str, torch.Tensor], path: Path, metadata: dict[str,
     """Write a state dict as safetensors; equal weights and metadata give equal bytes."""
     # in one entry, since the library writes several in random order
     save_file(state, path, metadata={"srlib": json.dumps(metadata, sort_keys=True)})
+
+
+def load_weights(path: str | Path) -> dict[str, torch.Tensor]:
+    """The state dict of a safetensors file; InputError when it is not one."""
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as err:
+        raise InputError(f"{path}: not a readable safetensors file ({first_line(err)})") from err
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -239,26 +226,24 @@ def _ahead(items: Iterator) -> Iterator:
 
 def _validation(
     subjects: Sequence[Subject], experiment: Experiment
-) -> Callable[[torch.nn.Module, torch.device], float]:
-    """A function that gives the mean PSNR over fixed patches of the subjects (nan when there are none)."""
+) -> Callable[[Mapping[str, torch.nn.Module], torch.device], dict[str, float]]:
+    """A function that measures networks on fixed patches of the subjects (nan when there are none)."""
     pairs = []
     for subject in subjects[:2]:
         lr, hr = PairDataset([subject], experiment)[0]
         places = grid_locations(hr.shape, experiment.patch_size)
         places = sorted(places, key=lambda p: -np.mean(hr[p.slices] > 0.05))[:4]
-        pairs += [(extract(lr, p), extract(hr, p)) for p in places]
-    tensors = [torch.from_numpy(np.stack(side)[:, None]) for side in zip(*pairs, strict=True)]
+        pairs += [[torch.from_numpy(extract(side, p))[None, None] for side in (lr, hr)] for p in places]
 
-    def check(network: torch.nn.Module, device: torch.device) -> float:
-        if not tensors:
-            return math.nan
-        network.eval()
-        with torch.no_grad():
-            error = [
-                functional.mse_loss(network(a.to(device)), b.to(device))
-                for a, b in zip(*(t.split(1) for t in tensors), strict=True)
-            ]
-        network.train()
-        return float(-10 * torch.log10(torch.stack(error)).mean())
+    @torch.no_grad()
+    def check(networks: Mapping[str, torch.nn.Module], device: torch.device) -> dict[str, float]:
+        psnr, gap = [], []
+        generator, critic = networks["generator"].eval(), networks.get("critic")
+        for lr, hr in ((a.to(device), b.to(device)) for a, b in pairs):
+            sr = generator(lr)
+            psnr.append(float(-10 * torch.log10(functional.mse_loss(sr, hr))))
+            gap += [float(critic(hr) - critic(sr))] if critic else []
+        row = {"val_psnr": psnr, "val_gap": gap} if critic else {"val_psnr": psnr}
+        return {name: float(np.mean(values)) if values else math.nan for name, values in row.items()}
 
     return check

@@ -8,6 +8,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from scipy import ndimage
+from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
 
 from srlib.paths import InputError, atomic, first_line
 
@@ -81,6 +83,21 @@ def load(path: str | Path) -> Volume:
     if not abs(np.linalg.det(image.affine[:3, :3])) > 1e-12 or not np.isfinite(image.affine).all():
         raise InputError(f"{path}: its affine is singular (a zero spacing) or not finite; repair the header first")
     return Volume(data, image.affine)
+
+
+def load_mat(path: str | Path, like: Volume, variable: str = "out_final") -> Volume:
+    """Read a 3-D array from a MATLAB file (version 5) onto the grid of ``like``; InputError when it does not fit."""
+    try:
+        data = loadmat(path, variable_names=[variable])[variable]
+    except KeyError as err:
+        raise InputError(
+            f"{path}: it holds no variable {variable!r}; expected a file of the truncation script"
+        ) from err
+    except (*_DAMAGED, MatReadError, NotImplementedError) as err:
+        raise InputError(f"{path}: not a readable MATLAB 5 file ({first_line(err)})") from err
+    if data.shape != like.shape or data.dtype.kind not in "iuf":
+        raise InputError(f"{path}: expected real numbers of shape {like.shape}, got {data.dtype} of shape {data.shape}")
+    return like.with_data(data)
 
 
 def read_shape(path: str | Path) -> tuple[int, int, int]:
@@ -215,6 +232,8 @@ def fit_scaling(data: np.ndarray, rule: str = "minmax") -> Scaling:
         raise InputError(
             f"the scan is constant (every voxel is {low:g}), so there is nothing to enhance; check the file"
         )
+    if rule == "12bit" and not 255 < high <= 4095:
+        raise InputError(f"the rule 12bit is for scans of 0 to 4095, this one reaches {high:g}; use the rule minmax")
     rules = {"minmax": (low, high - low), "max": (0.0, high), "12bit": (0.0, 4095.0)}
     if rule not in rules:
         raise InputError(f"unknown intensity rule {rule!r}; expected one of {', '.join(rules)}")

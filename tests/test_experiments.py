@@ -10,7 +10,7 @@ from srlib.degrade import make_degradation
 from srlib.losses import LOSSES
 from srlib.models import MODELS
 from srlib.paths import InputError
-from srlib.train import learning_rate
+from srlib.phases import learning_rate
 
 NAMES = list(experiments.EXPERIMENTS)
 
@@ -22,7 +22,7 @@ def test_profiles_only_shrink_named_budgets(name, profile):
     for field in dataclasses.fields(paper):
         before, after = getattr(paper, field.name), getattr(shrunk, field.name)
         if field.name in experiments.BUDGET:
-            assert 0 < after <= before
+            assert 0 < after <= before or before == after == 0
         else:
             assert after == before
 
@@ -30,7 +30,10 @@ def test_profiles_only_shrink_named_budgets(name, profile):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_number_has_a_source(name):
     experiment = experiments.get(name)
-    numbers = {f.name for f in dataclasses.fields(experiment) if f.type in (int, float)}
+    numbers = {f.name for f in dataclasses.fields(experiment) if f.type in (int, float) and getattr(experiment, f.name)}
+    if experiment.adversarial:
+        game = dataclasses.asdict(experiment.adversarial)
+        numbers |= {f"adversarial.{key}" for key, value in game.items() if isinstance(value, int | float)}
     assert numbers <= set(experiment.sources)
 
 
@@ -40,6 +43,8 @@ def test_names_lead_somewhere(name):
     kind, settings = experiments.TASKS[experiment.task]
     make_degradation(kind, **settings)
     assert experiment.model in MODELS and experiment.loss in LOSSES
+    assert bool(experiment.start) <= (experiment.start in NAMES)
+    assert bool(experiment.critic_steps) == bool(experiment.adversarial)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from srlib import data, experiments, infer, train
+from srlib import data, experiments, infer, phases, train
 from srlib.paths import InputError, atomic
 
 SMOKE = experiments.get("mdcsrn_res", "smoke")
@@ -27,39 +27,59 @@ class Killed(Exception):
 
 
 @pytest.fixture
-def killed_after(monkeypatch):
-    """Makes training stop dead after some steps, as a power cut would."""
+def kill(monkeypatch):
+    """Makes training stop dead before a step, as a power cut would; returns the undoing."""
 
-    def arm(steps):
-        step = train.SupervisedPhase.step
+    def arm(before):
+        for phase in (phases.SupervisedPhase, phases.AdversarialPhase):
 
-        def limited(self, index, lr, hr):
-            if index >= steps:
-                raise Killed
-            return step(self, index, lr, hr)
+            def limited(self, index, lr, hr, step=phase.step):
+                if index == before:
+                    raise Killed
+                return step(self, index, lr, hr)
 
-        monkeypatch.setattr(train.SupervisedPhase, "step", limited)
+            monkeypatch.setattr(phase, "step", limited)
         return monkeypatch.undo
 
     return arm
 
 
-@pytest.mark.parametrize("name", ["mdcsrn", "mdcsrn_res"])
-def test_resume_gives_the_same_weights_to_the_bit(cohort, tmp_path, killed_after, name):
-    experiment = dataclasses.replace(experiments.get(name, "smoke"), max_steps=7, batch_size=2)
-    whole = fit(cohort, tmp_path / "whole", experiment)
-    for steps in (3, 5):
-        release = killed_after(steps)
+@pytest.mark.parametrize("name", ["mdcsrn", "mdcsrn_res", "mdcsrn_res_wgan"])
+def test_resume_gives_the_same_weights_to_the_bit(cohort, tmp_path, kill, name):
+    experiment = dataclasses.replace(experiments.get(name, "smoke"), batch_size=2, max_steps=12)
+    start = fit(cohort, tmp_path / "start") if experiment.start else None
+    whole = fit(cohort, tmp_path / "whole", experiment, start=start)
+    for step in sorted(np.random.default_rng(0).integers(1, 12, 5)):
+        undo = kill(step)
         with pytest.raises(Killed):
-            fit(cohort, tmp_path / "cut", experiment, checkpoint_every=2)
-        release()
+            fit(cohort, tmp_path / "cut", experiment, checkpoint_every=2, start=start)
+        undo()
     assert (tmp_path / "cut" / "checkpoint.pt").is_file()
-    cut = fit(cohort, tmp_path / "cut", experiment, checkpoint_every=2)
-    assert cut.read_bytes() == whole.read_bytes()
+    cut = fit(cohort, tmp_path / "cut", experiment, checkpoint_every=2, start=start)
+    written = sorted(p.name for p in whole.parent.iterdir())
+    assert sorted(p.name for p in cut.parent.iterdir()) == written
+    for file in (f for f in written if f.endswith(".safetensors")):
+        assert (cut.parent / file).read_bytes() == (whole.parent / file).read_bytes()
     histories = [pd.read_csv(p.parent / "history.csv") for p in (whole, cut)]
-    same = ["step", "learning_rate", "loss", "val_psnr"]
-    pd.testing.assert_frame_equal(*(h[same] for h in histories))
-    assert not (tmp_path / "cut" / "checkpoint.pt").exists()
+    pd.testing.assert_frame_equal(*(h.drop(columns=["patches_per_s", "wait_share"]) for h in histories))
+
+
+def test_adversarial_training_starts_from_the_trained_generator(cohort, tmp_path):
+    start = fit(cohort, tmp_path / "start")
+    experiment = experiments.get("mdcsrn_res_wgan", "smoke")
+    before, after = load_file(start), load_file(fit(cohort, tmp_path / "gan", experiment, start=start))
+    assert not torch.equal(before["last.weight"], after["last.weight"])
+    assert (before["last.weight"] - after["last.weight"]).abs().max() < 2 * experiment.learning_rate
+    assert "score.0.weight" in load_file(tmp_path / "gan" / "critic.safetensors")
+    history = pd.read_csv(tmp_path / "gan" / "history.csv")
+    assert {"critic_loss", "gap", "val_gap", "loss", "adversarial"} <= set(history)
+    with pytest.raises(InputError, match="mdcsrn_res_wgan expects the weights of 'mdcsrn_res'"):
+        fit(cohort, tmp_path / "none", experiment)
+    with pytest.raises(InputError, match="mdcsrn_res expects no weights"):
+        fit(cohort, tmp_path / "none", start=start)
+    other = fit(cohort, tmp_path / "wide", dataclasses.replace(SMOKE, width=5))
+    with pytest.raises(InputError, match="does not fit"):
+        fit(cohort, tmp_path / "none", experiment, start=other)
 
 
 def test_training_is_a_function_of_the_seed(cohort, tmp_path):

@@ -67,3 +67,30 @@ class MDCSRN(nn.Module):
 def _concatenate(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """``torch.cat`` along channels; on the channels-last view it is several times faster on a CPU."""
     return torch.cat([a.movedim(1, -1), b.movedim(1, -1)], -1).movedim(-1, 1)
+
+
+class Critic(nn.Module):
+    """Critic of Chen et al., MICCAI 2018, Fig. 3: 31,155,777 parameters at width 64 and patches of 64^3.
+
+    Scores patches, (B, 1, n, n, n) to (B,). Layer normalisation is over (C, X, Y, Z), so that the parameters depend
+    on the ``patch_size`` n, which may be any. ``slope`` of the leaky ReLU: 1, as in the replicated code, is the
+    identity.
+    """
+
+    def __init__(self, width: int = 64, patch_size: int = 64, slope: float = 0.2) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv3d(1, width, 3, padding=1), nn.LeakyReLU(slope)]
+        channels, size = width, patch_size
+        for maps, stride in ((1, 2), (2, 1), (2, 2), (4, 1), (4, 2), (8, 1), (8, 2)):
+            size = -(-size // stride)
+            layers += [
+                nn.Conv3d(channels, maps * width, 3, stride, padding=1),
+                nn.LayerNorm([maps * width, size, size, size]),
+                nn.LeakyReLU(slope),
+            ]
+            channels = maps * width
+        self.features = nn.Sequential(*layers)
+        self.score = nn.Sequential(nn.Linear(channels, 16 * width), nn.LeakyReLU(slope), nn.Linear(16 * width, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.score(self.features(x).mean((2, 3, 4)))[:, 0]

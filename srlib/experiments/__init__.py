@@ -1,0 +1,48 @@
+"""Every system's numbers, once: what was published, where it is written, and what we do otherwise."""
+
+import dataclasses
+import json
+
+from srlib.experiments import mdcsrn, recnn
+from srlib.experiments.base import TASKS, Adversarial, Experiment
+from srlib.paths import InputError
+
+EXPERIMENTS: dict[str, Experiment] = {e.name: e for system in (mdcsrn, recnn) for e in system.EXPERIMENTS}
+
+# all that a profile may shrink
+BUDGET = ("max_steps", "critic_steps", "n_train", "batch_size", "patch_size", "width")
+_SMOKE = {"width": 4, "patch_size": 16, "batch_size": 1, "n_train": 1, "max_steps": 4}
+PROFILES: dict[str, dict[str, dict[str, int]]] = {
+    "paper": {name: {} for name in EXPERIMENTS},
+    "quick": {**mdcsrn.QUICK, **recnn.QUICK},
+    "smoke": {
+        name: {**_SMOKE, "max_steps": 12, "critic_steps": 3} if experiment.adversarial else _SMOKE
+        for name, experiment in EXPERIMENTS.items()
+    },
+}
+
+
+def get(name: str, profile: str = "paper") -> Experiment:
+    """An experiment with its profile's budget; InputError for an unknown name or profile."""
+    if profile not in PROFILES:
+        raise InputError(f"unknown profile {profile!r}; expected one of {', '.join(PROFILES)}")
+    if name not in EXPERIMENTS:
+        raise InputError(f"unknown experiment {name!r}; expected one of {', '.join(EXPERIMENTS)}")
+    return dataclasses.replace(EXPERIMENTS[name], **PROFILES[profile][name])
+
+
+def from_json(text: str) -> Experiment:
+    """The experiment that ``to_json`` wrote; InputError when the text is not one."""
+    try:
+        fields = json.loads(text)
+        task = fields.pop("task_settings")
+        fields["adversarial"] = fields["adversarial"] and Adversarial(**fields["adversarial"])
+        experiment = Experiment(
+            paper=EXPERIMENTS[fields["name"]].paper if fields["name"] in EXPERIMENTS else "", **fields
+        )
+        TASKS.setdefault(experiment.task, (task[0], task[1]))
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError) as err:
+        raise InputError(
+            f"not the description of an experiment ({err}); the file is not one of ours or is damaged"
+        ) from err
+    return experiment

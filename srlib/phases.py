@@ -1,0 +1,128 @@
+"""What one training step does: a supervised update, or a move in the game between critic and generator."""
+
+import math
+
+import numpy as np
+import torch
+
+from srlib import losses
+from srlib.experiments import Experiment
+from srlib.models import MODELS
+from srlib.models.mdcsrn import Critic
+
+
+def learning_rate(experiment: Experiment, step: int) -> float:
+    """Learning rate of a step, counted from 0: a pure function, so that resuming needs no scheduler state."""
+    if experiment.schedule == "constant":
+        return experiment.learning_rate
+    return experiment.learning_rate * 0.5 * (1 + math.cos(math.pi * step / experiment.max_steps))
+
+
+def who_moves(experiment: Experiment, step: int) -> str:
+    """``critic`` or ``generator``: the network that a step of adversarial training updates, steps counted from 0.
+
+    Chen et al., MICCAI 2018, Sec. 3.2: the critic alone at first, then a fixed number of critic steps for each
+    generator step, and after every so many of these steps a run of extra critic steps.
+    """
+    game = experiment.adversarial
+    if step < experiment.critic_steps:
+        return "critic"
+    place = (step - experiment.critic_steps) % (game.extra_every + game.extra)
+    turn = place % (game.per_generator + 1)
+    return "generator" if place < game.extra_every and turn == game.per_generator else "critic"
+
+
+def build_model(experiment: Experiment, seed: int = 0) -> torch.nn.Module:
+    """The experiment's network with weights drawn from the seed; global random state is left as it was."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return MODELS[experiment.model](width=experiment.width, **experiment.model_args)
+
+
+def build_critic(experiment: Experiment, seed: int = 0) -> torch.nn.Module:
+    """The experiment's critic, four times as wide as the generator (64 to 16, Sec. 2.2), weights from the seed."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Critic(4 * experiment.width, experiment.patch_size, experiment.adversarial.slope)
+
+
+class SupervisedPhase:
+    """One network, one optimiser, one loss between its output and the truth."""
+
+    def __init__(self, experiment: Experiment, fabric, seed: int) -> None:
+        self.experiment, self.fabric = experiment, fabric
+        network = build_model(experiment, seed).to(memory_format=torch.channels_last_3d)
+        self.networks = {"generator": network}
+        self.models, self.optimizers = _setup(fabric, self.networks, experiment)
+
+    def step(self, index: int, lr: torch.Tensor, hr: torch.Tensor) -> dict[str, torch.Tensor]:
+        """One update; returns the losses by name."""
+        self.networks["generator"].train()
+        loss = losses.LOSSES[self.experiment.loss](self.models["generator"](lr), hr)
+        _update(self, "generator", index, loss)
+        return {"loss": loss.detach()}
+
+
+class AdversarialPhase:
+    """A generator and a Wasserstein critic, of which each step updates one; the other stays as it is.
+
+    While the critic moves, the generator is in evaluation mode: not even its batch-norm statistics change, and
+    the critic judges what users would get.
+    """
+
+    def __init__(self, experiment: Experiment, fabric, seed: int) -> None:
+        self.experiment, self.fabric, self.seed = experiment, fabric, seed
+        generator = build_model(experiment, seed).to(memory_format=torch.channels_last_3d)
+        self.networks = {"generator": generator, "critic": build_critic(experiment, seed)}
+        self.models, self.optimizers = _setup(fabric, self.networks, experiment)
+
+    def step(self, index: int, lr: torch.Tensor, hr: torch.Tensor) -> dict[str, torch.Tensor]:
+        """One update of either network; returns its losses by name."""
+        return (self._critic if who_moves(self.experiment, index) == "critic" else self._generator)(index, lr, hr)
+
+    def _critic(self, index: int, lr: torch.Tensor, hr: torch.Tensor) -> dict[str, torch.Tensor]:
+        game = self.experiment.adversarial
+        self.networks["generator"].eval()
+        self.networks["critic"].requires_grad_(True)
+        with torch.no_grad():
+            sr = self.networks["generator"](lr).contiguous()
+        if game.constraint == "clip":
+            real, fake = self.models["critic"](torch.cat([hr, sr])).split(len(hr))
+            loss = distance = losses.wasserstein_critic(real, fake)
+        else:
+            draw = np.random.default_rng([self.seed, index, self.fabric.global_rank])
+            points = losses.mix(hr, sr, torch.from_numpy(draw.random(len(hr), dtype=np.float32)))
+            real, fake, between = self.models["critic"](torch.cat([hr, sr, points])).split(len(hr))
+            distance = losses.wasserstein_critic(real, fake)
+            loss = distance + game.strength * losses.gradient_penalty(between, points)
+        _update(self, "critic", index, loss)
+        if game.constraint == "clip":
+            losses.clip_weights(self.networks["critic"], game.strength)
+        return {"critic_loss": loss.detach(), "gap": -distance.detach()}
+
+    def _generator(self, index: int, lr: torch.Tensor, hr: torch.Tensor) -> dict[str, torch.Tensor]:
+        self.networks["generator"].train()
+        self.networks["critic"].requires_grad_(False)
+        sr = self.models["generator"](lr)
+        supervised = losses.LOSSES[self.experiment.loss](sr, hr)
+        adversarial = losses.wasserstein_generator(self.networks["critic"](sr.contiguous()))
+        _update(self, "generator", index, supervised + self.experiment.adversarial.weight * adversarial)
+        return {"loss": supervised.detach(), "adversarial": adversarial.detach()}
+
+
+def _setup(fabric, networks: dict[str, torch.nn.Module], experiment: Experiment) -> tuple[dict, dict]:
+    """Each network and its Adam, made ready for the device and the processes by Fabric."""
+    models, optimizers = {}, {}
+    for name, network in networks.items():
+        optimizer = torch.optim.Adam(network.parameters(), lr=experiment.learning_rate)
+        models[name], optimizers[name] = fabric.setup(network, optimizer)
+    return models, optimizers
+
+
+def _update(phase: SupervisedPhase | AdversarialPhase, name: str, index: int, loss: torch.Tensor) -> None:
+    optimizer = phase.optimizers[name]
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(phase.experiment, index)
+    optimizer.zero_grad()
+    phase.fabric.backward(loss)
+    optimizer.step()

@@ -1,0 +1,86 @@
+"""Who moves when, and that only the one who moves changes."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+
+from srlib import experiments
+from srlib.models.mdcsrn import Critic
+from srlib.phases import AdversarialPhase, who_moves
+
+SMOKE = experiments.get("mdcsrn_res_wgan", "smoke")
+
+
+class LocalFabric:
+    """The few calls of Fabric that a phase makes, on one CPU process."""
+
+    global_rank = 0
+
+    def setup(self, network, optimizer):
+        return network, optimizer
+
+    def backward(self, loss):
+        loss.backward()
+
+
+def test_the_schedule_of_the_paper():
+    paper = experiments.get("mdcsrn_wgan")
+    moves = [who_moves(paper, step) for step in range(10_000 + 3 * 700)]
+    assert set(moves[:10_000]) == {"critic"}
+    for period in range(3):
+        part = moves[10_000 + 700 * period :][:700]
+        assert part[:8] == ["critic"] * 7 + ["generator"]
+        assert part[:500].count("generator") == 62  # 7 : 1, whole turns of 500 steps
+        assert set(part[500:]) == {"critic"}
+
+
+def test_a_generator_moves_in_every_profile():
+    for name, experiment in experiments.EXPERIMENTS.items():
+        for profile in experiments.PROFILES if experiment.adversarial else ():
+            shrunk = experiments.get(name, profile)
+            assert "generator" in {who_moves(shrunk, step) for step in range(min(shrunk.max_steps, 20_000))}
+
+
+def changed(before, network):
+    return {k for k, v in network.state_dict().items() if not torch.equal(v, before[k])}
+
+
+@pytest.mark.parametrize("constraint, strength", [("penalty", 10.0), ("clip", 0.01)])
+def test_one_network_moves_and_the_other_is_left_alone(constraint, strength):
+    game = dataclasses.replace(SMOKE.adversarial, constraint=constraint, strength=strength)
+    phase = AdversarialPhase(dataclasses.replace(SMOKE, adversarial=game), LocalFabric(), seed=0)
+    with torch.no_grad():  # a trained network's last convolution is not zero
+        phase.networks["generator"].last.weight.normal_(0, 0.01)
+    lr, hr = torch.rand(2, 2, 1, 16, 16, 16).unbind(0)
+    for index in range(SMOKE.max_steps):
+        before = {name: copy.deepcopy(n.state_dict()) for name, n in phase.networks.items()}
+        losses = phase.step(index, lr, hr)
+        assert all(torch.isfinite(v) for v in losses.values())
+        mover = who_moves(SMOKE, index)
+        other = "generator" if mover == "critic" else "critic"
+        assert not changed(before[other], phase.networks[other])  # weights and batch-norm statistics
+        moved = changed(before[mover], phase.networks[mover])
+        if mover == "generator":
+            assert any("running_mean" in name for name in moved)
+        assert {name for name, _ in phase.networks[mover].named_parameters()} - moved <= {"score.2.bias"}
+    if constraint == "clip":
+        assert max(p.abs().max() for p in phase.networks["critic"].parameters()) <= 0.01
+
+
+@pytest.mark.parametrize("size", [9, 16, 24])
+def test_critics_of_any_patch_size(size):
+    critic = Critic(width=4, patch_size=size)
+    assert critic(torch.rand(2, 1, size, size, size)).shape == (2,)
+
+
+def test_the_critic_has_the_published_parameters_and_a_non_linearity():
+    assert sum(p.numel() for p in Critic().parameters()) == 31_155_777
+    x = torch.rand(1, 1, 16, 16, 16)
+    for slope, linear in ((0.2, False), (1.0, True)):
+        score = Critic(4, 16, slope).score
+        y = torch.randn(3, 32)
+        both = score(y) + score(-y) - 2 * score(torch.zeros_like(y))
+        assert torch.allclose(both, torch.zeros_like(both), atol=1e-5) == linear
+    assert torch.isfinite(Critic(4, 16)(x)).all()
