@@ -71,9 +71,10 @@ def run(notebooks, profile, cohort, seed, parameters, force) -> None:
 @click.option("--out", help="Folder of the run [default: its place under results/].")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--processes", default=1, show_default=True, help="Processes (one per GPU) that share each batch.")
-def train(experiment, cohort, profile, seed, out, device, processes) -> None:
+@click.option("--start", help="Weights to start from (file or experiment), for experiments that need them.")
+def train(experiment, cohort, profile, seed, out, device, processes, start) -> None:
     """Train one experiment; an interrupted training goes on where its last checkpoint was."""
-    from srlib import data, experiments
+    from srlib import data, experiments, infer
     from srlib import results as tables
     from srlib import train as training
 
@@ -81,7 +82,8 @@ def train(experiment, cohort, profile, seed, out, device, processes) -> None:
     subjects = data.read_manifest(cohort)
     split = {name: [s for s in subjects if s.split == name] for name in ("train", "val")}
     folder = results_dir(profile, cohort) / "checkpoints" / tables.run_id(experiment, profile, seed, cohort)
-    click.echo(training.fit(chosen, split["train"], split["val"], out or folder, seed, device, processes))
+    begin = infer.find_weights(start) if start else None
+    click.echo(training.fit(chosen, split["train"], split["val"], out or folder, seed, device, processes, start=begin))
 
 
 @main.command(epilog=_example("srlib manifest flat my_scans --out csv/mine.csv --split 0.7/0.1/0.2 --seed 0"))

@@ -120,19 +120,24 @@ def make_pair(subject: Subject, experiment: Experiment) -> Pair:
     the true scan's grid; no registration is done.
     """
     hr = load(subject.file(experiment.contrast))
-    name, settings = TASKS[experiment.task]
-    degradation = make_degradation(name, **settings)
     try:
-        if experiment.given and "lr" in subject.files:
-            file = subject.files["lr"]
-            lr = load_mat(file, hr) if file.suffix == ".mat" else load(file)
-            on_grid = lr if lr.shape == hr.shape else resample(lr, hr.shape, hr.affine)
-        else:
-            lr = degradation(hr)
-            on_grid = degradation.to_grid(lr, hr.shape)
+        if not (experiment.given and "lr" in subject.files):
+            return degraded(hr, experiment)
+        file = subject.files["lr"]
+        lr = load_mat(file, hr) if file.suffix == ".mat" else load(file)
+        on_grid = lr if lr.shape == hr.shape else resample(lr, hr.shape, hr.affine)
         return Pair(lr, on_grid, hr, fit_scaling(on_grid.data, experiment.intensity))
     except InputError as err:
-        raise InputError(f"{subject.file(experiment.contrast)}: {err}") from err
+        raise InputError(f"subject {subject.name}, {subject.file(experiment.contrast)}: {err}") from err
+
+
+def degraded(hr: Volume, experiment: Experiment) -> Pair:
+    """The pair that the experiment's task makes of a scan."""
+    name, settings = TASKS[experiment.task]
+    degradation = make_degradation(name, **settings)
+    lr = degradation(hr)
+    on_grid = degradation.to_grid(lr, hr.shape)
+    return Pair(lr, on_grid, hr, fit_scaling(on_grid.data, experiment.intensity))
 
 
 def baselines(pair: Pair, experiment: Experiment) -> dict[str, Volume]:

@@ -46,7 +46,8 @@ class KSpaceTruncation:
         axes = [axis for axis, z in enumerate(self.zeroed(hr.shape)) if z]
         if 0 in self.kept(hr.shape):
             raise InputError(f"factor {self.factor} leaves no k-space line of a volume of shape {hr.shape}")
-        spectrum = fft.fftn(hr.data, axes=axes, workers=-1)
+        data = hr.data.astype(np.float64) if self.stored_12bit else hr.data  # rounding must not hang on float32
+        spectrum = fft.fftn(data, axes=axes, workers=-1)
         for axis in axes:
             n, z = hr.shape[axis], self.zeroed(hr.shape)[axis]
             order = fft.fftshift(np.arange(n))  # order[i] = index of the i-th lowest frequency

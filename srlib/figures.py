@@ -57,11 +57,27 @@ def curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
     """Mean training loss and validation PSNR over steps, one line per run; from ``history.csv`` files."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
     for name, history in histories.items():
-        left.plot(history["step"], history["loss"], label=name)
+        known = history.dropna(subset="loss")  # steps in which only a critic moved have none
+        left.plot(known["step"], known["loss"], label=name)
         right.plot(history["step"], history["val_psnr"], label=name)
     left.set(xlabel="step", ylabel="training loss", yscale="log")
     right.set(xlabel="step", ylabel="validation PSNR (dB, range 1)")
     right.legend(fontsize=8)
+    return figure
+
+
+def game(history: pd.DataFrame, movers: list[str]) -> Figure:
+    """Adversarial training: who moved at each step, and by how much the critic tells real from generated patches."""
+    figure, (top, low) = plt.subplots(2, 1, figsize=(9, 4), sharex=True, layout="constrained", height_ratios=(1, 3))
+    for place, name in enumerate(("critic", "generator")):
+        steps = [step for step, mover in enumerate(movers) if mover == name]
+        top.plot(steps, [place] * len(steps), "|", markersize=9)
+    top.set(yticks=(0, 1), yticklabels=("critic", "generator"), ylim=(-0.6, 1.6), title="who moves")
+    low.plot(history["step"], history["gap"], label="training patches")
+    low.plot(history["step"], history["val_gap"], label="validation patches")
+    low.axhline(0, color="grey", linewidth=0.8)
+    low.set(xlabel="step", ylabel="score of real - generated")
+    low.legend(fontsize=8)
     return figure
 
 

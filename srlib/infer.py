@@ -12,7 +12,7 @@ from srlib.device import choose_device
 from srlib.experiments import TASKS, Experiment, from_json
 from srlib.models import MODELS
 from srlib.patches import extract, grid_locations, stitch, tiles
-from srlib.paths import InputError, first_line, results_root
+from srlib.paths import InputError, first_line, published_file, results_root
 from srlib.published import PUBLISHED, load_published
 from srlib.train import load_weights, read_metadata
 from srlib.volume import Volume, fine_grid, fit_scaling, resample
@@ -36,12 +36,14 @@ class Model:
 
 
 def find_weights(name: str | Path) -> Path:
-    """A weights file by its path, or by an experiment's name: the newest such run under ``results/``.
+    """A weights file by its path, a published one by its name, or an experiment's newest run under ``results/``.
 
     Raises InputError when there is neither.
     """
     if Path(name).is_file():
         return Path(name)
+    if published := published_file(Path(name).name):
+        return published
     runs = results_root().glob(f"*/checkpoints/{Path(name).name}-*/model.safetensors")
     newest = max(runs, key=lambda p: p.stat().st_mtime, default=None)
     if newest is None:

@@ -28,6 +28,15 @@ def data_dir() -> Path:
     return Path(os.environ.get("SRLIB_DATA") or root() / "data").resolve()
 
 
+def published_file(name: str) -> Path | None:
+    """A file that the original authors published, in ``published/`` of the data folder or of ``shared/`` beside the checkout.
+
+    None when it is not at hand.
+    """
+    places = (data_dir() / "published" / name, root().parent / "shared" / "published" / name)
+    return next((path for path in places if path.is_file()), None)
+
+
 def results_root() -> Path:
     """Folder of all results: ``SRLIB_RESULTS``, else ``results/`` in the checkout."""
     return Path(os.environ.get("SRLIB_RESULTS") or root() / "results").resolve()

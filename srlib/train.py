@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,12 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 from tqdm import tqdm
 
-from srlib.data import PairDataset, Subject, patch_stream
+from srlib import experiments, results
+from srlib.data import PairDataset, Subject, patch_stream, read_manifest
 from srlib.device import choose_device, keep_freed_memory
 from srlib.experiments import Experiment
 from srlib.patches import extract, grid_locations
-from srlib.paths import InputError, atomic, first_line, make_dir, sha256, source_hash
+from srlib.paths import InputError, atomic, first_line, make_dir, results_dir, sha256, source_hash
 from srlib.phases import AdversarialPhase, SupervisedPhase, learning_rate
 
 ROWS = 20  # of history.csv, at most: one per 5 % of the steps
@@ -80,6 +82,31 @@ def fit(
         with keep_freed_memory() if chosen.type == "cpu" else nullcontext():
             _train(experiment, train, val, folder, seed, identity, chosen, processes, checkpoint_every, progress, start)
     return final
+
+
+def fit_all(
+    names: Sequence[str], profile: str, cohort: str | Path, seed: int = 0, device: str = "auto"
+) -> dict[str, Path]:
+    """Train experiments one after the other, each from the one it starts from, and record them in ``runs.csv``.
+
+    Returns the weights by experiment; their folders are ``checkpoints/<run_id>/`` of the profile's results. Raises
+    InputError as ``fit``, and when an experiment stands before the one that it starts from.
+    """
+    folder, subjects = results_dir(profile, cohort), read_manifest(cohort)
+    split = {part: [s for s in subjects if s.split == part] for part in ("train", "val")}
+    weights: dict[str, Path | None] = {"": None}
+    for name in names:
+        experiment = experiments.get(name, profile)
+        if experiment.start not in weights:
+            raise InputError(f"{name} starts from {experiment.start}, which must be trained before it")
+        run = folder / "checkpoints" / results.run_id(name, profile, seed, cohort)
+        started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
+        start = weights[experiment.start]
+        weights[name] = fit(experiment, split["train"], split["val"], run, seed, device, start=start)
+        seconds, where = time.perf_counter() - clock, str(choose_device(device))
+        results.record_run(folder, experiment, profile, seed, cohort, weights[name], started, seconds, where)
+    del weights[""]
+    return weights
 
 
 def _train(

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from srlib import experiments
-from srlib.infer import Model, load_model, run_tiled, super_resolve
+from srlib.infer import Model, load_model, run_patches, run_tiled, super_resolve
 from srlib.models.mdcsrn import MDCSRN
 from srlib.paths import InputError
 from srlib.train import save_weights
@@ -197,3 +197,13 @@ def test_published_weights_are_loaded_by_their_name(published_dir):
 def test_a_device_that_is_not_there_is_refused(weights):
     with pytest.raises(InputError, match="device"):
         load_model(weights()[0], "cuda:99")
+
+
+def test_stitched_patches_equal_the_whole_where_the_margin_covers_what_the_network_sees():
+    torch.manual_seed(0)
+    network = MDCSRN(width=2, blocks=1, units=2).eval().requires_grad_(False)
+    data = np.random.default_rng(0).random((21, 19, 17), dtype=np.float32)
+    whole = network(torch.from_numpy(data)[None, None])[0, 0].numpy()
+    covered = run_patches(network, data, patch_size=12, margin=network.halo)
+    np.testing.assert_allclose(covered, whole, atol=1e-5)
+    assert np.abs(run_patches(network, data, patch_size=12, margin=1) - whole).max() > 1e-3

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 from skimage import metrics as reference
 
-from srlib.metrics import METRICS, evaluate, nrmse, psnr, ssim
+from srlib.metrics import METRICS, evaluate, nrmse, psnr, sharpness, ssim
 from srlib.paths import InputError
 
 SETTINGS = {
@@ -142,3 +143,15 @@ def test_an_unknown_kind_or_window_is_refused(pair):
         ssim(hr, sr, 9.0, kind="4d")
     with pytest.raises(InputError, match="hann"):
         ssim(hr, sr, 9.0, window="hann")
+
+
+def test_sharpness_is_the_ratio_of_gradient_energies(pair):
+    hr, _, mask = pair((13, 12, 25))
+    assert sharpness(hr, hr) == sharpness(hr, hr, mask) == 1
+    assert sharpness(hr, 2 * hr) == pytest.approx(4)
+    assert sharpness(hr, ndimage.uniform_filter(hr, 3)) < 0.5
+    inside = np.zeros((5, 5, 5), dtype=bool)
+    inside[1:3, 1, 1] = True
+    ramp = np.arange(5.0)[:, None, None] * np.ones((5, 5, 5))
+    assert sharpness(ramp, np.where(inside, 3 * ramp, 100), inside) == pytest.approx(9)
+    assert np.isnan(sharpness(np.ones((4, 4, 4)), np.zeros((4, 4, 4))))

@@ -36,7 +36,8 @@ def from_json(text: str) -> Experiment:
     try:
         fields = json.loads(text)
         task = fields.pop("task_settings")
-        fields["adversarial"] = fields["adversarial"] and Adversarial(**fields["adversarial"])
+        if fields.get("adversarial"):
+            fields["adversarial"] = Adversarial(**fields["adversarial"])
         experiment = Experiment(
             paper=EXPERIMENTS[fields["name"]].paper if fields["name"] in EXPERIMENTS else "", **fields
         )

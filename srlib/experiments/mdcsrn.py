@@ -152,7 +152,7 @@ EXPERIMENTS = (
 )
 
 _SMALL = {"width": 8, "patch_size": 32, "batch_size": 2, "n_train": 5}
-_GAN = {**_SMALL, "critic_steps": 40, "max_steps": 200}
+_GAN = {**_SMALL, "patch_size": 24, "critic_steps": 40, "max_steps": 160}
 QUICK = {
     "mdcsrn": {**_SMALL, "max_steps": 60},
     "mdcsrn_res_kspace": {**_SMALL, "max_steps": 60},
