@@ -31,7 +31,7 @@ class MDCSRN(nn.Module):
         self.residual = residual
         self.halo = 1 + blocks * units  # voxels an output voxel sees beyond itself
         # feature maps alive at the peak, in the last unit: the running sums, its input, norm and output
-        self.live_channels = (blocks - 1) * base + 1 + 3 * dense - width
+        self.live_channels = (blocks - 1) * base + 16 + 3 * dense - width
         self.first = nn.Conv3d(1, base, 3, padding=1, bias=False)
         self.blocks = nn.ModuleList(
             nn.ModuleList(DenseUnit(base + i * width, width) for i in range(units)) for _ in range(blocks)
@@ -57,7 +57,9 @@ class MDCSRN(nn.Module):
             for unit in block:
                 out = _concatenate(out, unit(out))
             stacked = torch.cat([w[:, read : read + out.shape[1]] for w in heads])
-            parts = functional.linear(out.movedim(1, -1), stacked).split([len(w) for w in heads], dim=-1)
+            spare = -len(stacked) % 16  # matrix products with a single or an odd number of columns are slow
+            mapped = functional.linear(out.movedim(1, -1), functional.pad(stacked, (0, 0, 0, spare)))
+            *parts, _ = mapped.split([*(len(w) for w in heads), spare], dim=-1)
             sums = [total + part for total, part in zip(sums, parts, strict=True)]
             read += out.shape[1]
         y = sums[0].movedim(-1, 1)
