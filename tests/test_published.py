@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from srlib.experiments import MDCSRN
+from srlib.experiments import EXPERIMENTS
 from srlib.paths import InputError
 from srlib.published import PUBLISHED, load_published
 
@@ -20,7 +20,7 @@ def weights(published_dir):
 @torch.no_grad()
 def test_the_authors_weights_are_loaded_tensor_by_tensor(weights):
     network, experiment = load_published(weights)
-    assert experiment is MDCSRN
+    assert experiment is EXPERIMENTS["mdcsrn"]
     theirs = torch.load(weights, map_location="cpu", weights_only=True)
     ours = {k: v for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
     assert len(ours) == len(theirs) == 85
