@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from srlib.degrade import make_degradation
-from srlib.experiments import BUDGET, EXPERIMENTS, PROFILES, TASKS, get
+from srlib.experiments import EXPERIMENTS, PROFILES, TASKS, get
 from srlib.infer import load_model, run_tiled
 from srlib.metrics import psnr
 from srlib.models import MODELS
@@ -143,9 +143,6 @@ def test_gradients_reach_every_layer():
 def test_experiments_fit_their_networks(name):
     for profile in PROFILES:
         experiment = get(name, profile)
-        assert all(getattr(experiment, key) <= getattr(EXPERIMENTS[name], key) for key in BUDGET)
-        assert set(PROFILES[profile][name]) <= set(BUDGET)
-        assert set(experiment.sources) >= {*BUDGET, "learning_rate", "task", "loss"}
         network = MODELS[experiment.model](width=experiment.width, **experiment.model_args)
         shape = (1, experiment.model_args.get("in_channels", 1), 5, 5, 5)
         assert network(torch.rand(shape)).shape == (1, 1, 5, 5, 5)
