@@ -21,7 +21,7 @@ def _factors(value: float | Sequence[float]) -> tuple[float, float, float]:
 class KSpaceTruncation:
     """Zero the outer k-space of each axis and keep the magnitude; the image stays on its grid.
 
-    Chen et al., MICCAI 2018, Sec. 3.1. ``factor`` 2 keeps half of an axis's lines (the paper's task is
+    Chen et al., MICCAI 2018. ``factor`` 2 keeps half of an axis's lines (the paper's task is
     (1, 2, 2) with the slice axis first), 5 keeps a fifth (the replicated code's). A factor f zeroes
     round(N (f - 1) / (2 f)) lines at each end, which is the truncation script's round(N / F) with
     F = 2 f / (f - 1). ``stored_12bit`` then divides by the maximum and rounds to 0..4095, as that script does

@@ -101,7 +101,7 @@ def run_tiled(
 def run_patches(network: torch.nn.Module, data: np.ndarray, patch_size: int = 64, margin: int = 3) -> np.ndarray:
     """A same-grid network over overlapping patches, ``margin`` voxels cut from each, stitched: mDCSRN's evaluation.
 
-    Chen et al., MICCAI 2018, Sec. 3.3. Unlike ``run_tiled`` the result depends on the patches, wherever the network
+    Chen et al., MICCAI 2018. Unlike ``run_tiled`` the result depends on the patches, wherever the network
     sees farther than the margin.
     """
     device = next(network.parameters()).device

@@ -21,7 +21,7 @@ def learning_rate(experiment: Experiment, step: int) -> float:
 def who_moves(experiment: Experiment, step: int) -> str:
     """``critic`` or ``generator``: the network that a step of adversarial training updates, steps counted from 0.
 
-    Chen et al., MICCAI 2018, Sec. 3.2: the critic alone at first, then a fixed number of critic steps for each
+    Chen et al., MICCAI 2018: the critic alone at first, then a fixed number of critic steps for each
     generator step, and after every so many of these steps a run of extra critic steps.
     """
     game = experiment.adversarial
@@ -40,7 +40,7 @@ def build_model(experiment: Experiment, seed: int = 0) -> torch.nn.Module:
 
 
 def build_critic(experiment: Experiment, seed: int = 0) -> torch.nn.Module:
-    """The experiment's critic, four times as wide as the generator (64 to 16, Sec. 2.2), weights from the seed."""
+    """The experiment's critic, four times as wide as the generator (64 to 16, as in the paper), weights from the seed."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return Critic(4 * experiment.width, experiment.patch_size, experiment.adversarial.slope)

@@ -52,7 +52,7 @@ class Experiment:
     min_foreground: float = 0.0  # random patches are redrawn below this share of non-background voxels
     intensity: str = "minmax"  # rule of volume.fit_scaling, fitted on the network's input
     given: bool = False  # the manifest's lr column, where filled, is the low-resolution scan
-    sources: Mapping[str, str] = field(default_factory=dict)  # number -> section, "code" or "ours: ..."
+    sources: Mapping[str, str] = field(default_factory=dict)  # number -> "paper", "code" or "ours: ..."
     deviations: tuple[str, ...] = ()
 
     def to_json(self) -> str:

@@ -18,7 +18,7 @@ class DenseUnit(nn.Module):
 
 
 class MDCSRN(nn.Module):
-    """Generator of Chen et al., MICCAI 2018, Fig. 2: 411,648 parameters at growth 16, 4 blocks of 4 units.
+    """Generator of Chen et al., MICCAI 2018, Fig. 1: 411,648 parameters at growth 16, 4 blocks of 4 units.
 
     Maps an interpolated or zero-filled scan to the full-resolution one on the same grid, (B, 1, X, Y, Z) to
     the same shape. Deviation, named and off by default: ``residual`` adds the input to the output and starts
@@ -72,7 +72,7 @@ def _concatenate(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 class Critic(nn.Module):
-    """Critic of Chen et al., MICCAI 2018, Fig. 3: 31,155,777 parameters at width 64 and patches of 64^3.
+    """Critic of Chen et al., MICCAI 2018, Fig. 1: 31,155,777 parameters at width 64 and patches of 64^3.
 
     Scores patches, (B, 1, n, n, n) to (B,). Layer normalisation is over (C, X, Y, Z), so that the parameters depend
     on the ``patch_size`` n, which may be any. ``slope`` of the leaky ReLU: 1, as in the replicated code, is the
