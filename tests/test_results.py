@@ -10,7 +10,7 @@ KEY = {"run_id": "r", "experiment": "cubic", "degradation": "gaussian_x2", "data
 
 
 def rows(subject, psnr):
-    quality = {"mask": {"psnr": psnr, "ssim3d": 0.9, "ssim2d": 0.8, "nrmse": 0.1}}
+    quality = {"mask": {"psnr": psnr, "ssim3d": 0.9, "ssim2d": 0.8, "nrmse": 0.1, "sharpness": 0.5}}
     return results.metric_rows(quality, **KEY, subject=subject)
 
 
@@ -51,7 +51,7 @@ def test_a_run_that_gives_the_same_again_keeps_its_row(tmp_path):
 def test_summary_is_wide_and_ends_with_the_best(tmp_path):
     results.record_metrics(tmp_path, rows("a", 30.0))
     better = results.metric_rows(
-        {"mask": {"psnr": 35.0, "ssim3d": 0.95, "ssim2d": 0.9, "nrmse": 0.05}},
+        {"mask": {"psnr": 35.0, "ssim3d": 0.95, "ssim2d": 0.9, "nrmse": 0.05, "sharpness": 0.7}},
         **{**KEY, "experiment": "net"},
         subject="a",
     )

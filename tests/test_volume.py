@@ -269,10 +269,10 @@ def test_a_blob_stays_where_it_is_on_a_turned_grid(blob, oblique, centre_of_mass
 
 
 @pytest.mark.parametrize(
-    ("rule", "expected"), [("minmax", (0, 1)), ("max", (0.1, 1)), ("12bit", (10 / 4095, 100 / 4095))]
+    ("rule", "expected"), [("minmax", (0, 1)), ("max", (0.1, 1)), ("12bit", (100 / 4095, 1000 / 4095))]
 )
 def test_scaling_is_undone_exactly_enough(rule, expected):
-    data = np.linspace(10, 100, 60, dtype=np.float32).reshape(3, 4, 5)
+    data = np.linspace(100, 1000, 60, dtype=np.float32).reshape(3, 4, 5)
     scaling = fit_scaling(data, rule)
     scaled = scaling.apply(data)
     np.testing.assert_allclose((scaled.min(), scaled.max()), expected, rtol=1e-6)
