@@ -72,7 +72,8 @@ def run(notebooks, profile, cohort, seed, parameters, force) -> None:
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--processes", default=1, show_default=True, help="Processes (one per GPU) that share each batch.")
 @click.option("--start", help="Weights to start from (file or experiment), for experiments that need them.")
-def train(experiment, cohort, profile, seed, out, device, processes, start) -> None:
+@click.option("--store", type=click.Path(), help="Patches made by 'srlib store', instead of cutting them from scans.")
+def train(experiment, cohort, profile, seed, out, device, processes, start, store) -> None:
     """Train one experiment; an interrupted training goes on where its last checkpoint was."""
     from srlib import data, experiments, infer
     from srlib import results as tables
@@ -83,7 +84,23 @@ def train(experiment, cohort, profile, seed, out, device, processes, start) -> N
     split = {name: [s for s in subjects if s.split == name] for name in ("train", "val")}
     folder = results_dir(profile, cohort) / "checkpoints" / tables.run_id(experiment, profile, seed, cohort)
     begin = infer.find_weights(start) if start else None
-    click.echo(training.fit(chosen, split["train"], split["val"], out or folder, seed, device, processes, start=begin))
+    parts = split["train"], split["val"]
+    click.echo(training.fit(chosen, *parts, out or folder, seed, device, processes, start=begin, store=store))
+
+
+@main.command(epilog=_example("srlib store recnn --cohort csv/mine.csv --profile paper --out patches.h5"))
+@click.argument("experiment")
+@click.option("--cohort", default="csv/example.csv", show_default=True, help="Manifest with train rows.")
+@click.option("--profile", default="quick", show_default=True, help="Budget: smoke, quick or paper.")
+@click.option("--out", required=True, type=click.Path(), help="The HDF5 file to write.")
+def store(experiment, cohort, profile, out) -> None:
+    """Write an experiment's training patches as HDF5 (data and label), for 'srlib train --store' or for Caffe."""
+    from srlib import data, experiments
+    from srlib import store as stores
+
+    chosen = experiments.get(experiment, profile)
+    subjects = data.training_subjects(data.read_manifest(cohort, "train"), chosen)
+    click.echo(stores.write_store(data.PairDataset(subjects, chosen), out))
 
 
 @main.command(epilog=_example("srlib manifest flat my_scans --out csv/mine.csv --split 0.7/0.1/0.2 --seed 0"))
@@ -132,15 +149,24 @@ def degrade(source, target, degradation, factor, sigma, align, on_grid) -> None:
 @click.option("--weights", required=True, help="A weights file, or the name of an experiment trained here.")
 @click.option("--factor", **FACTOR, help="Per voxel axis [default: the model's own].")
 @click.option("--spacing", **FACTOR, help="Target spacing in mm, instead of a factor.")
+@click.option("--reference", help="Scan of another contrast, for models that take one; not registered.")
+@click.option(
+    "--align",
+    type=click.Choice(["center", "corners"]),
+    default="center",
+    show_default=True,
+    help="What stays: the field of view, or the outermost voxel centres.",
+)
 @click.option("--device", default="auto", show_default=True)
 @click.option("--max-memory", default=3.0, show_default=True, help="GB that tiles may take.")
-def enhance(source, target, weights, factor, spacing, device, max_memory) -> None:
+def enhance(source, target, weights, factor, spacing, reference, align, device, max_memory) -> None:
     """Super-resolve a scan; the output lies where the input lay."""
     from srlib import infer, volume
 
     scan = volume.load(source)
     model = infer.load_model(weights, device)
-    sr = infer.super_resolve(scan, model, factor, spacing, max_memory, progress=True)
+    other = volume.load(reference) if reference else None
+    sr = infer.super_resolve(scan, model, factor, spacing, other, align, max_memory, progress=True)
     click.echo(volume.save(sr, target))
 
 

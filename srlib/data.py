@@ -1,6 +1,7 @@
 """Manifests (CSV, one row per subject), degraded pairs, and the endless stream of training patches."""
 
 import csv
+import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from srlib.degrade import make_degradation
+from srlib.degrade import GaussianDownsample, KSpaceTruncation, make_degradation
 from srlib.experiments import TASKS, Experiment
 from srlib.patches import PatchLocation, extract, grid_locations, random_locations
 from srlib.paths import InputError, data_dir
-from srlib.volume import Scaling, Volume, fit_scaling, load, load_mat, read_shape, resample
+from srlib.volume import Scaling, Volume, crop_or_pad, fit_scaling, load, load_mat, read_shape, resample
 
 VOLUMES = ("t1", "t2", "labels", "lr", "mask")
 SPLITS = ("train", "val", "eval", "test")
@@ -111,89 +112,148 @@ class Pair:
     on_grid: Volume
     hr: Volume
     scaling: Scaling  # fitted on ``on_grid``, the only one known at prediction time
+    reference: Volume | None = None  # another contrast on the grid of ``hr``, where the experiment takes one
 
 
-def make_pair(subject: Subject, experiment: Experiment) -> Pair:
-    """Degrade a subject's scan by the experiment's task, or take the degraded one that the manifest gives.
+def make_pair(subject: Subject, experiment: Experiment, task: str = "") -> Pair:
+    """Degrade a subject's scan by a task (the experiment's when empty), or take the degraded one of the manifest.
 
     The given one is a scan anywhere in the same world, which is interpolated by a cubic spline, or a ``.mat`` file on
-    the true scan's grid; no registration is done.
+    the true scan's grid; the reference, too, is brought by its affine alone: no registration is done.
     """
     hr = load(subject.file(experiment.contrast))
     try:
-        if not (experiment.given and "lr" in subject.files):
-            return degraded(hr, experiment)
-        file = subject.files["lr"]
-        lr = load_mat(file, hr) if file.suffix == ".mat" else load(file)
-        on_grid = lr if lr.shape == hr.shape else resample(lr, hr.shape, hr.affine)
-        return Pair(lr, on_grid, hr, fit_scaling(on_grid.data, experiment.intensity))
+        if experiment.given and "lr" in subject.files:
+            file = subject.files["lr"]
+            lr = load_mat(file, hr) if file.suffix == ".mat" else load(file)
+            on_grid = lr if lr.shape == hr.shape else resample(lr, hr.shape, hr.affine)
+            pair = Pair(lr, on_grid, hr, fit_scaling(on_grid.data, experiment.intensity))
+        else:
+            pair = degraded(hr, experiment, task)
     except InputError as err:
         raise InputError(f"subject {subject.name}, {subject.file(experiment.contrast)}: {err}") from err
+    if not experiment.reference:
+        return pair
+    try:
+        reference = bring(load(subject.file(experiment.reference)), pair.hr)
+    except InputError as err:
+        raise InputError(f"subject {subject.name}, {experiment.reference}: {err}") from err
+    return dataclasses.replace(pair, reference=reference)
 
 
-def degraded(hr: Volume, experiment: Experiment) -> Pair:
-    """The pair that the experiment's task makes of a scan."""
-    name, settings = TASKS[experiment.task]
-    degradation = make_degradation(name, **settings)
+def degraded(hr: Volume, experiment: Experiment, task: str = "") -> Pair:
+    """The pair that a task (the experiment's when empty) makes of a scan, which it may cut at its far faces."""
+    degradation = _degradation(task or experiment.task)
+    hr = crop_or_pad(hr, (0, 0, 0), degradation.usable(hr.shape))
     lr = degradation(hr)
     on_grid = degradation.to_grid(lr, hr.shape)
     return Pair(lr, on_grid, hr, fit_scaling(on_grid.data, experiment.intensity))
+
+
+def _degradation(task: str) -> KSpaceTruncation | GaussianDownsample:
+    name, settings = TASKS[task]
+    return make_degradation(name, **settings)
+
+
+def bring(reference: Volume, grid: Volume) -> Volume:
+    """A scan of another contrast on a scan's grid, by their affines; its minimum where it saw nothing.
+
+    Cubic spline; nothing is registered. Raises InputError when the two fields of view do not meet.
+    """
+    if reference.shape == grid.shape and np.allclose(reference.affine, grid.affine, atol=1e-4):
+        return reference
+    low = float(reference.data.min())
+    brought = resample(reference, grid.shape, grid.affine, outside=low)
+    if not (brought.data != low).any():
+        raise InputError(
+            "the reference shows nothing in the scan's field of view; their headers must place both in one world"
+        )
+    return brought
+
+
+def network_input(scan: Volume, reference: Volume | None, rule: str) -> np.ndarray:
+    """What a network sees: the scan and, where it takes one, the reference, each scaled on its own; (C, X, Y, Z)."""
+    return np.stack([fit_scaling(v.data, rule).apply(v.data) for v in (scan, reference) if v is not None])
 
 
 def baselines(pair: Pair, experiment: Experiment) -> dict[str, Volume]:
     """What needs no training, by name: the input itself where the task stays on its grid, else interpolations."""
     if pair.lr is pair.on_grid:
         return {"zero_filled": pair.on_grid}
-    name, settings = TASKS[experiment.task]
-    linear = make_degradation(name, **settings).to_grid(pair.lr, pair.hr.shape, order=1)
+    linear = _degradation(experiment.task).to_grid(pair.lr, pair.hr.shape, order=1)
     return {"linear": linear, "cubic": pair.on_grid}
 
 
-def load_mask(subject: Subject) -> np.ndarray | None:
-    """Where the subject's ``mask`` is non-zero, boolean (X, Y, Z); None when the manifest gives no mask."""
-    return load(subject.files["mask"]).data != 0 if "mask" in subject.files else None
+def load_mask(subject: Subject, shape: Sequence[int] | None = None) -> np.ndarray | None:
+    """Where the subject's ``mask`` is non-zero, boolean, cut to a shape; None when the manifest gives no mask."""
+    if "mask" not in subject.files:
+        return None
+    mask = load(subject.files["mask"]).data != 0
+    return mask[tuple(slice(n) for n in shape or mask.shape)]
+
+
+def training_subjects(subjects: Sequence[Subject], experiment: Experiment) -> list[Subject]:
+    """The subjects of the split ``train`` that an experiment trains on: its first ``n_train`` by name."""
+    return sorted((s for s in subjects if s.split == "train"), key=lambda s: s.name)[: experiment.n_train]
 
 
 class PairDataset:
-    """Scaled (input, truth) arrays of an experiment's subjects, float32 (X, Y, Z); the last few are kept."""
+    """Scaled (input, truth) arrays, (C, X, Y, Z) and (X, Y, Z) float32, of an experiment's subjects and tasks.
+
+    Item ``i`` is a subject under one of the experiment's training tasks; the last few are kept in memory.
+    """
 
     def __init__(self, subjects: Sequence[Subject], experiment: Experiment) -> None:
-        self.subjects, self.experiment = list(subjects), experiment
-        self.shapes = [read_shape(s.file(experiment.contrast)) for s in self.subjects]
+        self.experiment = experiment
+        self.items = [(s, task) for s in subjects for task in (experiment.task, *experiment.more_tasks)]
+        self.shapes = [_degradation(task).usable(read_shape(s.file(experiment.contrast))) for s, task in self.items]
         self._load = functools.lru_cache(maxsize=2 * POOL)(self._load)
 
     def __len__(self) -> int:
-        return len(self.subjects)
+        return len(self.items)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         return self._load(index)
 
     def _load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        pair = make_pair(self.subjects[index], self.experiment)
-        return pair.scaling.apply(pair.on_grid.data), pair.scaling.apply(pair.hr.data)
+        pair = make_pair(self.items[index][0], self.experiment, self.items[index][1])
+        given = network_input(pair.on_grid, pair.reference, self.experiment.intensity)
+        return given, pair.scaling.apply(pair.hr.data)
+
+    def grid(self, index: int) -> list[PatchLocation]:
+        """An item's patch locations on the experiment's grid; at most ``samples``, always the same ones."""
+        experiment, shape = self.experiment, self.shapes[index]
+        places = grid_locations(shape, experiment.patch_size, experiment.stride, experiment.border)
+        if experiment.samples is None or len(places) <= experiment.samples:
+            return places
+        chosen = np.random.default_rng(index).permutation(len(places))[: experiment.samples]
+        return [places[k] for k in chosen]
 
     def locations(self, index: int, rng: np.random.Generator) -> list[PatchLocation]:
-        """One epoch's patch locations of a subject; their number depends on its shape alone."""
-        experiment, shape = self.experiment, self.shapes[index]
-        grid = grid_locations(shape, experiment.patch_size)
-        if experiment.sampling == "grid":
+        """One epoch's patch locations of an item; their number depends on its shape alone."""
+        grid, (_, hr), chosen = self.grid(index), self[index], []
+        if self.experiment.sampling == "grid":
             return grid
-        hr, chosen = self[index][1], []
         for _ in grid:
-            candidates = random_locations(shape, experiment.patch_size, 8, rng)
+            candidates = random_locations(hr.shape, self.experiment.patch_size, 8, rng)
             shares = [np.mean(hr[c.slices] > 0.05) for c in candidates]
-            enough = [i for i, share in enumerate(shares) if share >= experiment.min_foreground]
+            enough = [i for i, share in enumerate(shares) if share >= self.experiment.min_foreground]
             chosen.append(candidates[enough[0] if enough else int(np.argmax(shares))])
         return chosen
 
+    def read(self, index: int, location: PatchLocation) -> tuple[np.ndarray, np.ndarray]:
+        """An item's patch as (input (C, x, y, z), truth (1, x, y, z))."""
+        given, truth = self[index]
+        return extract(given, location), extract(truth, location)[None]
+
 
 def patch_stream(dataset: PairDataset, seed: int, start: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Endless (input, truth) patches, (1, X, Y, Z) each: a pure function of the seed, entered at any patch.
+    """Endless (input, truth) patches, (C, x, y, z) and (1, x, y, z): a pure function of the seed, entered anywhere.
 
-    Each epoch shuffles the subjects; pools of a few are loaded (the next one while this one is served) and
-    their patches mixed. Entering late skips whole pools without reading them.
+    Each epoch shuffles the items (subjects, or the files of a patch store); pools of a few are loaded (the next
+    one while this one is served) and their patches mixed. Entering late skips whole pools without reading them.
     """
-    counts = [len(grid_locations(shape, dataset.experiment.patch_size)) for shape in dataset.shapes]
+    counts = [len(dataset.grid(index)) for index in range(len(dataset))]
 
     def pools() -> Iterator[tuple[int, list[int], int]]:
         epoch, skip = divmod(start, sum(counts))
@@ -218,5 +278,4 @@ def patch_stream(dataset: PairDataset, seed: int, start: int = 0) -> Iterator[tu
         while True:
             patches, ahead = ahead.result(), background.submit(prepare, *next(todo))
             for index, location in patches:
-                lr, hr = dataset[index]
-                yield extract(lr, location)[None], extract(hr, location)[None]
+                yield dataset.read(index, location)

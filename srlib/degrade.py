@@ -38,6 +38,10 @@ class KSpaceTruncation:
         """Lines zeroed at each end of each axis."""
         return tuple(int(n * (f - 1) / (2 * f) + 0.5) for n, f in zip(shape, self.factor, strict=True))
 
+    def usable(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The part of a scan, from voxel 0 on, that is degraded: all of it."""
+        return tuple(shape)
+
     def kept(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Lines kept along each axis."""
         return tuple(n - 2 * z for n, z in zip(shape, self.zeroed(shape), strict=True))
@@ -69,13 +73,15 @@ class GaussianDownsample:
     Pham et al., CMIG 2019, observation model (sigma 1 for every factor, cubic spline). Factors may be
     fractional and differ per axis; ``sigma`` is one number or one per axis, and an axis of factor 1 is
     not blurred. ``align='center'`` keeps the field of view (ours); ``align='corners'`` is SciPy's ``zoom``,
-    as the published code uses it: a named deviation, but one that its weights need.
+    as the published code uses it: a named deviation, but one that its weights need. ``whole`` says that scans are
+    cut to a whole multiple of the factor first (``usable``), as that code does.
     """
 
     factor: tuple[float, float, float]
     sigma: float | tuple[float, float, float] = 1.0
     order: int = 3
     align: str = "center"
+    whole: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "factor", _factors(self.factor))
@@ -88,9 +94,13 @@ class GaussianDownsample:
             raise InputError(f"align is 'center' or 'corners', got {self.align!r}")
         object.__setattr__(self, "sigma", tuple(float(s) for s in sigmas))
 
+    def usable(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The part of a scan, from voxel 0 on, that is degraded; all of it unless ``whole``."""
+        return tuple(int(n - n % f) if self.whole else n for n, f in zip(shape, self.factor, strict=True))
+
     def __call__(self, hr: Volume) -> Volume:
         sigma = [s if f > 1 else 0.0 for s, f in zip(self.sigma, self.factor, strict=True)]
-        blurred = hr.with_data(ndimage.gaussian_filter(hr.data, sigma, mode="nearest"))
+        blurred = hr.with_data(ndimage.gaussian_filter(hr.data, sigma, mode="reflect"))
         return resample(blurred, *coarse_grid(hr.shape, hr.affine, self.factor, self.align), order=self.order)
 
     def to_grid(self, lr: Volume, shape: Sequence[int], order: int = 3) -> Volume:

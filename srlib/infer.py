@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from srlib.data import bring, network_input
 from srlib.device import choose_device
 from srlib.experiments import TASKS, Experiment, from_json
 from srlib.models import MODELS
@@ -60,7 +61,7 @@ def load_model(weights: str | Path, device: str = "auto") -> Model:
     damaged or of another kind.
     """
     path = find_weights(weights)
-    if path.name in PUBLISHED:
+    if path.name in PUBLISHED or path.suffix == ".caffemodel":
         network, experiment = load_published(path)
     else:
         metadata = read_metadata(path)
@@ -79,21 +80,23 @@ def load_model(weights: str | Path, device: str = "auto") -> Model:
 def run_tiled(
     network: torch.nn.Module, data: np.ndarray, max_memory_gb: float = MAX_MEMORY_GB, progress: bool = False
 ) -> np.ndarray:
-    """A same-grid network over a whole array, float32 (X, Y, Z) to the same shape, tile by tile.
+    """A same-grid network over a whole array, float32 (X, Y, Z) or (C, X, Y, Z), to (X, Y, Z), tile by tile.
 
     Each tile carries a halo as wide as the network sees (``network.halo``), on inner faces only, so that the
     result is that of the whole array at once. Tiles are cut so that the network's ``live_channels`` feature
     maps and the scan itself stay within the budget. Raises InputError when the budget is too small.
     """
     device = next(network.parameters()).device
-    budget = max_memory_gb * 1e9 - WORKING_COPIES * data.nbytes
+    channels = data if data.ndim == 4 else data[None]
+    shape = channels.shape[1:]
+    budget = max_memory_gb * 1e9 - WORKING_COPIES * channels.nbytes
     if budget <= 0:
-        raise InputError(f"{max_memory_gb} GB do not hold a scan of shape {data.shape}; allow more memory")
-    todo = tiles(data.shape, network.halo, int(budget / (4 * network.live_channels)))
-    out = np.empty_like(data)
+        raise InputError(f"{max_memory_gb} GB do not hold a scan of shape {shape}; allow more memory")
+    todo = tiles(shape, network.halo, int(budget / (4 * network.live_channels)))
+    out = np.empty(shape, np.float32)
     with torch.inference_mode():
         for tile in tqdm(todo, desc="tiles", disable=not progress or len(todo) == 1):
-            part = torch.from_numpy(np.ascontiguousarray(data[tile.outer.slices]))[None, None].to(device)
+            part = torch.from_numpy(extract(channels, tile.outer).copy())[None].to(device)
             out[tile.core.slices] = network(part)[0, 0][tile.inner].cpu().numpy()
     return out
 
@@ -112,13 +115,24 @@ def run_patches(network: torch.nn.Module, data: np.ndarray, patch_size: int = 64
 
 
 def enhance_on_grid(
-    on_grid: Volume, model: Model, max_memory_gb: float = MAX_MEMORY_GB, progress: bool = False
+    on_grid: Volume,
+    model: Model,
+    reference: Volume | None = None,
+    max_memory_gb: float = MAX_MEMORY_GB,
+    progress: bool = False,
 ) -> Volume:
-    """Run a model on a scan that already lies on the output grid, in the scan's own units."""
-    scaling = fit_scaling(on_grid.data, model.experiment.intensity)
-    return on_grid.with_data(
-        scaling.invert(run_tiled(model.network, scaling.apply(on_grid.data), max_memory_gb, progress))
-    )
+    """Run a model on a scan that already lies on the output grid, in the scan's own units.
+
+    A model with two input channels needs the other contrast as ``reference``, on any grid in the same world: it is
+    brought by its affine, and nothing is registered. Raises InputError when it is missing or not wanted.
+    """
+    if bool(model.experiment.reference) != (reference is not None):
+        wanted = f"a reference ({model.experiment.reference})" if model.experiment.reference else "no reference"
+        raise InputError(f"{model.experiment.name} takes {wanted}, got {'none' if reference is None else 'one'}")
+    brought = None if reference is None else bring(reference, on_grid)
+    given = network_input(on_grid, brought, model.experiment.intensity)
+    sr = run_tiled(model.network, given, max_memory_gb, progress)
+    return on_grid.with_data(fit_scaling(on_grid.data, model.experiment.intensity).invert(sr))
 
 
 def super_resolve(
@@ -126,14 +140,18 @@ def super_resolve(
     model: Model,
     factor: Sequence[float] | None = None,
     spacing_mm: Sequence[float] | None = None,
+    reference: Volume | None = None,
+    align: str = "center",
     max_memory_gb: float = MAX_MEMORY_GB,
     progress: bool = False,
 ) -> Volume:
     """Super-resolve a scan from its own grid: cubic-spline interpolation, then the network.
 
     ``factor`` per axis (default: the one the model was trained for) or a target ``spacing_mm`` per axis; the
-    field of view stays, and the affine says where the finer voxels lie. Raises InputError for a constant scan,
-    a factor below 1 or not finite, or both arguments at once.
+    field of view stays, and the affine says where the finer voxels lie. With ``align='corners'`` the outermost voxel
+    centres stay instead, as in the published SRReCNN3D; also then the affine is the true one. ``reference``: see
+    ``enhance_on_grid``. Raises InputError for a constant scan, a factor below 1 or not finite, or factor and spacing
+    at once.
     """
     if factor is not None and spacing_mm is not None:
         raise InputError("give a factor or a spacing, not both")
@@ -146,5 +164,5 @@ def super_resolve(
         raise InputError(
             f"factor per axis must be at least 1, got {factor}; the scan's spacing is {volume.spacing_mm} mm"
         )
-    on_grid = volume if np.allclose(factor, 1) else resample(volume, *fine_grid(volume, factor))
-    return enhance_on_grid(on_grid, model, max_memory_gb, progress)
+    on_grid = volume if np.allclose(factor, 1) else resample(volume, *fine_grid(volume, factor, align))
+    return enhance_on_grid(on_grid, model, reference, max_memory_gb, progress)

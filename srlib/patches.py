@@ -37,21 +37,26 @@ def per_axis(value: int | Sequence[int], name: str = "patch_size", dims: int = 3
 
 
 def grid_locations(
-    shape: Sequence[int], patch_size: int | Sequence[int] = 64, stride: int | Sequence[int] | None = None
+    shape: Sequence[int],
+    patch_size: int | Sequence[int] = 64,
+    stride: int | Sequence[int] | None = None,
+    border: Sequence[int] | None = None,
 ) -> list[PatchLocation]:
     """Locations on a regular grid that cover the volume; the last one per axis is moved back inside.
 
     A volume smaller than a patch gets one location that begins at 0 and reaches beyond it (see ``extract``).
-    The stride is the patch size when not given (no overlap).
+    The stride is the patch size when not given (no overlap); ``border`` voxels at the faces of each axis are left out,
+    as far as a patch still fits.
     """
     size = per_axis(patch_size, "patch_size", len(shape))
     step = per_axis(size if stride is None else stride, "stride", len(shape))
     if any(s > p for s, p in zip(step, size, strict=True)):
         raise InputError(f"a stride of {step} leaves gaps between patches of {size}; use at most the patch size")
     axes = []
-    for n, p, s in zip(shape, size, step, strict=True):
-        last = max(n - p, 0)
-        axes.append([*range(0, last, s), last])
+    for n, p, s, b in zip(shape, size, step, border or [0] * len(shape), strict=True):
+        first = min(b, max(n - p, 0) // 2)
+        last = max(n - first - p, first)
+        axes.append([*range(first, last, s), last])
     return [PatchLocation(start, size) for start in itertools.product(*axes)]
 
 

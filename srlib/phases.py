@@ -1,6 +1,8 @@
 """What one training step does: a supervised update, or a move in the game between critic and generator."""
 
+import functools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -10,12 +12,29 @@ from srlib.experiments import Experiment
 from srlib.models import MODELS
 from srlib.models.mdcsrn import Critic
 
+# name -> share of the learning rate at a step of max_steps, given the experiment's schedule_args
+SCHEDULES: dict[str, Callable[..., float]] = {
+    "constant": lambda step, max_steps: 1.0,
+    "cosine": lambda step, max_steps: 0.5 * (1 + math.cos(math.pi * step / max_steps)),
+    # the rate falls to ``factor`` of it after the share ``at`` of all steps
+    "step": lambda step, max_steps, at, factor: 1.0 if step < at * max_steps else factor,
+}
+
+# the methods of SRReCNN3D's solver generator, with Caffe's momentum
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "sgd": functools.partial(torch.optim.SGD, momentum=0.9),
+    "nag": functools.partial(torch.optim.SGD, momentum=0.9, nesterov=True),
+    "rmsprop": torch.optim.RMSprop,
+    "adagrad": torch.optim.Adagrad,
+    "adadelta": torch.optim.Adadelta,
+}
+
 
 def learning_rate(experiment: Experiment, step: int) -> float:
     """Learning rate of a step, counted from 0: a pure function, so that resuming needs no scheduler state."""
-    if experiment.schedule == "constant":
-        return experiment.learning_rate
-    return experiment.learning_rate * 0.5 * (1 + math.cos(math.pi * step / experiment.max_steps))
+    share = SCHEDULES[experiment.schedule](step, experiment.max_steps, **experiment.schedule_args)
+    return experiment.learning_rate * share
 
 
 def who_moves(experiment: Experiment, step: int) -> str:
@@ -111,10 +130,16 @@ class AdversarialPhase:
 
 
 def _setup(fabric, networks: dict[str, torch.nn.Module], experiment: Experiment) -> tuple[dict, dict]:
-    """Each network and its Adam, made ready for the device and the processes by Fabric."""
+    """Each network and its optimiser, made ready for the device and the processes by Fabric."""
     models, optimizers = {}, {}
     for name, network in networks.items():
-        optimizer = torch.optim.Adam(network.parameters(), lr=experiment.learning_rate)
+        named = list(network.named_parameters())
+        groups = [
+            {"params": [p for n, p in named if n.endswith("bias") == biases], "rate": rate}
+            for biases, rate in ((False, 1.0), (True, experiment.bias_rate))
+        ]
+        make = OPTIMIZERS[experiment.optimizer]
+        optimizer = make(groups, lr=experiment.learning_rate, **experiment.optimizer_args)
         models[name], optimizers[name] = fabric.setup(network, optimizer)
     return models, optimizers
 
@@ -122,7 +147,7 @@ def _setup(fabric, networks: dict[str, torch.nn.Module], experiment: Experiment)
 def _update(phase: SupervisedPhase | AdversarialPhase, name: str, index: int, loss: torch.Tensor) -> None:
     optimizer = phase.optimizers[name]
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate(phase.experiment, index)
+        group["lr"] = learning_rate(phase.experiment, index) * group["rate"]
     optimizer.zero_grad()
     phase.fabric.backward(loss)
     optimizer.step()

@@ -1,5 +1,6 @@
 """Readers of the weights that the original authors published, into our networks."""
 
+import dataclasses
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -49,19 +50,36 @@ PUBLISHED: dict[str, tuple[Callable[[Path], dict[str, torch.Tensor]], Experiment
 
 
 def load_published(path: str | Path) -> tuple[torch.nn.Module, Experiment]:
-    """Network and experiment from a published file, known by its name; InputError when unknown or damaged."""
+    """Network and experiment from a published file, known by its name, or from any SRReCNN3D ``.caffemodel``.
+
+    Of the latter, layers, filters, kernel and channels are read from the file. InputError when it is neither, or
+    damaged.
+    """
     path = Path(path)
-    if path.name not in PUBLISHED:
+    if path.name not in PUBLISHED and path.suffix != ".caffemodel":
         raise InputError(f"{path.name} is not a published file known here; expected one of {', '.join(PUBLISHED)}")
     if not path.is_file():
         raise InputError(f"{path}: no such file; get it from its authors (see csv/README.md)")
-    read, experiment = PUBLISHED[path.name]
-    network = MODELS[experiment.model](width=experiment.width, **experiment.model_args)
     try:
-        network.load_state_dict(read(path), strict=True)
+        if path.name in PUBLISHED:
+            read, experiment = PUBLISHED[path.name]
+            weights = read(path)
+        else:
+            weights = _caffe(path)
+            experiment = _recnn_of(weights)
+        network = MODELS[experiment.model](width=experiment.width, **experiment.model_args)
+        network.load_state_dict(weights, strict=True)
     except InputError:
         raise
-    except (RuntimeError, AttributeError, ValueError) as err:
+    except (RuntimeError, AttributeError, ValueError, KeyError) as err:
         reason = str(err).splitlines()[-1].strip() if str(err) else type(err).__name__
         raise InputError(f"{path}: its tensors do not fit the published network ({reason})") from err
     return network, experiment
+
+
+def _recnn_of(weights: dict[str, torch.Tensor]) -> Experiment:
+    """The mono- or multimodal SRReCNN3D experiment with the size of a file's network; KeyError without its layers."""
+    width, channels, kernel = weights["conv1.weight"].shape[:3]
+    experiment = EXPERIMENTS["recnn_multi" if channels == 2 else "recnn"]
+    size = {"layers": len(weights) // 2, "kernel": kernel, "in_channels": channels}
+    return dataclasses.replace(experiment, width=width, model_args={**experiment.model_args, **size})

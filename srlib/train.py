@@ -25,9 +25,10 @@ from srlib import experiments, results
 from srlib.data import PairDataset, Subject, patch_stream, read_manifest
 from srlib.device import choose_device, keep_freed_memory
 from srlib.experiments import Experiment
-from srlib.patches import extract, grid_locations
+from srlib.patches import extract, grid_locations, per_axis
 from srlib.paths import InputError, atomic, first_line, make_dir, results_dir, sha256, source_hash
 from srlib.phases import AdversarialPhase, SupervisedPhase, learning_rate
+from srlib.store import PatchStore
 
 ROWS = 20  # of history.csv, at most: one per 5 % of the steps
 AHEAD = 4  # batches that wait for the network
@@ -44,23 +45,26 @@ def fit(
     checkpoint_every: int | None = None,
     progress: bool = True,
     start: str | Path | None = None,
+    store: str | Path | None = None,
 ) -> Path:
     """Train an experiment on the subjects' pairs and return the path of ``model.safetensors`` in ``folder``.
 
     An experiment that names another in its field ``start`` needs that one's trained weights as ``start``; with a
-    critic, its weights are written beside the generator's as ``critic.safetensors``.
+    critic, its weights are written beside the generator's as ``critic.safetensors``. With ``store``, patches are read
+    from that HDF5 file (see ``store.write_store``) instead of being cut from ``train``.
 
     A finished run of the same experiment, data, seed and source is returned as it is; an interrupted one
     goes on from ``checkpoint.pt`` (written every ``checkpoint_every`` steps; by default a fifth of the
     run, at most 1,000) and ends in the same weights, to the bit, as an uninterrupted one on one CPU process.
-    ``history.csv``: step, learning rate, mean losses, validation PSNR (dB, data range 1, fixed patches of
-    ``val``) and the critic's mean score of their real minus their generated versions, patches per second, share of the time spent waiting for patches. With ``processes`` > 1 each
-    takes its share of a batch (Fabric's DDP) and batch-norm statistics are the first process's.
+    ``history.csv``: step, learning rate, mean losses, validation PSNR (dB, data range 1, fixed patches of ``val``)
+    and the critic's mean score of their real minus their generated versions, patches per second, share of the time
+    spent waiting for patches. With ``processes`` > 1 each takes its share of a batch (Fabric's DDP) and batch-norm
+    statistics are the first process's.
     Raises InputError for unusable data, device or folder, and when the loss is no longer finite.
     """
     folder = make_dir(Path(folder))
     chosen = choose_device(device)
-    if not train:
+    if not train and not store:
         raise InputError("no training subject: give at least one row of the manifest the split train")
     if experiment.batch_size % processes:
         raise InputError(f"a batch of {experiment.batch_size} cannot be shared evenly by {processes} processes")
@@ -70,17 +74,26 @@ def fit(
         )
         raise InputError(f"{experiment.name} expects {wanted}, got {start}")
     train = sorted(train, key=lambda s: s.name)[: experiment.n_train]
+    dataset = _read_store(store, experiment) if store else PairDataset(train, experiment)
     identity = {
         "experiment": experiment.to_json(),
         "seed": str(seed),
         "source": source_hash(),
-        "data": ",".join(f"{s.name}:{s.file(experiment.contrast).stat().st_size}" for s in [*train, *val]),
+        "data": ",".join(
+            f"{s.name}:{s.file(column).stat().st_size}"
+            for s in [*train, *val]
+            for column in (experiment.contrast, experiment.reference)
+            if column
+        ),
+        "store": sha256(store) if store else "",
         "start": sha256(start) if start else "",
     }
     final = folder / "model.safetensors"
     if not (final.is_file() and read_metadata(final) == identity):
         with keep_freed_memory() if chosen.type == "cpu" else nullcontext():
-            _train(experiment, train, val, folder, seed, identity, chosen, processes, checkpoint_every, progress, start)
+            _train(
+                experiment, dataset, val, folder, seed, identity, chosen, processes, checkpoint_every, progress, start
+            )
     return final
 
 
@@ -110,7 +123,7 @@ def fit_all(
 
 
 def _train(
-    experiment, train, val, folder, seed, identity, chosen, processes, checkpoint_every, progress, start
+    experiment, dataset, val, folder, seed, identity, chosen, processes, checkpoint_every, progress, start
 ) -> None:
     from lightning_fabric import Fabric  # three seconds of import that only training needs
 
@@ -124,7 +137,7 @@ def _train(
         except RuntimeError as err:
             raise InputError(f"{start}: does not fit the generator of {experiment.name} ({first_line(err)})") from err
     step, history, pending = _resume(checkpoint, identity, phase)
-    dataset, check = PairDataset(train, experiment), _validation(val, experiment)
+    check = _validation(val, experiment)
     share = experiment.batch_size // processes
     patches = patch_stream(dataset, seed, step * experiment.batch_size)
     batches = _ahead(_batches(patches, experiment.batch_size, share * fabric.global_rank, share))
@@ -167,6 +180,16 @@ def _train(
                 save_weights(weights, temporary, identity)
         checkpoint.unlink(missing_ok=True)
     fabric.barrier()
+
+
+def _read_store(path: str | Path, experiment: Experiment) -> PatchStore:
+    store = PatchStore(path)
+    expected = (1 + bool(experiment.reference), *per_axis(experiment.patch_size))
+    if store.shapes[0][1:] != expected:
+        raise InputError(
+            f"{path}: {experiment.name} expects patches (C, x, y, z) of {expected}, got {store.shapes[0][1:]}"
+        )
+    return store
 
 
 def save_weights(state: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
@@ -257,10 +280,10 @@ def _validation(
     """A function that measures networks on fixed patches of the subjects (nan when there are none)."""
     pairs = []
     for subject in subjects[:2]:
-        lr, hr = PairDataset([subject], experiment)[0]
+        lr, hr = PairDataset([subject], experiment)[0]  # of the first task
         places = grid_locations(hr.shape, experiment.patch_size)
         places = sorted(places, key=lambda p: -np.mean(hr[p.slices] > 0.05))[:4]
-        pairs += [[torch.from_numpy(extract(side, p))[None, None] for side in (lr, hr)] for p in places]
+        pairs += [[torch.from_numpy(extract(side, p))[None] for side in (lr, hr[None])] for p in places]
 
     @torch.no_grad()
     def check(networks: Mapping[str, torch.nn.Module], device: torch.device) -> dict[str, float]:

@@ -174,17 +174,24 @@ def _scale_shift(step: np.ndarray, shift: np.ndarray) -> np.ndarray:
     return matrix
 
 
-def resample(volume: Volume, shape: Sequence[int], affine: np.ndarray, order: int = 3) -> Volume:
-    """Spline interpolation of the given order on another grid; beyond the edge the scan is mirrored."""
+def resample(
+    volume: Volume, shape: Sequence[int], affine: np.ndarray, order: int = 3, outside: float | None = None
+) -> Volume:
+    """Spline interpolation of the given order on another grid.
+
+    Beyond the field of view (half a voxel from the outermost centres) the scan is mirrored, or ``outside``.
+    """
     mapping = np.linalg.inv(volume.affine) @ affine
     matrix, offset = mapping[:3, :3], mapping[:3, 3]
     diagonal = np.diag(matrix)
     if np.abs(matrix - np.diag(diagonal)).max() < 1e-6:  # same axes: SciPy's separable path, many times faster
         matrix = diagonal
     # voxel centres that coincide up to rounding must not be read from beyond the edge
-    data = ndimage.affine_transform(
-        volume.data, matrix, np.round(offset, 9), tuple(shape), np.float32, order, mode="mirror"
-    )
+    place = {"matrix": matrix, "offset": np.round(offset, 9), "output_shape": tuple(shape)}
+    data = ndimage.affine_transform(volume.data, **place, output=np.float32, order=order, mode="mirror")
+    if outside is not None:
+        seen = np.ones(volume.shape, np.uint8)
+        data[ndimage.affine_transform(seen, **place, order=0, mode="grid-constant") == 0] = outside
     return Volume(data, affine)
 
 

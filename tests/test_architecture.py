@@ -13,7 +13,7 @@ ORDER = [
     "paths", "experiments", "device",
     "volume", "patches", "degrade", "metrics", "losses", "models",
     "generator", "caffe", "published", "results",
-    "data", "layouts", "figures", "example",
+    "data", "store", "layouts", "figures", "example",
     "phases", "train", "infer",
     "run", "readme", "cli", "__main__",
 ]  # fmt: skip

@@ -141,3 +141,33 @@ def test_manifest_and_train(srlib, cohort, tmp_path):
     assert result.output.strip().endswith("model.safetensors")
     result = srlib("enhance", next(cohort.parent.glob("*.nii.gz")), tmp_path / "o.nii", "--weights", "mdcsrn_res")
     assert result.exit_code == 0, result.output
+
+
+def test_a_store_is_written_and_trained_from(srlib, cohort, tmp_path):
+    patches, out = tmp_path / "p.h5", tmp_path / "run"
+    result = srlib("store", "recnn_x2", "--cohort", cohort, "--profile", "smoke", "--out", patches)
+    assert result.exit_code == 0 and str(patches) in result.output
+    words = ("train", "recnn_x2", "--cohort", cohort, "--profile", "smoke", "--out", out, "--device", "cpu")
+    assert srlib(*words, "--store", patches).exit_code == 0
+    assert (out / "model.safetensors").is_file()
+    assert_refused(srlib(*words, "--store", tmp_path / "none.h5"), "none.h5", "srlib store")
+    assert_refused(srlib("store", "mdcsrn_res", "--cohort", cohort, "--out", tmp_path / "q.h5"), "draws new patches")
+    assert not (tmp_path / "q.h5").exists()
+
+
+@pytest.mark.parametrize("name", ["SRReCNN3D_10Layers_IsoScalex2", "renamed"])
+def test_published_caffe_weights_enhance_a_nifti(srlib, published_dir, blob, oblique, tmp_path, centre_of_mass, name):
+    weights = tmp_path / f"{name}.caffemodel"
+    weights.write_bytes((published_dir / "SRReCNN3D_10Layers_IsoScalex2.caffemodel").read_bytes())
+    hr = blob((24, 20, 22), oblique)
+    volume.save(hr, tmp_path / "hr.nii.gz")
+    for align in ("center", "corners"):
+        lr, sr = tmp_path / f"lr_{align}.nii.gz", tmp_path / f"sr_{align}.nii.gz"
+        assert srlib("degrade", tmp_path / "hr.nii.gz", lr, "--align", align).exit_code == 0
+        words = ("enhance", lr, sr, "--weights", weights, "--factor", 2, 2, 2, "--align", align)
+        result = srlib(*words)
+        assert result.exit_code == 0, result.output
+        out = volume.load(sr)
+        assert out.shape == hr.shape
+        np.testing.assert_allclose(out.affine, oblique, atol=1e-5)
+        assert np.linalg.norm(centre_of_mass(out) - centre_of_mass(hr)) < 0.05

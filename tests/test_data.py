@@ -237,7 +237,7 @@ def test_pairs_share_the_high_resolution_grid(tmp_path: Path, task: str) -> None
     assert pair.lr.shape == ((5, 6, 4) if task == "gaussian_x2" else (9, 11, 8))
     assert pair.scaling == fit_scaling(pair.on_grid.data, "minmax") != fit_scaling(pair.hr.data, "minmax")
     lr, hr = PairDataset([subject], smoke(task=task))[0]
-    assert lr.dtype == hr.dtype == np.float32 and lr.shape == hr.shape == (9, 11, 8)
+    assert lr.dtype == hr.dtype == np.float32 and lr.shape == (1, 9, 11, 8) and hr.shape == (9, 11, 8)
     assert lr.min() == 0 and lr.max() == pytest.approx(1, abs=1e-6)
     assert hr.min() < 0 and hr.max() > 1  # noise is sharper than its blur: the truth is not what was fitted
     assert np.allclose(pair.scaling.invert(hr), pair.hr.data, atol=1e-3)

@@ -72,7 +72,7 @@ def test_corner_alignment_is_blur_and_scipy_zoom(factor, sigma, noise, oblique):
     degradation = GaussianDownsample(factor, sigma, align="corners")
     lr = degradation(hr)
     wide = np.broadcast_to(sigma, 3) * (np.array(factor) > 1)
-    blurred = ndimage.gaussian_filter(hr.data.astype(np.float64), wide, mode="nearest")
+    blurred = ndimage.gaussian_filter(hr.data.astype(np.float64), wide, mode="reflect")
     expected = ndimage.zoom(blurred, 1 / np.array(factor), order=3)
     np.testing.assert_allclose(lr.data, expected, atol=1e-5)
     back = ndimage.zoom(expected, np.divide(SHAPE, lr.shape), order=3)
@@ -151,3 +151,9 @@ def test_degradations_are_made_by_name():
     assert make_degradation("kspace", factor=(1, 2, 2)) == KSpaceTruncation((1, 2, 2))
     with pytest.raises(InputError, match="blurring"):
         make_degradation("blurring", factor=2)
+
+
+@pytest.mark.parametrize(("factor", "expected"), [((2, 2, 2), (24, 18, 30)), ((3, 1, 2.5), (24, 19, 30))])
+def test_the_published_model_cuts_to_a_multiple_of_the_factor(factor, expected):
+    assert GaussianDownsample(factor, whole=True).usable((25, 19, 31)) == expected
+    assert GaussianDownsample(factor).usable((25, 19, 31)) == (25, 19, 31)

@@ -7,10 +7,11 @@ import pytest
 
 from srlib import experiments
 from srlib.degrade import make_degradation
+from srlib.experiments import Experiment
 from srlib.losses import LOSSES
 from srlib.models import MODELS
 from srlib.paths import InputError
-from srlib.phases import learning_rate
+from srlib.phases import OPTIMIZERS, SCHEDULES, learning_rate
 
 NAMES = list(experiments.EXPERIMENTS)
 
@@ -22,7 +23,7 @@ def test_profiles_only_shrink_named_budgets(name, profile):
     for field in dataclasses.fields(paper):
         before, after = getattr(paper, field.name), getattr(shrunk, field.name)
         if field.name in experiments.BUDGET:
-            assert 0 < after <= before or before == after == 0
+            assert before is None or 0 < after <= before or before == after == 0
         else:
             assert after == before
 
@@ -30,7 +31,9 @@ def test_profiles_only_shrink_named_budgets(name, profile):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_number_has_a_source(name):
     experiment = experiments.get(name)
-    numbers = {f.name for f in dataclasses.fields(experiment) if f.type in (int, float) and getattr(experiment, f.name)}
+    kinds = (int, float, int | None, tuple[int, int, int])
+    numbers = {f.name for f in dataclasses.fields(experiment) if f.type in kinds}
+    numbers = {n for n in numbers if getattr(experiment, n) != getattr(Experiment, n, None)}
     if experiment.adversarial:
         game = dataclasses.asdict(experiment.adversarial)
         numbers |= {f"adversarial.{key}" for key, value in game.items() if isinstance(value, int | float)}
@@ -40,8 +43,9 @@ def test_every_number_has_a_source(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_names_lead_somewhere(name):
     experiment = experiments.get(name)
-    kind, settings = experiments.TASKS[experiment.task]
-    make_degradation(kind, **settings)
+    for kind, settings in (experiments.TASKS[task] for task in (experiment.task, *experiment.more_tasks)):
+        make_degradation(kind, **settings)
+    assert experiment.schedule in SCHEDULES and experiment.optimizer in OPTIMIZERS
     assert experiment.model in MODELS and experiment.loss in LOSSES
     assert bool(experiment.start) <= (experiment.start in NAMES)
     assert bool(experiment.critic_steps) == bool(experiment.adversarial)

@@ -143,3 +143,11 @@ def test_a_budget_below_the_smallest_tile_is_refused():
     assert tiles((30, 30, 30), 5, 11**3)
     with pytest.raises(InputError, match="memory"):
         tiles((30, 30, 30), 5, 5**3)
+
+
+def test_a_border_is_left_out_as_far_as_a_patch_fits():
+    places = grid_locations((40, 21, 30), 10, 7, border=(5, 8, 0))
+    starts = [sorted({p.start[axis] for p in places}) for axis in range(3)]
+    assert starts[0] == [5, 12, 19, 25] and starts[2] == [0, 7, 14, 20]  # 5 to 35, and all
+    assert starts[1] == [5, 6]  # 21 voxels hold a patch of 10 with 5 off each face, not 8
+    assert all(p.start[a] >= 0 and p.start[a] + 10 <= n for p in places for a, n in enumerate((40, 21, 30)))

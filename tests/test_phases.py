@@ -8,7 +8,7 @@ import torch
 
 from srlib import experiments
 from srlib.models.mdcsrn import Critic
-from srlib.phases import AdversarialPhase, who_moves
+from srlib.phases import OPTIMIZERS, AdversarialPhase, SupervisedPhase, learning_rate, who_moves
 
 SMOKE = experiments.get("mdcsrn_res_wgan", "smoke")
 
@@ -84,3 +84,36 @@ def test_the_critic_has_the_published_parameters_and_a_non_linearity():
         both = score(y) + score(-y) - 2 * score(torch.zeros_like(y))
         assert torch.allclose(both, torch.zeros_like(both), atol=1e-5) == linear
     assert torch.isfinite(Critic(4, 16)(x)).all()
+
+
+RECNN = experiments.get("recnn", "smoke")
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimiser_of_the_solver_generator_learns(name):
+    rate = {"adam": 1e-3, "rmsprop": 1e-3, "adagrad": 1e-2, "adadelta": 1.0}.get(name, 1e-2)
+    phase = SupervisedPhase(dataclasses.replace(RECNN, optimizer=name, learning_rate=rate), LocalFabric(), seed=0)
+    lr = torch.rand(2, 1, 9, 9, 9, generator=torch.Generator().manual_seed(0))
+    losses = [float(phase.step(0, lr, lr * 0.5)["loss"]) for _ in range(30)]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_biases_learn_at_a_tenth_of_the_rate():
+    phase = SupervisedPhase(
+        dataclasses.replace(RECNN, optimizer="sgd", optimizer_args={"momentum": 0}), LocalFabric(), 0
+    )
+    network = phase.networks["generator"]
+    before = copy.deepcopy(network.state_dict())
+    phase.step(0, *torch.rand(2, 1, 1, 9, 9, 9).unbind(0))
+    for name, parameter in network.named_parameters():
+        rate = RECNN.learning_rate * (0.1 if name.endswith("bias") else 1)
+        torch.testing.assert_close(before[name] - parameter.detach(), rate * parameter.grad, rtol=1e-3, atol=1e-7)
+
+
+def test_the_step_schedule_falls_to_a_tenth_half_way():
+    paper = experiments.get("recnn")
+    assert [learning_rate(paper, step) for step in (0, 9_999, 10_000, 19_999)] == pytest.approx(
+        [1e-3, 1e-3, 1e-4, 1e-4]
+    )
+    quick = experiments.get("recnn", "quick")  # shrunk in proportion
+    assert learning_rate(quick, quick.max_steps // 2) == pytest.approx(1e-4)

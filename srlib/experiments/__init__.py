@@ -10,7 +10,7 @@ from srlib.paths import InputError
 EXPERIMENTS: dict[str, Experiment] = {e.name: e for system in (mdcsrn, recnn) for e in system.EXPERIMENTS}
 
 # all that a profile may shrink
-BUDGET = ("max_steps", "critic_steps", "n_train", "batch_size", "patch_size", "width")
+BUDGET = ("max_steps", "critic_steps", "n_train", "samples", "batch_size", "patch_size", "width")
 _SMOKE = {"width": 4, "patch_size": 16, "batch_size": 1, "n_train": 1, "max_steps": 4}
 PROFILES: dict[str, dict[str, dict[str, int]]] = {
     "paper": {name: {} for name in EXPERIMENTS},
@@ -35,13 +35,14 @@ def from_json(text: str) -> Experiment:
     """The experiment that ``to_json`` wrote; InputError when the text is not one."""
     try:
         fields = json.loads(text)
-        task = fields.pop("task_settings")
+        tasks = fields.pop("task_settings")
         if fields.get("adversarial"):
             fields["adversarial"] = Adversarial(**fields["adversarial"])
         experiment = Experiment(
             paper=EXPERIMENTS[fields["name"]].paper if fields["name"] in EXPERIMENTS else "", **fields
         )
-        TASKS.setdefault(experiment.task, (task[0], task[1]))
+        for name in (experiment.task, *experiment.more_tasks):
+            TASKS.setdefault(name, tuple(tasks[name]))
     except (TypeError, ValueError, KeyError, IndexError, AttributeError) as err:
         raise InputError(
             f"not the description of an experiment ({err}); the file is not one of ours or is damaged"

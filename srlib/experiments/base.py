@@ -8,7 +8,11 @@ from dataclasses import dataclass, field
 # name -> (degradation, its settings); a task's name is the `degradation` column of results
 TASKS: dict[str, tuple[str, dict]] = {
     "gaussian_x2": ("gaussian", {"factor": (2, 2, 2), "sigma": 1.0}),
-    "gaussian_x2_corners": ("gaussian", {"factor": (2, 2, 2), "sigma": 1.0, "align": "corners"}),
+    "gaussian_x2.5": ("gaussian", {"factor": (2.5, 2.5, 2.5), "sigma": 1.0}),
+    "gaussian_x3": ("gaussian", {"factor": (3, 3, 3), "sigma": 1.0}),
+    "gaussian_1x1x3": ("gaussian", {"factor": (1, 1, 3), "sigma": 1.0}),
+    "gaussian_x2_corners": ("gaussian", {"factor": (2, 2, 2), "sigma": 1.0, "align": "corners", "whole": True}),
+    "gaussian_x3_corners": ("gaussian", {"factor": (3, 3, 3), "sigma": 1.0, "align": "corners", "whole": True}),
     "kspace_x2_inplane": ("kspace", {"factor": (1, 2, 2)}),
     "kspace_x5_inplane_12bit": ("kspace", {"factor": (1, 5, 5), "stored_12bit": True}),
 }
@@ -46,9 +50,18 @@ class Experiment:
     adversarial: Adversarial | None = None
     critic_steps: int = 0  # steps of the critic alone, at first
     contrast: str = "t1"  # manifest column
+    reference: str = ""  # manifest column of a second contrast, the network's second input channel
+    more_tasks: tuple[str, ...] = ()  # further tasks whose pairs are mixed into the training
     loss: str = "l1"  # key of losses.LOSSES
-    schedule: str = "constant"  # or "cosine", to zero at max_steps
-    sampling: str = "grid"  # non-overlapping patches, or "random" ones
+    optimizer: str = "adam"  # key of phases.OPTIMIZERS
+    optimizer_args: Mapping[str, object] = field(default_factory=dict)
+    bias_rate: float = 1.0  # learning rate of biases, as a multiple of that of weights
+    schedule: str = "constant"  # key of phases.SCHEDULES
+    schedule_args: Mapping[str, float] = field(default_factory=dict)
+    sampling: str = "grid"  # patches on a grid, or "random" ones
+    stride: int | None = None  # voxels between patches of the grid; None: they do not overlap
+    border: tuple[int, int, int] = (0, 0, 0)  # voxels at each face that no patch of the grid enters
+    samples: int | None = None  # patches per scan, at most
     min_foreground: float = 0.0  # random patches are redrawn below this share of non-background voxels
     intensity: str = "minmax"  # rule of volume.fit_scaling, fitted on the network's input
     given: bool = False  # the manifest's lr column, where filled, is the low-resolution scan
@@ -60,4 +73,5 @@ class Experiment:
         fields = dataclasses.asdict(self)
         for prose in ("paper", "sources", "deviations"):
             del fields[prose]
-        return json.dumps({**fields, "task_settings": TASKS[self.task]}, sort_keys=True)
+        tasks = {name: TASKS[name] for name in (self.task, *self.more_tasks)}
+        return json.dumps({**fields, "task_settings": tasks}, sort_keys=True)

@@ -17,8 +17,11 @@ RECNN = Experiment(
     patch_size=21,
     learning_rate=1e-3,
     loss="l2",
-    schedule="cosine",
-    sampling="random",
+    bias_rate=0.1,
+    schedule="step",
+    schedule_args={"at": 0.5, "factor": 0.1},
+    stride=10,
+    border=(10, 10, 0),
     sources={
         "task": "code: Gaussian blur of 1 voxel, cubic-spline zoom that keeps the corner voxels in place",
         "width": "code: 64 filters (its examples use 32)",
@@ -26,28 +29,58 @@ RECNN = Experiment(
         "n_train": "ours: as SRCNN3D; the code's examples name KKI2009-33 and 34",
         "batch_size": "code: 64",
         "patch_size": "code: 21x21x21",
+        "stride": "code: 10",
+        "border": "code: 10, 10 and 0 voxels",
         "learning_rate": "code: Adam, 1e-3 in the solver generator's default (1e-4 in its template)",
+        "bias_rate": "code: a tenth of the weights' rate",
+        "schedule_args": "code: a tenth from step 10,000 of 20,000 on",
+        "samples": "code: no limit by default",
         "loss": "code: squared error",
-        "min_foreground": "code: patches of air are kept",
     },
     deviations=(
-        "patches are drawn at random, where the code cuts them once at a stride of 10 voxels, 10 voxels off the "
-        "faces of the first two axes",
-        "the learning rate falls to zero by a cosine, where the code's falls to a tenth at step 10,000",
-        "biases learn as fast as weights, where the code's learn at a tenth of the rate",
+        "the last patch of each axis is moved back inside the scan, where the code leaves a rest at the far faces",
         "intensities are scaled by minimum and maximum of the network's input, where the code trains on those of "
         "the full-resolution scan and, at test time, divides by the maximum and clips below at the minimum",
-        "odd sizes are not cut to a multiple of the factor before degrading",
+    ),
+)
+
+RECNN_20 = dataclasses.replace(
+    RECNN,
+    name="recnn_20",
+    more_tasks=("gaussian_x3_corners",),
+    model_args={**RECNN.model_args, "layers": 20},
+    deviations=(
+        *RECNN.deviations,
+        "each factor degrades the whole scan, where the code's second factor gets the scan that was cut for the first",
     ),
 )
 
 RECNN_MULTI = dataclasses.replace(
     RECNN,
     name="recnn_multi",
+    reference="t2",
     model_args={**RECNN.model_args, "in_channels": 2},
     patch_size=25,
     sources={**RECNN.sources, "patch_size": "code: 25x25x25 in the deployed network (21 in the generator's default)"},
 )
+
+_CENTRED = "the low-resolution grid keeps the field of view, where the code's keeps the corner voxels"
+_WHOLE = "odd sizes are not cut to a multiple of the factor before degrading"
+
+# the same systems on the tasks common to all systems here: only the place of the low-resolution voxels differs
+RECNN_X2, RECNN_X2X3, RECNN_X2_T2 = (
+    dataclasses.replace(
+        published,
+        name=name,
+        task="gaussian_x2",
+        more_tasks=tuple(task.removesuffix("_corners") for task in published.more_tasks),
+        sources={**published.sources, "task": "ours: common to all systems here"},
+        deviations=(*published.deviations, _CENTRED, _WHOLE),
+    )
+    for published, name in ((RECNN, "recnn_x2"), (RECNN_20, "recnn_x2x3"), (RECNN_MULTI, "recnn_x2_t2"))
+)
+RECNN_1X1X3 = dataclasses.replace(RECNN_X2, name="recnn_1x1x3", task="gaussian_1x1x3")
+RECNN_X25 = dataclasses.replace(RECNN_X2, name="recnn_x2.5", task="gaussian_x2.5")
 
 SRCNN3D = dataclasses.replace(
     RECNN,
@@ -60,6 +93,7 @@ SRCNN3D = dataclasses.replace(
     patch_size=33,
     learning_rate=1e-4,
     schedule="constant",
+    schedule_args={},
     sources={
         **RECNN.sources,
         "width": "code: 64, 32 and 1 filters of 9, 1 and 5 voxels",
@@ -70,18 +104,13 @@ SRCNN3D = dataclasses.replace(
         "learning_rate": "code: 1e-4",
     },
     deviations=(
-        RECNN.deviations[0],
-        *RECNN.deviations[2:],
+        *RECNN.deviations,
         "Adam, which the code's instructions propose; its solver's default is SGD with momentum 0.9",
         "the loss covers the whole patch, where the code compares the inner 21x21x21 voxels only",
     ),
 )
 
-EXPERIMENTS = (RECNN, RECNN_MULTI, SRCNN3D)
+EXPERIMENTS = (RECNN, RECNN_20, RECNN_MULTI, RECNN_X2, RECNN_X2X3, RECNN_X2_T2, RECNN_1X1X3, RECNN_X25, SRCNN3D)
 
-_SMALL = {"width": 8, "n_train": 5, "max_steps": 200}
-QUICK = {
-    "recnn": {**_SMALL, "patch_size": 21, "batch_size": 8},
-    "recnn_multi": {**_SMALL, "patch_size": 25, "batch_size": 4},
-    "srcnn3d": {**_SMALL, "patch_size": 32, "batch_size": 2},
-}
+_SMALL = {"width": 8, "n_train": 5, "max_steps": 300, "samples": 200, "patch_size": 21, "batch_size": 8}
+QUICK = {e.name: _SMALL for e in EXPERIMENTS}
