@@ -14,7 +14,7 @@ from srlib.degrade import GaussianDownsample, KSpaceTruncation, make_degradation
 from srlib.experiments import TASKS, Experiment
 from srlib.patches import PatchLocation, extract, grid_locations, random_locations
 from srlib.paths import InputError, data_dir
-from srlib.volume import Scaling, Volume, crop_or_pad, fit_scaling, load, load_mat, read_shape, resample
+from srlib.volume import Scaling, Volume, central, crop_or_pad, fit_scaling, load, load_mat, read_shape, resample
 
 VOLUMES = ("t1", "t2", "labels", "lr", "mask")
 SPLITS = ("train", "val", "eval", "test")
@@ -115,13 +115,16 @@ class Pair:
     reference: Volume | None = None  # another contrast on the grid of ``hr``, where the experiment takes one
 
 
-def make_pair(subject: Subject, experiment: Experiment, task: str = "") -> Pair:
+def make_pair(subject: Subject, experiment: Experiment, task: str = "", middle: int | None = None) -> Pair:
     """Degrade a subject's scan by a task (the experiment's when empty), or take the degraded one of the manifest.
+
+    ``middle`` cuts the scan to so many voxels of each axis first.
 
     The given one is a scan anywhere in the same world, which is interpolated by a cubic spline, or a ``.mat`` file on
     the true scan's grid; the reference, too, is brought by its affine alone: no registration is done.
     """
     hr = load(subject.file(experiment.contrast))
+    hr = central(hr, middle) if middle else hr
     try:
         if experiment.given and "lr" in subject.files:
             file = subject.files["lr"]

@@ -6,17 +6,24 @@ from pathlib import Path
 from srlib.paths import InputError, atomic, root
 from srlib.results import read_metrics, summary, to_text
 
-MARKER = re.compile(r"(<!-- results:(?P<profile>\w+):(?P<region>\w+) -->\n).*?(<!-- /results -->)", re.DOTALL)
+MARKER = re.compile(
+    r"(?P<head><!-- results:(?P<profile>\w+):(?P<region>\w+)(:(?P<subject>\w+))? -->\n).*?(?P<end><!-- /results -->)",
+    re.DOTALL,
+)
 
 
 def render(text: str, results: Path) -> str:
-    """The README with every marked table made anew; tables that are not of profile ``paper`` say so."""
+    """The README with every marked table (profile, region, perhaps one subject) made anew.
+
+    Tables that are not of profile ``paper`` say so.
+    """
 
     def table(match: re.Match) -> str:
         profile, region = match["profile"], match["region"]
         note = "" if profile == "paper" else f"Profile `{profile}`: shows that the code learns; not a replication.\n"
-        rows = to_text(summary(read_metrics(results / profile), region), markdown=True)
-        return f"{match[1]}{note}\n{rows}\n{match[4]}"
+        rows = summary(read_metrics(results / profile), region)
+        chosen = rows[rows["subject"] == match["subject"]] if match["subject"] else rows
+        return f"{match['head']}{note}\n{to_text(chosen, markdown=True)}\n{match['end']}"
 
     if not MARKER.search(text):
         raise InputError("the README has no <!-- results:PROFILE:REGION --> marker")

@@ -7,10 +7,13 @@ from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
+from srlib import metrics
 from srlib.experiments import Experiment
 from srlib.paths import InputError, atomic, make_dir, root, sha256
+from srlib.volume import Volume
 
 METRIC_KEY = ["run_id", "experiment", "degradation", "dataset", "subject", "region", "metric"]
 RUN_COLUMNS = [
@@ -50,12 +53,27 @@ def record_metrics(folder: str | Path, rows: Iterable[Mapping[str, object]]) -> 
     _write(path, pd.concat([_read(path, columns), new.astype(str)]), METRIC_KEY)
 
 
-def metric_rows(regions: Mapping[str, Mapping[str, float]], **key: str) -> list[dict[str, object]]:
-    """Rows of ``metrics.csv`` from ``metrics.evaluate``'s answer and the other columns of the key."""
+def measured(
+    truth: Volume,
+    estimates: Mapping[str, Volume],
+    mask: np.ndarray | None = None,
+    region: str = "volume",
+    data_range: float | None = None,
+    runs: Mapping[str, str] | None = None,
+    **key: str,
+) -> list[dict[str, object]]:
+    """Rows of ``metrics.csv`` for estimates of one scan, by experiment; ``key`` holds the other columns.
+
+    ``data_range`` is the truth's maximum - minimum when not given; ``region`` names what the whole of ``truth`` is;
+    ``runs`` maps trained experiments to their run_id (the others' is their name).
+    """
+    peak = float(np.ptp(truth.data)) if data_range is None else data_range
     return [
-        {**key, "region": region, "metric": metric, "value": value}
-        for region, values in regions.items()
-        for metric, value in values.items()
+        {"run_id": (runs or {}).get(name, name), "experiment": name, **key, "region": where, "metric": m, "value": v}
+        for name, estimate in estimates.items()
+        for where, values in metrics.evaluate(truth.data, estimate.data, peak, mask).items()
+        for where in [region if where == "volume" else where]
+        for m, v in values.items()
     ]
 
 
@@ -90,7 +108,7 @@ def record_run(
         "checkpoint_sha256": sha256(checkpoint),
         "config": experiment.to_json(),
     }
-    table = _read(path, RUN_COLUMNS)
+    table = read_runs(folder)
     old = table[table["run_id"] == row["run_id"]].drop(columns=OCCASION)
     if old.empty or old.iloc[0].to_dict() != {k: v for k, v in row.items() if k not in OCCASION}:
         _write(path, pd.concat([table, pd.DataFrame([row], columns=RUN_COLUMNS)]), ["run_id"])
@@ -108,6 +126,11 @@ def _git_state() -> dict[str, str]:
         return {"commit": git("rev-parse", "--short=12", "HEAD"), "dirty": "yes" if changed else "no"}
     except (OSError, subprocess.CalledProcessError):
         return {"commit": "unknown", "dirty": "unknown"}
+
+
+def read_runs(folder: str | Path) -> pd.DataFrame:
+    """``runs.csv``, all columns text; no rows when nothing was trained yet."""
+    return _read(Path(folder) / "runs.csv", RUN_COLUMNS)
 
 
 def read_metrics(folder: str | Path) -> pd.DataFrame:

@@ -215,6 +215,12 @@ def crop_or_pad(volume: Volume, start: Sequence[int], shape: Sequence[int]) -> V
     return Volume(data, volume.affine @ _scale_shift(np.ones(3), start))
 
 
+def central(volume: Volume, size: int) -> Volume:
+    """The middle ``size`` voxels of each axis, or all of them where there are fewer."""
+    shape = [min(n, size) for n in volume.shape]
+    return crop_or_pad(volume, [(n - s) // 2 for n, s in zip(volume.shape, shape, strict=True)], shape)
+
+
 @dataclass(frozen=True)
 class Scaling:
     """Invertible intensity scaling: network units = (scan units - offset) / scale."""

@@ -76,3 +76,10 @@ def test_cosine_falls_from_the_given_rate_to_zero():
     assert rates[0] == experiment.learning_rate
     assert all(a > b for a, b in itertools.pairwise(rates))
     assert rates[-1] < 0.01 * rates[0]
+
+
+def test_the_table_of_numbers_shows_both_budgets_and_every_source():
+    rows = {row["number"]: row for row in experiments.numbers("mdcsrn_wgan", "quick")}
+    assert rows["width"] == {"number": "width", "published": 16, "profile quick": 8, "source": "paper: growth rate 16"}
+    assert rows["adversarial.per_generator"]["published"] == 7
+    assert set(rows) == set(experiments.get("mdcsrn_wgan").sources)

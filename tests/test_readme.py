@@ -23,6 +23,14 @@ def test_a_stale_table_is_seen_and_mended(tmp_path):
     assert not readme.update(check=True, readme=copy, results=ROOT / "results")
 
 
+def test_a_table_of_one_subject_holds_its_rows_only(tmp_path):
+    copy = tmp_path / "README.md"
+    copy.write_text("<!-- results:quick:mask:syn07 -->\n<!-- /results -->\n")
+    assert readme.update(readme=copy, results=ROOT / "results")
+    lines = [line for line in copy.read_text().splitlines() if line.startswith("| gauss")]
+    assert lines and all("syn07" in line for line in lines)
+
+
 def test_a_readme_without_markers_is_refused(tmp_path):
     (tmp_path / "README.md").write_text("nothing")
     with pytest.raises(InputError, match="marker"):

@@ -1,17 +1,20 @@
 """Tables keep one row per key, in one order and one format."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from srlib import experiments, results
 from srlib.paths import InputError
+from srlib.volume import Volume
 
 KEY = {"run_id": "r", "experiment": "cubic", "degradation": "gaussian_x2", "dataset": "d"}
 
 
-def rows(subject, psnr):
-    quality = {"mask": {"psnr": psnr, "ssim3d": 0.9, "ssim2d": 0.8, "nrmse": 0.1, "sharpness": 0.5}}
-    return results.metric_rows(quality, **KEY, subject=subject)
+def rows(subject, psnr, experiment="cubic", ssim=0.9):
+    quality = {"psnr": psnr, "ssim3d": ssim, "ssim2d": 0.8, "nrmse": 0.1, "sharpness": 0.5}
+    key = {**KEY, "experiment": experiment, "subject": subject, "region": "mask"}
+    return [{**key, "metric": metric, "value": value} for metric, value in quality.items()]
 
 
 def test_upsert_keeps_one_row_per_key_in_one_order(tmp_path):
@@ -50,12 +53,7 @@ def test_a_run_that_gives_the_same_again_keeps_its_row(tmp_path):
 
 def test_summary_is_wide_and_ends_with_the_best(tmp_path):
     results.record_metrics(tmp_path, rows("a", 30.0))
-    better = results.metric_rows(
-        {"mask": {"psnr": 35.0, "ssim3d": 0.95, "ssim2d": 0.9, "nrmse": 0.05, "sharpness": 0.7}},
-        **{**KEY, "experiment": "net"},
-        subject="a",
-    )
-    results.record_metrics(tmp_path, better)
+    results.record_metrics(tmp_path, rows("a", 35.0, "net", 0.95))
     table = results.summary(results.read_metrics(tmp_path))
     assert list(table["experiment"]) == ["cubic", "net"]
     text = results.to_text(table, markdown=True)
@@ -68,3 +66,19 @@ def test_nothing_recorded_and_foreign_tables_are_refused(tmp_path):
     (tmp_path / "metrics.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match="expected the columns"):
         results.read_metrics(tmp_path)
+
+
+def test_measured_rows_name_run_region_and_convention(noise):
+    truth = Volume(noise((12, 13, 14)) * 5, np.eye(4))
+    estimates = {"cubic": truth, "net": truth.with_data(truth.data + 0.1)}
+    mask = truth.data > 1
+    made = results.measured(truth, estimates, mask, "crop", runs={"net": "net-quick-s0"}, subject="a")
+    table = pd.DataFrame(made).set_index(["experiment", "region", "metric"])
+    assert set(table.index.get_level_values("region")) == {"crop", "mask"}
+    assert set(table.loc["net"]["run_id"]) == {"net-quick-s0"} and set(table.loc["cubic"]["run_id"]) == {"cubic"}
+    peak = np.ptp(truth.data)
+    assert table.loc[("net", "crop", "psnr"), "value"] == pytest.approx(20 * np.log10(peak / 0.1), abs=1e-3)
+    assert table.loc[("cubic", "mask", "psnr"), "value"] == np.inf
+    wider = pd.DataFrame(results.measured(truth, estimates, data_range=2 * peak, subject="a"))
+    psnr = wider[(wider["experiment"] == "net") & (wider["metric"] == "psnr")]["value"]
+    assert psnr.item() == pytest.approx(20 * np.log10(2 * peak / 0.1), abs=1e-3)

@@ -1,6 +1,7 @@
 """Every system's numbers, once: what was published, where it is written, and what we do otherwise."""
 
 import dataclasses
+import functools
 import json
 
 from srlib.experiments import mdcsrn, recnn
@@ -29,6 +30,19 @@ def get(name: str, profile: str = "paper") -> Experiment:
     if name not in EXPERIMENTS:
         raise InputError(f"unknown experiment {name!r}; expected one of {', '.join(EXPERIMENTS)}")
     return dataclasses.replace(EXPERIMENTS[name], **PROFILES[profile][name])
+
+
+def numbers(name: str, profile: str) -> list[dict[str, object]]:
+    """An experiment's numbers in a row each: as published, in a profile, and where they come from."""
+
+    def value(experiment: object, path: str) -> object:
+        return functools.reduce(getattr, path.split("."), experiment)
+
+    paper, used = get(name), get(name, profile)
+    return [
+        {"number": path, "published": value(paper, path), f"profile {profile}": value(used, path), "source": source}
+        for path, source in paper.sources.items()
+    ]
 
 
 def from_json(text: str) -> Experiment:
