@@ -40,17 +40,26 @@ class ReCNN(ConvolutionStack):
 
     Channel 0 is the interpolated scan, to which the result is added (``residual``); a second one is the
     high-resolution reference of another contrast. Weights start as in the code that writes the training
-    network: normal, std sqrt(2 / (k^3 n)) with n the *input* channels of the layer; biases at zero.
+    network: normal, std sqrt(2 / (k^3 n)) with n the *input* channels of the layer; biases at zero. ``zero_last``
+    (ours) starts the last layer at zero, so that training starts from the interpolated scan.
     """
 
     def __init__(
-        self, width: int = 64, layers: int = 10, kernel: int = 3, in_channels: int = 1, residual: bool = True
+        self,
+        width: int = 64,
+        layers: int = 10,
+        kernel: int = 3,
+        in_channels: int = 1,
+        residual: bool = True,
+        zero_last: bool = False,
     ) -> None:
         super().__init__([in_channels, *[width] * (layers - 1), 1], [kernel] * layers)
         self.residual = residual
         for conv in self.children():
             nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
             nn.init.zeros_(conv.bias)
+        if zero_last:
+            nn.init.zeros_(conv.weight)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = super().forward(x)
