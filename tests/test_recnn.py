@@ -79,6 +79,11 @@ def test_residual_is_added_to_channel_0_alone():
     assert with_residual(x).shape == (2, 1, 6, 7, 8)
 
 
+def test_ours_starts_from_the_interpolated_scan():
+    x = torch.rand(1, 2, 6, 7, 8)
+    assert torch.equal(ReCNN(4, 3, in_channels=2, zero_last=True)(x), x[:, :1])
+
+
 def test_relu_after_all_but_the_last():
     network = ReCNN(1, 2, kernel=1, residual=False)
     with torch.no_grad():

@@ -66,16 +66,18 @@ RECNN_MULTI = dataclasses.replace(
 
 _CENTRED = "the low-resolution grid keeps the field of view, where the code's keeps the corner voxels"
 _WHOLE = "odd sizes are not cut to a multiple of the factor before degrading"
+_ZERO = "the last layer starts at zero, so that training starts from the interpolated scan"
 
-# the same systems on the tasks common to all systems here: only the place of the low-resolution voxels differs
+# the same systems on the tasks common to all systems here
 RECNN_X2, RECNN_X2X3, RECNN_X2_T2 = (
     dataclasses.replace(
         published,
         name=name,
         task="gaussian_x2",
         more_tasks=tuple(task.removesuffix("_corners") for task in published.more_tasks),
+        model_args={**published.model_args, "zero_last": True},
         sources={**published.sources, "task": "ours: common to all systems here"},
-        deviations=(*published.deviations, _CENTRED, _WHOLE),
+        deviations=(*published.deviations, _CENTRED, _WHOLE, _ZERO),
     )
     for published, name in ((RECNN, "recnn_x2"), (RECNN_20, "recnn_x2x3"), (RECNN_MULTI, "recnn_x2_t2"))
 )
@@ -112,5 +114,5 @@ SRCNN3D = dataclasses.replace(
 
 EXPERIMENTS = (RECNN, RECNN_20, RECNN_MULTI, RECNN_X2, RECNN_X2X3, RECNN_X2_T2, RECNN_1X1X3, RECNN_X25, SRCNN3D)
 
-_SMALL = {"width": 8, "n_train": 5, "max_steps": 300, "samples": 200, "patch_size": 21, "batch_size": 8}
+_SMALL = {"width": 16, "n_train": 5, "max_steps": 600, "samples": 200, "patch_size": 21, "batch_size": 2}
 QUICK = {e.name: _SMALL for e in EXPERIMENTS}
