@@ -12,7 +12,7 @@ import numpy as np
 
 from srlib.degrade import GaussianDownsample, KSpaceTruncation, make_degradation
 from srlib.experiments import TASKS, Experiment
-from srlib.patches import PatchLocation, extract, grid_locations, random_locations
+from srlib.patches import PatchLocation, extract, grid_locations, per_axis, random_locations
 from srlib.paths import InputError, data_dir
 from srlib.volume import Scaling, Volume, central, crop_or_pad, fit_scaling, load, load_mat, read_shape, resample
 
@@ -106,12 +106,12 @@ def _resolve(manifest: Path, column: str, cell: str, where: str) -> Path:
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """A degraded scan on the high-resolution grid (the network's input) and the truth, both in scan units."""
+    """A degraded scan, on its own grid and interpolated on the high-resolution one, and the truth, in scan units."""
 
     lr: Volume  # on its own grid
     on_grid: Volume
     hr: Volume
-    scaling: Scaling  # fitted on ``on_grid``, the only one known at prediction time
+    scaling: Scaling  # fitted on what the network sees, the only one known at prediction time
     reference: Volume | None = None  # another contrast on the grid of ``hr``, where the experiment takes one
 
 
@@ -130,7 +130,7 @@ def make_pair(subject: Subject, experiment: Experiment, task: str = "", middle: 
             file = subject.files["lr"]
             lr = load_mat(file, hr) if file.suffix == ".mat" else load(file)
             on_grid = lr if lr.shape == hr.shape else resample(lr, hr.shape, hr.affine)
-            pair = Pair(lr, on_grid, hr, fit_scaling(on_grid.data, experiment.intensity))
+            pair = _pair(lr, on_grid, hr, experiment)
         else:
             pair = degraded(hr, experiment, task)
     except InputError as err:
@@ -150,7 +150,11 @@ def degraded(hr: Volume, experiment: Experiment, task: str = "") -> Pair:
     hr = crop_or_pad(hr, (0, 0, 0), degradation.usable(hr.shape))
     lr = degradation(hr)
     on_grid = degradation.to_grid(lr, hr.shape)
-    return Pair(lr, on_grid, hr, fit_scaling(on_grid.data, experiment.intensity))
+    return _pair(lr, on_grid, hr, experiment)
+
+
+def _pair(lr: Volume, on_grid: Volume, hr: Volume, experiment: Experiment) -> Pair:
+    return Pair(lr, on_grid, hr, fit_scaling((lr if experiment.lr_grid else on_grid).data, experiment.intensity))
 
 
 def _degradation(task: str) -> KSpaceTruncation | GaussianDownsample:
@@ -203,13 +207,19 @@ def training_subjects(subjects: Sequence[Subject], experiment: Experiment) -> li
 class PairDataset:
     """Scaled (input, truth) arrays, (C, X, Y, Z) and (X, Y, Z) float32, of an experiment's subjects and tasks.
 
-    Item ``i`` is a subject under one of the experiment's training tasks; the last few are kept in memory.
+    Item ``i`` is a subject under one of the experiment's training tasks; the last few are kept in memory. Where the
+    network sees the low-resolution grid, patches lie on that grid, and the truth's are ``factor`` times larger.
     """
 
     def __init__(self, subjects: Sequence[Subject], experiment: Experiment) -> None:
         self.experiment = experiment
         self.items = [(s, task) for s in subjects for task in (experiment.task, *experiment.more_tasks)]
-        self.shapes = [_degradation(task).usable(read_shape(s.file(experiment.contrast))) for s, task in self.items]
+        self.factor = _whole_factor(experiment) if experiment.lr_grid else (1, 1, 1)
+        self.shapes = [
+            tuple(n // f for n, f in zip(_degradation(task).usable(shape), self.factor, strict=True))
+            for s, task in self.items
+            for shape in [read_shape(s.file(experiment.contrast))]
+        ]
         self._load = functools.lru_cache(maxsize=2 * POOL)(self._load)
 
     def __len__(self) -> int:
@@ -219,14 +229,25 @@ class PairDataset:
         return self._load(index)
 
     def _load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        pair = make_pair(self.items[index][0], self.experiment, self.items[index][1])
-        given = network_input(pair.on_grid, pair.reference, self.experiment.intensity)
-        return given, pair.scaling.apply(pair.hr.data)
+        experiment = self.experiment
+        pair = make_pair(self.items[index][0], experiment, self.items[index][1])
+        scan = pair.lr if experiment.lr_grid else pair.on_grid
+        if experiment.per_patch:
+            return scan.data[None], pair.hr.data
+        return network_input(scan, pair.reference, experiment.intensity), pair.scaling.apply(pair.hr.data)
+
+    def _on_input(self, voxels: int | Sequence[int]) -> tuple[int, ...]:
+        """A size in voxels of the truth as one on the network's input grid."""
+        sizes = per_axis(voxels)
+        if any(n % f for n, f in zip(sizes, self.factor, strict=True)):
+            raise InputError(f"{sizes} voxels are no multiple of the factor {self.factor}; choose another patch size")
+        return tuple(n // f for n, f in zip(sizes, self.factor, strict=True))
 
     def grid(self, index: int) -> list[PatchLocation]:
         """An item's patch locations on the experiment's grid; at most ``samples``, always the same ones."""
         experiment, shape = self.experiment, self.shapes[index]
-        places = grid_locations(shape, experiment.patch_size, experiment.stride, experiment.border)
+        stride = None if experiment.stride is None else self._on_input(experiment.stride)
+        places = grid_locations(shape, self._on_input(experiment.patch_size), stride, experiment.border)
         if experiment.samples is None or len(places) <= experiment.samples:
             return places
         chosen = np.random.default_rng(index).permutation(len(places))[: experiment.samples]
@@ -237,9 +258,9 @@ class PairDataset:
         grid, (_, hr), chosen = self.grid(index), self[index], []
         if self.experiment.sampling == "grid":
             return grid
-        for _ in grid:
-            candidates = random_locations(hr.shape, self.experiment.patch_size, 8, rng)
-            shares = [np.mean(hr[c.slices] > 0.05) for c in candidates]
+        for place in grid:
+            candidates = random_locations(self.shapes[index], place.size, 8, rng)
+            shares = [np.mean(hr[c.scaled(self.factor).slices] > 0.05) for c in candidates]
             enough = [i for i, share in enumerate(shares) if share >= self.experiment.min_foreground]
             chosen.append(candidates[enough[0] if enough else int(np.argmax(shares))])
         return chosen
@@ -247,7 +268,19 @@ class PairDataset:
     def read(self, index: int, location: PatchLocation) -> tuple[np.ndarray, np.ndarray]:
         """An item's patch as (input (C, x, y, z), truth (1, x, y, z))."""
         given, truth = self[index]
-        return extract(given, location), extract(truth, location)[None]
+        given, truth = extract(given, location), extract(truth, location.scaled(self.factor))[None]
+        if not self.experiment.per_patch or truth.min() == truth.max():
+            return given, truth
+        scaling = fit_scaling(truth, self.experiment.intensity)
+        return scaling.apply(given), scaling.apply(truth)
+
+
+def _whole_factor(experiment: Experiment) -> tuple[int, int, int]:
+    """The factor of the experiment's task, which a network from grid to grid needs in whole numbers."""
+    factor = TASKS[experiment.task][1]["factor"]
+    if any(f != int(f) for f in factor):
+        raise InputError(f"{experiment.name} goes from grid to grid and needs a whole factor, got {factor}")
+    return tuple(int(f) for f in factor)
 
 
 def patch_stream(dataset: PairDataset, seed: int, start: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:

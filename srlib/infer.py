@@ -1,5 +1,6 @@
 """Whole scans through a trained network: tiles cut from a memory budget, placed by the affine."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from srlib.data import bring, network_input
+from srlib.data import Pair, bring, network_input
 from srlib.device import choose_device
 from srlib.experiments import TASKS, Experiment, from_json
 from srlib.models import MODELS
@@ -80,24 +81,27 @@ def load_model(weights: str | Path, device: str = "auto") -> Model:
 def run_tiled(
     network: torch.nn.Module, data: np.ndarray, max_memory_gb: float = MAX_MEMORY_GB, progress: bool = False
 ) -> np.ndarray:
-    """A same-grid network over a whole array, float32 (X, Y, Z) or (C, X, Y, Z), to (X, Y, Z), tile by tile.
+    """A network over a whole array, float32 (X, Y, Z) or (C, X, Y, Z), tile by tile, to (X, Y, Z) of its output grid.
 
-    Each tile carries a halo as wide as the network sees (``network.halo``), on inner faces only, so that the
-    result is that of the whole array at once. Tiles are cut so that the network's ``live_channels`` feature
-    maps and the scan itself stay within the budget. Raises InputError when the budget is too small.
+    The output grid is ``network.factor`` times finer, or the same. Each tile carries a halo as wide as the network
+    sees (``network.halo``), on inner faces only, so that the result is that of the whole array at once. Tiles are cut
+    so that the network's ``live_channels`` feature maps and the scan itself stay within the budget. Raises InputError
+    when the budget is too small.
     """
     device = next(network.parameters()).device
+    factor = getattr(network, "factor", (1, 1, 1))
     channels = data if data.ndim == 4 else data[None]
     shape = channels.shape[1:]
-    budget = max_memory_gb * 1e9 - WORKING_COPIES * channels.nbytes
+    budget = max_memory_gb * 1e9 - WORKING_COPIES * channels.nbytes * math.prod(factor)
     if budget <= 0:
         raise InputError(f"{max_memory_gb} GB do not hold a scan of shape {shape}; allow more memory")
     todo = tiles(shape, network.halo, int(budget / (4 * network.live_channels)))
-    out = np.empty(shape, np.float32)
+    out = np.empty([n * f for n, f in zip(shape, factor, strict=True)], np.float32)
     with torch.inference_mode():
         for tile in tqdm(todo, desc="tiles", disable=not progress or len(todo) == 1):
             part = torch.from_numpy(extract(channels, tile.outer).copy())[None].to(device)
-            out[tile.core.slices] = network(part)[0, 0][tile.inner].cpu().numpy()
+            sr = network(part)[0, 0][tile.inner.scaled(factor).slices]
+            out[tile.core.scaled(factor).slices] = sr.cpu().numpy()
     return out
 
 
@@ -135,6 +139,19 @@ def enhance_on_grid(
     return on_grid.with_data(fit_scaling(on_grid.data, model.experiment.intensity).invert(sr))
 
 
+def enhance_pair(pair: Pair, model: Model, max_memory_gb: float = MAX_MEMORY_GB) -> Volume:
+    """What a model makes of a degraded scan, on the grid of the truth and in the scan's own units."""
+    if not model.experiment.lr_grid:
+        return enhance_on_grid(pair.on_grid, model, pair.reference, max_memory_gb)
+    sr = _from_grid_to_grid(pair.lr, model, max_memory_gb, progress=False)
+    return pair.hr.with_data(sr[tuple(slice(n) for n in pair.hr.shape)])
+
+
+def _from_grid_to_grid(scan: Volume, model: Model, max_memory_gb: float, progress: bool) -> np.ndarray:
+    scaling = fit_scaling(scan.data, model.experiment.intensity)
+    return scaling.invert(run_tiled(model.network, scaling.apply(scan.data), max_memory_gb, progress))
+
+
 def super_resolve(
     volume: Volume,
     model: Model,
@@ -145,7 +162,7 @@ def super_resolve(
     max_memory_gb: float = MAX_MEMORY_GB,
     progress: bool = False,
 ) -> Volume:
-    """Super-resolve a scan from its own grid: cubic-spline interpolation, then the network.
+    """Super-resolve a scan from its own grid: cubic-spline interpolation, then the network, or the network alone.
 
     ``factor`` per axis (default: the one the model was trained for) or a target ``spacing_mm`` per axis; the
     field of view stays, and the affine says where the finer voxels lie. With ``align='corners'`` the outermost voxel
@@ -164,5 +181,13 @@ def super_resolve(
         raise InputError(
             f"factor per axis must be at least 1, got {factor}; the scan's spacing is {volume.spacing_mm} mm"
         )
+    if model.experiment.lr_grid:
+        if not np.allclose(factor, model.network.factor, rtol=1e-3) or reference is not None:
+            raise InputError(
+                f"{model.experiment.name} makes scans {model.network.factor} times finer and takes no reference; "
+                f"got a factor of {factor}"
+            )
+        sr = _from_grid_to_grid(volume, model, max_memory_gb, progress)
+        return Volume(sr, fine_grid(volume, model.network.factor, align)[1])
     on_grid = volume if np.allclose(factor, 1) else resample(volume, *fine_grid(volume, factor, align))
     return enhance_on_grid(on_grid, model, reference, max_memory_gb, progress)

@@ -114,11 +114,10 @@ class Tile:
     core: PatchLocation
 
     @property
-    def inner(self) -> tuple[slice, ...]:
+    def inner(self) -> PatchLocation:
         """Where the core lies inside the outer box."""
-        return tuple(
-            slice(c - o, c - o + n) for c, o, n in zip(self.core.start, self.outer.start, self.core.size, strict=True)
-        )
+        start = tuple(c - o for c, o in zip(self.core.start, self.outer.start, strict=True))
+        return PatchLocation(start, self.core.size)
 
 
 def tiles(shape: Sequence[int], halo: int, max_voxels: int, multiple: int = 1) -> list[Tile]:

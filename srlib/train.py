@@ -1,6 +1,7 @@
 """Training: the supervised loop on Lightning Fabric, with exact resume and a history."""
 
 import csv
+import dataclasses
 import itertools
 import json
 import math
@@ -25,7 +26,7 @@ from srlib import experiments, results
 from srlib.data import PairDataset, Subject, patch_stream, read_manifest
 from srlib.device import choose_device, keep_freed_memory
 from srlib.experiments import Experiment
-from srlib.patches import extract, grid_locations, per_axis
+from srlib.patches import per_axis
 from srlib.paths import InputError, atomic, first_line, make_dir, results_dir, sha256, source_hash
 from srlib.phases import AdversarialPhase, SupervisedPhase, learning_rate
 from srlib.store import PatchStore
@@ -280,10 +281,10 @@ def _validation(
     """A function that measures networks on fixed patches of the subjects (nan when there are none)."""
     pairs = []
     for subject in subjects[:2]:
-        lr, hr = PairDataset([subject], experiment)[0]  # of the first task
-        places = grid_locations(hr.shape, experiment.patch_size)
-        places = sorted(places, key=lambda p: -np.mean(hr[p.slices] > 0.05))[:4]
-        pairs += [[torch.from_numpy(extract(side, p))[None] for side in (lr, hr[None])] for p in places]
+        dataset = PairDataset([subject], dataclasses.replace(experiment, stride=None, samples=None))
+        places, hr = dataset.grid(0), dataset[0][1]  # item 0 has the experiment's own task
+        places = sorted(places, key=lambda p: -np.mean(hr[p.scaled(dataset.factor).slices] > 0.05))[:4]
+        pairs += [[torch.from_numpy(side)[None] for side in dataset.read(0, p)] for p in places]
 
     @torch.no_grad()
     def check(networks: Mapping[str, torch.nn.Module], device: torch.device) -> dict[str, float]:

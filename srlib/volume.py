@@ -236,7 +236,8 @@ class Scaling:
 
 
 def fit_scaling(data: np.ndarray, rule: str = "minmax") -> Scaling:
-    """Scaling by a named rule: ``minmax`` to [0, 1], ``max`` (divide by the maximum), ``12bit`` (divide by 4095).
+    """Scaling by a named rule: ``minmax`` to [0, 1], ``max`` (divide by the maximum), ``12bit`` (divide by 4095),
+    ``halfmax`` (by half the maximum, minus 1: [-1, 1] for scans that begin at 0).
 
     Raises InputError for a constant scan and for an unknown rule.
     """
@@ -247,7 +248,7 @@ def fit_scaling(data: np.ndarray, rule: str = "minmax") -> Scaling:
         )
     if rule == "12bit" and not 255 < high <= 4095:
         raise InputError(f"the rule 12bit is for scans of 0 to 4095, this one reaches {high:g}; use the rule minmax")
-    rules = {"minmax": (low, high - low), "max": (0.0, high), "12bit": (0.0, 4095.0)}
+    rules = {"minmax": (low, high - low), "max": (0.0, high), "12bit": (0.0, 4095.0), "halfmax": (high / 2, high / 2)}
     if rule not in rules:
         raise InputError(f"unknown intensity rule {rule!r}; expected one of {', '.join(rules)}")
     return Scaling(*rules[rule])

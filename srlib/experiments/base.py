@@ -10,9 +10,13 @@ TASKS: dict[str, tuple[str, dict]] = {
     "gaussian_x2": ("gaussian", {"factor": (2, 2, 2), "sigma": 1.0}),
     "gaussian_x2.5": ("gaussian", {"factor": (2.5, 2.5, 2.5), "sigma": 1.0}),
     "gaussian_x3": ("gaussian", {"factor": (3, 3, 3), "sigma": 1.0}),
+    "gaussian_x4": ("gaussian", {"factor": (4, 4, 4), "sigma": 1.0}),
+    "gaussian_1x1x4": ("gaussian", {"factor": (1, 1, 4), "sigma": 1.0}),
     "gaussian_1x1x3": ("gaussian", {"factor": (1, 1, 3), "sigma": 1.0}),
     "gaussian_x2_corners": ("gaussian", {"factor": (2, 2, 2), "sigma": 1.0, "align": "corners", "whole": True}),
     "gaussian_x3_corners": ("gaussian", {"factor": (3, 3, 3), "sigma": 1.0, "align": "corners", "whole": True}),
+    "gaussian_x4_corners": ("gaussian", {"factor": (4, 4, 4), "sigma": 1.0, "align": "corners"}),
+    "gaussian_x4_nearest": ("gaussian", {"factor": (4, 4, 4), "sigma": 1.0, "align": "corners", "order": 0}),
     "kspace_x2_inplane": ("kspace", {"factor": (1, 2, 2)}),
     "kspace_x5_inplane_12bit": ("kspace", {"factor": (1, 5, 5), "stored_12bit": True}),
 }
@@ -43,7 +47,7 @@ class Experiment:
     max_steps: int
     n_train: int  # training subjects, at most
     batch_size: int  # patches per step
-    patch_size: int  # voxels per axis
+    patch_size: int | tuple[int, int, int]  # voxels of the truth per axis
     learning_rate: float
     model_args: Mapping[str, object] = field(default_factory=dict)
     start: str = ""  # experiment whose trained weights the generator starts from
@@ -59,11 +63,13 @@ class Experiment:
     schedule: str = "constant"  # key of phases.SCHEDULES
     schedule_args: Mapping[str, float] = field(default_factory=dict)
     sampling: str = "grid"  # patches on a grid, or "random" ones
-    stride: int | None = None  # voxels between patches of the grid; None: they do not overlap
+    stride: int | tuple[int, int, int] | None = None  # voxels between patches of the grid; None: they do not overlap
     border: tuple[int, int, int] = (0, 0, 0)  # voxels at each face that no patch of the grid enters
     samples: int | None = None  # patches per scan, at most
     min_foreground: float = 0.0  # random patches are redrawn below this share of non-background voxels
     intensity: str = "minmax"  # rule of volume.fit_scaling, fitted on the network's input
+    per_patch: bool = False  # in training the rule is fitted on each patch of the truth instead
+    lr_grid: bool = False  # the network sees the low-resolution grid and gives the high-resolution one
     given: bool = False  # the manifest's lr column, where filled, is the low-resolution scan
     sources: Mapping[str, str] = field(default_factory=dict)  # number -> "paper", "code" or "ours: ..."
     deviations: tuple[str, ...] = ()
