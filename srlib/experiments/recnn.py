@@ -75,11 +75,15 @@ RECNN_X2, RECNN_X2X3, RECNN_X2_T2 = (
         name=name,
         task="gaussian_x2",
         more_tasks=tuple(task.removesuffix("_corners") for task in published.more_tasks),
-        model_args={**published.model_args, "zero_last": True},
+        model_args={**published.model_args, "zero_last": zero_last},
         sources={**published.sources, "task": "ours: common to all systems here"},
-        deviations=(*published.deviations, _CENTRED, _WHOLE, _ZERO),
+        deviations=(*published.deviations, _CENTRED, _WHOLE, *[_ZERO] * zero_last),
     )
-    for published, name in ((RECNN, "recnn_x2"), (RECNN_20, "recnn_x2x3"), (RECNN_MULTI, "recnn_x2_t2"))
+    for published, name, zero_last in (
+        (RECNN, "recnn_x2", True),
+        (RECNN_20, "recnn_x2x3", False),  # 20 layers do not leave the interpolated scan when they start from it
+        (RECNN_MULTI, "recnn_x2_t2", True),
+    )
 )
 RECNN_1X1X3 = dataclasses.replace(RECNN_X2, name="recnn_1x1x3", task="gaussian_1x1x3")
 RECNN_X25 = dataclasses.replace(RECNN_X2, name="recnn_x2.5", task="gaussian_x2.5")
