@@ -72,8 +72,9 @@ def run(notebooks, profile, cohort, seed, parameters, force) -> None:
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--processes", default=1, show_default=True, help="Processes (one per GPU) that share each batch.")
 @click.option("--start", help="Weights to start from (file or experiment), for experiments that need them.")
+@click.option("--snapshots", is_flag=True, help="Write the validation patch as NIfTI whenever it is measured.")
 @click.option("--store", type=click.Path(), help="Patches made by 'srlib store', instead of cutting them from scans.")
-def train(experiment, cohort, profile, seed, out, device, processes, start, store) -> None:
+def train(experiment, cohort, profile, seed, out, device, processes, start, store, snapshots) -> None:
     """Train one experiment; an interrupted training goes on where its last checkpoint was."""
     from srlib import data, experiments, infer
     from srlib import results as tables
@@ -85,7 +86,11 @@ def train(experiment, cohort, profile, seed, out, device, processes, start, stor
     folder = results_dir(profile, cohort) / "checkpoints" / tables.run_id(experiment, profile, seed, cohort)
     begin = infer.find_weights(start) if start else None
     parts = split["train"], split["val"]
-    click.echo(training.fit(chosen, *parts, out or folder, seed, device, processes, start=begin, store=store))
+    click.echo(
+        training.fit(
+            chosen, *parts, out or folder, seed, device, processes, start=begin, store=store, snapshots=snapshots
+        )
+    )
 
 
 @main.command(epilog=_example("srlib store recnn --cohort csv/mine.csv --profile paper --out patches.h5"))
@@ -171,12 +176,25 @@ def enhance(source, target, weights, factor, spacing, reference, align, device, 
 
 
 @main.command(epilog=_example("srlib evaluate hr.nii.gz sr.nii.gz --mask brain.nii.gz"))
-@click.argument("hr")
-@click.argument("sr")
+@click.argument("hr", required=False)
+@click.argument("sr", required=False)
 @click.option("--mask", help="Scan that is non-zero where voxels count.")
 @click.option("--data-range", type=float, help="Peak of PSNR and SSIM [default: HR's maximum - minimum].")
-def evaluate(hr, sr, mask, data_range) -> None:
-    """Print one CSV row of metrics with the conventions used."""
+@click.option("--weights", help="Instead of two scans: a model, to be run on the degraded scans of a manifest.")
+@click.option("--cohort", default="csv/example.csv", show_default=True, help="That manifest.")
+@click.option("--split", default="test", show_default=True, help="Its rows.")
+@click.option("--out", type=click.Path(), help="Folder for the HR, LR and SR scans and metrics.csv.")
+def evaluate(hr, sr, mask, data_range, weights, cohort, split, out) -> None:
+    """Measure an estimate (one CSV row, with its conventions), or a model on every test scan of a manifest."""
+    if weights and out and not hr:
+        from srlib import data, infer
+        from srlib import evaluate as whole
+
+        table = whole.evaluate(infer.load_model(weights), data.read_manifest(cohort, split), out)
+        click.echo(f"{whole.statistics(table).round(4).to_string()}\n{out}")
+        return
+    if weights or out or not sr:
+        raise InputError("expected two scans, HR and SR, or --weights and --out; see 'srlib evaluate --help'")
     from srlib import metrics, volume
 
     truth, estimate = volume.load(hr), volume.load(sr)

@@ -1,7 +1,6 @@
 """Training: the supervised loop on Lightning Fabric, with exact resume and a history."""
 
 import csv
-import dataclasses
 import itertools
 import json
 import math
@@ -10,7 +9,7 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +18,6 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch.nn import functional
 from tqdm import tqdm
 
 from srlib import experiments, results
@@ -30,6 +28,7 @@ from srlib.patches import per_axis
 from srlib.paths import InputError, atomic, first_line, make_dir, results_dir, sha256, source_hash
 from srlib.phases import AdversarialPhase, SupervisedPhase, learning_rate
 from srlib.store import PatchStore
+from srlib.validate import snapshot_writer, validation
 
 ROWS = 20  # of history.csv, at most: one per 5 % of the steps
 AHEAD = 4  # batches that wait for the network
@@ -47,6 +46,7 @@ def fit(
     progress: bool = True,
     start: str | Path | None = None,
     store: str | Path | None = None,
+    snapshots: bool = False,
 ) -> Path:
     """Train an experiment on the subjects' pairs and return the path of ``model.safetensors`` in ``folder``.
 
@@ -60,7 +60,8 @@ def fit(
     ``history.csv``: step, learning rate, mean losses, validation PSNR (dB, data range 1, fixed patches of ``val``)
     and the critic's mean score of their real minus their generated versions, patches per second, share of the time
     spent waiting for patches. With ``processes`` > 1 each takes its share of a batch (Fabric's DDP) and batch-norm
-    statistics are the first process's.
+    statistics are the first process's. With ``snapshots`` each row also leaves what the network makes of one patch
+    of ``val`` as ``snapshots/STEP_sr.nii.gz``, in its place in the world.
     Raises InputError for unusable data, device or folder, and when the loss is no longer finite.
     """
     folder = make_dir(Path(folder))
@@ -89,12 +90,16 @@ def fit(
         "store": sha256(store) if store else "",
         "start": sha256(start) if start else "",
     }
+    if snapshots and not val:
+        raise InputError("snapshots show a validation scan; give at least one row of the manifest the split val")
     final = folder / "model.safetensors"
     if not (final.is_file() and read_metadata(final) == identity):
         with keep_freed_memory() if chosen.type == "cpu" else nullcontext():
+            show = snapshot_writer(val[0], experiment, folder / "snapshots") if snapshots else None
             _train(
-                experiment, dataset, val, folder, seed, identity, chosen, processes, checkpoint_every, progress, start
-            )
+                experiment, dataset, val, folder, seed, identity, chosen, processes, checkpoint_every, progress, start,
+                show,
+            )  # fmt: skip
     return final
 
 
@@ -124,7 +129,7 @@ def fit_all(
 
 
 def _train(
-    experiment, dataset, val, folder, seed, identity, chosen, processes, checkpoint_every, progress, start
+    experiment, dataset, val, folder, seed, identity, chosen, processes, checkpoint_every, progress, start, show
 ) -> None:
     from lightning_fabric import Fabric  # three seconds of import that only training needs
 
@@ -138,7 +143,7 @@ def _train(
         except RuntimeError as err:
             raise InputError(f"{start}: does not fit the generator of {experiment.name} ({first_line(err)})") from err
     step, history, pending = _resume(checkpoint, identity, phase)
-    check = _validation(val, experiment)
+    check = validation(val, experiment)
     share = experiment.batch_size // processes
     patches = patch_stream(dataset, seed, step * experiment.batch_size)
     batches = _ahead(_batches(patches, experiment.batch_size, share * fabric.global_rank, share))
@@ -169,6 +174,8 @@ def _train(
                 "patches_per_s": speed, "wait_share": waited / seconds,
             })  # fmt: skip
             bar.set_postfix(loss=f"{means.get('loss', math.nan):.4f}", patches=f"{speed:.1f}/s", refresh=False)
+            if show and fabric.global_rank == 0:
+                show(step, phase.networks["generator"])
             pending, waited, since, began = [], 0.0, step, time.perf_counter()
         if fabric.global_rank == 0 and step % checkpoint_every == 0 and step < experiment.max_steps:
             _save_checkpoint(checkpoint, identity, phase, step, history, pending)
@@ -273,28 +280,3 @@ def _ahead(items: Iterator) -> Iterator:
         if error:
             raise error
         yield item
-
-
-def _validation(
-    subjects: Sequence[Subject], experiment: Experiment
-) -> Callable[[Mapping[str, torch.nn.Module], torch.device], dict[str, float]]:
-    """A function that measures networks on fixed patches of the subjects (nan when there are none)."""
-    pairs = []
-    for subject in subjects[:2]:
-        dataset = PairDataset([subject], dataclasses.replace(experiment, stride=None, samples=None))
-        places, hr = dataset.grid(0), dataset[0][1]  # item 0 has the experiment's own task
-        places = sorted(places, key=lambda p: -np.mean(hr[p.scaled(dataset.factor).slices] > 0.05))[:4]
-        pairs += [[torch.from_numpy(side)[None] for side in dataset.read(0, p)] for p in places]
-
-    @torch.no_grad()
-    def check(networks: Mapping[str, torch.nn.Module], device: torch.device) -> dict[str, float]:
-        psnr, gap = [], []
-        generator, critic = networks["generator"].eval(), networks.get("critic")
-        for lr, hr in ((a.to(device), b.to(device)) for a, b in pairs):
-            sr = generator(lr)
-            psnr.append(float(-10 * torch.log10(functional.mse_loss(sr, hr))))
-            gap += [float(critic(hr) - critic(sr))] if critic else []
-        row = {"val_psnr": psnr, "val_gap": gap} if critic else {"val_psnr": psnr}
-        return {name: float(np.mean(values)) if values else math.nan for name, values in row.items()}
-
-    return check

@@ -14,7 +14,7 @@ ORDER = [
     "volume", "patches", "degrade", "metrics", "losses", "models",
     "generator", "caffe", "published", "results",
     "data", "store", "layouts", "figures", "example",
-    "phases", "train", "infer",
+    "phases", "validate", "train", "infer", "evaluate",
     "run", "readme", "cli", "__main__",
 ]  # fmt: skip
 FILES = sorted((ROOT / "srlib").rglob("*.py"))

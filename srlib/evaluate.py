@@ -1,0 +1,50 @@
+"""A model on every scan of a split: volumes in their place, a table of metrics, and its summary."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from srlib import metrics
+from srlib.data import Subject, load_mask, make_pair
+from srlib.infer import MAX_MEMORY_GB, Model, enhance_pair
+from srlib.paths import InputError, atomic, make_dir
+from srlib.volume import save
+
+STATISTICS = ("mean", "var", "median", "min", "max")
+
+
+def evaluate(
+    model: Model, subjects: Sequence[Subject], folder: str | Path, max_memory_gb: float = MAX_MEMORY_GB
+) -> pd.DataFrame:
+    """Degrade, enhance and measure scans; write ``NAME_{hr,lr,sr}.nii.gz`` and ``metrics.csv`` into a folder.
+
+    One row per subject and region: ``volume`` and, where there is a mask, ``mask`` (the voxels inside, data range of
+    the truth) and ``masked`` (3D-SRGAN's convention: both scans times the mask, whole, data range = joint maximum -
+    minimum). Raises InputError as ``make_pair`` and when there is no subject.
+    """
+    if not subjects:
+        raise InputError("no subject to evaluate; give at least one row of the manifest this split")
+    folder, rows = make_dir(Path(folder)), []
+    for subject in subjects:
+        pair = make_pair(subject, model.experiment)
+        sr, mask = enhance_pair(pair, model, max_memory_gb), load_mask(subject, pair.hr.shape)
+        for kind, scan in (("hr", pair.hr), ("lr", pair.lr), ("sr", sr)):
+            save(scan, folder / f"{subject.name}_{kind}.nii.gz")
+        quality = metrics.evaluate(pair.hr.data, sr.data, float(np.ptp(pair.hr.data)), mask)
+        if mask is not None:
+            joint = float(max(pair.hr.data.max(), sr.data.max()) - min(pair.hr.data.min(), sr.data.min()))
+            quality["masked"] = metrics.evaluate(pair.hr.data * mask, sr.data * mask, joint)["volume"]
+        rows += [{"subject": subject.name, "region": region, **values} for region, values in quality.items()]
+    table = pd.DataFrame(rows)
+    with atomic(folder / "metrics.csv") as temporary:
+        table.to_csv(temporary, index=False, float_format="%.6f", lineterminator="\n")
+    return table
+
+
+def statistics(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean, variance (of the population, as NumPy's), median, least and greatest value per region and metric."""
+    values = table.drop(columns="subject").melt("region", var_name="metric").groupby(["region", "metric"], sort=False)
+    found = values["value"].agg(["mean", lambda v: v.var(ddof=0), "median", "min", "max"])
+    return found.set_axis(STATISTICS, axis=1)
