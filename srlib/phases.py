@@ -18,6 +18,8 @@ SCHEDULES: dict[str, Callable[..., float]] = {
     "cosine": lambda step, max_steps: 0.5 * (1 + math.cos(math.pi * step / max_steps)),
     # the rate falls to ``factor`` of it after the share ``at`` of all steps
     "step": lambda step, max_steps, at, factor: 1.0 if step < at * max_steps else factor,
+    # TensorFlow's inverse time decay
+    "inverse": lambda step, max_steps, rate, every: 1 / (1 + rate * step / every),
 }
 
 # the methods of SRReCNN3D's solver generator, with Caffe's momentum
