@@ -27,7 +27,7 @@ from srlib.device import choose_device, keep_freed_memory
 from srlib.experiments import Experiment
 from srlib.patches import extract, grid_locations
 from srlib.paths import InputError, atomic, first_line, make_dir, results_dir, sha256, source_hash
-from srlib.phases import AdversarialPhase, SupervisedPhase, learning_rate
+from srlib.phases import learning_rate, make_phase
 
 ROWS = 20  # of history.csv, at most: one per 5 % of the steps
 AHEAD = 4  # batches that wait for the network
@@ -117,7 +117,7 @@ def _train(
     checkpoint = folder / "checkpoint.pt"
     fabric = Fabric(accelerator=chosen.type, devices=processes, strategy="ddp" if processes > 1 else "auto")
     fabric.launch()
-    phase = (AdversarialPhase if experiment.adversarial else SupervisedPhase)(experiment, fabric, seed)
+    phase = make_phase(experiment, fabric, seed)
     if start:
         try:
             phase.networks["generator"].load_state_dict(load_weights(start))
