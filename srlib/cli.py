@@ -100,12 +100,12 @@ def train(experiment, cohort, profile, seed, out, device, processes, start, stor
 @click.option("--out", required=True, type=click.Path(), help="The HDF5 file to write.")
 def store(experiment, cohort, profile, out) -> None:
     """Write an experiment's training patches as HDF5 (data and label), for 'srlib train --store' or for Caffe."""
-    from srlib import data, experiments
+    from srlib import data, dataset, experiments
     from srlib import store as stores
 
     chosen = experiments.get(experiment, profile)
     subjects = data.training_subjects(data.read_manifest(cohort, "train"), chosen)
-    click.echo(stores.write_store(data.PairDataset(subjects, chosen), out))
+    click.echo(stores.write_store(dataset.PairDataset(subjects, chosen), out))
 
 
 @main.command(epilog=_example("srlib manifest flat my_scans --out csv/mine.csv --split 0.7/0.1/0.2 --seed 0"))

@@ -1,10 +1,36 @@
-"""Training losses: supervised ones by name, and the Wasserstein game between a critic and a generator."""
+"""Training losses: supervised ones by name, and the Wasserstein and the least-squares game of two networks."""
 
+from functools import partial
+
+import numpy as np
 import torch
 from torch.nn import functional
 
-# (sr, hr) batches to a scalar, mean-reduced
-LOSSES = {"l1": functional.l1_loss, "l2": functional.mse_loss}
+REAL, FAKE = (0.7, 1.2), (0.0, 0.3)  # ranges of the soft labels (Sanchez & Vilaplana, MIDL 2018)
+
+
+def gradient_difference(sr: torch.Tensor, hr: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
+    """Squared differences of the absolute gradients of two batches (B, C, X, Y, Z), 'mean' or 'sum', over three axes.
+
+    Mathieu et al., ICLR 2016, with exponent 2; the gradient along an axis is that of neighbouring voxels, and the
+    axes' means or sums are added.
+    """
+    axes = ((sr.diff(dim=axis).abs(), hr.diff(dim=axis).abs()) for axis in (2, 3, 4))
+    return sum(functional.mse_loss(a, b, reduction=reduction) for a, b in axes)
+
+
+def mse_gdl(sr: torch.Tensor, hr: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
+    """Squared error + gradient difference: sums in Sanchez & Vilaplana, MIDL 2018; the means are ours."""
+    return functional.mse_loss(sr, hr, reduction=reduction) + gradient_difference(sr, hr, reduction)
+
+
+# (sr, hr) batches to a scalar, mean-reduced where the name does not say otherwise
+LOSSES = {
+    "l1": functional.l1_loss,
+    "l2": functional.mse_loss,
+    "mse_gdl": mse_gdl,
+    "mse_gdl_sum": partial(mse_gdl, reduction="sum"),
+}
 
 
 def wasserstein_critic(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
@@ -37,3 +63,19 @@ def clip_weights(network: torch.nn.Module, bound: float) -> None:
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.clamp_(-bound, bound)
+
+
+def least_squares(scores: torch.Tensor, labels: np.ndarray) -> torch.Tensor:
+    """Mean of (score - label)^2 over a batch, (B,) each (Mao et al., ICCV 2017, without their factor 1/2)."""
+    return functional.mse_loss(scores, torch.from_numpy(labels).to(scores))
+
+
+def draw_labels(rng: np.random.Generator, n: int, rule: str = "per_step") -> tuple[np.ndarray, np.ndarray]:
+    """Labels for ``n`` real and ``n`` generated patches, float32: what the discriminator's scores are drawn towards.
+
+    'per_step': soft labels, in a tenth of all steps swapped, as Sanchez & Vilaplana, MIDL 2018, mean it. 'code': those
+    of their code, which labels both sides as real, so that its one swap per run has no effect either.
+    """
+    swapped = rng.random() < 0.1
+    real, fake = {"per_step": (FAKE, REAL) if swapped else (REAL, FAKE), "code": (REAL, REAL)}[rule]
+    return rng.uniform(*real, n).astype(np.float32), rng.uniform(*fake, n).astype(np.float32)

@@ -11,6 +11,7 @@ from srlib import losses
 from srlib.experiments import Experiment
 from srlib.models import MODELS
 from srlib.models.mdcsrn import Critic
+from srlib.models.srgan3d import Discriminator3D
 
 # name -> share of the learning rate at a step of max_steps, given the experiment's schedule_args
 SCHEDULES: dict[str, Callable[..., float]] = {
@@ -61,10 +62,15 @@ def build_model(experiment: Experiment, seed: int = 0) -> torch.nn.Module:
 
 
 def build_critic(experiment: Experiment, seed: int = 0) -> torch.nn.Module:
-    """The experiment's critic, four times as wide as the generator (64 to 16, as in the paper), weights from the seed."""
+    """The critic of the experiment's game, as wide beside the generator as in its paper (64 to 16; in the least-squares
+    game 32 to 32), weights from the seed."""
+    game = experiment.adversarial
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return Critic(4 * experiment.width, experiment.patch_size, experiment.adversarial.slope)
+        if game.game == "least_squares":
+            critic = Discriminator3D(experiment.width, experiment.patch_size, game.slope)
+            return critic.to(memory_format=torch.channels_last_3d)
+        return Critic(4 * experiment.width, experiment.patch_size, game.slope)
 
 
 class SupervisedPhase:
@@ -129,6 +135,41 @@ class AdversarialPhase:
         adversarial = losses.wasserstein_generator(self.networks["critic"](sr.contiguous()))
         _update(self, "generator", index, supervised + self.experiment.adversarial.weight * adversarial)
         return {"loss": supervised.detach(), "adversarial": adversarial.detach()}
+
+
+class LeastSquaresPhase(AdversarialPhase):
+    """A generator and a least-squares discriminator, both updated at every step, the discriminator first.
+
+    Sanchez & Vilaplana, MIDL 2018. The labels are a function of the seed, the step and the process alone.
+    """
+
+    def step(self, index: int, lr: torch.Tensor, hr: torch.Tensor) -> dict[str, torch.Tensor]:
+        """One update of each network; returns their losses by name."""
+        game, critic = self.experiment.adversarial, self.networks["critic"]
+        draw = np.random.default_rng([self.seed, index, self.fabric.global_rank])
+        real, fake = losses.draw_labels(draw, len(hr), game.labels)
+        self.networks["generator"].train()
+        sr = self.models["generator"](lr)
+        critic.requires_grad_(True)
+        on_real, on_fake = (self.models["critic"](side) for side in (hr, sr.detach()))  # apart, for their batch norm
+        critic_loss = losses.least_squares(on_real, real) + losses.least_squares(on_fake, fake)
+        _update(self, "critic", index, critic_loss)
+        critic.requires_grad_(False)
+        supervised = losses.LOSSES[self.experiment.loss](sr, hr)
+        adversarial = losses.least_squares(critic(sr), draw.uniform(*losses.REAL, len(hr)))
+        _update(self, "generator", index, supervised + game.weight * adversarial)
+        gap = on_real.mean() - on_fake.mean()
+        return {
+            "loss": supervised.detach(), "adversarial": adversarial.detach(),
+            "critic_loss": critic_loss.detach(), "gap": gap.detach(),
+        }  # fmt: skip
+
+
+def make_phase(experiment: Experiment, fabric: object, seed: int) -> SupervisedPhase | AdversarialPhase:
+    """The phase that an experiment asks for, with new networks, on Lightning's ``fabric``."""
+    games = {"wasserstein": AdversarialPhase, "least_squares": LeastSquaresPhase}
+    kind = games[experiment.adversarial.game] if experiment.adversarial else SupervisedPhase
+    return kind(experiment, fabric, seed)
 
 
 def _setup(fabric, networks: dict[str, torch.nn.Module], experiment: Experiment) -> tuple[dict, dict]:

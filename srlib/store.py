@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from srlib.data import PairDataset
+from srlib.dataset import PairDataset
 from srlib.paths import InputError, atomic, first_line
 
 CHUNK = 16  # patches read or written at once

@@ -21,12 +21,13 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 from srlib import experiments, results
-from srlib.data import PairDataset, Subject, patch_stream, read_manifest
+from srlib.data import Subject, read_manifest
+from srlib.dataset import PairDataset, patch_stream
 from srlib.device import choose_device, keep_freed_memory
 from srlib.experiments import Experiment
 from srlib.patches import per_axis
 from srlib.paths import InputError, atomic, first_line, make_dir, results_dir, sha256, source_hash
-from srlib.phases import AdversarialPhase, SupervisedPhase, learning_rate
+from srlib.phases import learning_rate, make_phase
 from srlib.store import PatchStore
 from srlib.validate import snapshot_writer, validation
 
@@ -136,7 +137,7 @@ def _train(
     checkpoint = folder / "checkpoint.pt"
     fabric = Fabric(accelerator=chosen.type, devices=processes, strategy="ddp" if processes > 1 else "auto")
     fabric.launch()
-    phase = (AdversarialPhase if experiment.adversarial else SupervisedPhase)(experiment, fabric, seed)
+    phase = make_phase(experiment, fabric, seed)
     if start:
         try:
             phase.networks["generator"].load_state_dict(load_weights(start))

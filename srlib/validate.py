@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from srlib.data import PairDataset, Subject, make_pair, network_input
+from srlib.data import Subject, make_pair, network_input
+from srlib.dataset import PairDataset
 from srlib.experiments import Experiment
 from srlib.patches import PatchLocation, extract
 from srlib.paths import make_dir

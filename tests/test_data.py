@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from srlib import experiments
-from srlib.data import POOL, PairDataset, Subject, make_pair, patch_stream, read_manifest
+from srlib.data import Subject, make_pair, read_manifest
+from srlib.dataset import POOL, PairDataset, patch_stream
 from srlib.patches import extract, grid_locations
 from srlib.paths import InputError
 from srlib.volume import Volume, fit_scaling, load, save

@@ -1,5 +1,6 @@
 """The adversarial losses do what their papers say."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -48,3 +49,31 @@ def test_clipping_bounds_every_weight():
 @pytest.mark.parametrize("name, expected", [("l1", 2.0), ("l2", 5.0)])
 def test_supervised_losses_are_means(name, expected):
     assert losses.LOSSES[name](torch.tensor([1.0, 3.0]), torch.tensor([0.0, 0.0])) == expected
+
+
+def test_gradient_difference_by_hand():
+    hr = torch.zeros(1, 1, 2, 2, 2)
+    sr = torch.zeros(1, 1, 2, 2, 2)
+    hr[..., 1, :, :] = 3.0  # |gradient| 3 at the four places along x, 0 along y and z
+    sr[..., 1, 0, 0] = -2.0  # |gradient| 2 at one place along each axis
+    along_x, along_y, along_z = [(3 - 2) ** 2, 9, 9, 9], [2**2, 0, 0, 0], [2**2, 0, 0, 0]
+    total = sum(along_x + along_y + along_z)
+    assert losses.gradient_difference(sr, hr, "sum") == total == 36
+    assert losses.gradient_difference(sr, hr) == total / 4
+    squares = (-2 - 3) ** 2 + 3 * 9
+    assert losses.LOSSES["mse_gdl_sum"](sr, hr) == total + squares
+    assert losses.LOSSES["mse_gdl"](sr, hr) == total / 4 + squares / 8
+
+
+def test_gradient_difference_forgets_the_sign_and_the_offset():
+    hr = torch.rand(2, 1, 5, 4, 3)
+    for same in (hr + 7, -hr):
+        assert losses.gradient_difference(same, hr) < 1e-10
+    assert losses.gradient_difference(2 * hr, hr) > 0.05
+    batch = losses.LOSSES["mse_gdl_sum"](2 * hr, hr)
+    torch.testing.assert_close(batch, sum(losses.LOSSES["mse_gdl_sum"](2 * h[None], h[None]) for h in hr))
+
+
+def test_least_squares_by_hand():
+    scores, labels = torch.tensor([1.0, -0.5]), np.array([0.75, 0.5], np.float32)
+    assert losses.least_squares(scores, labels) == (0.25**2 + 1.0) / 2

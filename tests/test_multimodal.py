@@ -9,7 +9,8 @@ from click.testing import CliRunner
 
 from srlib import data, experiments, train, volume
 from srlib.cli import main
-from srlib.data import PairDataset, Subject, bring, make_pair
+from srlib.data import Subject, bring, make_pair
+from srlib.dataset import PairDataset
 from srlib.infer import Model, enhance_on_grid, super_resolve
 from srlib.models.recnn import ReCNN
 from srlib.paths import InputError

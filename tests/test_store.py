@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file
 
 from srlib import data, experiments, train
-from srlib.data import PairDataset, patch_stream
+from srlib.dataset import PairDataset, patch_stream
 from srlib.paths import InputError
 from srlib.store import PatchStore, write_store
 

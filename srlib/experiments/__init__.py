@@ -17,7 +17,7 @@ PROFILES: dict[str, dict[str, dict[str, int]]] = {
     "paper": {name: {} for name in EXPERIMENTS},
     "quick": {**mdcsrn.QUICK, **recnn.QUICK, **srgan3d.QUICK},
     "smoke": {
-        name: {**_SMOKE, "max_steps": 12, "critic_steps": 3} if experiment.adversarial else _SMOKE
+        name: {**_SMOKE, "max_steps": 12, "critic_steps": 3} if experiment.critic_steps else _SMOKE
         for name, experiment in EXPERIMENTS.items()
     },
 }

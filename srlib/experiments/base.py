@@ -24,15 +24,21 @@ TASKS: dict[str, tuple[str, dict]] = {
 
 @dataclass(frozen=True)
 class Adversarial:
-    """How a critic is trained beside the generator. A step is one update of either of the two."""
+    """How a critic is trained beside the generator.
+
+    A step is one update of either of the two in the Wasserstein game, and one of each in the least-squares game,
+    to which the critic's own steps, constraint and strength do not apply.
+    """
 
     weight: float  # of the adversarial term in the generator's loss
-    per_generator: int  # critic steps for each generator step
-    extra_every: int  # after so many steps ...
-    extra: int  # ... so many more critic steps
+    per_generator: int = 0  # critic steps for each generator step
+    extra_every: int = 1  # after so many steps ...
+    extra: int = 0  # ... so many more critic steps
     constraint: str = "penalty"  # gradient penalty, or "clip" the critic's weights
     strength: float = 10.0  # of the penalty; the bound of the weights where they are clipped
     slope: float = 0.2  # of the critic's LeakyReLU
+    game: str = "wasserstein"  # or "least_squares"
+    labels: str = "per_step"  # rule of losses.draw_labels, of the least-squares game
 
 
 @dataclass(frozen=True)

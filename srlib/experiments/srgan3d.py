@@ -79,7 +79,12 @@ SRGAN3D_X2 = dataclasses.replace(
         "patch_size": "ours: 96 voxels, drawn at random",
         "min_foreground": "ours: patches that are mostly air teach nothing",
     },
-    deviations=(*SRGAN3D.deviations[:3], _VOLUME, _CENTRED, "patches are drawn at random, with at least 30 % foreground"),
+    deviations=(
+        *SRGAN3D.deviations[:3],
+        _VOLUME,
+        _CENTRED,
+        "patches are drawn at random, with at least 30 % foreground",
+    ),
 )
 
 _RESIDUAL = (
@@ -124,7 +129,11 @@ SRGAN3D_RES_GAN = dataclasses.replace(
     schedule="inverse",
     schedule_args=SRGAN3D.schedule_args,
     sources=SRGAN3D_X2.sources,
-    deviations=(*SRGAN3D_X2.deviations, _RESIDUAL[0], "training goes on from the network trained without a discriminator"),
+    deviations=(
+        *SRGAN3D_X2.deviations,
+        _RESIDUAL[0],
+        "training goes on from the network trained without a discriminator",
+    ),
 )
 
 EXPERIMENTS = (

@@ -1,0 +1,128 @@
+"""Degraded pairs as patches: an experiment's subjects as a dataset, and the endless stream of training patches."""
+
+import functools
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from srlib.data import Subject, degradation_of, make_pair, network_input
+from srlib.experiments import TASKS, Experiment
+from srlib.patches import PatchLocation, extract, grid_locations, per_axis, random_locations
+from srlib.paths import InputError
+from srlib.volume import fit_scaling, read_shape
+
+POOL = 4  # subjects whose patches are mixed; two pools at most are in memory
+
+
+class PairDataset:
+    """Scaled (input, truth) arrays, (C, X, Y, Z) and (X, Y, Z) float32, of an experiment's subjects and tasks.
+
+    Item ``i`` is a subject under one of the experiment's training tasks; the last few are kept in memory. Where the
+    network sees the low-resolution grid, patches lie on that grid, and the truth's are ``factor`` times larger.
+    """
+
+    def __init__(self, subjects: Sequence[Subject], experiment: Experiment) -> None:
+        self.experiment = experiment
+        self.items = [(s, task) for s in subjects for task in (experiment.task, *experiment.more_tasks)]
+        self.factor = _whole_factor(experiment) if experiment.lr_grid else (1, 1, 1)
+        self.shapes = [
+            tuple(n // f for n, f in zip(degradation_of(task).usable(shape), self.factor, strict=True))
+            for s, task in self.items
+            for shape in [read_shape(s.file(experiment.contrast))]
+        ]
+        self._load = functools.lru_cache(maxsize=2 * POOL)(self._load)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        return self._load(index)
+
+    def _load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        experiment = self.experiment
+        pair = make_pair(self.items[index][0], experiment, self.items[index][1])
+        scan = pair.lr if experiment.lr_grid else pair.on_grid
+        if experiment.per_patch:
+            return scan.data[None], pair.hr.data
+        return network_input(scan, pair.reference, experiment.intensity), pair.scaling.apply(pair.hr.data)
+
+    def _on_input(self, voxels: int | Sequence[int]) -> tuple[int, ...]:
+        """A size in voxels of the truth as one on the network's input grid."""
+        sizes = per_axis(voxels)
+        if any(n % f for n, f in zip(sizes, self.factor, strict=True)):
+            raise InputError(f"{sizes} voxels are no multiple of the factor {self.factor}; choose another patch size")
+        return tuple(n // f for n, f in zip(sizes, self.factor, strict=True))
+
+    def grid(self, index: int) -> list[PatchLocation]:
+        """An item's patch locations on the experiment's grid; at most ``samples``, always the same ones."""
+        experiment, shape = self.experiment, self.shapes[index]
+        stride = None if experiment.stride is None else self._on_input(experiment.stride)
+        places = grid_locations(shape, self._on_input(experiment.patch_size), stride, experiment.border)
+        if experiment.samples is None or len(places) <= experiment.samples:
+            return places
+        chosen = np.random.default_rng(index).permutation(len(places))[: experiment.samples]
+        return [places[k] for k in chosen]
+
+    def locations(self, index: int, rng: np.random.Generator) -> list[PatchLocation]:
+        """One epoch's patch locations of an item; their number depends on its shape alone."""
+        grid, (_, hr), chosen = self.grid(index), self[index], []
+        if self.experiment.sampling == "grid":
+            return grid
+        for place in grid:
+            candidates = random_locations(self.shapes[index], place.size, 8, rng)
+            shares = [np.mean(hr[c.scaled(self.factor).slices] > 0.05) for c in candidates]
+            enough = [i for i, share in enumerate(shares) if share >= self.experiment.min_foreground]
+            chosen.append(candidates[enough[0] if enough else int(np.argmax(shares))])
+        return chosen
+
+    def read(self, index: int, location: PatchLocation) -> tuple[np.ndarray, np.ndarray]:
+        """An item's patch as (input (C, x, y, z), truth (1, x, y, z))."""
+        given, truth = self[index]
+        given, truth = extract(given, location), extract(truth, location.scaled(self.factor))[None]
+        if not self.experiment.per_patch or truth.min() == truth.max():
+            return given, truth
+        scaling = fit_scaling(truth, self.experiment.intensity)
+        return scaling.apply(given), scaling.apply(truth)
+
+
+def _whole_factor(experiment: Experiment) -> tuple[int, int, int]:
+    """The factor of the experiment's task, which a network from grid to grid needs in whole numbers."""
+    factor = TASKS[experiment.task][1]["factor"]
+    if any(f != int(f) for f in factor):
+        raise InputError(f"{experiment.name} goes from grid to grid and needs a whole factor, got {factor}")
+    return tuple(int(f) for f in factor)
+
+
+def patch_stream(dataset: PairDataset, seed: int, start: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Endless (input, truth) patches, (C, x, y, z) and (1, x, y, z): a pure function of the seed, entered anywhere.
+
+    Each epoch shuffles the items (subjects, or the files of a patch store); pools of a few are loaded (the next
+    one while this one is served) and their patches mixed. Entering late skips whole pools without reading them.
+    """
+    counts = [len(dataset.grid(index)) for index in range(len(dataset))]
+
+    def pools() -> Iterator[tuple[int, list[int], int]]:
+        epoch, skip = divmod(start, sum(counts))
+        while True:
+            order = np.random.default_rng([seed, epoch]).permutation(len(dataset)).tolist()
+            for first in range(0, len(order), POOL):
+                pool = order[first : first + POOL]
+                size = sum(counts[i] for i in pool)
+                if skip < size:
+                    yield epoch, pool, skip
+                skip = max(skip - size, 0)
+            epoch += 1
+
+    def prepare(epoch: int, pool: list[int], skip: int) -> list[tuple[int, PatchLocation]]:
+        rng = np.random.default_rng([seed, epoch, *pool])
+        patches = [(i, location) for i in pool for location in dataset.locations(i, rng)]
+        return [patches[k] for k in rng.permutation(len(patches))][skip:]
+
+    with ThreadPoolExecutor(1) as background:
+        todo = pools()
+        ahead = background.submit(prepare, *next(todo))
+        while True:
+            patches, ahead = ahead.result(), background.submit(prepare, *next(todo))
+            for index, location in patches:
+                yield dataset.read(index, location)
