@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from srlib.degrade import GaussianDownsample, KSpaceTruncation
+from srlib.degrade import GaussianDownsample, KSpaceTruncation, make_degradation
 from srlib.experiments import TASKS, Experiment
 from srlib.paths import InputError, data_dir
 from srlib.volume import Scaling, Volume, central, crop_or_pad, fit_scaling, load, load_mat, read_shape, resample
