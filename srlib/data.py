@@ -11,7 +11,18 @@ import numpy as np
 from srlib.degrade import GaussianDownsample, KSpaceTruncation, make_degradation
 from srlib.experiments import TASKS, Experiment
 from srlib.paths import InputError, data_dir
-from srlib.volume import Scaling, Volume, central, crop_or_pad, fit_scaling, load, load_mat, read_shape, resample
+from srlib.volume import (
+    Scaling,
+    Volume,
+    central,
+    crop_or_pad,
+    fit_scaling,
+    framed,
+    load,
+    load_mat,
+    read_shape,
+    resample,
+)
 
 VOLUMES = ("t1", "t2", "labels", "lr", "mask")
 SPLITS = ("train", "val", "eval", "test")
@@ -120,6 +131,7 @@ def make_pair(subject: Subject, experiment: Experiment, task: str = "", middle: 
     the true scan's grid; the reference, too, is brought by its affine alone: no registration is done.
     """
     hr = load(subject.file(experiment.contrast))
+    hr = framed(hr, experiment.frame) if experiment.frame else hr
     hr = central(hr, middle) if middle else hr
     try:
         if experiment.given and "lr" in subject.files:
@@ -188,12 +200,12 @@ def baselines(pair: Pair, experiment: Experiment) -> dict[str, Volume]:
     return {"linear": linear, "cubic": pair.on_grid}
 
 
-def load_mask(subject: Subject, shape: Sequence[int] | None = None) -> np.ndarray | None:
-    """Where the subject's ``mask`` is non-zero, boolean, cut to a shape; None when the manifest gives no mask."""
+def load_mask(subject: Subject, like: Volume | None = None) -> np.ndarray | None:
+    """Where the subject's ``mask`` is non-zero, boolean, on its own grid or that of ``like``; None without a mask."""
     if "mask" not in subject.files:
         return None
-    mask = load(subject.files["mask"]).data != 0
-    return mask[tuple(slice(n) for n in shape or mask.shape)]
+    mask = load(subject.files["mask"])
+    return (resample(mask, like.shape, like.affine, order=0, outside=0) if like else mask).data != 0
 
 
 def training_subjects(subjects: Sequence[Subject], experiment: Experiment) -> list[Subject]:

@@ -29,7 +29,7 @@ class PairDataset:
         self.shapes = [
             tuple(n // f for n, f in zip(degradation_of(task).usable(shape), self.factor, strict=True))
             for s, task in self.items
-            for shape in [read_shape(s.file(experiment.contrast))]
+            for shape in [experiment.frame or read_shape(s.file(experiment.contrast))]
         ]
         self._load = functools.lru_cache(maxsize=2 * POOL)(self._load)
 

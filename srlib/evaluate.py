@@ -29,7 +29,7 @@ def evaluate(
     folder, rows = make_dir(Path(folder)), []
     for subject in subjects:
         pair = make_pair(subject, model.experiment)
-        sr, mask = enhance_pair(pair, model, max_memory_gb), load_mask(subject, pair.hr.shape)
+        sr, mask = enhance_pair(pair, model, max_memory_gb), load_mask(subject, pair.hr)
         for kind, scan in (("hr", pair.hr), ("lr", pair.lr), ("sr", sr)):
             save(scan, folder / f"{subject.name}_{kind}.nii.gz")
         quality = metrics.evaluate(pair.hr.data, sr.data, float(np.ptp(pair.hr.data)), mask)

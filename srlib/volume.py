@@ -217,7 +217,11 @@ def crop_or_pad(volume: Volume, start: Sequence[int], shape: Sequence[int]) -> V
 
 def central(volume: Volume, size: int) -> Volume:
     """The middle ``size`` voxels of each axis, or all of them where there are fewer."""
-    shape = [min(n, size) for n in volume.shape]
+    return framed(volume, [min(n, size) for n in volume.shape])
+
+
+def framed(volume: Volume, shape: Sequence[int]) -> Volume:
+    """The middle of a scan in a frame of ``shape`` voxels; zeros where the frame is larger than the scan."""
     return crop_or_pad(volume, [(n - s) // 2 for n, s in zip(volume.shape, shape, strict=True)], shape)
 
 

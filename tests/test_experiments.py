@@ -39,14 +39,8 @@ def test_profiles_only_shrink_named_budgets(name, profile):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_number_has_a_source(name):
     experiment = experiments.get(name)
-    kinds = (
-        int,
-        float,
-        int | None,
-        tuple[int, int, int],
-        int | tuple[int, int, int],
-        int | tuple[int, int, int] | None,
-    )
+    axes = tuple[int, int, int]
+    kinds = (int, float, int | None, axes, int | axes, int | axes | None, axes | None)
     numbers = {f.name for f in dataclasses.fields(experiment) if f.type in kinds}
     numbers = {n for n in numbers if getattr(experiment, n) != getattr(Experiment, n, None)}
     if experiment.adversarial:

@@ -70,6 +70,7 @@ class Experiment:
     schedule_args: Mapping[str, float] = field(default_factory=dict)
     sampling: str = "grid"  # patches on a grid, or "random" ones
     stride: int | tuple[int, int, int] | None = None  # voxels between patches of the grid; None: they do not overlap
+    frame: tuple[int, int, int] | None = None  # voxels that each scan is cut or padded to, about its middle
     border: tuple[int, int, int] = (0, 0, 0)  # voxels at each face that no patch of the grid enters
     samples: int | None = None  # patches per scan, at most
     min_foreground: float = 0.0  # random patches are redrawn below this share of non-background voxels
