@@ -31,7 +31,7 @@ def kill(monkeypatch):
     """Makes training stop dead before a step, as a power cut would; returns the undoing."""
 
     def arm(before):
-        for phase in (phases.SupervisedPhase, phases.AdversarialPhase):
+        for phase in (phases.SupervisedPhase, phases.AdversarialPhase, phases.LeastSquaresPhase):
 
             def limited(self, index, lr, hr, step=phase.step):
                 if index == before:
@@ -44,7 +44,7 @@ def kill(monkeypatch):
     return arm
 
 
-@pytest.mark.parametrize("name", ["mdcsrn", "mdcsrn_res", "mdcsrn_res_wgan"])
+@pytest.mark.parametrize("name", ["mdcsrn", "mdcsrn_res", "mdcsrn_res_wgan", "srgan3d_x2", "recnn_x2x3"])
 def test_resume_gives_the_same_weights_to_the_bit(cohort, tmp_path, kill, name):
     experiment = dataclasses.replace(experiments.get(name, "smoke"), batch_size=2, max_steps=12)
     start = fit(cohort, tmp_path / "start") if experiment.start else None
