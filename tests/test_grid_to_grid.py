@@ -47,7 +47,7 @@ def test_an_estimate_lies_on_the_grid_of_the_truth(task, shape, oblique, blob):
     pair = degraded(hr, model.experiment)
     sr = enhance_pair(pair, model)
     assert sr.shape == hr.shape and np.array_equal(sr.affine, hr.affine)
-    inside = (slice(4, -4),) * 3
+    inside = (slice(8, -8),) * 3  # beyond the faces a spline is mirrored, the network's interpolation is not
     assert np.abs(sr.data - pair.on_grid.data)[inside].max() < 0.03  # cubic interpolation, as the spline's
     low = enhance_pair(pair, model, max_memory_gb=1e-4 * np.prod(FACTORS[task]) * 4)  # in tiles
     np.testing.assert_allclose(low.data, sr.data, atol=1e-4)
