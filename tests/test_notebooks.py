@@ -65,7 +65,8 @@ def test_the_chain_on_a_users_own_scans_twice(cohort, tmp_path):
     ours = {name for name in table["experiment"] if not name.endswith("_published")}  # those where they are at hand
     assert ours == {
         "linear", "cubic", "zero_filled", "mdcsrn", "mdcsrn_res", "mdcsrn_res_kspace", "mdcsrn_res_wgan",
-        "recnn_x2", "recnn_x2x3",
+        "recnn_x2", "recnn_x2x3", "srgan3d_x2", "srgan3d_res_subpixel", "srgan3d_res_subpixel_nn",
+        "srgan3d_res_nn_resize", "srgan3d_res_x4", "srgan3d_res_gan",
     }  # fmt: skip
     assert set(table["region"]) - {"crop", "crop_printed"} == {"volume"}
     before = (one / "runs.csv").read_bytes()
