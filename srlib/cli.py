@@ -183,14 +183,15 @@ def enhance(source, target, weights, factor, spacing, reference, align, device, 
 @click.option("--weights", help="Instead of two scans: a model, to be run on the degraded scans of a manifest.")
 @click.option("--cohort", default="csv/example.csv", show_default=True, help="That manifest.")
 @click.option("--split", default="test", show_default=True, help="Its rows.")
+@click.option("--task", default="", help="Degradation, by its name in the tables [default: that of training].")
 @click.option("--out", type=click.Path(), help="Folder for the HR, LR and SR scans and metrics.csv.")
-def evaluate(hr, sr, mask, data_range, weights, cohort, split, out) -> None:
+def evaluate(hr, sr, mask, data_range, weights, cohort, split, task, out) -> None:
     """Measure an estimate (one CSV row, with its conventions), or a model on every test scan of a manifest."""
     if weights and out and not hr:
         from srlib import data, infer
         from srlib import evaluate as whole
 
-        table = whole.evaluate(infer.load_model(weights), data.read_manifest(cohort, split), out)
+        table = whole.evaluate(infer.load_model(weights), data.read_manifest(cohort, split), out, task)
         click.echo(f"{whole.statistics(table).round(4).to_string()}\n{out}")
         return
     if weights or out or not sr:

@@ -8,6 +8,7 @@ import pandas as pd
 
 from srlib import metrics
 from srlib.data import Subject, load_mask, make_pair
+from srlib.experiments import TASKS
 from srlib.infer import MAX_MEMORY_GB, Model, enhance_pair
 from srlib.paths import InputError, atomic, make_dir
 from srlib.volume import save
@@ -16,19 +17,26 @@ STATISTICS = ("mean", "var", "median", "min", "max")
 
 
 def evaluate(
-    model: Model, subjects: Sequence[Subject], folder: str | Path, max_memory_gb: float = MAX_MEMORY_GB
+    model: Model,
+    subjects: Sequence[Subject],
+    folder: str | Path,
+    task: str = "",
+    max_memory_gb: float = MAX_MEMORY_GB,
 ) -> pd.DataFrame:
     """Degrade, enhance and measure scans; write ``NAME_{hr,lr,sr}.nii.gz`` and ``metrics.csv`` into a folder.
 
     One row per subject and region: ``volume`` and, where there is a mask, ``mask`` (the voxels inside, data range of
     the truth) and ``masked`` (3D-SRGAN's convention: both scans times the mask, whole, data range = joint maximum -
-    minimum). Raises InputError as ``make_pair`` and when there is no subject.
+    minimum). ``task`` degrades otherwise than in training. Raises InputError as ``make_pair``, for an unknown task
+    and when there is no subject.
     """
+    if task and task not in TASKS:
+        raise InputError(f"unknown task {task!r}; expected one of {', '.join(TASKS)}")
     if not subjects:
         raise InputError("no subject to evaluate; give at least one row of the manifest this split")
     folder, rows = make_dir(Path(folder)), []
     for subject in subjects:
-        pair = make_pair(subject, model.experiment)
+        pair = make_pair(subject, model.experiment, task)
         sr, mask = enhance_pair(pair, model, max_memory_gb), load_mask(subject, pair.hr)
         for kind, scan in (("hr", pair.hr), ("lr", pair.lr), ("sr", sr)):
             save(scan, folder / f"{subject.name}_{kind}.nii.gz")

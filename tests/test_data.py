@@ -354,3 +354,12 @@ def test_patches_hold_foreground_when_there_is_any(tmp_path: Path) -> None:
     assert (shares(0.0) < 0.3).mean() > 0.2  # drawn anywhere: much air
     assert (shares(0.3) < 0.3).mean() < 0.02  # 8 draws per patch: all of them air in 1 of 5,000
     assert shares(1.1).mean() > 0.9  # cannot be met: the fullest of the 8 is taken
+
+
+def test_free_pairs_are_those_of_the_manifest(tmp_path: Path) -> None:
+    (subject,) = cohort(tmp_path, 1, (18, 18, 18))
+    hr = load(subject.file("t1"))
+    given = save(Volume(hr.data[::2, ::2, ::2] * 3, np.diag([2.0, 2.0, 2.0, 1.0])), tmp_path / "lr.nii")
+    pair = make_pair(Subject("s", "train", {**subject.files, "lr": given}), experiments.get("recnn_free", "smoke"))
+    assert np.array_equal(pair.lr.data, hr.data[::2, ::2, ::2] * 3) and pair.on_grid.shape == hr.shape
+    assert np.allclose(pair.on_grid.data[::2, ::2, ::2], pair.lr.data, atol=0.01)  # where its affine places it

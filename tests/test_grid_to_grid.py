@@ -174,6 +174,10 @@ def test_the_masked_convention_and_the_population_variance(tmp_path, blob):
     assert psnr.iloc[0] == pytest.approx(expected)
     found = evaluate.statistics(table).loc[("masked", "psnr")]
     assert found.tolist() == pytest.approx([np.mean(psnr), np.var(psnr), np.median(psnr), psnr.min(), psnr.max()])
+    other = evaluate.evaluate(model, rows, tmp_path / "out", task="gaussian_x2_corners")
+    assert not np.allclose(other["psnr"], table["psnr"], atol=0.01)
+    with pytest.raises(InputError, match="unknown task 'x9'"):
+        evaluate.evaluate(model, rows, tmp_path / "none", task="x9")
     with pytest.raises(InputError, match="no subject to evaluate"):
         evaluate.evaluate(model, [], tmp_path / "none")
 

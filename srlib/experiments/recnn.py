@@ -44,6 +44,8 @@ RECNN = Experiment(
     ),
 )
 
+RECNN_FREE = dataclasses.replace(RECNN, name="recnn_free", given=True)
+
 RECNN_20 = dataclasses.replace(
     RECNN,
     name="recnn_20",
@@ -116,7 +118,18 @@ SRCNN3D = dataclasses.replace(
     ),
 )
 
-EXPERIMENTS = (RECNN, RECNN_20, RECNN_MULTI, RECNN_X2, RECNN_X2X3, RECNN_X2_T2, RECNN_1X1X3, RECNN_X25, SRCNN3D)
+EXPERIMENTS = (
+    RECNN,
+    RECNN_FREE,
+    RECNN_20,
+    RECNN_MULTI,
+    RECNN_X2,
+    RECNN_X2X3,
+    RECNN_X2_T2,
+    RECNN_1X1X3,
+    RECNN_X25,
+    SRCNN3D,
+)
 
 _SMALL = {"width": 16, "n_train": 5, "max_steps": 600, "samples": 200, "patch_size": 21, "batch_size": 2}
 QUICK = {e.name: _SMALL for e in EXPERIMENTS}
