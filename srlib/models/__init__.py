@@ -2,5 +2,6 @@
 
 from srlib.models.mdcsrn import MDCSRN
 from srlib.models.recnn import SRCNN3D, ReCNN
+from srlib.models.srresnet2d import SRResNet2D
 
-MODELS = {"mdcsrn": MDCSRN, "recnn": ReCNN, "srcnn3d": SRCNN3D}
+MODELS = {"mdcsrn": MDCSRN, "recnn": ReCNN, "srcnn3d": SRCNN3D, "srresnet2d": SRResNet2D}
