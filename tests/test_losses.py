@@ -99,6 +99,7 @@ def reference_ms_ssim(sr, hr, data_range):
 def test_ms_ssim_is_that_of_its_definition(size, data_range):
     sr, hr = pair_of_images((2, 2, *size))
     sr[0, 0] = 1 - hr[0, 0]  # contrast reversed: negative terms
+    sr[1, 0] = 0.5 * hr[1, 0]  # darker
     images = zip(sr.reshape(-1, *size).numpy(), hr.reshape(-1, *size).numpy(), strict=True)
     expected = np.mean([reference_ms_ssim(a, b, data_range) for a, b in images])
     assert 1 - losses.ms_ssim(sr, hr, data_range).item() == pytest.approx(expected, abs=1e-5)
