@@ -132,6 +132,17 @@ def _slab(start: int, stop: int, halo: int, n: int) -> tuple[int, int]:
     return max(min(low, high - 2 * halo - 1), 0), max(high, min(low + 2 * halo + 1, n))
 
 
+def centre(array: np.ndarray, share: float = 0.9) -> np.ndarray:
+    """View of the middle ``share`` of the first two axes, for metrics away from the borders (the SRResNet code's 90 %).
+
+    floor(n (1 - share) / 2) rows are left out at each end. Raises InputError for a share outside (0, 1].
+    """
+    if not 0 < share <= 1:
+        raise InputError(f"share: expected a number above 0 and up to 1, got {share}")
+    cut = [int(n * (1 - share) / 2 + 1e-9) for n in array.shape[:2]]
+    return array[tuple(slice(c, n - c) for c, n in zip(cut, array.shape[:2], strict=True))]
+
+
 METRICS = {
     "psnr": psnr,
     "ssim3d": ssim,
