@@ -41,6 +41,11 @@ class KSpaceTruncation:
     def __post_init__(self) -> None:
         object.__setattr__(self, "factor", _factors(self.factor))
 
+    @property
+    def coarser(self) -> tuple[float, float, float]:
+        """How much coarser the low-resolution grid is, per axis."""
+        return (1.0, 1.0, 1.0)
+
     def zeroed(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Lines zeroed at each end of each axis."""
         return tuple(int(n * (f - 1) / (2 * f) + 0.5) for n, f in zip(shape, self.factor, strict=True))
@@ -101,6 +106,11 @@ class GaussianDownsample:
             raise InputError(f"align is 'center' or 'corners', got {self.align!r}")
         object.__setattr__(self, "sigma", tuple(float(s) for s in sigmas))
 
+    @property
+    def coarser(self) -> tuple[float, float, float]:
+        """How much coarser the low-resolution grid is, per axis."""
+        return self.factor
+
     def usable(self, shape: Sequence[int]) -> tuple[int, ...]:
         """The part of a scan, from voxel 0 on, that is degraded; all of it unless ``whole``."""
         return tuple(int(n - n % f) if self.whole else n for n, f in zip(shape, self.factor, strict=True))
@@ -133,6 +143,15 @@ class ScanlineDecimation:
     def __post_init__(self) -> None:
         object.__setattr__(self, "factor", _whole(self.factor))
 
+    @property
+    def coarser(self) -> tuple[float, float, float]:
+        """How much coarser the low-resolution grid is, per axis."""
+        return (float(self.factor), 1.0, 1.0)
+
+    def usable(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The part of a scan, from voxel 0 on, that is degraded: all of it."""
+        return tuple(shape)
+
     def __call__(self, hr: Volume) -> Volume:
         return Volume(hr.data[:: self.factor], hr.affine @ np.diag([self.factor, 1.0, 1.0, 1.0]))
 
@@ -161,6 +180,15 @@ class SparseView:
         object.__setattr__(self, "views", _whole(self.views, "views"))
         if self.truth not in ("fbp", "image"):
             raise InputError(f"truth is 'fbp' or 'image', got {self.truth!r}")
+
+    @property
+    def coarser(self) -> tuple[float, float, float]:
+        """How much coarser the low-resolution grid is, per axis."""
+        return (1.0, 1.0, 1.0)
+
+    def usable(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The part of a scan, from voxel 0 on, that is degraded: all of it."""
+        return tuple(shape)
 
     def __call__(self, hr: Volume) -> Volume:
         return self._reconstruct(hr, (self.factor,))[0]

@@ -1,4 +1,4 @@
-"""Readers of what is not NIfTI or MGH: PNG, DICOM, and the DeepLesion and Duke ultrasound collections."""
+"""Scans of any format: NIfTI and MGH, PNG, DICOM, and the DeepLesion and Duke ultrasound collections."""
 
 import csv
 from collections.abc import Sequence
@@ -10,11 +10,43 @@ from pydicom.pixels import apply_modality_lut
 from scipy.io import loadmat
 from skimage import io
 
-from srlib.paths import InputError, first_line
-from srlib.volume import Scaling, Volume
+from srlib import volume
+from srlib.paths import InputError, atomic, first_line
+from srlib.volume import HU_WINDOW, Scaling, Volume
 
 HU_ZERO = 32768  # of DeepLesion's 16-bit PNG
 GEOMETRY = ("initial_radius", "final_radius", "initial_angle", "final_angle")
+
+
+def load(path: str | Path) -> Volume:
+    """Read a scan by the kind of its file: ``.png``, ``.dcm`` or a folder of DICOM slices, else NIfTI or MGH."""
+    path = Path(path)
+    if path.suffix.lower() == ".png":
+        return load_png(path)
+    return load_dicom(path) if path.is_dir() or path.suffix.lower() == ".dcm" else volume.load(path)
+
+
+def read_shape(path: str | Path) -> tuple[int, int, int]:
+    """Shape of a scan: from the header of NIfTI and MGH files, from the whole of others."""
+    path = Path(path)
+    return load(path).shape if path.is_dir() or path.suffix.lower() in (".png", ".dcm") else volume.read_shape(path)
+
+
+def save(scan: Volume, path: str | Path) -> Path:
+    """Write a scan as ``volume.save``, or one slice as ``.png``, x along the columns as in ``load_png``.
+
+    A PNG is to be looked at: 16 bits from the slice's minimum to its maximum, its units and place are lost.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        return volume.save(scan, path)
+    if scan.shape[2] != 1:
+        raise InputError(f"{path}: a PNG holds one slice, got {scan.shape[2]}; give a name ending in .nii.gz")
+    low, high = float(scan.data.min()), float(scan.data.max())
+    with atomic(path) as temporary:
+        grey = np.rint((scan.data[..., 0].T - low) / ((high - low) or 1.0) * 65535).astype(np.uint16)
+        io.imsave(temporary, grey, check_contrast=False)
+    return path
 
 
 def load_png(path: str | Path, spacing_mm: Sequence[float] = (1.0, 1.0, 1.0), deeplesion: bool = False) -> Volume:
@@ -34,7 +66,7 @@ def load_png(path: str | Path, spacing_mm: Sequence[float] = (1.0, 1.0, 1.0), de
     return Volume(data - HU_ZERO if deeplesion else data, np.diag([*spacing_mm, 1.0]))
 
 
-def hu_window(data: np.ndarray, low: float = -1024, high: float = 200) -> np.ndarray:
+def hu_window(data: np.ndarray, low: float = HU_WINDOW[0], high: float = HU_WINDOW[1]) -> np.ndarray:
     """Clip HU to the window and scale it to [0, 1], as the SRResNet code does for DeepLesion.
 
     ``Scaling(low, high - low).invert`` gives back what was not clipped.

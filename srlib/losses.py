@@ -132,12 +132,24 @@ def least_squares(scores: torch.Tensor, labels: np.ndarray) -> torch.Tensor:
     return functional.mse_loss(scores, torch.from_numpy(labels).to(scores))
 
 
+def cross_entropy(scores: torch.Tensor, labels: np.ndarray) -> torch.Tensor:
+    """Binary cross-entropy of logits with labels over a batch, (B,) each (Goodfellow et al., NeurIPS 2014)."""
+    return functional.binary_cross_entropy_with_logits(scores, torch.from_numpy(labels).to(scores))
+
+
+def wished_labels(rng: np.random.Generator, n: int, rule: str = "per_step") -> np.ndarray:
+    """Labels towards which a generator draws the scores of its ``n`` patches: those of real ones, never swapped."""
+    return np.ones(n) if rule == "hard" else rng.uniform(*REAL, n)
+
+
 def draw_labels(rng: np.random.Generator, n: int, rule: str = "per_step") -> tuple[np.ndarray, np.ndarray]:
     """Labels for ``n`` real and ``n`` generated patches, float32: what the discriminator's scores are drawn towards.
 
     'per_step': soft labels, in a tenth of all steps swapped, as Sanchez & Vilaplana, MIDL 2018, mean it. 'code': those
-    of their code, which labels both sides as real, so that its one swap per run has no effect either.
+    of their code, which labels both sides as real, so that its one swap per run has no effect either. 'hard': 1 and 0.
     """
+    if rule == "hard":
+        return np.ones(n, np.float32), np.zeros(n, np.float32)
     swapped = rng.random() < 0.1
     real, fake = {"per_step": (FAKE, REAL) if swapped else (REAL, FAKE), "code": (REAL, REAL)}[rule]
     return rng.uniform(*real, n).astype(np.float32), rng.uniform(*fake, n).astype(np.float32)

@@ -1,5 +1,6 @@
 """Image quality, equal to scikit-image's figures, at a fraction of its memory; the data range is always given."""
 
+import math
 from functools import partial
 
 import numpy as np
@@ -157,10 +158,13 @@ def evaluate(
 ) -> dict[str, dict[str, float]]:
     """All of ``METRICS`` by region: ``volume`` (every voxel) and, where a boolean mask is given, ``mask``.
 
-    Equal to calling each metric by itself, in one pass. ``data_range`` in the scans' own units.
+    Equal to calling each metric by itself, in one pass. ``data_range`` in the scans' own units. Slices that are too few
+    for the windows of ``ssim3d``, as of 2-D images, have none: nan.
     """
     regions = {"volume": None} if mask is None else {"volume": None, "mask": mask}
-    ssims = {kind: _ssim(hr, sr, data_range, list(regions.values()), kind) for kind in ("3d", "2d")}
+    ssims = {"3d": [math.nan] * len(regions)}
+    for kind in ("2d", "3d") if hr.shape[2] > 2 * RADIUS["uniform"] else ("2d",):
+        ssims[kind] = _ssim(hr, sr, data_range, list(regions.values()), kind)
     return {
         name: {
             "psnr": psnr(hr, sr, data_range, region),

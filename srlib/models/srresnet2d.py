@@ -35,8 +35,9 @@ class SRResNet2D(nn.Module):
             )
         self.form, self.residual = form, residual
         self.factor = {"isotropic": (factor, factor, 1), "ultrasound": (factor, 1, 1), "ct": (1, 1, 1)}[form]
-        self.multiple = {"isotropic": 1, "ultrasound": 2, "ct": factor}[form]  # where a tile may begin, in LR pixels
-        self.halo = _halo(form, steps, blocks)  # LR pixels that an output pixel sees beyond itself, along either axis
+        multiple, halo = {"isotropic": 1, "ultrasound": 2, "ct": factor}[form], _halo(form, steps, blocks)
+        self.multiple = (multiple, multiple, 1)  # where a tile may begin, in LR pixels per axis
+        self.halo = (halo, halo, 0)  # LR pixels that an output pixel sees beyond itself; slices are apart
         # feature maps alive at the peak, per LR pixel: the last upsampling step's in several memory layouts
         self.live_channels = 4 * width * math.prod(self.factor)
         self.down, self.body, self.up = nn.Sequential(), nn.Sequential(), nn.Sequential()
@@ -68,9 +69,9 @@ class SRResNet2D(nn.Module):
     def _padded(self, x: torch.Tensor) -> torch.Tensor:
         if self.form != "ct":
             return x
-        missing = [-n % self.multiple for n in x.shape[2:]]
+        missing = [-n % m for n, m in zip(x.shape[2:], self.multiple, strict=False)]
         if any(m >= n for m, n in zip(missing, x.shape[2:], strict=True)):
-            raise InputError(f"expected at least {self.multiple // 2 + 1} pixels per axis, got {tuple(x.shape[2:])}")
+            raise InputError(f"expected at least {self.multiple[0] // 2 + 1} pixels per axis, got {tuple(x.shape[2:])}")
         return functional.pad(x, (0, missing[1], 0, missing[0]), "reflect")
 
     def _interpolated(self, x: torch.Tensor) -> torch.Tensor:
