@@ -7,7 +7,7 @@ from torch import nn
 
 from srlib.models import MODELS
 from srlib.models.srresnet2d import Discriminator2D, SRResNet2D
-from srlib.patches import PatchLocation, tiles
+from srlib.patches import tiles
 from srlib.paths import InputError
 
 FORMS = ("isotropic", "ultrasound", "ct")
@@ -157,7 +157,7 @@ def test_halo_is_what_an_output_pixel_sees(form, factor, blocks):
         for p in network.parameters():  # positive, so that no PReLU hides a pixel
             p.copy_(0.1 + torch.rand_like(p) / p.numel())
     grow, seen = network.factor, []
-    n = -(-(2 * network.halo + 5) // 16) * 16
+    n = -(-(2 * network.halo[0] + 5) // 16) * 16
     home = n // 2 // 8 * 8
     x = torch.rand(1, 1, n, n, dtype=torch.float64, requires_grad=True)
     y = network(x)[0, 0]
@@ -168,7 +168,7 @@ def test_halo_is_what_an_output_pixel_sees(form, factor, blocks):
         for axis in (0, 1):
             own = at[axis] // grow[axis]
             seen += [own - places[:, axis].min().item(), places[:, axis].max().item() - own]
-    assert max(seen) == network.halo
+    assert max(seen) == network.halo[0]
 
 
 @torch.inference_mode()
@@ -191,11 +191,11 @@ def test_tiles_give_the_whole(form, residual, size):
     network, data = randomised(2, 1, 4, form, residual), torch.rand(size)
     whole = network(data[None, None])[0, 0]
     out = torch.full_like(whole, torch.nan)
-    todo = tiles(data.shape, network.halo, 11_000 if form == "ct" else 4_000, network.multiple)
+    todo = tiles(data.shape, network.halo[:2], 11_000 if form == "ct" else 4_000, network.multiple[:2])
     assert len(todo) > 1
     for tile in todo:
         part = network(data[tile.outer.slices][None, None])[0, 0]
-        inner = PatchLocation(tuple(s.start for s in tile.inner), tile.core.size).scaled(network.factor[:2])
+        inner = tile.inner.scaled(network.factor[:2])
         out[tile.core.scaled(network.factor[:2]).slices] = part[inner.slices]
     assert (out - whole).abs().max() < 1e-5 * whole.abs().max()
 

@@ -21,7 +21,8 @@ class SRResNet2D(nn.Module):
 
     Deviations: the code's PReLU has a slope per pixel (46-51 million parameters, one image size), ours per channel;
     at stride 2 ours pads Y before its first row, Keras behind its last. Ours, off by default: ``residual`` adds
-    the input, cubically interpolated on the output's grid, and starts the last convolution at zero.
+    the input, cubically interpolated on the output's grid, and starts the last convolution at zero, the others by He's
+    rule and slopes at 0.25; torch's own start lets the features fade, and most of the PReLUs (0 in the code) are off.
     """
 
     def __init__(
@@ -54,8 +55,8 @@ class SRResNet2D(nn.Module):
             self.up.extend([nn.Conv2d(width, 4 * width, 3, stride, padding=1), nn.PixelShuffle(2), _prelu(width)])
         self.last = nn.Conv2d(width, 1, 9, padding=4)
         if residual:
+            _awake(self)
             nn.init.zeros_(self.last.weight)
-            nn.init.zeros_(self.last.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         images = _slices(x)
@@ -120,6 +121,15 @@ class Discriminator2D(nn.Module):
 
 def _prelu(channels: int) -> nn.PReLU:
     return nn.PReLU(channels, init=0.0)  # as in the code
+
+
+def _awake(network: nn.Module) -> None:
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, 0.25)
+            nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.PReLU):
+            nn.init.constant_(layer.weight, 0.25)
 
 
 def _slices(x: torch.Tensor) -> torch.Tensor:
