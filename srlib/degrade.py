@@ -24,8 +24,21 @@ def _whole(value: int, name: str = "factor") -> int:
     return int(value)
 
 
+class _Whole:
+    """What degradations share that take all of a scan and stay on its grid."""
+
+    @property
+    def coarser(self) -> tuple[float, float, float]:
+        """How much coarser the low-resolution grid is, per axis."""
+        return (1.0, 1.0, 1.0)
+
+    def usable(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The part of a scan, from voxel 0 on, that is degraded: all of it."""
+        return tuple(shape)
+
+
 @dataclass(frozen=True)
-class KSpaceTruncation:
+class KSpaceTruncation(_Whole):
     """Zero the outer k-space of each axis and keep the magnitude; the image stays on its grid.
 
     Chen et al., MICCAI 2018. ``factor`` 2 keeps half of an axis's lines (the paper's task is
@@ -41,18 +54,9 @@ class KSpaceTruncation:
     def __post_init__(self) -> None:
         object.__setattr__(self, "factor", _factors(self.factor))
 
-    @property
-    def coarser(self) -> tuple[float, float, float]:
-        """How much coarser the low-resolution grid is, per axis."""
-        return (1.0, 1.0, 1.0)
-
     def zeroed(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Lines zeroed at each end of each axis."""
         return tuple(int(n * (f - 1) / (2 * f) + 0.5) for n, f in zip(shape, self.factor, strict=True))
-
-    def usable(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """The part of a scan, from voxel 0 on, that is degraded: all of it."""
-        return tuple(shape)
 
     def kept(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Lines kept along each axis."""
@@ -131,7 +135,7 @@ class GaussianDownsample:
 
 
 @dataclass(frozen=True)
-class ScanlineDecimation:
+class ScanlineDecimation(_Whole):
     """Keep every ``factor``-th column along x, the first voxel axis, as an ultrasound probe with fewer beams would.
 
     The ultrasound pairs of the sisr_medical code. Column 0 stays in its place and the spacing grows. That code never
@@ -148,10 +152,6 @@ class ScanlineDecimation:
         """How much coarser the low-resolution grid is, per axis."""
         return (float(self.factor), 1.0, 1.0)
 
-    def usable(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """The part of a scan, from voxel 0 on, that is degraded: all of it."""
-        return tuple(shape)
-
     def __call__(self, hr: Volume) -> Volume:
         return Volume(hr.data[:: self.factor], hr.affine @ np.diag([self.factor, 1.0, 1.0, 1.0]))
 
@@ -161,7 +161,7 @@ class ScanlineDecimation:
 
 
 @dataclass(frozen=True)
-class SparseView:
+class SparseView(_Whole):
     """CT from fewer projections: filtered back-projection of every ``factor``-th of ``views`` over [0, 180) degrees.
 
     The CT pairs of the sisr_medical code (factor 16 of 1,000 views, so 63). Slices across the last axis are
@@ -180,15 +180,6 @@ class SparseView:
         object.__setattr__(self, "views", _whole(self.views, "views"))
         if self.truth not in ("fbp", "image"):
             raise InputError(f"truth is 'fbp' or 'image', got {self.truth!r}")
-
-    @property
-    def coarser(self) -> tuple[float, float, float]:
-        """How much coarser the low-resolution grid is, per axis."""
-        return (1.0, 1.0, 1.0)
-
-    def usable(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """The part of a scan, from voxel 0 on, that is degraded: all of it."""
-        return tuple(shape)
 
     def __call__(self, hr: Volume) -> Volume:
         return self._reconstruct(hr, (self.factor,))[0]

@@ -79,7 +79,8 @@ def _variants(base: Experiment) -> tuple[Experiment, ...]:
     residual = dataclasses.replace(
         base,
         name=f"{base.name}_res",
-        model_args={**base.model_args, "residual": True},
+        model="srresnet2d_res",
+        model_args={"blocks": 5, "factor": 4 if base.lr_grid else 1},
         batch_size=16,
         patch_size=(96, 96, 1),
         sampling="random",
@@ -95,7 +96,8 @@ def _variants(base: Experiment) -> tuple[Experiment, ...]:
         },
         deviations=(
             *base.deviations,
-            "the network predicts the difference to its (cubically interpolated) input, starting at zero",
+            "the blocks stand on the input's grid, one convolution behind them gives the difference to the (cubically "
+            "interpolated) input, starting at zero; no steps down or up",
             "random patches in batches of 16; Adam starts at 1e-3 and falls to zero by a cosine",
         ),
     )

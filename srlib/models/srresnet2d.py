@@ -21,8 +21,7 @@ class SRResNet2D(nn.Module):
 
     Deviations: the code's PReLU has a slope per pixel (46-51 million parameters, one image size), ours per channel;
     at stride 2 ours pads Y before its first row, Keras behind its last. Ours, off by default: ``residual`` adds
-    the input, cubically interpolated on the output's grid, and starts the last convolution at zero, the others by He's
-    rule and slopes at 0.25; torch's own start lets the features fade, and most of the PReLUs (0 in the code) are off.
+    the input, cubically interpolated on the output's grid, and starts the last convolution at zero.
     """
 
     def __init__(
@@ -55,8 +54,8 @@ class SRResNet2D(nn.Module):
             self.up.extend([nn.Conv2d(width, 4 * width, 3, stride, padding=1), nn.PixelShuffle(2), _prelu(width)])
         self.last = nn.Conv2d(width, 1, 9, padding=4)
         if residual:
-            _awake(self)
             nn.init.zeros_(self.last.weight)
+            nn.init.zeros_(self.last.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         images = _slices(x)
@@ -79,6 +78,32 @@ class SRResNet2D(nn.Module):
         fx, fy, _ = self.factor
         shift = 0.0 if self.form == "ultrasound" else (fx - 1) / 2  # of LR pixel 0's centre, in HR pixels
         return _cubic(_cubic(x, fx, shift).mT, fy, shift).mT
+
+
+class SRResNet2DRes(nn.Module):
+    """Ours, to learn within minutes: SRResNet's first convolution and blocks on the input's grid, plus that input.
+
+    (B, 1, X, Y, N) to (B, 1, f X, Y, N), ``factor`` f, LR column i on HR column f i. The last convolution gives all f
+    columns at once (Shi et al., CVPR 2016), as differences to the cubically interpolated input; it starts at zero.
+    """
+
+    def __init__(self, width: int = 64, blocks: int = 5, factor: int = 4) -> None:
+        super().__init__()
+        self.factor, self.live_channels = (factor, 1, 1), 4 * width + 2 * factor
+        self.halo = (2 * blocks + 6, 2 * blocks + 6, 0)
+        self.first = nn.Sequential(nn.Conv2d(1, width, 9, padding=4), nn.PReLU(width))
+        layers = [*(ResidualBlock(width) for _ in range(blocks)), nn.Conv2d(width, width, 3, padding=1)]
+        self.body = nn.Sequential(*layers, nn.BatchNorm2d(width))
+        self.last = nn.Conv2d(width, factor, 3, padding=1)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        images = _slices(x)
+        features = self.first(images)
+        columns = self.last(features + self.body(features))
+        y = columns.transpose(1, 2).flatten(1, 2)[:, None] + _cubic(images, self.factor[0], 0.0)
+        return y if x.dim() == 4 else y.unflatten(0, (len(x), -1)).movedim(1, -1)
 
 
 class ResidualBlock(nn.Module):
@@ -121,15 +146,6 @@ class Discriminator2D(nn.Module):
 
 def _prelu(channels: int) -> nn.PReLU:
     return nn.PReLU(channels, init=0.0)  # as in the code
-
-
-def _awake(network: nn.Module) -> None:
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, 0.25)
-            nn.init.zeros_(layer.bias)
-        elif isinstance(layer, nn.PReLU):
-            nn.init.constant_(layer.weight, 0.25)
 
 
 def _slices(x: torch.Tensor) -> torch.Tensor:
