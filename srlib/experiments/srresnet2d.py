@@ -127,8 +127,8 @@ def _variants(base: Experiment) -> tuple[Experiment, ...]:
 
 EXPERIMENTS = (*_variants(SRRESNET_US), *_variants(SRRESNET_CT))
 
-_SMALL = {"width": 16, "n_train": 6, "patch_size": (96, 96, 1)}
+_SMALL = {"width": 16, "n_train": 6, "patch_size": (64, 64, 1)}
 QUICK = {
-    e.name: {**_SMALL, "batch_size": min(e.batch_size, 4), "max_steps": 100 if e.adversarial else 400}
+    e.name: {**_SMALL, "batch_size": min(e.batch_size, 4), "max_steps": 40 if e.adversarial else 200}
     for e in EXPERIMENTS
 }
