@@ -11,6 +11,7 @@ import numpy as np
 from srlib import __version__
 from srlib.paths import InputError, results_dir, root
 
+EVERY = {"gaussian": None, "kspace": None, "scanline": 4, "sparse_view": 16}  # degradations, published whole factors
 FACTOR = {"nargs": 3, "type": float, "metavar": "X Y Z"}
 
 
@@ -74,7 +75,13 @@ def run(notebooks, profile, cohort, seed, parameters, force) -> None:
 @click.option("--start", help="Weights to start from (file or experiment), for experiments that need them.")
 @click.option("--snapshots", is_flag=True, help="Write the validation patch as NIfTI whenever it is measured.")
 @click.option("--store", type=click.Path(), help="Patches made by 'srlib store', instead of cutting them from scans.")
-def train(experiment, cohort, profile, seed, out, device, processes, start, store, snapshots) -> None:
+@click.option(
+    "--start-critic", type=click.Path(exists=True), help="Critic's weights to start from (critic.safetensors)."
+)
+@click.option("--tensorboard", is_flag=True, help="Log scalars and a sample image into the folder's tensorboard/.")
+def train(
+    experiment, cohort, profile, seed, out, device, processes, start, store, snapshots, start_critic, tensorboard
+) -> None:
     """Train one experiment; an interrupted training goes on where its last checkpoint was."""
     from srlib import data, experiments, infer
     from srlib import results as tables
@@ -86,11 +93,11 @@ def train(experiment, cohort, profile, seed, out, device, processes, start, stor
     folder = results_dir(profile, cohort) / "checkpoints" / tables.run_id(experiment, profile, seed, cohort)
     begin = infer.find_weights(start) if start else None
     parts = split["train"], split["val"]
-    click.echo(
-        training.fit(
-            chosen, *parts, out or folder, seed, device, processes, start=begin, store=store, snapshots=snapshots
-        )
-    )
+    weights = training.fit(
+        chosen, *parts, out or folder, seed, device, processes, start=begin, store=store, snapshots=snapshots,
+        start_critic=start_critic, tensorboard=tensorboard,
+    )  # fmt: skip
+    click.echo(weights)
 
 
 @main.command(epilog=_example("srlib store recnn --cohort csv/mine.csv --profile paper --out patches.h5"))
@@ -129,23 +136,31 @@ def manifest(layout, folder, out, split, seed, subjects) -> None:
 @main.command(epilog=_example("srlib degrade hr.nii.gz lr.nii.gz --degradation gaussian --factor 2 2 2"))
 @click.argument("source", metavar="IN")
 @click.argument("target", metavar="OUT")
-@click.option("--degradation", type=click.Choice(["gaussian", "kspace"]), default="gaussian", show_default=True)
-@click.option("--factor", default=(2, 2, 2), show_default=True, **FACTOR, help="Per voxel axis, 1 or more.")
+@click.option("--degradation", type=click.Choice(list(EVERY)), default="gaussian", show_default=True)
+@click.option("--factor", **FACTOR, help="Per voxel axis, 1 or more, of gaussian and kspace [default: 2 2 2].")
+@click.option(
+    "--every", type=int, help="scanline: keep every N-th column; sparse_view: N-th of 1,000 [default: 4, 16]."
+)
+@click.option("--window", nargs=2, type=float, metavar="LOW HIGH", help="Clip first, as CT to -1024 200 HU.")
 @click.option("--sigma", type=float, help="Gaussian blur in HR voxels [default: 1].")
 @click.option("--align", type=click.Choice(["center", "corners"]), help="Gaussian sampling grid [default: center].")
 @click.option("--on-grid", is_flag=True, help="Interpolate the result back on the input's grid (cubic spline).")
-def degrade(source, target, degradation, factor, sigma, align, on_grid) -> None:
+def degrade(source, target, degradation, factor, every, window, sigma, align, on_grid) -> None:
     """Make a low-resolution scan; its affine says where the coarse voxels lie."""
-    from srlib import volume
+    from srlib import images
     from srlib.degrade import make_degradation
 
     settings = {k: v for k, v in {"sigma": sigma, "align": align}.items() if v is not None}
     if settings and degradation != "gaussian":
         raise InputError(f"--{next(iter(settings))} belongs to --degradation gaussian; leave it out")
-    model = make_degradation(degradation, factor=factor, **settings)
-    hr = volume.load(source)
+    wrong = "every" if EVERY[degradation] is None else "factor"
+    if {"every": every, "factor": factor}[wrong] is not None:
+        raise InputError(f"--{wrong} does not belong to --degradation {degradation}; leave it out")
+    model = make_degradation(degradation, factor=every or EVERY[degradation] or factor or (2, 2, 2), **settings)
+    hr = images.load(source)
+    hr = hr.with_data(np.clip(hr.data, *window)) if window else hr
     lr = model(hr)
-    click.echo(volume.save(model.to_grid(lr, hr.shape) if on_grid else lr, target))
+    click.echo(images.save(model.to_grid(lr, hr.shape) if on_grid else lr, target))
 
 
 @main.command(epilog=_example("srlib enhance lr.nii.gz sr.nii.gz --weights mdcsrn_res --factor 2 2 2"))
@@ -166,13 +181,13 @@ def degrade(source, target, degradation, factor, sigma, align, on_grid) -> None:
 @click.option("--max-memory", default=3.0, show_default=True, help="GB that tiles may take.")
 def enhance(source, target, weights, factor, spacing, reference, align, device, max_memory) -> None:
     """Super-resolve a scan; the output lies where the input lay."""
-    from srlib import infer, volume
+    from srlib import images, infer
 
-    scan = volume.load(source)
+    scan = images.load(source)
     model = infer.load_model(weights, device)
-    other = volume.load(reference) if reference else None
+    other = images.load(reference) if reference else None
     sr = infer.super_resolve(scan, model, factor, spacing, other, align, max_memory, progress=True)
-    click.echo(volume.save(sr, target))
+    click.echo(images.save(sr, target))
 
 
 @main.command(epilog=_example("srlib evaluate hr.nii.gz sr.nii.gz --mask brain.nii.gz"))
@@ -196,12 +211,12 @@ def evaluate(hr, sr, mask, data_range, weights, cohort, split, task, out) -> Non
         return
     if weights or out or not sr:
         raise InputError("expected two scans, HR and SR, or --weights and --out; see 'srlib evaluate --help'")
-    from srlib import metrics, volume
+    from srlib import images, metrics
 
-    truth, estimate = volume.load(hr), volume.load(sr)
+    truth, estimate = images.load(hr), images.load(sr)
     if not np.allclose(truth.affine, estimate.affine, atol=1e-3):
         click.echo("warning: the two scans' affines differ; voxels are compared by index", err=True)
-    inside = volume.load(mask).data != 0 if mask else None
+    inside = images.load(mask).data != 0 if mask else None
     peak = data_range if data_range is not None else float(np.ptp(truth.data))
     region = "mask" if mask else "volume"
     row = metrics.evaluate(truth.data, estimate.data, peak, inside)[region]

@@ -8,29 +8,19 @@ from pathlib import Path
 
 import numpy as np
 
-from srlib.degrade import GaussianDownsample, KSpaceTruncation, make_degradation
+from srlib.degrade import Degradation, SparseView, make_degradation
 from srlib.experiments import TASKS, Experiment
+from srlib.images import load, read_shape
 from srlib.paths import InputError, data_dir
-from srlib.volume import (
-    Scaling,
-    Volume,
-    central,
-    crop_or_pad,
-    fit_scaling,
-    framed,
-    load,
-    load_mat,
-    read_shape,
-    resample,
-)
+from srlib.volume import HU_WINDOW, Scaling, Volume, central, crop_or_pad, fit_scaling, framed, load_mat, resample
 
-VOLUMES = ("t1", "t2", "labels", "lr", "mask")
+VOLUMES = ("t1", "t2", "image", "labels", "lr", "mask")
 SPLITS = ("train", "val", "eval", "test")
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A row of a manifest; ``files`` maps a column (t1, t2, labels, lr, mask) to its file."""
+    """A row of a manifest; ``files`` maps a column (t1, t2, image, labels, lr, mask) to its file."""
 
     name: str
     split: str
@@ -99,7 +89,7 @@ def read_manifest(path: str | Path, split: str | None = None) -> list[Subject]:
 
 def _resolve(manifest: Path, column: str, cell: str, where: str) -> Path:
     for folder in (manifest.parent, data_dir()):
-        if (folder / cell).is_file():
+        if (folder / cell).is_file() or (column == "image" and (folder / cell).is_dir()):  # a DICOM series
             file = (folder / cell).absolute()
             if column == "lr" and file.suffix.lower() == ".mat":  # MATLAB has no image header to check
                 return file
@@ -153,10 +143,14 @@ def make_pair(subject: Subject, experiment: Experiment, task: str = "", middle: 
 
 
 def degraded(hr: Volume, experiment: Experiment, task: str = "") -> Pair:
-    """The pair that a task (the experiment's when empty) makes of a scan, which it may cut at its far faces."""
+    """The pair that a task (the experiment's when empty) makes of a scan, which it may cut at its far faces.
+
+    The truth of few CT views is the reconstruction from all; CT in HU is clipped to the window first.
+    """
     degradation = degradation_of(task or experiment.task)
     hr = crop_or_pad(hr, (0, 0, 0), degradation.usable(hr.shape))
-    lr = degradation(hr)
+    hr = hr.with_data(np.clip(hr.data, *HU_WINDOW)) if experiment.intensity == "hu" else hr
+    lr, hr = degradation.pair(hr) if isinstance(degradation, SparseView) else (degradation(hr), hr)
     on_grid = degradation.to_grid(lr, hr.shape)
     return _pair(lr, on_grid, hr, experiment)
 
@@ -165,7 +159,7 @@ def _pair(lr: Volume, on_grid: Volume, hr: Volume, experiment: Experiment) -> Pa
     return Pair(lr, on_grid, hr, fit_scaling((lr if experiment.lr_grid else on_grid).data, experiment.intensity))
 
 
-def degradation_of(task: str) -> KSpaceTruncation | GaussianDownsample:
+def degradation_of(task: str) -> Degradation:
     """The degradation of a task in TASKS."""
     name, settings = TASKS[task]
     return make_degradation(name, **settings)
@@ -195,7 +189,7 @@ def network_input(scan: Volume, reference: Volume | None, rule: str) -> np.ndarr
 def baselines(pair: Pair, experiment: Experiment) -> dict[str, Volume]:
     """What needs no training, by name: the input itself where the task stays on its grid, else interpolations."""
     if pair.lr is pair.on_grid:
-        return {"zero_filled": pair.on_grid}
+        return {"sparse_fbp" if TASKS[experiment.task][0] == "sparse_view" else "zero_filled": pair.on_grid}
     linear = degradation_of(experiment.task).to_grid(pair.lr, pair.hr.shape, order=1)
     return {"linear": linear, "cubic": pair.on_grid}
 

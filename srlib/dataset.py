@@ -7,10 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from srlib.data import Subject, degradation_of, make_pair, network_input
-from srlib.experiments import TASKS, Experiment
+from srlib.experiments import Experiment
+from srlib.images import read_shape
 from srlib.patches import PatchLocation, extract, grid_locations, per_axis, random_locations
 from srlib.paths import InputError
-from srlib.volume import fit_scaling, read_shape
+from srlib.volume import fit_scaling
 
 POOL = 4  # subjects whose patches are mixed; two pools at most are in memory
 
@@ -88,7 +89,7 @@ class PairDataset:
 
 def _whole_factor(experiment: Experiment) -> tuple[int, int, int]:
     """The factor of the experiment's task, which a network from grid to grid needs in whole numbers."""
-    factor = TASKS[experiment.task][1]["factor"]
+    factor = degradation_of(experiment.task).coarser
     if any(f != int(f) for f in factor):
         raise InputError(f"{experiment.name} goes from grid to grid and needs a whole factor, got {factor}")
     return tuple(int(f) for f in factor)

@@ -7,6 +7,7 @@ import numpy as np
 from scipy import fft, ndimage
 
 from srlib.paths import InputError
+from srlib.tomography import fbp, radon
 from srlib.volume import Volume, coarse_grid, fine_grid, resample
 
 
@@ -17,8 +18,27 @@ def _factors(value: float | Sequence[float]) -> tuple[float, float, float]:
     return tuple(float(v) for v in values)
 
 
+def _whole(value: int, name: str = "factor") -> int:
+    if not np.isscalar(value) or not np.isfinite(value) or value < 1 or int(value) != value:
+        raise InputError(f"{name}: expected one whole number >= 1, got {value}")
+    return int(value)
+
+
+class _Whole:
+    """What degradations share that take all of a scan and stay on its grid."""
+
+    @property
+    def coarser(self) -> tuple[float, float, float]:
+        """How much coarser the low-resolution grid is, per axis."""
+        return (1.0, 1.0, 1.0)
+
+    def usable(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The part of a scan, from voxel 0 on, that is degraded: all of it."""
+        return tuple(shape)
+
+
 @dataclass(frozen=True)
-class KSpaceTruncation:
+class KSpaceTruncation(_Whole):
     """Zero the outer k-space of each axis and keep the magnitude; the image stays on its grid.
 
     Chen et al., MICCAI 2018. ``factor`` 2 keeps half of an axis's lines (the paper's task is
@@ -37,10 +57,6 @@ class KSpaceTruncation:
     def zeroed(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Lines zeroed at each end of each axis."""
         return tuple(int(n * (f - 1) / (2 * f) + 0.5) for n, f in zip(shape, self.factor, strict=True))
-
-    def usable(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """The part of a scan, from voxel 0 on, that is degraded: all of it."""
-        return tuple(shape)
 
     def kept(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Lines kept along each axis."""
@@ -94,6 +110,11 @@ class GaussianDownsample:
             raise InputError(f"align is 'center' or 'corners', got {self.align!r}")
         object.__setattr__(self, "sigma", tuple(float(s) for s in sigmas))
 
+    @property
+    def coarser(self) -> tuple[float, float, float]:
+        """How much coarser the low-resolution grid is, per axis."""
+        return self.factor
+
     def usable(self, shape: Sequence[int]) -> tuple[int, ...]:
         """The part of a scan, from voxel 0 on, that is degraded; all of it unless ``whole``."""
         return tuple(int(n - n % f) if self.whole else n for n, f in zip(shape, self.factor, strict=True))
@@ -113,10 +134,92 @@ class GaussianDownsample:
         return resample(lr, shape, affine, order=order)
 
 
-DEGRADATIONS = {"kspace": KSpaceTruncation, "gaussian": GaussianDownsample}
+@dataclass(frozen=True)
+class ScanlineDecimation(_Whole):
+    """Keep every ``factor``-th column along x, the first voxel axis, as an ultrasound probe with fewer beams would.
+
+    The ultrasound pairs of the sisr_medical code. Column 0 stays in its place and the spacing grows. That code never
+    keeps an image's last column; ours does when its turn comes (no difference for widths that the factor divides).
+    """
+
+    factor: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "factor", _whole(self.factor))
+
+    @property
+    def coarser(self) -> tuple[float, float, float]:
+        """How much coarser the low-resolution grid is, per axis."""
+        return (float(self.factor), 1.0, 1.0)
+
+    def __call__(self, hr: Volume) -> Volume:
+        return Volume(hr.data[:: self.factor], hr.affine @ np.diag([self.factor, 1.0, 1.0, 1.0]))
+
+    def to_grid(self, lr: Volume, shape: Sequence[int], order: int = 3) -> Volume:
+        """Interpolate between the kept columns (order 1: linear, 3: cubic); beyond the last one it is mirrored."""
+        return resample(lr, shape, lr.affine @ np.diag([1 / self.factor, 1.0, 1.0, 1.0]), order=order)
 
 
-def make_degradation(name: str, **settings: object) -> KSpaceTruncation | GaussianDownsample:
+@dataclass(frozen=True)
+class SparseView(_Whole):
+    """CT from fewer projections: filtered back-projection of every ``factor``-th of ``views`` over [0, 180) degrees.
+
+    The CT pairs of the sisr_medical code (factor 16 of 1,000 views, so 63). Slices across the last axis are
+    independent; y counts rows and x columns. The whole square is projected and reconstructed, not its inscribed
+    circle, as in that code. What lies beyond it is taken as the slice's minimum (air), which is subtracted before and
+    added after; a slice that is not square is padded with it about its middle and cropped back. ``truth`` is 'fbp',
+    the reconstruction of all views as published, or 'image', the scan itself (ours).
+    """
+
+    factor: int
+    views: int = 1000
+    truth: str = "fbp"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "factor", _whole(self.factor))
+        object.__setattr__(self, "views", _whole(self.views, "views"))
+        if self.truth not in ("fbp", "image"):
+            raise InputError(f"truth is 'fbp' or 'image', got {self.truth!r}")
+
+    def __call__(self, hr: Volume) -> Volume:
+        return self._reconstruct(hr, (self.factor,))[0]
+
+    def reference(self, hr: Volume) -> Volume:
+        """What a super-resolved volume is compared with."""
+        return hr if self.truth == "image" else self._reconstruct(hr, (1,))[0]
+
+    def pair(self, hr: Volume) -> tuple[Volume, Volume]:
+        """The degraded volume and its reference; both from one sinogram."""
+        return (self(hr), hr) if self.truth == "image" else self._reconstruct(hr, (self.factor, 1))
+
+    def to_grid(self, lr: Volume, shape: Sequence[int], order: int = 3) -> Volume:
+        """The image itself: it was reconstructed on the high-resolution grid."""
+        return lr
+
+    def _reconstruct(self, hr: Volume, steps: tuple[int, ...]) -> tuple[Volume, ...]:
+        """One volume per step, from every step-th view; the largest set of views, projected once, holds the others."""
+        angles, least, size = np.linspace(0, 180, self.views, endpoint=False), min(steps), max(hr.shape[:2])
+        box = tuple(slice(size // 2 - n // 2, size // 2 - n // 2 + n) for n in hr.shape[1::-1])
+        out = [np.empty_like(hr.data) for _ in steps]
+        for k in range(hr.shape[2]):
+            low, square = hr.data[..., k].min(), np.zeros((size, size), dtype=np.float32)
+            square[box] = hr.data[..., k].T - low
+            sinogram = radon(square, angles[::least])
+            for step, data in zip(steps, out, strict=True):
+                data[..., k] = fbp(sinogram[:: step // least], angles[::step], size)[box].T + low
+        return tuple(hr.with_data(data) for data in out)
+
+
+Degradation = KSpaceTruncation | GaussianDownsample | ScanlineDecimation | SparseView
+DEGRADATIONS = {
+    "kspace": KSpaceTruncation,
+    "gaussian": GaussianDownsample,
+    "scanline": ScanlineDecimation,
+    "sparse_view": SparseView,
+}
+
+
+def make_degradation(name: str, **settings: object) -> Degradation:
     """A degradation by its name in ``DEGRADATIONS``; InputError for an unknown one."""
     if name not in DEGRADATIONS:
         raise InputError(f"unknown degradation {name!r}; expected one of {', '.join(DEGRADATIONS)}")

@@ -26,6 +26,12 @@ def choose_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
+def layout(network: torch.nn.Module) -> torch.memory_format:
+    """The memory format in which a network's convolutions are fastest: channels last, in their rank."""
+    flat = max(p.dim() for p in network.parameters()) < 5
+    return torch.channels_last if flat else torch.channels_last_3d
+
+
 @contextmanager
 def keep_freed_memory() -> Iterator[None]:
     """Within this block glibc keeps the large blocks that tensors free, instead of asking for zeroed pages anew.

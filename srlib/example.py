@@ -1,15 +1,18 @@
-"""The built-in cohort: the MNI152 template as a real scan, and synthetic subjects warped from its tissue maps."""
+"""The built-in cohorts: the MNI152 template, synthetic subjects warped from it, and simulated CT and ultrasound."""
 
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from srlib import phantoms
 from srlib.generator import band_noise, draw_warp, sample, smooth_field
 from srlib.paths import atomic, data_dir, make_dir
+from srlib.ultrasound import scan_convert
 from srlib.volume import Volume, crop_or_pad, save
 
 SPLITS = ("train",) * 5 + ("val",) + ("test",) * 2
+IMAGE_SPLITS, IMAGE_SLICES, IMAGE_SIZE = ("train",) * 6 + ("val",) + ("test",) * 2, 4, 256  # of the 2-D cohorts
 # mean intensity of (CSF, grey, white matter), of 1; drawn anew per subject with the std below
 CONTRASTS = {"t1": (0.20, 0.55, 0.82), "t2": (0.95, 0.55, 0.38)}
 CONTRAST_STD = 0.05
@@ -38,6 +41,31 @@ def build(folder: Path | None = None, manifest: Path | None = None, seed: int = 
         cells = [f"example/{files[kind]}" for kind in ("t1", "t2", "labels", "labels")]
         rows.append(",".join([name, split, *cells]))
     manifest = manifest or data_dir() / "example.csv"
+    with atomic(manifest) as temporary:
+        temporary.write_text("\n".join(rows) + "\n")
+    return manifest
+
+
+def build_images(kind: str, folder: Path | None = None, manifest: Path | None = None, seed: int = 0) -> Path:
+    """Write a cohort of 2-D images, ``ct`` or ``us``: stacks of IMAGE_SLICES independent simulated images; see phantoms.
+
+    CT slices in HU, whole numbers; ultrasound in [0, 1], scan-converted. No patient's. The same bytes for the same seed.
+    """
+    folder = make_dir(folder or data_dir() / f"example_{kind}")
+    rows, shape = ["subject,split,image"], (IMAGE_SIZE, IMAGE_SIZE)
+    for index, split in enumerate(IMAGE_SPLITS):
+        name, images = f"{kind}{index + 1:02d}", []
+        for number in range(IMAGE_SLICES):
+            rng = np.random.default_rng([seed, index, number])
+            if kind == "ct":
+                images.append(Volume(phantoms.ct_slice(rng, IMAGE_SIZE)[..., None], np.eye(4)))
+            else:
+                polar, radii, angles = phantoms.bmode(rng)
+                images.append(scan_convert(polar, radii[0], radii[-1], angles[0], angles[-1], shape))
+        stack = Volume(np.concatenate([i.data for i in images], axis=2), images[0].affine)
+        save(stack, folder / f"{name}.nii.gz", dtype=np.int16 if kind == "ct" else np.float32)
+        rows.append(f"{name},{split},example_{kind}/{name}.nii.gz")
+    manifest = manifest or data_dir() / f"example_{kind}.csv"
     with atomic(manifest) as temporary:
         temporary.write_text("\n".join(rows) + "\n")
     return manifest

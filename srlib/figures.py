@@ -48,6 +48,33 @@ def triplanar(volumes: Mapping[str, Volume], reference: str | None = None, zoom:
     return figure
 
 
+def slices(volumes: Mapping[str, Volume], reference: str, zoom: float = 2.0) -> Figure:
+    """The first slice of 2-D images, y downwards: whole, its middle, and its absolute differences to ``reference``."""
+    images = {name: volume.data[:, :, 0].T for name, volume in volumes.items()}
+    low, high = np.percentile(images[reference], (0.5, 99.5))
+    figure, axes = plt.subplots(
+        3,
+        len(images),
+        figsize=(2.6 * len(images), 7.8),
+        squeeze=False,
+        layout="constrained",
+        subplot_kw={"xticks": [], "yticks": []},
+    )
+    for (name, image), column in zip(images.items(), axes.T, strict=True):
+        column[0].set_title(name, fontsize=10)
+        spacing = volumes[name].spacing_mm
+        error = np.abs(image - images[reference])
+        for axis, part in zip(column, (image, _middle(image, zoom), error), strict=True):
+            limits = (
+                {"cmap": "magma", "vmax": 0.2 * (high - low), "vmin": 0}
+                if part is error
+                else {"cmap": "gray", "vmin": low, "vmax": high}
+            )
+            axis.imshow(part, aspect=spacing[1] / spacing[0], interpolation="nearest", **limits)
+    axes[2, 0].set_ylabel(f"|difference to {reference}|\n0 to 20 % of the scale", fontsize=8)
+    return figure
+
+
 def _middle(image: np.ndarray, zoom: float) -> np.ndarray:
     low = [int(n * (1 - 1 / zoom) / 2) for n in image.shape]
     return image[low[0] : image.shape[0] - low[0], low[1] : image.shape[1] - low[1]]

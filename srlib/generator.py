@@ -47,7 +47,7 @@ def draw_warp(rng: np.random.Generator, shape: Sequence[int], points: int, std: 
 
 def band_noise(rng: np.random.Generator, shape: Sequence[int], width: float) -> torch.Tensor:
     """Unit-variance noise (X, Y, Z) whose finest wavelength is about ``width`` voxels; its local mean is zero."""
-    small = [max(int(np.ceil(2 * n / width)), 2) for n in shape]
+    small = [max(int(np.ceil(2 * n / width)), 3) for n in shape]
     white = torch.from_numpy(rng.standard_normal(small, dtype=np.float32))[None, None]
     fine = white - functional.avg_pool3d(white, 3, 1, 1)
     fine = functional.interpolate(fine, size=tuple(shape), mode="trilinear", align_corners=True)[0, 0]

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from srlib.data import Pair, bring, network_input
-from srlib.device import choose_device
+from srlib.data import Pair, bring, degradation_of, network_input
+from srlib.device import choose_device, layout
 from srlib.experiments import TASKS, Experiment, from_json
 from srlib.models import MODELS
 from srlib.patches import extract, grid_locations, stitch, tiles
@@ -33,8 +33,7 @@ class Model:
     @property
     def factor(self) -> tuple[float, float, float]:
         """How much finer the output grid is than the input's; 1 where the task stays on its grid."""
-        kind, settings = TASKS[self.experiment.task]
-        return (1.0, 1.0, 1.0) if kind == "kspace" else tuple(float(f) for f in settings["factor"])
+        return degradation_of(self.experiment.task).coarser
 
 
 def find_weights(name: str | Path) -> Path:
@@ -74,7 +73,7 @@ def load_model(weights: str | Path, device: str = "auto") -> Model:
             network.load_state_dict(load_weights(path))
         except RuntimeError as err:
             raise InputError(f"{path}: its weights do not fit {experiment.model} ({first_line(err)})") from err
-    network = network.to(choose_device(device), memory_format=torch.channels_last_3d)
+    network = network.to(choose_device(device), memory_format=layout(network))
     return Model(network.eval().requires_grad_(False), experiment)
 
 
@@ -95,7 +94,8 @@ def run_tiled(
     budget = max_memory_gb * 1e9 - WORKING_COPIES * channels.nbytes * math.prod(factor)
     if budget <= 0:
         raise InputError(f"{max_memory_gb} GB do not hold a scan of shape {shape}; allow more memory")
-    todo = tiles(shape, network.halo, int(budget / (4 * network.live_channels)))
+    voxels = int(budget / (4 * network.live_channels))
+    todo = tiles(shape, network.halo, voxels, getattr(network, "multiple", 1))
     out = np.empty([n * f for n, f in zip(shape, factor, strict=True)], np.float32)
     with torch.inference_mode():
         for tile in tqdm(todo, desc="tiles", disable=not progress or len(todo) == 1):
@@ -188,6 +188,7 @@ def super_resolve(
                 f"got a factor of {factor}"
             )
         sr = _from_grid_to_grid(volume, model, max_memory_gb, progress)
+        align = "first" if TASKS[model.experiment.task][0] == "scanline" else align
         return Volume(sr, fine_grid(volume, model.network.factor, align)[1])
     on_grid = volume if np.allclose(factor, 1) else resample(volume, *fine_grid(volume, factor, align))
     return enhance_on_grid(on_grid, model, reference, max_memory_gb, progress)

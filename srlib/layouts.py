@@ -13,7 +13,7 @@ import numpy as np
 from srlib.paths import InputError, atomic
 
 Found = dict[str, dict[str, Path]]  # subject -> column -> file
-COLUMNS = ("t1", "t2", "labels", "lr", "mask")  # in the order written
+COLUMNS = ("t1", "t2", "image", "labels", "lr", "mask")  # in the order written
 SPLITS = {3: ("train", "val", "test"), 4: ("train", "val", "eval", "test")}
 BIDS, WEIGHTED = ("sub-*/", "sub-*/ses-*/"), {"t1": "T1w", "t2": "T2w"}
 SCANS = ("*.nii.gz", "*.nii", "*.mgz")

@@ -6,7 +6,66 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from srlib.paths import InputError
+
 REAL, FAKE = (0.7, 1.2), (0.0, 0.3)  # ranges of the soft labels (Sanchez & Vilaplana, MIDL 2018)
+WINDOW = 7  # voxels, uniform, as in the metric
+SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # weights of Wang et al., 2003, finest scale first
+
+
+def ssim(sr: torch.Tensor, hr: torch.Tensor, data_range: float = 1.0) -> torch.Tensor:
+    """1 - SSIM, differentiable; SSIM is that of ``metrics.ssim``: 2-D for one slice, 3-D where there are more.
+
+    Images (B, C, X, Y) or (B, C, X, Y, 1), volumes (B, C, X, Y, Z). Deviation: the SRResNet code has an 11-wide
+    Gaussian window. Raises InputError for images below the window.
+    """
+    luminance, contrast = _similarity(_squeezed(sr, WINDOW), _squeezed(hr, WINDOW), data_range)
+    return 1 - (luminance * contrast).mean()
+
+
+def ms_ssim(sr: torch.Tensor, hr: torch.Tensor, data_range: float = 1.0) -> torch.Tensor:
+    """1 - multi-scale SSIM (Wang et al., Asilomar 2003), mean over images and channels; shapes as ``ssim``.
+
+    Five scales, each the 2-fold average of the finer one (an odd last row or column is dropped); contrast-structure
+    terms of all, the luminance of the coarsest. A term may be negative, its power may not: an image's mean is
+    raised to 1e-6 at least, where its gradient is zero. Raises InputError for images below 112 voxels per axis.
+    """
+    least = WINDOW * 2 ** (len(SCALES) - 1)
+    sr, hr, product = _squeezed(sr, least), _squeezed(hr, least), 1.0
+    halve = functional.avg_pool2d if sr.dim() == 4 else functional.avg_pool3d
+    for index, weight in enumerate(SCALES):
+        if index:
+            sr, hr = halve(sr, 2), halve(hr, 2)
+        luminance, terms = _similarity(sr, hr, data_range)
+        if index == len(SCALES) - 1:
+            terms = luminance * terms
+        product = product * terms.flatten(2).mean(2).clamp(min=1e-6) ** weight
+    return 1 - product.mean()
+
+
+def ssim_l1_l2(sr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
+    """0.8 (1 - SSIM) + 0.1 L1 + 0.1 L2, for images in [0, 1] (code of SRResNet for ultrasound and CT)."""
+    return 0.8 * ssim(sr, hr) + 0.1 * functional.l1_loss(sr, hr) + 0.1 * functional.mse_loss(sr, hr)
+
+
+def _squeezed(x: torch.Tensor, least: int) -> torch.Tensor:
+    x = x[..., 0] if x.dim() == 5 and x.shape[-1] == 1 else x
+    if min(x.shape[2:]) < least:
+        raise InputError(f"this loss needs at least {least} voxels per axis, got {tuple(x.shape[2:])}")
+    return x
+
+
+def _similarity(sr: torch.Tensor, hr: torch.Tensor, data_range: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Luminance and contrast-structure maps over all whole windows; variances are those of samples."""
+    mean = partial(functional.avg_pool2d if sr.dim() == 4 else functional.avg_pool3d, kernel_size=WINDOW, stride=1)
+    count, c1, c2 = WINDOW ** (sr.dim() - 2), (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    shift, unbiased = hr.mean().detach(), count / (count - 1)
+    sr, hr = sr - shift, hr - shift  # variances stay, their rounding errors shrink
+    a, b = mean(sr), mean(hr)
+    both, covariance = mean(sr**2 + hr**2) - a**2 - b**2, mean(sr * hr) - a * b
+    a, b = a + shift, b + shift
+    luminance = (2 * a * b + c1) / (a**2 + b**2 + c1)
+    return luminance, (2 * unbiased * covariance + c2) / (unbiased * both + c2)
 
 
 def gradient_difference(sr: torch.Tensor, hr: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
@@ -30,6 +89,9 @@ LOSSES = {
     "l2": functional.mse_loss,
     "mse_gdl": mse_gdl,
     "mse_gdl_sum": partial(mse_gdl, reduction="sum"),
+    "ssim": ssim,
+    "ms_ssim": ms_ssim,
+    "ssim_l1_l2": ssim_l1_l2,
 }
 
 
@@ -70,12 +132,24 @@ def least_squares(scores: torch.Tensor, labels: np.ndarray) -> torch.Tensor:
     return functional.mse_loss(scores, torch.from_numpy(labels).to(scores))
 
 
+def cross_entropy(scores: torch.Tensor, labels: np.ndarray) -> torch.Tensor:
+    """Binary cross-entropy of logits with labels over a batch, (B,) each (Goodfellow et al., NeurIPS 2014)."""
+    return functional.binary_cross_entropy_with_logits(scores, torch.from_numpy(labels).to(scores))
+
+
+def wished_labels(rng: np.random.Generator, n: int, rule: str = "per_step") -> np.ndarray:
+    """Labels towards which a generator draws the scores of its ``n`` patches: those of real ones, never swapped."""
+    return np.ones(n) if rule == "hard" else rng.uniform(*REAL, n)
+
+
 def draw_labels(rng: np.random.Generator, n: int, rule: str = "per_step") -> tuple[np.ndarray, np.ndarray]:
     """Labels for ``n`` real and ``n`` generated patches, float32: what the discriminator's scores are drawn towards.
 
     'per_step': soft labels, in a tenth of all steps swapped, as Sanchez & Vilaplana, MIDL 2018, mean it. 'code': those
-    of their code, which labels both sides as real, so that its one swap per run has no effect either.
+    of their code, which labels both sides as real, so that its one swap per run has no effect either. 'hard': 1 and 0.
     """
+    if rule == "hard":
+        return np.ones(n, np.float32), np.zeros(n, np.float32)
     swapped = rng.random() < 0.1
     real, fake = {"per_step": (FAKE, REAL) if swapped else (REAL, FAKE), "code": (REAL, REAL)}[rule]
     return rng.uniform(*real, n).astype(np.float32), rng.uniform(*fake, n).astype(np.float32)

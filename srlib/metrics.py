@@ -1,5 +1,6 @@
 """Image quality, equal to scikit-image's figures, at a fraction of its memory; the data range is always given."""
 
+import math
 from functools import partial
 
 import numpy as np
@@ -132,6 +133,17 @@ def _slab(start: int, stop: int, halo: int, n: int) -> tuple[int, int]:
     return max(min(low, high - 2 * halo - 1), 0), max(high, min(low + 2 * halo + 1, n))
 
 
+def centre(array: np.ndarray, share: float = 0.9) -> np.ndarray:
+    """View of the middle ``share`` of the first two axes, for metrics away from the borders (the SRResNet code's 90 %).
+
+    floor(n (1 - share) / 2) rows are left out at each end. Raises InputError for a share outside (0, 1].
+    """
+    if not 0 < share <= 1:
+        raise InputError(f"share: expected a number above 0 and up to 1, got {share}")
+    cut = [int(n * (1 - share) / 2 + 1e-9) for n in array.shape[:2]]
+    return array[tuple(slice(c, n - c) for c, n in zip(cut, array.shape[:2], strict=True))]
+
+
 METRICS = {
     "psnr": psnr,
     "ssim3d": ssim,
@@ -146,10 +158,13 @@ def evaluate(
 ) -> dict[str, dict[str, float]]:
     """All of ``METRICS`` by region: ``volume`` (every voxel) and, where a boolean mask is given, ``mask``.
 
-    Equal to calling each metric by itself, in one pass. ``data_range`` in the scans' own units.
+    Equal to calling each metric by itself, in one pass. ``data_range`` in the scans' own units. Slices that are too few
+    for the windows of ``ssim3d``, as of 2-D images, have none: nan.
     """
     regions = {"volume": None} if mask is None else {"volume": None, "mask": mask}
-    ssims = {kind: _ssim(hr, sr, data_range, list(regions.values()), kind) for kind in ("3d", "2d")}
+    ssims = {"3d": [math.nan] * len(regions)}
+    for kind in ("2d", "3d") if hr.shape[2] > 2 * RADIUS["uniform"] else ("2d",):
+        ssims[kind] = _ssim(hr, sr, data_range, list(regions.values()), kind)
     return {
         name: {
             "psnr": psnr(hr, sr, data_range, region),

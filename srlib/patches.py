@@ -120,14 +120,17 @@ class Tile:
         return PatchLocation(start, self.core.size)
 
 
-def tiles(shape: Sequence[int], halo: int, max_voxels: int, multiple: int = 1) -> list[Tile]:
+def tiles(
+    shape: Sequence[int], halo: int | Sequence[int], max_voxels: int, multiple: int | Sequence[int] = 1
+) -> list[Tile]:
     """Fewest computed voxels that keep every tile, its halo included, within ``max_voxels``.
 
     Halos lie on inner faces only, so a volume that fits is one tile without any. Cores begin at multiples
-    of ``multiple`` (for networks that pool). Raises InputError when not even the smallest tile fits.
+    of ``multiple`` (for networks that pool). Halo and multiple: one number, or one per axis. Raises InputError when not even the smallest tile fits.
     """
     best, best_cost = None, np.inf
-    per_axis_cuts = [_cuts(n, halo, multiple) for n in shape]
+    halos, multiples = ([v] * len(shape) if np.isscalar(v) else v for v in (halo, multiple))
+    per_axis_cuts = [_cuts(*axis) for axis in zip(shape, halos, multiples, strict=True)]
     for choice in itertools.product(*per_axis_cuts):
         longest = np.prod([max(o for _, _, _, o in axis) for axis in choice], dtype=float)
         cost = np.prod([sum(o for _, _, _, o in axis) for axis in choice], dtype=float)

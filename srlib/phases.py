@@ -8,10 +8,13 @@ import numpy as np
 import torch
 
 from srlib import losses
+from srlib.device import layout
 from srlib.experiments import Experiment
 from srlib.models import MODELS
 from srlib.models.mdcsrn import Critic
 from srlib.models.srgan3d import Discriminator3D
+from srlib.models.srresnet2d import Discriminator2D
+from srlib.patches import per_axis
 
 # name -> share of the learning rate at a step of max_steps, given the experiment's schedule_args
 SCHEDULES: dict[str, Callable[..., float]] = {
@@ -21,6 +24,8 @@ SCHEDULES: dict[str, Callable[..., float]] = {
     "step": lambda step, max_steps, at, factor: 1.0 if step < at * max_steps else factor,
     # TensorFlow's inverse time decay
     "inverse": lambda step, max_steps, rate, every: 1 / (1 + rate * step / every),
+    # torch's triangular CyclicLR: from the share ``low`` to 1 in ``up`` steps, and back
+    "cyclic": lambda step, max_steps, low, up: low + (1 - low) * (1 - abs(step % (2 * up) / up - 1)),
 }
 
 # the methods of SRReCNN3D's solver generator, with Caffe's momentum
@@ -63,13 +68,16 @@ def build_model(experiment: Experiment, seed: int = 0) -> torch.nn.Module:
 
 def build_critic(experiment: Experiment, seed: int = 0) -> torch.nn.Module:
     """The critic of the experiment's game, as wide beside the generator as in its paper (64 to 16; in the least-squares
-    game 32 to 32), weights from the seed."""
+    game 32 to 32, in that of cross-entropy 64 to 64), weights from the seed."""
     game = experiment.adversarial
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         if game.game == "least_squares":
             critic = Discriminator3D(experiment.width, experiment.patch_size, game.slope)
-            return critic.to(memory_format=torch.channels_last_3d)
+            return critic.to(memory_format=layout(critic))
+        if game.game == "cross_entropy":
+            critic = Discriminator2D(experiment.width, per_axis(experiment.patch_size)[:2])
+            return critic.to(memory_format=layout(critic))
         return Critic(4 * experiment.width, experiment.patch_size, game.slope)
 
 
@@ -78,8 +86,8 @@ class SupervisedPhase:
 
     def __init__(self, experiment: Experiment, fabric, seed: int) -> None:
         self.experiment, self.fabric = experiment, fabric
-        network = build_model(experiment, seed).to(memory_format=torch.channels_last_3d)
-        self.networks = {"generator": network}
+        network = build_model(experiment, seed)
+        self.networks = {"generator": network.to(memory_format=layout(network))}
         self.models, self.optimizers = _setup(fabric, self.networks, experiment)
 
     def step(self, index: int, lr: torch.Tensor, hr: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -99,7 +107,8 @@ class AdversarialPhase:
 
     def __init__(self, experiment: Experiment, fabric, seed: int) -> None:
         self.experiment, self.fabric, self.seed = experiment, fabric, seed
-        generator = build_model(experiment, seed).to(memory_format=torch.channels_last_3d)
+        generator = build_model(experiment, seed)
+        generator.to(memory_format=layout(generator))
         self.networks = {"generator": generator, "critic": build_critic(experiment, seed)}
         self.models, self.optimizers = _setup(fabric, self.networks, experiment)
 
@@ -140,34 +149,46 @@ class AdversarialPhase:
 class LeastSquaresPhase(AdversarialPhase):
     """A generator and a least-squares discriminator, both updated at every step, the discriminator first.
 
-    Sanchez & Vilaplana, MIDL 2018. The labels are a function of the seed, the step and the process alone.
+    Sanchez & Vilaplana, MIDL 2018. The labels are a function of the seed, the step and the process alone. In the
+    game of cross-entropy the critic may be the only one that moves.
     """
+
+    against = staticmethod(losses.least_squares)  # scores and labels to a loss
 
     def step(self, index: int, lr: torch.Tensor, hr: torch.Tensor) -> dict[str, torch.Tensor]:
         """One update of each network; returns their losses by name."""
         game, critic = self.experiment.adversarial, self.networks["critic"]
         draw = np.random.default_rng([self.seed, index, self.fabric.global_rank])
         real, fake = losses.draw_labels(draw, len(hr), game.labels)
-        self.networks["generator"].train()
-        sr = self.models["generator"](lr)
+        self.networks["generator"].train(game.moves == "both")
+        with torch.set_grad_enabled(game.moves == "both"):
+            sr = self.models["generator"](lr)
         critic.requires_grad_(True)
         on_real, on_fake = (self.models["critic"](side) for side in (hr, sr.detach()))  # apart, for their batch norm
-        critic_loss = losses.least_squares(on_real, real) + losses.least_squares(on_fake, fake)
+        critic_loss = self.against(on_real, real) + self.against(on_fake, fake)
         _update(self, "critic", index, critic_loss)
+        gap = on_real.mean() - on_fake.mean()
+        if game.moves == "critic":
+            return {"critic_loss": critic_loss.detach(), "gap": gap.detach()}
         critic.requires_grad_(False)
         supervised = losses.LOSSES[self.experiment.loss](sr, hr)
-        adversarial = losses.least_squares(critic(sr), draw.uniform(*losses.REAL, len(hr)))
+        adversarial = self.against(critic(sr), losses.wished_labels(draw, len(hr), game.labels))
         _update(self, "generator", index, supervised + game.weight * adversarial)
-        gap = on_real.mean() - on_fake.mean()
         return {
             "loss": supervised.detach(), "adversarial": adversarial.detach(),
             "critic_loss": critic_loss.detach(), "gap": gap.detach(),
         }  # fmt: skip
 
 
+class CrossEntropyPhase(LeastSquaresPhase):
+    """The same moves with binary cross-entropy: SRGAN (Ledig et al., CVPR 2017)."""
+
+    against = staticmethod(losses.cross_entropy)
+
+
 def make_phase(experiment: Experiment, fabric: object, seed: int) -> SupervisedPhase | AdversarialPhase:
     """The phase that an experiment asks for, with new networks, on Lightning's ``fabric``."""
-    games = {"wasserstein": AdversarialPhase, "least_squares": LeastSquaresPhase}
+    games = {"wasserstein": AdversarialPhase, "least_squares": LeastSquaresPhase, "cross_entropy": CrossEntropyPhase}
     kind = games[experiment.adversarial.game] if experiment.adversarial else SupervisedPhase
     return kind(experiment, fabric, seed)
 

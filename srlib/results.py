@@ -74,6 +74,7 @@ def measured(
         for where, values in metrics.evaluate(truth.data, estimate.data, peak, mask).items()
         for where in [region if where == "volume" else where]
         for m, v in values.items()
+        if not np.isnan(v)  # 2-D images have no ssim3d
     ]
 
 
@@ -150,7 +151,7 @@ def summary(metrics: pd.DataFrame, region: str | None = None) -> pd.DataFrame:
     chosen = metrics[metrics["region"] == region]
     wide = chosen.pivot_table("value", ["degradation", "subject", "experiment"], "metric").reset_index()
     wide = wide.sort_values(["degradation", "subject", "psnr"], kind="stable", ignore_index=True)
-    return wide.rename_axis(columns=None)[["degradation", "subject", "experiment", *DIGITS]]
+    return wide.rename_axis(columns=None).reindex(columns=["degradation", "subject", "experiment", *DIGITS])
 
 
 def to_text(table: pd.DataFrame, markdown: bool = False) -> str:

@@ -29,7 +29,7 @@ from srlib.patches import per_axis
 from srlib.paths import InputError, atomic, first_line, make_dir, results_dir, sha256, source_hash
 from srlib.phases import learning_rate, make_phase
 from srlib.store import PatchStore
-from srlib.validate import snapshot_writer, validation
+from srlib.validate import board_writer, snapshot_writer, validation
 
 ROWS = 20  # of history.csv, at most: one per 5 % of the steps
 AHEAD = 4  # batches that wait for the network
@@ -48,11 +48,13 @@ def fit(
     start: str | Path | None = None,
     store: str | Path | None = None,
     snapshots: bool = False,
+    start_critic: str | Path | None = None,
+    tensorboard: bool = False,
 ) -> Path:
     """Train an experiment on the subjects' pairs and return the path of ``model.safetensors`` in ``folder``.
 
-    An experiment that names another in its field ``start`` needs that one's trained weights as ``start``; with a
-    critic, its weights are written beside the generator's as ``critic.safetensors``. With ``store``, patches are read
+    An experiment that names another in its field ``start`` or ``start_critic`` needs that one's trained generator or
+    critic under the same name; with a critic, its weights are written beside the generator's as ``critic.safetensors``. With ``store``, patches are read
     from that HDF5 file (see ``store.write_store``) instead of being cut from ``train``.
 
     A finished run of the same experiment, data, seed and source is returned as it is; an interrupted one
@@ -62,7 +64,8 @@ def fit(
     and the critic's mean score of their real minus their generated versions, patches per second, share of the time
     spent waiting for patches. With ``processes`` > 1 each takes its share of a batch (Fabric's DDP) and batch-norm
     statistics are the first process's. With ``snapshots`` each row also leaves what the network makes of one patch
-    of ``val`` as ``snapshots/STEP_sr.nii.gz``, in its place in the world.
+    of ``val`` as ``snapshots/STEP_sr.nii.gz``, in its place in the world; with ``tensorboard`` it goes to that folder
+    as scalars and an image.
     Raises InputError for unusable data, device or folder, and when the loss is no longer finite.
     """
     folder = make_dir(Path(folder))
@@ -71,11 +74,11 @@ def fit(
         raise InputError("no training subject: give at least one row of the manifest the split train")
     if experiment.batch_size % processes:
         raise InputError(f"a batch of {experiment.batch_size} cannot be shared evenly by {processes} processes")
-    if bool(experiment.start) != bool(start):
-        wanted = (
-            f"the weights of {experiment.start!r} to start from" if experiment.start else "no weights to start from"
-        )
-        raise InputError(f"{experiment.name} expects {wanted}, got {start}")
+    starts = {"generator": start, "critic": start_critic}
+    for (kind, given), named in zip(starts.items(), (experiment.start, experiment.start_critic), strict=True):
+        if bool(named) != bool(given):
+            wanted = f"the {kind} weights of {named!r}" if named else f"no {kind} weights"
+            raise InputError(f"{experiment.name} expects {wanted} to start from, got {given}")
     train = sorted(train, key=lambda s: s.name)[: experiment.n_train]
     dataset = _read_store(store, experiment) if store else PairDataset(train, experiment)
     identity = {
@@ -89,40 +92,50 @@ def fit(
             if column
         ),
         "store": sha256(store) if store else "",
-        "start": sha256(start) if start else "",
+        "start": ",".join(sha256(path) if path else "" for path in starts.values()),
     }
     if snapshots and not val:
         raise InputError("snapshots show a validation scan; give at least one row of the manifest the split val")
     final = folder / "model.safetensors"
     if not (final.is_file() and read_metadata(final) == identity):
         with keep_freed_memory() if chosen.type == "cpu" else nullcontext():
-            show = snapshot_writer(val[0], experiment, folder / "snapshots") if snapshots else None
+            shows = [snapshot_writer(val[0], experiment, folder / "snapshots")] if snapshots else []
+            shows += [board_writer(val, experiment, folder / "tensorboard")] if tensorboard else []
             _train(
-                experiment, dataset, val, folder, seed, identity, chosen, processes, checkpoint_every, progress, start,
-                show,
+                experiment, dataset, val, folder, seed, identity, chosen, processes, checkpoint_every, progress, starts,
+                shows,
             )  # fmt: skip
     return final
 
 
 def fit_all(
-    names: Sequence[str], profile: str, cohort: str | Path, seed: int = 0, device: str = "auto"
+    names: Sequence[str],
+    profile: str,
+    cohort: str | Path,
+    seed: int = 0,
+    device: str = "auto",
+    folder: str | Path | None = None,
 ) -> dict[str, Path]:
     """Train experiments one after the other, each from the one it starts from, and record them in ``runs.csv``.
 
-    Returns the weights by experiment; their folders are ``checkpoints/<run_id>/`` of the profile's results. Raises
-    InputError as ``fit``, and when an experiment stands before the one that it starts from.
+    Returns the weights by experiment; their folders are ``checkpoints/<run_id>/`` of ``folder``, by default the cohort's
+    results. Raises InputError as ``fit``, and when an experiment stands before one that it starts from.
     """
-    folder, subjects = results_dir(profile, cohort), read_manifest(cohort)
+    folder, subjects = Path(folder or results_dir(profile, cohort)), read_manifest(cohort)
     split = {part: [s for s in subjects if s.split == part] for part in ("train", "val")}
     weights: dict[str, Path | None] = {"": None}
     for name in names:
         experiment = experiments.get(name, profile)
-        if experiment.start not in weights:
-            raise InputError(f"{name} starts from {experiment.start}, which must be trained before it")
+        for first in (experiment.start, experiment.start_critic):
+            if first not in weights:
+                raise InputError(f"{name} starts from {first}, which must be trained before it")
         run = folder / "checkpoints" / results.run_id(name, profile, seed, cohort)
         started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
-        start = weights[experiment.start]
-        weights[name] = fit(experiment, split["train"], split["val"], run, seed, device, start=start)
+        start, critic = weights[experiment.start], weights[experiment.start_critic]
+        critic = critic and critic.with_name("critic.safetensors")
+        weights[name] = fit(
+            experiment, split["train"], split["val"], run, seed, device, start=start, start_critic=critic
+        )
         seconds, where = time.perf_counter() - clock, str(choose_device(device))
         results.record_run(folder, experiment, profile, seed, cohort, weights[name], started, seconds, where)
     del weights[""]
@@ -130,7 +143,7 @@ def fit_all(
 
 
 def _train(
-    experiment, dataset, val, folder, seed, identity, chosen, processes, checkpoint_every, progress, start, show
+    experiment, dataset, val, folder, seed, identity, chosen, processes, checkpoint_every, progress, starts, shows
 ) -> None:
     from lightning_fabric import Fabric  # three seconds of import that only training needs
 
@@ -138,11 +151,12 @@ def _train(
     fabric = Fabric(accelerator=chosen.type, devices=processes, strategy="ddp" if processes > 1 else "auto")
     fabric.launch()
     phase = make_phase(experiment, fabric, seed)
-    if start:
+    for kind, start in starts.items():
         try:
-            phase.networks["generator"].load_state_dict(load_weights(start))
+            if start:
+                phase.networks[kind].load_state_dict(load_weights(start))
         except RuntimeError as err:
-            raise InputError(f"{start}: does not fit the generator of {experiment.name} ({first_line(err)})") from err
+            raise InputError(f"{start}: does not fit the {kind} of {experiment.name} ({first_line(err)})") from err
     step, history, pending = _resume(checkpoint, identity, phase)
     check = validation(val, experiment)
     share = experiment.batch_size // processes
@@ -175,8 +189,8 @@ def _train(
                 "patches_per_s": speed, "wait_share": waited / seconds,
             })  # fmt: skip
             bar.set_postfix(loss=f"{means.get('loss', math.nan):.4f}", patches=f"{speed:.1f}/s", refresh=False)
-            if show and fabric.global_rank == 0:
-                show(step, phase.networks["generator"])
+            for show in shows if fabric.global_rank == 0 else ():
+                show(history[-1], phase.networks["generator"])
             pending, waited, since, began = [], 0.0, step, time.perf_counter()
         if fabric.global_rank == 0 and step % checkpoint_every == 0 and step < experiment.max_steps:
             _save_checkpoint(checkpoint, identity, phase, step, history, pending)

@@ -13,7 +13,7 @@ from srlib.data import Subject, make_pair, network_input
 from srlib.dataset import PairDataset
 from srlib.experiments import Experiment
 from srlib.patches import PatchLocation, extract
-from srlib.paths import make_dir
+from srlib.paths import InputError, make_dir
 from srlib.volume import Volume, crop_or_pad, save
 
 
@@ -52,7 +52,38 @@ def validation(
     return check
 
 
-def snapshot_writer(subject: Subject, experiment: Experiment, folder: Path) -> Callable[[int, torch.nn.Module], None]:
+Show = Callable[[Mapping[str, float], torch.nn.Module], None]  # of a row of history.csv and the generator
+
+
+def board_writer(subjects: Sequence[Subject], experiment: Experiment, folder: Path) -> Show:
+    """A function that logs to TensorBoard: a row's values, and the middle slice of the first scan's fullest patch.
+
+    Input, output and truth as images, in the network's units. Raises InputError when tensorboard is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as err:
+        raise InputError("tensorboard is not installed; pip install tensorboard, or leave its option out") from err
+    board, pair = SummaryWriter(str(make_dir(folder))), None
+    if subjects:
+        dataset, (place,) = _fullest(subjects[0], experiment, 1)
+        pair = dataset.read(0, place)
+
+    @torch.no_grad()
+    def write(row: Mapping[str, float], network: torch.nn.Module) -> None:
+        for name, value in row.items():
+            board.add_scalar(name, value, row["step"])
+        if pair:
+            sr = network.eval()(torch.from_numpy(pair[0][None]).to(next(network.parameters()).device))[0].cpu().numpy()
+            for name, side in (("input", pair[0]), ("output", sr), ("truth", pair[1])):
+                middle = side[0, :, :, side.shape[3] // 2].T.clip(0, 1)
+                board.add_image(name, middle, row["step"], dataformats="HW")
+        board.flush()
+
+    return write
+
+
+def snapshot_writer(subject: Subject, experiment: Experiment, folder: Path) -> Show:
     """A function that writes what a network makes of a scan's fullest patch: ``STEP_sr.nii.gz``, in scan units.
 
     The truth and the network's input stand beside it as ``hr.nii.gz`` and ``input.nii.gz``; each lies where it lay.
@@ -67,8 +98,8 @@ def snapshot_writer(subject: Subject, experiment: Experiment, folder: Path) -> C
     given = torch.from_numpy(extract(network_input(scan, pair.reference, experiment.intensity), place)[None])
 
     @torch.no_grad()
-    def write(step: int, network: torch.nn.Module) -> None:
+    def write(row: Mapping[str, float], network: torch.nn.Module) -> None:
         sr = network.eval()(given.to(next(network.parameters()).device))[0, 0]
-        save(Volume(pair.scaling.invert(sr.cpu().numpy()), affine), folder / f"{step:06d}_sr.nii.gz")
+        save(Volume(pair.scaling.invert(sr.cpu().numpy()), affine), folder / f"{row['step']:06d}_sr.nii.gz")
 
     return write

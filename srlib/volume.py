@@ -13,6 +13,7 @@ from scipy.io.matlab import MatReadError
 
 from srlib.paths import InputError, atomic, first_line
 
+HU_WINDOW = (-1024.0, 200.0)  # of CT, as the SRResNet code takes it
 # what nibabel, gzip and NumPy raise for damaged files
 _DAMAGED = (
     nib.filebasedimages.ImageFileError,
@@ -156,13 +157,18 @@ def coarse_grid(shape: Sequence[int], affine: np.ndarray, factor: Sequence[float
 
 
 def fine_grid(volume: Volume, factor: Sequence[float], align: str = "center"):
-    """Grid that is ``factor`` times finer per axis over the same field of view: (shape, affine)."""
+    """Grid that is ``factor`` times finer per axis over the same field of view: (shape, affine).
+
+    With ``first`` voxel 0 stays where it is, as where scan lines were left out.
+    """
     factor = np.asarray(factor, dtype=float)
     shape = np.maximum(np.round(np.asarray(volume.shape) * factor).astype(int), 1)
     if align == "center":
         step, shift = 1 / factor, (1 / factor - 1) / 2
     elif align == "corners":
         step, shift = np.where(shape > 1, (np.asarray(volume.shape) - 1) / np.maximum(shape - 1, 1), 1.0), np.zeros(3)
+    elif align == "first":
+        step, shift = 1 / factor, np.zeros(3)
     else:
         raise InputError(f"align is 'center' or 'corners', got {align!r}")
     return tuple(int(n) for n in shape), volume.affine @ _scale_shift(step, shift)
@@ -241,7 +247,7 @@ class Scaling:
 
 def fit_scaling(data: np.ndarray, rule: str = "minmax") -> Scaling:
     """Scaling by a named rule: ``minmax`` to [0, 1], ``max`` (divide by the maximum), ``12bit`` (divide by 4095),
-    ``halfmax`` (by half the maximum, minus 1: [-1, 1] for scans that begin at 0).
+    ``halfmax`` (by half the maximum, minus 1: [-1, 1] for scans that begin at 0), ``hu`` (HU_WINDOW to [0, 1]).
 
     Raises InputError for a constant scan and for an unknown rule.
     """
@@ -253,6 +259,7 @@ def fit_scaling(data: np.ndarray, rule: str = "minmax") -> Scaling:
     if rule == "12bit" and not 255 < high <= 4095:
         raise InputError(f"the rule 12bit is for scans of 0 to 4095, this one reaches {high:g}; use the rule minmax")
     rules = {"minmax": (low, high - low), "max": (0.0, high), "12bit": (0.0, 4095.0), "halfmax": (high / 2, high / 2)}
+    rules["hu"] = (HU_WINDOW[0], HU_WINDOW[1] - HU_WINDOW[0])
     if rule not in rules:
         raise InputError(f"unknown intensity rule {rule!r}; expected one of {', '.join(rules)}")
     return Scaling(*rules[rule])

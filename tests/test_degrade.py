@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 from scipy import ndimage
+from skimage.transform import iradon, radon
 
-from srlib.degrade import GaussianDownsample, KSpaceTruncation, make_degradation
+from srlib.degrade import GaussianDownsample, KSpaceTruncation, ScanlineDecimation, SparseView, make_degradation
 from srlib.paths import InputError
+from srlib.phantoms import ct_slice
 from srlib.volume import Volume
 
 
@@ -104,6 +106,8 @@ DEGRADATIONS = {
     "center linear": GaussianDownsample((1, 2, 3), order=1),
     "corners": GaussianDownsample(2, align="corners"),
     "corners fractional": GaussianDownsample((2.5, 1.5, 1), align="corners"),
+    "scanline": ScanlineDecimation(3),
+    "sparse view": SparseView(2, views=120),
 }
 
 
@@ -146,9 +150,96 @@ def test_bad_settings_are_refused(name, value):
         GaussianDownsample(2, **{name: value})
 
 
+@pytest.mark.parametrize("width", [24, 25, 27])
+def test_scanline_decimation_keeps_columns_and_interpolates_between_them(width, noise, affine, to_world):
+    hr = Volume(noise((width, 10, 5)), affine)
+    degradation = ScanlineDecimation(4)
+    lr = degradation(hr)
+    np.testing.assert_array_equal(lr.data, hr.data[::4])
+    for column in range(len(lr.data)):
+        np.testing.assert_allclose(to_world(lr.affine, (column, 3, 2)), to_world(affine, (4 * column, 3, 2)))
+    last = 4 * (len(lr.data) - 1)
+    for order in (1, 3):
+        back = degradation.to_grid(lr, hr.shape, order)
+        assert back.shape == hr.shape
+        np.testing.assert_allclose(back.affine, affine, atol=1e-9)
+        np.testing.assert_allclose(back.data[::4], hr.data[::4], atol=1e-4)
+        alone = degradation.to_grid(Volume(lr.data[:, 3:4, 1:2], lr.affine), (width, 1, 1), order).data
+        np.testing.assert_allclose(back.data[:, 3:4, 1:2], alone, atol=1e-4)
+    linear = degradation.to_grid(lr, hr.shape, 1).data[: last + 1, 3, 2]
+    np.testing.assert_allclose(
+        linear, np.interp(np.arange(last + 1), np.arange(0, width, 4), lr.data[:, 3, 2]), atol=1e-5
+    )
+
+
+def published_pair(image, views, factor):
+    """The published pair of one slice of pixels [y, x], from its own least value."""
+    theta, low, size = np.linspace(0, 180, views, endpoint=False), image.min(), len(image)
+    sinogram = radon(image - low, theta, circle=False)
+    sparse = iradon(sinogram[:, ::factor], theta[::factor], size, circle=False)
+    return sparse + low, iradon(sinogram, theta, size, circle=False) + low
+
+
+def test_sparse_view_is_the_published_pair():
+    data = np.stack([ct_slice(np.random.default_rng(seed), 64) + 100 * seed for seed in range(3)], axis=-1)
+    hr, degradation = Volume(data, np.eye(4)), SparseView(8, views=200)
+    lr, truth = degradation.pair(hr)
+    for k in range(3):
+        sparse, full = published_pair(hr.data[..., k].T, 200, 8)
+        low = hr.data[..., k].min()
+        assert np.linalg.norm(lr.data[..., k].T - sparse) < 0.03 * np.linalg.norm(sparse - low)
+        assert np.linalg.norm(truth.data[..., k].T - full) < 0.015 * np.linalg.norm(full - low)
+        alone = Volume(hr.data[..., k : k + 1], np.eye(4))
+        np.testing.assert_allclose(degradation(alone).data[..., 0], lr.data[..., k], atol=0.01)
+        np.testing.assert_allclose(degradation.reference(alone).data[..., 0], truth.data[..., k], atol=0.01)
+    assert degradation.to_grid(lr, hr.shape) is lr
+
+
+def test_sparse_view_follows_the_background_and_the_scale(noise):
+    hr, degradation = Volume(noise((32, 32, 2)), np.eye(4)), SparseView(4, views=60)
+    scaled = degradation(hr.with_data(hr.data * 1000 - 900))
+    np.testing.assert_allclose(scaled.data, degradation(hr).data * 1000 - 900, atol=0.5)
+    flat = hr.with_data(np.full(hr.shape, -1000.0))
+    np.testing.assert_allclose(degradation(flat).data, -1000)
+
+
+@pytest.mark.parametrize("shape", [(40, 31, 1), (24, 33, 2)])
+def test_sparse_view_pads_slices_that_are_not_square(shape, noise):
+    hr, degradation, size = Volume(noise(shape), np.eye(4)), SparseView(4, views=100), max(shape)
+    x, y = (size // 2 - n // 2 for n in shape[:2])
+    square = np.zeros((size, size, shape[2]))
+    square[x : x + shape[0], y : y + shape[1]] = hr.data - hr.data.min(axis=(0, 1))
+    whole = degradation(Volume(square, np.eye(4))).data[x : x + shape[0], y : y + shape[1]]
+    np.testing.assert_allclose(degradation(hr).data, whole + hr.data.min(axis=(0, 1)), atol=1e-4)
+
+
+def test_the_truth_of_sparse_view_may_be_the_image(noise):
+    hr = Volume(noise((24, 24, 1)), np.eye(4))
+    degradation = SparseView(4, views=60, truth="image")
+    lr, truth = degradation.pair(hr)
+    assert truth is hr and degradation.reference(hr) is hr
+    np.testing.assert_array_equal(lr.data, SparseView(4, views=60)(hr).data)
+    np.testing.assert_allclose(SparseView(1, views=60)(hr).data, SparseView(4, views=60).reference(hr).data)
+
+
+@pytest.mark.parametrize("make", [ScanlineDecimation, SparseView])
+@pytest.mark.parametrize("factor", [0, 1.5, -2, np.nan, np.inf, (2, 2)])
+def test_factors_of_columns_and_views_are_whole(make, factor):
+    with pytest.raises(InputError, match="factor"):
+        make(factor)
+
+
+@pytest.mark.parametrize(("name", "value"), [("views", 0), ("views", 2.5), ("truth", "phantom")])
+def test_bad_settings_of_sparse_view_are_refused(name, value):
+    with pytest.raises(InputError, match=name):
+        SparseView(2, **{name: value})
+
+
 def test_degradations_are_made_by_name():
     assert make_degradation("gaussian", factor=2) == GaussianDownsample((2, 2, 2))
     assert make_degradation("kspace", factor=(1, 2, 2)) == KSpaceTruncation((1, 2, 2))
+    assert make_degradation("scanline", factor=4) == ScanlineDecimation(4)
+    assert make_degradation("sparse_view", factor=16) == SparseView(16, 1000, "fbp")
     with pytest.raises(InputError, match="blurring"):
         make_degradation("blurring", factor=2)
 

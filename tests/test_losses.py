@@ -1,11 +1,13 @@
-"""The adversarial losses do what their papers say."""
+"""The losses do what their papers say; SSIM is the metric's."""
 
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 from torch import nn
 
-from srlib import losses
+from srlib import losses, metrics
+from srlib.paths import InputError
 
 
 @pytest.mark.parametrize("norm", [0.5, 1.0, 3.0])
@@ -77,3 +79,113 @@ def test_gradient_difference_forgets_the_sign_and_the_offset():
 def test_least_squares_by_hand():
     scores, labels = torch.tensor([1.0, -0.5]), np.array([0.75, 0.5], np.float32)
     assert losses.least_squares(scores, labels) == (0.25**2 + 1.0) / 2
+
+
+IMAGES = [(2, 3, 16, 23), (2, 1, 16, 23, 1), (1, 2, 9, 12, 10)]
+
+
+def pair_of_images(shape, seed=0, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+    hr = torch.rand(shape, generator=generator, dtype=dtype)
+    return (hr + 0.2 * torch.randn(shape, generator=generator, dtype=dtype)).clamp(0, 1), hr
+
+
+@pytest.mark.parametrize("shape", IMAGES)
+@pytest.mark.parametrize("data_range", [1.0, 3.0])
+def test_ssim_is_the_metric(shape, data_range):
+    sr, hr = pair_of_images(shape)
+    for offset, scale in ((0, 1), (0.9, 0.1)):  # bright and flat too
+        a, b = offset + scale * sr, offset + scale * hr
+        kind = "3d" if len(shape) == 5 and shape[-1] > 1 else "2d"
+        images = [x.reshape(-1, *shape[2:], *[1] * (5 - len(shape))).numpy() for x in (b, a)]
+        expected = np.mean([metrics.ssim(*p, data_range, kind=kind) for p in zip(*images, strict=True)])
+        assert 1 - losses.ssim(a, b, data_range).item() == pytest.approx(expected, abs=1e-5)
+    assert losses.ssim(hr, hr, data_range).item() == pytest.approx(0, abs=1e-6)
+
+
+def reference_ms_ssim(sr, hr, data_range):
+    """Of one image, from SciPy's uniform filter."""
+    weights, product = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333), 1.0
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    a, b = sr.astype(np.float64), hr.astype(np.float64)
+    for scale, weight in enumerate(weights):
+        mean = [ndimage.uniform_filter(x, 7)[3:-3, 3:-3] for x in (a, b, a * a, b * b, a * b)]
+        va, vb, cov = (
+            (m - p) * 49 / 48 for m, p in zip(mean[2:], (mean[0] ** 2, mean[1] ** 2, mean[0] * mean[1]), strict=True)
+        )
+        local = (2 * cov + c2) / (va + vb + c2)
+        if scale == 4:
+            local = local * (2 * mean[0] * mean[1] + c1) / (mean[0] ** 2 + mean[1] ** 2 + c1)
+        product *= max(local.mean(), 1e-6) ** weight
+        n, m = (s // 2 * 2 for s in a.shape)
+        a, b = (x[:n, :m].reshape(n // 2, 2, m // 2, 2).mean((1, 3)) for x in (a, b))
+    return product
+
+
+@pytest.mark.parametrize("size", [(112, 112), (121, 150)])
+@pytest.mark.parametrize("data_range", [1.0, 3.0])
+def test_ms_ssim_is_that_of_its_definition(size, data_range):
+    sr, hr = pair_of_images((2, 2, *size))
+    sr[0, 0] = 1 - hr[0, 0]  # contrast reversed: negative terms
+    sr[1, 0] = 0.5 * hr[1, 0]  # darker
+    images = zip(sr.reshape(-1, *size).numpy(), hr.reshape(-1, *size).numpy(), strict=True)
+    expected = np.mean([reference_ms_ssim(a, b, data_range) for a, b in images])
+    assert 1 - losses.ms_ssim(sr, hr, data_range).item() == pytest.approx(expected, abs=1e-5)
+    assert losses.ms_ssim(sr[..., None], hr[..., None], data_range) == losses.ms_ssim(sr, hr, data_range)
+    assert losses.ms_ssim(hr, hr).item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("loss", "shape"), [("ssim", (1, 2, 8, 9)), ("ssim", (1, 1, 7, 8, 7)), ("ssim_l1_l2", (2, 1, 8, 7, 1))]
+)
+def test_gradients_of_ssim(loss, shape):
+    sr, hr = pair_of_images(shape, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda x: losses.LOSSES[loss](x, hr), sr.clamp(0.01, 0.99).requires_grad_())
+
+
+def test_gradients_of_ms_ssim():
+    sr, hr = pair_of_images((1, 1, 112, 112), dtype=torch.float64)
+    x = sr.requires_grad_()
+    (gradient,) = torch.autograd.grad(losses.ms_ssim(x, hr), x)
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(5):  # along random directions: 112 x 112 is too large for every pixel
+        way = torch.randn(x.shape, generator=generator, dtype=x.dtype)
+        with torch.no_grad():
+            slope = (losses.ms_ssim(x + 1e-5 * way, hr) - losses.ms_ssim(x - 1e-5 * way, hr)) / 2e-5
+        assert (gradient * way).sum().item() == pytest.approx(slope.item(), rel=1e-6)
+
+
+def test_reversed_contrast_has_a_finite_gradient():
+    _, hr = pair_of_images((1, 1, 112, 112))
+    sr = (1 - hr).requires_grad_()
+    loss = losses.ms_ssim(sr, hr)
+    loss.backward()
+    assert loss.item() > 0.9
+    assert sr.grad.isfinite().all()
+
+
+def test_the_combined_loss_is_its_parts():
+    sr, hr = pair_of_images((2, 1, 16, 17, 1))
+    expected = 0.8 * losses.ssim(sr, hr) + 0.1 * (sr - hr).abs().mean() + 0.1 * (sr - hr).square().mean()
+    torch.testing.assert_close(losses.LOSSES["ssim_l1_l2"](sr, hr), expected)
+
+
+@pytest.mark.parametrize(("name", "least"), [("ssim", 7), ("ssim_l1_l2", 7), ("ms_ssim", 112)])
+def test_images_below_the_windows_are_refused(name, least):
+    for shape in ((1, 1, least, least), (1, 1, least, least + 3, 1)):
+        assert losses.LOSSES[name](*pair_of_images(shape)).isfinite()
+    for shape in ((1, 1, least - 1, least), (1, 1, least, least - 1, 1), (1, 1, least, least, 2)):
+        with pytest.raises(InputError, match=f"at least {least} voxels"):
+            losses.LOSSES[name](*pair_of_images(shape))
+
+
+def test_ssim_teaches():
+    sr, hr = pair_of_images((1, 1, 20, 20))
+    guess = sr.clone().requires_grad_()
+    optimizer = torch.optim.Adam([guess], 0.01)
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = losses.ssim(guess, hr)
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.3 * losses.ssim(sr, hr)

@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 from skimage import metrics as reference
 
-from srlib.metrics import METRICS, evaluate, nrmse, psnr, sharpness, ssim
+from srlib.metrics import METRICS, centre, evaluate, nrmse, psnr, sharpness, ssim
 from srlib.paths import InputError
 
 SETTINGS = {
@@ -155,3 +155,20 @@ def test_sharpness_is_the_ratio_of_gradient_energies(pair):
     ramp = np.arange(5.0)[:, None, None] * np.ones((5, 5, 5))
     assert sharpness(ramp, np.where(inside, 3 * ramp, 100), inside) == pytest.approx(9)
     assert np.isnan(sharpness(np.ones((4, 4, 4)), np.zeros((4, 4, 4))))
+
+
+@pytest.mark.parametrize(
+    ("n", "share", "left"), [(512, 0.9, 462), (20, 0.9, 18), (10, 0.9, 10), (11, 0.5, 7), (9, 1, 9)]
+)
+def test_the_centre_of_an_image(n, share, left):
+    image = np.arange(n)[:, None, None] + np.zeros((n, 30, 3))
+    inner = centre(image, share)
+    assert inner.shape == (left, 30 - 2 * int(15 * (1 - share) + 1e-9), 3)
+    assert inner[0, 0, 0] == n - 1 - inner[-1, 0, 0] == (n - left) / 2
+    assert inner.base is not None
+
+
+@pytest.mark.parametrize("share", [0, -0.1, 1.1, np.nan])
+def test_a_share_that_is_none_is_refused(share):
+    with pytest.raises(InputError, match="share"):
+        centre(np.zeros((9, 9)), share)

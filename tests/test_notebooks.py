@@ -41,7 +41,7 @@ def test_parameters_are_literals_that_the_runner_knows(path):
     for statement in ast.parse(tagged[0].source).body:
         assert isinstance(statement, ast.AnnAssign)
         ast.literal_eval(statement.value)
-        assert statement.target.id in ("profile", "cohort", "seed")
+        assert statement.target.id in ("profile", "cohort", "seed", "us_cohort", "ct_cohort")
 
 
 def srlib(*words, **environment):
@@ -54,7 +54,8 @@ def srlib(*words, **environment):
 def test_the_chain_on_a_users_own_scans_twice(cohort, tmp_path):
     """Oblique, 0.8 mm, int16, odd sizes, no mask: every notebook passes, and two runs give the same bytes."""
     for name in ("one", "two"):
-        done = srlib("run", "--profile", "smoke", "--cohort", cohort, SRLIB_RESULTS=str(tmp_path / name))
+        places = {"SRLIB_RESULTS": str(tmp_path / name), "SRLIB_DATA": str(tmp_path / "data")}
+        done = srlib("run", "--profile", "smoke", "--cohort", cohort, **places)
         assert done.returncode == 0, done.stderr
     assert "mdcsrn_res" in done.stdout and "not a replication" in done.stdout
     one, two = (tmp_path / name / "smoke_mine" for name in ("one", "two"))
@@ -66,11 +67,13 @@ def test_the_chain_on_a_users_own_scans_twice(cohort, tmp_path):
     assert ours == {
         "linear", "cubic", "zero_filled", "mdcsrn", "mdcsrn_res", "mdcsrn_res_kspace", "mdcsrn_res_wgan",
         "recnn_x2", "recnn_x2x3", "srgan3d_x2", "srgan3d_res_subpixel", "srgan3d_res_subpixel_nn",
-        "srgan3d_res_nn_resize", "srgan3d_res_x4", "srgan3d_res_gan",
+        "srgan3d_res_nn_resize", "srgan3d_res_x4", "srgan3d_res_gan", "sparse_fbp", "srresnet_us", "srgan_us",
+        "srresnet_us_res", "srgan_us_res", "srresnet_ct", "srgan_ct", "srresnet_ct_res", "srgan_ct_res",
     }  # fmt: skip
-    assert set(table["region"]) - {"crop", "crop_printed"} == {"volume"}
+    assert set(table["region"]) - {"crop", "crop_printed", "centre"} == {"volume"}
+    assert set(table[table["region"] == "centre"]["dataset"]) == {"example_us", "example_ct"}
     before = (one / "runs.csv").read_bytes()
-    again = srlib("run", "--profile", "smoke", "--cohort", cohort, SRLIB_RESULTS=str(tmp_path / "one"))
+    again = srlib("run", "--profile", "smoke", "--cohort", cohort, **places | {"SRLIB_RESULTS": str(tmp_path / "one")})
     assert again.stdout.count("unchanged, skipped") == len(BOOKS)
     assert (one / "runs.csv").read_bytes() == before
 

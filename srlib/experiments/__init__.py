@@ -4,22 +4,24 @@ import dataclasses
 import functools
 import json
 
-from srlib.experiments import mdcsrn, recnn, srgan3d
+from srlib.experiments import mdcsrn, recnn, srgan3d, srresnet2d
 from srlib.experiments.base import TASKS, Adversarial, Experiment
 from srlib.paths import InputError
 
-EXPERIMENTS: dict[str, Experiment] = {e.name: e for system in (mdcsrn, recnn, srgan3d) for e in system.EXPERIMENTS}
+SYSTEMS = (mdcsrn, recnn, srgan3d, srresnet2d)
+EXPERIMENTS: dict[str, Experiment] = {e.name: e for system in SYSTEMS for e in system.EXPERIMENTS}
 
 # all that a profile may shrink
 BUDGET = ("max_steps", "critic_steps", "n_train", "samples", "batch_size", "patch_size", "width")
 _SMOKE = {"width": 4, "patch_size": 16, "batch_size": 1, "n_train": 1, "max_steps": 4}
 PROFILES: dict[str, dict[str, dict[str, int]]] = {
     "paper": {name: {} for name in EXPERIMENTS},
-    "quick": {**mdcsrn.QUICK, **recnn.QUICK, **srgan3d.QUICK},
+    "quick": {**mdcsrn.QUICK, **recnn.QUICK, **srgan3d.QUICK, **srresnet2d.QUICK},
     "smoke": {
         name: {**_SMOKE, "max_steps": 12, "critic_steps": 3} if experiment.critic_steps else _SMOKE
         for name, experiment in EXPERIMENTS.items()
-    },
+    }
+    | {e.name: {**_SMOKE, "patch_size": (32, 32, 1)} for e in srresnet2d.EXPERIMENTS},
 }
 
 

@@ -17,6 +17,8 @@ TASKS: dict[str, tuple[str, dict]] = {
     "gaussian_x3_corners": ("gaussian", {"factor": (3, 3, 3), "sigma": 1.0, "align": "corners", "whole": True}),
     "gaussian_x4_corners": ("gaussian", {"factor": (4, 4, 4), "sigma": 1.0, "align": "corners"}),
     "gaussian_x4_nearest": ("gaussian", {"factor": (4, 4, 4), "sigma": 1.0, "align": "corners", "order": 0}),
+    "scanline_x4": ("scanline", {"factor": 4}),
+    "sparse_view_x16": ("sparse_view", {"factor": 16, "views": 1000}),
     "kspace_x2_inplane": ("kspace", {"factor": (1, 2, 2)}),
     "kspace_x5_inplane_12bit": ("kspace", {"factor": (1, 5, 5), "stored_12bit": True}),
 }
@@ -26,8 +28,8 @@ TASKS: dict[str, tuple[str, dict]] = {
 class Adversarial:
     """How a critic is trained beside the generator.
 
-    A step is one update of either of the two in the Wasserstein game, and one of each in the least-squares game,
-    to which the critic's own steps, constraint and strength do not apply.
+    A step is one update of either of the two in the Wasserstein game, and one of each in the games of least squares
+    and cross-entropy, to which the critic's own steps, constraint and strength do not apply.
     """
 
     weight: float  # of the adversarial term in the generator's loss
@@ -37,8 +39,9 @@ class Adversarial:
     constraint: str = "penalty"  # gradient penalty, or "clip" the critic's weights
     strength: float = 10.0  # of the penalty; the bound of the weights where they are clipped
     slope: float = 0.2  # of the critic's LeakyReLU
-    game: str = "wasserstein"  # or "least_squares"
-    labels: str = "per_step"  # rule of losses.draw_labels, of the least-squares game
+    game: str = "wasserstein"  # or "least_squares", "cross_entropy"
+    labels: str = "per_step"  # rule of losses.draw_labels, of the latter two
+    moves: str = "both"  # or, there, the "critic" alone
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Experiment:
     learning_rate: float
     model_args: Mapping[str, object] = field(default_factory=dict)
     start: str = ""  # experiment whose trained weights the generator starts from
+    start_critic: str = ""  # experiment whose trained critic the critic starts from
     adversarial: Adversarial | None = None
     critic_steps: int = 0  # steps of the critic alone, at first
     contrast: str = "t1"  # manifest column

@@ -1,0 +1,134 @@
+"""SRResNet and SRGAN for ultrasound and CT: the replicated code, its base paper (Ledig et al., CVPR 2017), and ours."""
+
+import dataclasses
+
+from srlib.experiments.base import Adversarial, Experiment
+
+# L1 x 1000 + cross-entropy x 0.001 in the code's configuration, here relative to L1
+SRGAN = Adversarial(weight=1e-6, game="cross_entropy", labels="hard")
+
+_PUBLISHED = (
+    "PReLU has one slope per channel; the code's has one per pixel, which fixes the image size",
+    "images of other sizes than 512 x 512 are cut into patches of it, with zeros beyond; the code reflects them",
+    "losses are divided by the code's L1 weight of 1,000; Adam's steps are the same but for its epsilon",
+)
+
+SRRESNET_US = Experiment(
+    name="srresnet_us",
+    paper="Ledig et al., CVPR 2017 (arXiv 1609.04802), for ultrasound",
+    task="scanline_x4",
+    model="srresnet2d",
+    width=64,
+    model_args={"blocks": 5, "factor": 4, "form": "ultrasound"},
+    max_steps=40_000,
+    n_train=2_000,
+    batch_size=1,
+    patch_size=(512, 512, 1),
+    learning_rate=1e-4,
+    optimizer_args={"betas": (0.9, 0.999)},
+    contrast="image",
+    lr_grid=True,
+    sources={
+        "task": "code: every 4th column of the scan-converted image",
+        "width": "code: 64 filters",
+        "max_steps": "code: 20 epochs, of 2,000 images (ours: the number that its page names for CT)",
+        "n_train": "ours: 2,000 images, or stacks of them",
+        "batch_size": "code: 1 image",
+        "patch_size": "code: 512 x 512, one slice",
+        "learning_rate": "code: Adam, 1e-4, beta1 0.9",
+    },
+    deviations=(*_PUBLISHED, "intensities are scaled to [0, 1] by the minimum and maximum of the input"),
+)
+
+SRRESNET_CT = dataclasses.replace(
+    SRRESNET_US,
+    name="srresnet_ct",
+    paper="Ledig et al., CVPR 2017 (arXiv 1609.04802), for CT",
+    task="sparse_view_x16",
+    model_args={"blocks": 5, "factor": 16, "form": "ct"},
+    intensity="hu",
+    lr_grid=False,
+    sources={
+        **SRRESNET_US.sources,
+        "task": "code: FBP of 63 of 1,000 views; the truth is the FBP of all",
+        "intensity": "code: HU from -1024 to 200, to [0, 1]",
+    },
+    deviations=_PUBLISHED,
+)
+
+
+def _variants(base: Experiment) -> tuple[Experiment, ...]:
+    """The three tasks of the code and its options, on one modality, and ours."""
+    name = base.name.removeprefix("srresnet_")
+    weight = {**base.sources, "adversarial.weight": "code: its configuration's 0.001 beside L1 x 1,000"}
+    critic = dataclasses.replace(
+        base,
+        name=f"srgan_{name}_critic",
+        start=base.name,
+        adversarial=dataclasses.replace(SRGAN, moves="critic"),
+        sources=weight,
+        deviations=(*base.deviations, "the discriminator gives logits"),
+    )
+    joint = dataclasses.replace(critic, name=f"srgan_{name}", start_critic=critic.name, adversarial=SRGAN)
+    used = dataclasses.replace(
+        joint,
+        name=f"srgan_{name}_code",
+        adversarial=dataclasses.replace(SRGAN, weight=1e-3),
+        sources={**weight, "adversarial.weight": "code: in fact 1 beside L1 x 1,000, the configured 0.001 is not used"},
+    )
+    residual = dataclasses.replace(
+        base,
+        name=f"{base.name}_res",
+        model="srresnet2d_res",
+        model_args={"blocks": 5, "factor": 4 if base.lr_grid else 1},
+        batch_size=16,
+        patch_size=(96, 96, 1),
+        sampling="random",
+        min_foreground=0.3,
+        learning_rate=1e-3,
+        schedule="cosine",
+        sources={
+            **base.sources,
+            "batch_size": "ours: 16 patches",
+            "patch_size": "ours: 96 x 96, drawn at random",
+            "min_foreground": "ours: patches that are mostly dark teach nothing",
+            "learning_rate": "ours: 1e-3, cosine to zero",
+        },
+        deviations=(
+            *base.deviations,
+            "the blocks stand on the input's grid, one convolution behind them gives the difference to the (cubically "
+            "interpolated) input, starting at zero; no steps down or up",
+            "random patches in batches of 16; Adam starts at 1e-3 and falls to zero by a cosine",
+        ),
+    )
+    fooled = dataclasses.replace(
+        residual,
+        name=f"srgan_{name}_res",
+        start=residual.name,
+        adversarial=dataclasses.replace(SRGAN, weight=1e-3),
+        learning_rate=1e-4,
+        schedule="constant",
+        sources={**residual.sources, "learning_rate": "code: 1e-4", "adversarial.weight": "code: as srgan_*_code"},
+        deviations=(*residual.deviations[:-1], "random patches in batches of 16", "the discriminator is a new one"),
+    )
+    similar = dataclasses.replace(
+        base, name=f"{base.name}_ssim", loss="ssim_l1_l2",
+        sources={**base.sources, "loss": "code's option: 0.8 SSIM + 0.1 L1 + 0.1 L2"},
+    )  # fmt: skip
+    cyclic = dataclasses.replace(
+        base,
+        name=f"{base.name}_cyclic",
+        schedule="cyclic",
+        schedule_args={"low": 0.1, "up": 4_000},
+        sources={**base.sources, "schedule_args": "ours: code's option, from a tenth up in two epochs and back"},
+    )
+    return base, critic, joint, used, residual, fooled, similar, cyclic
+
+
+EXPERIMENTS = (*_variants(SRRESNET_US), *_variants(SRRESNET_CT))
+
+_SMALL = {"width": 16, "n_train": 6, "patch_size": (64, 64, 1)}
+QUICK = {
+    e.name: {**_SMALL, "batch_size": min(e.batch_size, 4), "max_steps": 40 if e.adversarial else 200}
+    for e in EXPERIMENTS
+}

@@ -1,0 +1,324 @@
+"""PNG, DICOM, DeepLesion and Duke records: values, places in the world, and what is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.data import get_testdata_file
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEGLSLossless, generate_uid
+from scipy.io import savemat
+from skimage import io
+
+from srlib.images import deeplesion_rows, hu_window, load_dicom, load_duke, load_png
+from srlib.paths import InputError
+from srlib.volume import Scaling
+
+
+def refused(call, match: str) -> None:
+    with pytest.raises(InputError, match=match) as error:
+        call()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_png(tmp_path: Path, dtype: type) -> None:
+    rows = np.arange(5 * 7, dtype=dtype).reshape(5, 7) * (7 if dtype == np.uint8 else 1800)
+    io.imsave(tmp_path / "a.png", rows, check_contrast=False)
+    image = load_png(tmp_path / "a.png", spacing_mm=(0.5, 0.75, 2))
+    assert image.shape == (7, 5, 1)
+    assert image.data[6, 0, 0] == rows[0, 6] and image.data[0, 4, 0] == rows[4, 0]
+    np.testing.assert_array_equal(image.affine, np.diag([0.5, 0.75, 2, 1]))
+
+
+def test_png_of_deeplesion_is_in_hu(tmp_path: Path) -> None:
+    hu = np.array([[-1024, 0, 200], [3000, -2000, 35]])
+    io.imsave(tmp_path / "a.png", (hu + 32768).astype(np.uint16), check_contrast=False)
+    image = load_png(tmp_path / "a.png", deeplesion=True)
+    np.testing.assert_array_equal(image.data[:, :, 0], hu.T)
+    window = hu_window(image.data)
+    np.testing.assert_allclose(window[:, :, 0].T, [[0, 1024 / 1224, 1], [1, 0, 1059 / 1224]], rtol=1e-6)
+    inside = (image.data >= -1024) & (image.data <= 200)
+    np.testing.assert_allclose(Scaling(-1024, 1224).invert(window)[inside], image.data[inside], atol=1e-3)
+    io.imsave(tmp_path / "b.png", np.zeros((3, 4), np.uint8), check_contrast=False)
+    refused(lambda: load_png(tmp_path / "b.png", deeplesion=True), r"b\.png: expected a 16-bit")
+
+
+def test_bad_pngs(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 65535, (40, 50), dtype=np.uint16)
+    io.imsave(tmp_path / "whole.png", noise, check_contrast=False)
+    whole = (tmp_path / "whole.png").read_bytes()
+    for size in (0, 5, 60, len(whole) // 2):
+        (tmp_path / "cut.png").write_bytes(whole[:size])
+        refused(lambda: load_png(tmp_path / "cut.png"), r"cut\.png: missing, unreadable or truncated")
+    refused(lambda: load_png(tmp_path / "absent.png"), r"absent\.png: missing")
+    io.imsave(tmp_path / "colour.png", np.zeros((4, 5, 3), np.uint8), check_contrast=False)
+    refused(lambda: load_png(tmp_path / "colour.png"), r"colour\.png: expected an 8- or 16-bit grey PNG, got .*3\)")
+
+
+def test_ct_small_of_pydicom() -> None:
+    path = get_testdata_file("CT_small.dcm", download=False)
+    image, header = load_dicom(path), pydicom.dcmread(path)
+    assert image.shape == (128, 128, 1)
+    np.testing.assert_array_equal(image.data[:, :, 0].T, header.pixel_array - 1024.0)
+    assert image.data.min() >= -1024 and 500 < image.data.max() < 3072
+    np.testing.assert_allclose(image.spacing_mm, (0.661468, 0.661468, 5))
+    np.testing.assert_allclose(image.affine[:3, 3], (158.135803, 179.035797, -75.699997))
+    assert np.diag(image.affine)[0] < 0 and np.diag(image.affine)[1] < 0 < np.diag(image.affine)[2]
+
+
+def test_a_losslessly_compressed_image_is_the_image() -> None:
+    plain, packed = (load_dicom(get_testdata_file(f"MR_small{s}.dcm", download=False)) for s in ("", "_RLE"))
+    np.testing.assert_array_equal(plain.data, packed.data)
+    assert plain.data.std() > 0
+
+
+SHAPE, SPACING = (4, 6, 5), (0.7, 0.9, 2.5)  # x, y, slices
+
+
+@pytest.fixture
+def series(tmp_path: Path, oblique: np.ndarray):
+    """Maker of a series of five oblique slices, numbered against their positions; ``change`` edits a header."""
+    axes = oblique[:3, :3] / np.linalg.norm(oblique[:3, :3], axis=0) * np.sign(np.linalg.det(oblique[:3, :3]))
+    origin, voxels = np.array([12.0, -30.0, 7.5]), np.arange(np.prod(SHAPE)).reshape(SHAPE)
+
+    def make(change=lambda header, index: None, name: str = "series") -> Path:
+        folder, uid = tmp_path / name, generate_uid()
+        folder.mkdir(exist_ok=True)
+        for index in range(SHAPE[2]):
+            meta = FileMetaDataset()
+            meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = ExplicitVRLittleEndian, CTImageStorage
+            meta.MediaStorageSOPInstanceUID = generate_uid()
+            header = FileDataset(folder / f"{name}{SHAPE[2] - index}.dcm", {}, file_meta=meta, preamble=b"\0" * 128)
+            header.SOPClassUID, header.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
+            header.SeriesInstanceUID, header.InstanceNumber = uid, SHAPE[2] - index
+            header.Rows, header.Columns = SHAPE[1], SHAPE[0]
+            header.ImageOrientationPatient = [f"{v:.9f}" for v in (*axes[:, 0], *axes[:, 1])]
+            header.ImagePositionPatient = [f"{v:.9f}" for v in origin + index * SPACING[2] * axes[:, 2]]
+            header.PixelSpacing, header.SliceThickness = [SPACING[1], SPACING[0]], 1.25
+            header.SamplesPerPixel, header.PhotometricInterpretation = 1, "MONOCHROME2"
+            header.BitsAllocated, header.BitsStored, header.HighBit, header.PixelRepresentation = 16, 12, 11, 0
+            header.RescaleSlope, header.RescaleIntercept = 2, -1024
+            header.PixelData = voxels[:, :, index].T.astype(np.uint16).tobytes()
+            change(header, index)
+            header.save_as(header.filename, enforce_file_format=True)
+        return folder
+
+    make.axes, make.origin, make.voxels = axes, origin, voxels
+    return make
+
+
+def test_a_series_lies_where_its_headers_say(series) -> None:
+    folder = series()
+    (folder / "notes.txt").write_text("not a slice")
+    volume = load_dicom(folder)
+    np.testing.assert_array_equal(volume.data, 2.0 * series.voxels - 1024)
+    np.testing.assert_allclose(volume.spacing_mm, SPACING, rtol=1e-6)
+    to_ras = np.diag([-1, -1, 1])
+    for voxel in ((0, 0, 0), (3, 0, 0), (0, 5, 0), (2, 1, 4)):
+        lps = series.origin + series.axes @ (np.array(voxel) * SPACING)
+        np.testing.assert_allclose(volume.affine @ (*voxel, 1), (*(to_ras @ lps), 1), atol=1e-6)
+
+
+def test_slopes_may_differ_from_slice_to_slice(series) -> None:
+    def change(header, index: int) -> None:
+        header.RescaleSlope = index + 1
+
+    volume = load_dicom(series(change))
+    np.testing.assert_array_equal(volume.data, (np.arange(5) + 1.0) * series.voxels - 1024)
+
+
+def test_one_slice_is_as_thick_as_it_says(series) -> None:
+    slice_2 = load_dicom(sorted(series().iterdir())[2])
+    np.testing.assert_array_equal(slice_2.data, 2.0 * series.voxels[:, :, 2:3] - 1024)
+    np.testing.assert_allclose(slice_2.spacing_mm, (0.7, 0.9, 1.25), rtol=1e-6)
+    whole = load_dicom(series())
+    np.testing.assert_allclose(slice_2.affine[:3, 3], (whole.affine @ (0, 0, 2, 1))[:3], atol=1e-6)
+
+
+def set_to(**values):
+    """A change of the header of the middle slice."""
+
+    def change(header, index: int) -> None:
+        for name, value in values.items() if index == 2 else ():
+            setattr(header, name, value)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("values", "match"),
+    [
+        ({"SeriesInstanceUID": generate_uid()}, "2 series in one folder"),
+        ({"NumberOfFrames": 2}, "one grey slice per file, got 2 frames"),
+        ({"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3}, "grey slice per file, got 1 frames, RGB"),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, "PALETTE"),
+        ({"PixelSpacing": [0.9, 0.8]}, "size, spacing or orientation is not that of"),
+        ({"ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}, "size, spacing or orientation is not that of"),
+        ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "repair the header"),
+        ({"ImagePositionPatient": None}, "expected ImagePositionPatient"),
+        ({"PixelSpacing": None}, "expected ImagePositionPatient, ImageOrientationPatient, PixelSpacing"),
+        ({"PixelData": b"\0" * 10}, "cannot be decoded"),
+        ({"Rows": 3, "PixelData": b"\0" * 24}, "size, spacing or orientation is not that of"),
+    ],
+)
+def test_slices_that_do_not_belong_are_refused(series, values: dict, match: str) -> None:
+    refused(lambda: load_dicom(series(set_to(**values))), match)
+
+
+@pytest.mark.parametrize("missing", [1, 2, 3])
+def test_gaps_are_refused(series, missing: int) -> None:
+    folder = series()
+    sorted(folder.iterdir())[missing].unlink()
+    refused(lambda: load_dicom(folder), r"slices are 2\.5 to 5 mm apart .* missing")
+
+
+def test_doubled_slices_and_slices_off_the_line_are_refused(series) -> None:
+    folder = series()
+    twin = pydicom.dcmread(sorted(folder.iterdir())[2])
+    twin.save_as(folder / "twin.dcm")
+    refused(lambda: load_dicom(folder), r"slices are 0 to 2\.5 mm apart .* doubled")
+    (folder / "twin.dcm").unlink()
+    twin.ImagePositionPatient = [f"{v:.9f}" for v in np.array(twin.ImagePositionPatient, float) + 2 * series.axes[:, 0]]
+    twin.save_as(sorted(folder.iterdir())[2])
+    refused(lambda: load_dicom(folder), "one line")
+
+
+def test_a_tilted_gantry_gives_a_sheared_affine(series) -> None:
+    def tilt(header, index: int) -> None:
+        shift = 0.4 * index * series.axes[:, 1]
+        header.ImagePositionPatient = [f"{v:.9f}" for v in np.array(header.ImagePositionPatient, float) + shift]
+
+    volume, straight = load_dicom(series(tilt)), load_dicom(series(name="straight"))
+    lps = series.origin + series.axes @ (0, 0.4 * 4, 4 * 2.5)
+    np.testing.assert_allclose((volume.affine @ (0, 0, 4, 1))[:3], lps * (-1, -1, 1), atol=1e-6)
+    np.testing.assert_array_equal(volume.data, straight.data)
+
+
+def test_what_pydicom_cannot_decode_is_refused(series) -> None:
+    def compress(header, index: int) -> None:
+        header.file_meta.TransferSyntaxUID = JPEGLSLossless
+        header.PixelData = pydicom.encaps.encapsulate([header.PixelData])
+        header["PixelData"].VR = "OB"
+
+    refused(lambda: load_dicom(series(compress)), "cannot be decoded .JPEG-LS Lossless")
+
+
+def test_files_that_are_no_images_are_refused(series, tmp_path: Path) -> None:
+    refused(lambda: load_dicom(tmp_path / "absent"), "absent: not a readable DICOM file")
+    (tmp_path / "text.dcm").write_text("not a slice")
+    refused(lambda: load_dicom(tmp_path / "text.dcm"), r"text\.dcm: not a readable DICOM file")
+    refused(lambda: load_dicom(tmp_path), "no DICOM image found")
+    refused(lambda: load_dicom(get_testdata_file("rtplan.dcm", download=False)), r"rtplan\.dcm: no DICOM image")
+    first = sorted(series().iterdir())[0]
+    whole = first.read_bytes()
+    for size in (0, 100, 140, len(whole) - 20):
+        first.write_bytes(whole[:size])
+        refused(lambda: load_dicom(first), first.name)
+
+
+HEADER = (
+    "File_name,Patient_index,Study_index,Series_ID,Key_slice_index,Measurement_coordinates,Bounding_boxes,"
+    "Lesion_diameters_Pixel_,Normalized_lesion_location,Coarse_lesion_type,Possibly_noisy,Slice_range,Spacing_mm_px_,"
+    "Image_size,DICOM_windows,Patient_gender,Patient_age,Train_Val_Test"
+)
+
+
+def deeplesion(folder: Path, *rows: tuple) -> Path:
+    """A folder with DL_info.csv; a row: file, split, and perhaps spacing, size, noisy; files are made."""
+    lines = [HEADER]
+    for name, split, *more in rows:
+        spacing, size, noisy = (*more, *("0.8, 0.8, 5", "512, 512", "0")[len(more) :])
+        person, study, series, key = (int(part) for part in name.removesuffix(".png").split("_"))
+        lines.append(
+            f'{name},{person},{study},{series},{key},"1, 2, 3, 4, 5, 6, 7, 8","1, 2, 3, 4","9, 8","0.3, 0.6, 0.2",-1,'
+            f'{noisy},"103, 115","{spacing}","{size}","-175, 275",F,62,{split}'
+        )
+        file = folder / "Images_png" / name.rpartition("_")[0] / name.rpartition("_")[2]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    (folder / "DL_info.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_deeplesion_rows(tmp_path: Path) -> None:
+    folder = deeplesion(
+        tmp_path,
+        ("000003_01_01_007.png", 3, "0.7, 0.7, 1"),
+        ("000001_01_01_109.png", 1), ("000001_01_01_109.png", 1),  # two lesions on one slice
+        ("000001_02_01_014.png", 1), ("000002_01_01_162.png", 2),
+        ("000004_01_01_001.png", 1, "0.5, 0.5, 5"), ("000004_01_01_002.png", 1, "0.8, 0.8, 8"),
+        ("000004_01_01_003.png", 1, "0.8, 0.8, 5", "768, 768"), ("000004_01_01_004.png", 1, "0.8, 0.8, 5", "512, 512", 1),
+        ("000005_01_01_001.png", 1),
+    )  # fmt: skip
+    (folder / "Images_png/000005_01_01/001.png").unlink()  # of an archive that was not fetched
+    images = folder / "Images_png"
+    assert deeplesion_rows(folder) == [
+        (images / "000001_01_01/109.png", "train", (0.8, 0.8, 5.0)),
+        (images / "000001_02_01/014.png", "train", (0.8, 0.8, 5.0)),
+        (images / "000002_01_01/162.png", "val", (0.8, 0.8, 5.0)),
+        (images / "000003_01_01/007.png", "test", (0.7, 0.7, 1.0)),
+    ]
+
+
+def test_bad_deeplesion_folders(tmp_path: Path) -> None:
+    refused(lambda: deeplesion_rows(tmp_path), r"DL_info\.csv: cannot be read")
+    one = ("000001_01_01_109.png", 1)
+    refused(
+        lambda: deeplesion_rows(deeplesion(tmp_path, one, ("000001_02_01_014.png", 2))), "row 3: patient 000001 is in"
+    )
+    for row in ((one[0], 4), (*one, "0.8, 0.8"), (*one, "0.8, 0.8, x")):
+        refused(lambda row=row: deeplesion_rows(deeplesion(tmp_path, row)), "row 2: not as published")
+    (tmp_path / "DL_info.csv").write_text("a,b\n1,2\n")
+    refused(lambda: deeplesion_rows(tmp_path), "row 2: not as published")
+    deeplesion(tmp_path, one)
+    (tmp_path / "Images_png/000001_01_01/109.png").unlink()
+    refused(lambda: deeplesion_rows(tmp_path), "no slice of DL_info.csv found")
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Path:
+    """A record as published: 12 depths of 7 beams, complex IQ, post-processed image and acquisition parameters."""
+    rng = np.random.default_rng(0)
+    iq = rng.standard_normal((12, 7)) + 1j * rng.standard_normal((12, 7))
+    acquired = {
+        "r": 0.001 + 0.0002 * np.arange(12), "apex_coordinates": [0.0, 0.0, -0.05], "theta": np.linspace(-0.4, 0.5, 7)
+    }  # fmt: skip
+    savemat(tmp_path / "a.mat", {"iq": iq, "dtce": np.arange(84.0).reshape(12, 7), "acq_params": acquired})
+    return tmp_path / "a.mat"
+
+
+def test_duke_record(record: Path) -> None:
+    polar, geometry = load_duke(record)
+    assert polar.shape == (7, 12) and polar.dtype == np.float32
+    np.testing.assert_array_equal(polar.T, np.arange(84).reshape(12, 7))
+    expected = {"initial_radius": 255, "final_radius": 267, "initial_angle": -0.4, "final_angle": 0.5}
+    assert geometry == pytest.approx(expected)
+    envelope, same = load_duke(record, "iq")
+    assert envelope.shape == (7, 12) and envelope.min() >= 0 and same == geometry
+    assert (envelope**2).mean() == pytest.approx(2, rel=0.4)  # the modulus, not the real part
+
+
+def test_duke_geometry_from_a_published_split(record: Path, tmp_path: Path) -> None:
+    table = tmp_path / "test.csv"
+    table.write_text(
+        "filename,axial_samples,lateral_samples,initial_radius,final_radius,initial_angle,final_angle,f0\n"
+        "b.mat,12,7,1,2,3,4,5\na.mat,12,7,310.69,322.69,-0.48,0.49,2358490.5\n"
+    )
+    geometry = {"initial_radius": 310.69, "final_radius": 322.69, "initial_angle": -0.48, "final_angle": 0.49}
+    assert load_duke(record, table=table)[1] == geometry
+    record.rename(tmp_path / "c.mat")
+    refused(lambda: load_duke(tmp_path / "c.mat", table=table), r"c\.mat: no geometry in .*test\.csv")
+    refused(lambda: load_duke(tmp_path / "c.mat", table=tmp_path / "no.csv"), r"no\.csv: cannot be read")
+
+
+def test_bad_duke_records(record: Path, tmp_path: Path) -> None:
+    refused(lambda: load_duke(record, "echo"), "in the variable echo")
+    savemat(tmp_path / "bare.mat", {"dtce": np.zeros((3, 4))})
+    refused(lambda: load_duke(tmp_path / "bare.mat"), r"bare\.mat: no geometry in its acq_params")
+    refused(lambda: load_duke(tmp_path / "absent.mat"), r"absent\.mat: not a readable MATLAB")
+    whole = record.read_bytes()
+    for size in (0, 50, 200):
+        record.write_bytes(whole[:size])
+        refused(lambda: load_duke(record), r"a\.mat: ")
