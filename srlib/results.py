@@ -145,9 +145,9 @@ def read_metrics(folder: str | Path) -> pd.DataFrame:
 def summary(metrics: pd.DataFrame, region: str | None = None) -> pd.DataFrame:
     """Wide table: one row per degradation, subject and experiment, one column per metric, best PSNR last.
 
-    ``region`` is ``mask`` where there are masks and ``volume`` otherwise, when not given.
+    ``region`` is ``mask`` where there are masks and ``volume`` otherwise (where there is neither, the first), when not given.
     """
-    region = region or ("mask" if (metrics["region"] == "mask").any() else "volume")
+    region = region or next(r for r in ("mask", "volume", *metrics["region"]) if (metrics["region"] == r).any())
     chosen = metrics[metrics["region"] == region]
     wide = chosen.pivot_table("value", ["degradation", "subject", "experiment"], "metric").reset_index()
     wide = wide.sort_values(["degradation", "subject", "psnr"], kind="stable", ignore_index=True)
