@@ -132,3 +132,5 @@ QUICK = {
     e.name: {**_SMALL, "batch_size": min(e.batch_size, 4), "max_steps": 40 if e.adversarial else 200}
     for e in EXPERIMENTS
 }
+QUICK["srresnet_us_res"] |= {"width": 24, "max_steps": 450}
+QUICK["srgan_us_res"] |= {"width": 24}
