@@ -1,7 +1,8 @@
-"""Networks by name; each maps (batch, channels, X, Y, Z) to (batch, 1, X', Y', Z')."""
+"""Networks by name; each maps (batch, channels, X, Y, Z) to (batch, 1 or more, X', Y', Z')."""
 
 from srlib.models.mdcsrn import MDCSRN
 from srlib.models.recnn import SRCNN3D, ReCNN
 from srlib.models.srgan3d import SRGAN3D
+from srlib.models.unet3d import UNet3D
 
-MODELS = {"mdcsrn": MDCSRN, "recnn": ReCNN, "srcnn3d": SRCNN3D, "srgan3d": SRGAN3D}
+MODELS = {"mdcsrn": MDCSRN, "recnn": ReCNN, "srcnn3d": SRCNN3D, "srgan3d": SRGAN3D, "unet3d": UNet3D}
