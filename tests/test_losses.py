@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from srlib import losses
+from srlib.paths import InputError
 
 
 @pytest.mark.parametrize("norm", [0.5, 1.0, 3.0])
@@ -77,3 +78,24 @@ def test_gradient_difference_forgets_the_sign_and_the_offset():
 def test_least_squares_by_hand():
     scores, labels = torch.tensor([1.0, -0.5]), np.array([0.75, 0.5], np.float32)
     assert losses.least_squares(scores, labels) == (0.25**2 + 1.0) / 2
+
+
+def test_laplace_by_hand():
+    hr = torch.tensor([0.5, 0.25]).view(1, 1, 1, 1, 2)
+    output = torch.tensor([[0.3, 0.25], [0.0, 1.0]]).view(1, 2, 1, 1, 2)  # sr, then s
+    b = [0.02001, 0.02 * 2.718281828 + 1e-5]
+    assert losses.uncertainty(output).flatten().tolist() == pytest.approx(b, rel=1e-6)
+    expected = (np.log(2 * b[0]) + 0.2 / b[0] + np.log(2 * b[1])) / 2
+    assert losses.LOSSES["laplace"](output, hr).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_laplace_is_least_where_b_is_the_error():
+    hr, sr = torch.zeros(1, 1, 2, 2, 2), torch.full((1, 1, 2, 2, 2), 0.3)
+    s = np.log((0.3 - 1e-5) / 0.02)
+    values = [losses.laplace(torch.cat([sr, torch.full_like(sr, s + d)], dim=1), hr) for d in (-0.1, 0, 0.1)]
+    assert values[1] < min(values[0], values[2])
+
+
+def test_laplace_needs_two_channels():
+    with pytest.raises(InputError, match="2 output channels"):
+        losses.laplace(torch.zeros(1, 1, 2, 2, 2), torch.zeros(1, 1, 2, 2, 2))
