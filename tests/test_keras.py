@@ -267,8 +267,8 @@ def mutants(content: bytes, count: int, reach: int):
 def test_mutants_are_read_or_refused(tmp_path, inner, as_bytes):
     """No crash, no hang, no other error."""
     path = make(tmp_path / "net.h5", theirs(levels=2), inner, as_bytes=as_bytes)
-    began = time.perf_counter()
-    assert 10 < count_read(path, path.read_bytes(), 500, 6000, load_published) < 490
+    count, began = 800 if as_bytes else 200, time.perf_counter()  # names of any length are slow to read
+    assert 10 < count_read(path, path.read_bytes(), count, 6000, load_published) < count - 10
     assert time.perf_counter() - began < 60
 
 

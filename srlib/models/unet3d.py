@@ -55,8 +55,7 @@ class UNet3D(nn.Module):
             y = level.norm(level.rest(_joined(level.conv1, skips.pop(), y)))
         y = self.last(y)[..., : shape[0], : shape[1], : shape[2]]
         if self.residual_channel is not None:
-            added = x[:, self.residual_channel, None] + y[:, :1]
-            y = torch.cat([added, y[:, 1:]], dim=1) if y.shape[1] > 1 else added
+            y = torch.cat([x[:, self.residual_channel, None] + y[:, :1], y[:, 1:]], dim=1)
         return y
 
 
