@@ -133,6 +133,28 @@ def manifest(layout, folder, out, split, seed, subjects) -> None:
     click.echo(layouts.write_manifest(layout, folder, out, shares, seed, subjects))
 
 
+@main.command(epilog=_example("srlib priors csv/mine.csv --classes classes.csv --out priors.csv"))
+@click.argument("manifest")
+@click.option("--classes", required=True, help="CSV with label and class, or the original generation_labels.npy.")
+@click.option("--out", required=True, type=click.Path(), help="The CSV to write.")
+@click.option("--split", default="train", show_default=True, help="Rows of the manifest to use.")
+def priors(manifest, classes, out, split) -> None:
+    """Measure how bright each class of labels is: SynthSR's priors, for t1 and t2, from scans with label maps."""
+    from srlib import data, volume
+    from srlib import priors as intensities
+
+    table, subjects, found = intensities.read_classes(classes), data.read_manifest(manifest, split), {}
+    for contrast in ("t1", "t2"):
+        chosen = [s for s in subjects if {contrast, "labels"} <= set(s.files)]
+        if chosen:
+            pairs = ((s.name, volume.load(s.file(contrast)), volume.load(s.file("labels"))) for s in chosen)
+            found[contrast] = intensities.estimate_priors(pairs, table)
+            click.echo(f"{contrast}: {found[contrast][0].shape[1]} classes from {len(chosen)} scans", err=True)
+    if not found:
+        raise InputError(f"{manifest}: no row of split {split} has a scan (t1 or t2) and labels")
+    click.echo(intensities.write_priors(found, out))
+
+
 @main.command(epilog=_example("srlib degrade hr.nii.gz lr.nii.gz --degradation gaussian --factor 2 2 2"))
 @click.argument("source", metavar="IN")
 @click.argument("target", metavar="OUT")

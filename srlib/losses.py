@@ -83,10 +83,27 @@ def mse_gdl(sr: torch.Tensor, hr: torch.Tensor, reduction: str = "mean") -> torc
     return functional.mse_loss(sr, hr, reduction=reduction) + gradient_difference(sr, hr, reduction)
 
 
+def uncertainty(output: torch.Tensor) -> torch.Tensor:
+    """Scale b of the Laplace distribution about each voxel, (B, C, X, Y, Z), from an output (B, 2 C, X, Y, Z).
+
+    b = 1e-5 + 0.02 exp(s), in the unit of the intensities; the last C channels are s (Iglesias et al., NeuroImage 2021).
+    """
+    return 1e-5 + 0.02 * output.chunk(2, dim=1)[1].exp()
+
+
+def laplace(output: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
+    """Mean negative log-likelihood of a Laplace distribution, log(2 b) + |sr - hr| / b; ``output``: sr, then s of b."""
+    if output.shape[1] != 2 * hr.shape[1]:
+        raise InputError(f"the loss 'laplace' needs {2 * hr.shape[1]} output channels, got {output.shape[1]}")
+    b = uncertainty(output)
+    return ((2 * b).log() + (output[:, : hr.shape[1]] - hr).abs() / b).mean()
+
+
 # (sr, hr) batches to a scalar, mean-reduced where the name does not say otherwise
 LOSSES = {
     "l1": functional.l1_loss,
     "l2": functional.mse_loss,
+    "laplace": laplace,
     "mse_gdl": mse_gdl,
     "mse_gdl_sum": partial(mse_gdl, reduction="sum"),
     "ssim": ssim,

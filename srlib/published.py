@@ -9,6 +9,8 @@ import torch
 
 from srlib.caffe import read_blobs
 from srlib.experiments import EXPERIMENTS, Experiment
+from srlib.experiments.synthsr import SYNTHSR_PUBLISHED
+from srlib.keras import read_weights
 from srlib.models import MODELS
 from srlib.paths import InputError, first_line
 
@@ -40,6 +42,30 @@ def _caffe(path: Path) -> dict[str, torch.Tensor]:
     }
 
 
+def _keras(path: Path) -> dict[str, torch.Tensor]:
+    """BBillot/SynthSR: the U-Net's layers, whose names begin with ``unet_``; those of its training are left out."""
+    layers = {name: arrays for name, arrays in read_weights(path).items() if name.startswith("unet_")}
+    levels = sum(name.startswith("unet_bn_down_") for name in layers)
+    names = {"unet_likelihood": "last"}  # theirs -> ours
+    for arm, first, count in (("down", 0, levels), ("up", levels, levels - 1)):  # theirs counts convolutions upwards on
+        for level in range(count):
+            names[f"unet_bn_{arm}_{level}"] = f"{arm}.{level}.norm"
+            for i in range(2):
+                names[f"unet_conv_{arm}arm_{first + level}_{i}"] = f"{arm}.{level}.conv{i + 1}"
+    if levels < 2 or set(layers) != set(names):
+        raise InputError(f"{path}: expected the layers of SynthSR's U-Net, got {len(layers)} of {len(names)} or others")
+    ours = {}
+    for name, arrays in layers.items():
+        norm = "_bn_" in name  # in Keras's order: gamma, beta, mean, variance; or kernel (x, y, z, in, out), bias
+        parts = ("weight", "bias", "running_mean", "running_var") if norm else ("weight", "bias")
+        if [a.ndim for a in arrays] != ([1] * 4 if norm else [5, 1]):
+            raise InputError(f"{path}: layer {name} has arrays of shape {[a.shape for a in arrays][:4]}")
+        for part, array in zip(parts, arrays, strict=True):
+            tensor = torch.from_numpy(array)
+            ours[f"{names[name]}.{part}"] = tensor.permute(4, 3, 0, 1, 2) if array.ndim == 5 else tensor
+    return ours
+
+
 # file name -> (its reader, to a state dict with our names; the experiment that it belongs to)
 PUBLISHED: dict[str, tuple[Callable[[Path], dict[str, torch.Tensor]], Experiment]] = {
     "mDCSRN_pretrained_G_step250000.pth": (_mdcsrn, EXPERIMENTS["mdcsrn"]),
@@ -50,13 +76,13 @@ PUBLISHED: dict[str, tuple[Callable[[Path], dict[str, torch.Tensor]], Experiment
 
 
 def load_published(path: str | Path) -> tuple[torch.nn.Module, Experiment]:
-    """Network and experiment from a published file, known by its name, or from any SRReCNN3D ``.caffemodel``.
+    """Network and experiment from a published file, known by its name, from any SRReCNN3D ``.caffemodel`` or SynthSR ``.h5``.
 
-    Of the latter, layers, filters, kernel and channels are read from the file. InputError when it is neither, or
-    damaged.
+    Of the latter two, layers, filters, kernel and channels are read from the file. InputError when it is none of
+    these, or damaged.
     """
     path = Path(path)
-    if path.name not in PUBLISHED and path.suffix != ".caffemodel":
+    if path.name not in PUBLISHED and path.suffix not in (".caffemodel", ".h5"):
         raise InputError(f"{path.name} is not a published file known here; expected one of {', '.join(PUBLISHED)}")
     if not path.is_file():
         raise InputError(f"{path}: no such file; get it from its authors (see csv/README.md)")
@@ -64,6 +90,9 @@ def load_published(path: str | Path) -> tuple[torch.nn.Module, Experiment]:
         if path.name in PUBLISHED:
             read, experiment = PUBLISHED[path.name]
             weights = read(path)
+        elif path.suffix == ".h5":
+            weights = _keras(path)
+            experiment = _unet_of(weights, path.name)
         else:
             weights = _caffe(path)
             experiment = _recnn_of(weights)
@@ -83,3 +112,20 @@ def _recnn_of(weights: dict[str, torch.Tensor]) -> Experiment:
     experiment = EXPERIMENTS["recnn_multi" if channels == 2 else "recnn"]
     size = {"layers": len(weights) // 2, "kernel": kernel, "in_channels": channels}
     return dataclasses.replace(experiment, width=width, model_args={**experiment.model_args, **size})
+
+
+def _unet_of(weights: dict[str, torch.Tensor], name: str) -> Experiment:
+    """SynthSR with the size of a file's network; KeyError without its layers.
+
+    Of two input channels the second is a T2 in the weights for Hyperfine scans, and else a reliability map.
+    """
+    (width, channels), levels = (
+        weights["down.0.conv1.weight"].shape[:2],
+        sum(k.startswith("down") for k in weights) // 8,
+    )
+    deepest = weights[f"down.{levels - 1}.conv2.weight"]
+    if deepest.shape[:2] != (width * 2 ** (levels - 1),) * 2:  # before a network of that size is made
+        raise ValueError(f"{len(deepest)} features at level {levels}, {width} at level 1")
+    size = {"levels": levels, "in_channels": channels, "out_channels": len(weights["last.weight"])}
+    reference = "t2" if "hyperfine" in name and channels == 2 else ""
+    return dataclasses.replace(SYNTHSR_PUBLISHED, width=width, model_args=size, reference=reference)

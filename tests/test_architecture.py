@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = [
     "paths", "experiments", "device",
     "volume", "images", "tomography", "patches", "degrade", "ultrasound", "metrics", "losses", "models",
-    "generator", "phantoms", "caffe", "published", "results",
+    "priors", "generator", "phantoms", "caffe", "keras", "published", "results",
     "data", "dataset", "store", "layouts", "figures", "example",
     "phases", "validate", "train", "infer", "evaluate",
     "run", "readme", "cli", "__main__",
@@ -52,7 +52,7 @@ def test_files_are_short_documented_and_device_free(path):
 
 
 def test_the_package_stays_thin():
-    assert sum(p.read_text().count("\n") for p in FILES) < 5600
+    assert sum(p.read_text().count("\n") for p in FILES) < 6200
 
 
 def test_public_functions_have_docstrings_and_annotations():

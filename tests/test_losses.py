@@ -189,3 +189,24 @@ def test_ssim_teaches():
         loss.backward()
         optimizer.step()
     assert loss < 0.3 * losses.ssim(sr, hr)
+
+
+def test_laplace_by_hand():
+    hr = torch.tensor([0.5, 0.25]).view(1, 1, 1, 1, 2)
+    output = torch.tensor([[0.3, 0.25], [0.0, 1.0]]).view(1, 2, 1, 1, 2)  # sr, then s
+    b = [0.02001, 0.02 * 2.718281828 + 1e-5]
+    assert losses.uncertainty(output).flatten().tolist() == pytest.approx(b, rel=1e-6)
+    expected = (np.log(2 * b[0]) + 0.2 / b[0] + np.log(2 * b[1])) / 2
+    assert losses.LOSSES["laplace"](output, hr).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_laplace_is_least_where_b_is_the_error():
+    hr, sr = torch.zeros(1, 1, 2, 2, 2), torch.full((1, 1, 2, 2, 2), 0.3)
+    s = np.log((0.3 - 1e-5) / 0.02)
+    values = [losses.laplace(torch.cat([sr, torch.full_like(sr, s + d)], dim=1), hr) for d in (-0.1, 0, 0.1)]
+    assert values[1] < min(values[0], values[2])
+
+
+def test_laplace_needs_two_channels():
+    with pytest.raises(InputError, match="2 output channels"):
+        losses.laplace(torch.zeros(1, 1, 2, 2, 2), torch.zeros(1, 1, 2, 2, 2))

@@ -1,0 +1,222 @@
+"""Intensity priors of SynthSR's generative model: classes of labels, and how bright scans show them."""
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+from srlib.paths import InputError, atomic, first_line
+from srlib.volume import Volume
+
+FREESURFER = {
+    0: "background", 2: "Left-Cerebral-White-Matter", 3: "Left-Cerebral-Cortex", 4: "Left-Lateral-Ventricle",
+    5: "Left-Inf-Lat-Vent", 7: "Left-Cerebellum-White-Matter", 8: "Left-Cerebellum-Cortex", 10: "Left-Thalamus",
+    11: "Left-Caudate", 12: "Left-Putamen", 13: "Left-Pallidum", 14: "3rd-Ventricle", 15: "4th-Ventricle",
+    16: "Brain-Stem", 17: "Left-Hippocampus", 18: "Left-Amygdala", 26: "Left-Accumbens-area", 28: "Left-VentralDC",
+    29: "Left-undetermined", 31: "Left-choroid-plexus",
+}  # fmt: skip
+UNDETERMINED = (29, 61)  # FreeSurfer's labels of stray voxels, left out where a table does not name them
+PERCENTILES = (2, 98)  # of a scan, brought to 0 and 255 before it is measured
+MAD_TO_STD = 1.4826  # the median absolute deviation of a Gaussian, as its std
+QUANTITIES = ("mean", "std")
+
+Prior = tuple[np.ndarray, np.ndarray]  # (2, K) each: row 0 mean, row 1 std, of the class means and of the class stds
+
+
+@dataclass(frozen=True)
+class Label:
+    """A label of a map: its class, 0 (background) to K - 1, or None to leave its voxels out; side left, right or none."""
+
+    label: int
+    class_: int | None
+    name: str = ""
+    side: str = ""
+
+
+def read_classes(path: str | Path) -> tuple[Label, ...]:
+    """The class of each label, from a CSV or from the original ``generation_labels.npy`` and ``generation_classes.npy``.
+
+    The CSV's columns are label, class, and perhaps name (FreeSurfer's when empty) and side; an empty class leaves the
+    label out. Raises InputError: unknown column, label twice, classes that are not 0 to K - 1, another side.
+    """
+    path = Path(path)
+    if path.suffix == ".npy":
+        labels, classes = (_array(file) for file in _both(path, "labels", "classes"))
+        if labels.ndim != 1 or labels.shape != classes.shape or not (labels % 1 == 0).all():
+            raise InputError(f"{path}: expected lists of whole numbers, as many labels as classes")
+        rows = [(f"{path}", {"label": f"{a:g}", "class": f"{b:g}"}) for a, b in zip(labels, classes, strict=True)]
+    else:
+        rows = list(_rows(path, ("label", "class"), ("name", "side")))
+    table: dict[int, Label] = {}
+    for where, row in rows:
+        label = _whole(row["label"], f"{where}, label")
+        class_ = _whole(row["class"], f"{where}, class") if row["class"] else None
+        if label in table:
+            raise InputError(f"{where}: label {label} stands twice; one row per label")
+        if row.get("side", "") not in ("", "left", "right"):
+            raise InputError(f"{where}, side: expected left, right or nothing, got {row['side']!r}")
+        table[label] = Label(label, class_, row.get("name") or FREESURFER.get(label, ""), row.get("side", ""))
+    used = {entry.class_ for entry in table.values()} - {None}
+    if not used or used != set(range(len(used))):
+        raise InputError(f"{path}: expected every class from 0 to {max(len(used) - 1, 0)}, got {sorted(used)}")
+    return tuple(table.values())
+
+
+def estimate_priors(
+    pairs: Iterable[tuple[str, Volume, Volume]], classes: Sequence[Label], rescale: bool = True
+) -> Prior:
+    """Priors of one contrast from (subject, scan, label map): mean and std over subjects of each class's median and MAD.
+
+    The scan's 2nd and 98th percentile become 0 and 255, and it is clipped there (``rescale``); zeros count for class 0
+    alone; the MAD is times 1.4826 (all as the code). Unlike there, a subject without a class does not count as 0 for
+    it. Raises InputError, naming the subject: other grids, labels that are not whole numbers or have no class; and for
+    a class with no voxel in any subject.
+    """
+    found = []
+    for subject, scan, labels in pairs:
+        try:
+            found.append(_statistics(scan, labels, classes, rescale))
+        except InputError as err:
+            raise InputError(f"subject {subject}: {err}") from err
+    if not found:
+        raise InputError("no scan with a label map; priors need at least one")
+    table = np.stack(found)  # subject, median or deviation, class
+    missing = np.flatnonzero(np.isnan(table[:, 0]).all(0))
+    if missing.size:
+        members = [f"{entry.label} {entry.name}".strip() for entry in classes if entry.class_ == missing[0]]
+        raise InputError(
+            f"class {missing[0]} ({', '.join(members)}) has no voxel{' above zero' if missing[0] else ''} in any "
+            "subject; merge it into another class"
+        )
+    means, stds = (np.stack([np.nanmean(part, 0), np.nanstd(part, 0)]) for part in table.swapaxes(0, 1))
+    return means, stds
+
+
+def _statistics(scan: Volume, labels: Volume, classes: Sequence[Label], rescale: bool) -> np.ndarray:
+    """Median and scaled MAD of each class, (2, K); NaN where it has no voxel."""
+    if scan.shape != labels.shape or not np.allclose(scan.affine, labels.affine, atol=1e-2):
+        raise InputError(
+            f"the scan has shape {scan.shape} and the label map {labels.shape}, or their affines differ; "
+            "bring the label map on the scan's grid"
+        )
+    values, inverse = np.unique(labels.data, return_inverse=True)
+    if not (values % 1 == 0).all():
+        raise InputError("its label map holds numbers that are not whole; was it interpolated?")
+    known = dict.fromkeys(UNDETERMINED) | {entry.label: entry.class_ for entry in classes}
+    unknown = [int(v) for v in values if v not in known]
+    if unknown:
+        voxels = np.count_nonzero(labels.data == unknown[0])
+        raise InputError(
+            f"label {unknown[0]} ({voxels} voxels) has no class; add it, with an empty class to leave it out"
+        )
+    data = scan.data
+    if rescale:
+        low, high = np.percentile(data, PERCENTILES)
+        if low == high:
+            raise InputError("the scan is constant between its 2nd and 98th percentile")
+        data = (np.clip(data, low, high) - low) * (255 / (high - low))
+    count = 1 + max(c for c in known.values() if c is not None)
+    class_of = np.array([-1 if known[int(v)] is None else known[int(v)] for v in values])[inverse].reshape(data.shape)
+    out = np.full((2, count), np.nan)
+    for index in range(count):
+        seen = data[class_of == index]
+        seen = seen[seen > 0] if index else seen
+        if seen.size:
+            middle = np.median(seen)
+            out[:, index] = middle, MAD_TO_STD * np.median(np.abs(seen - middle))
+    return out
+
+
+def write_priors(priors: Mapping[str, Prior], path: str | Path) -> Path:
+    """Write the priors of each modality as a tidy CSV: modality, class, quantity (mean or std), and its mean and std."""
+    writer = csv.writer(text := io.StringIO(), lineterminator="\n")
+    writer.writerow(["modality", "class", "quantity", "mean", "std"])
+    for modality, prior in priors.items():
+        for index in range(prior[0].shape[1]):
+            for quantity, values in zip(QUANTITIES, prior, strict=True):
+                writer.writerow([modality, index, quantity, *(f"{v:.6f}" for v in values[:, index])])
+    with atomic(path) as temporary:
+        temporary.write_text(text.getvalue(), encoding="utf-8")
+    return Path(path)
+
+
+def read_priors(path: str | Path) -> dict[str, Prior]:
+    """Priors by modality, from our CSV or from the original ``prior_means_*.npy`` and ``prior_stds_*.npy``.
+
+    Of the latter, named by either, the modality is the rest of the name; those of several are numbered. Raises
+    InputError: unknown column or quantity, a row twice or missing, a number that is not finite, a negative spread.
+    """
+    path = Path(path)
+    if path.suffix == ".npy":
+        means, stds = (_array(file) for file in _both(path, "prior_means", "prior_stds"))
+        if means.ndim != 2 or means.shape != stds.shape or means.shape[0] % 2 or not means.size:
+            raise InputError(f"{path}: expected two rows per modality in both files, got {means.shape}, {stds.shape}")
+        name = path.stem.replace("prior_means", "").replace("prior_stds", "").strip("_") or "image"
+        names = [name] if len(means) == 2 else [f"{name}_{i + 1}" for i in range(len(means) // 2)]
+        priors = {key: (means[2 * i : 2 * i + 2], stds[2 * i : 2 * i + 2]) for i, key in enumerate(names)}
+    else:
+        cells: dict[str, dict[tuple[str, int], tuple[float, float]]] = {}
+        for where, row in _rows(path, ("modality", "class", "quantity", "mean", "std")):
+            key = row["quantity"], _whole(row["class"], f"{where}, class")
+            if key[0] not in QUANTITIES or key in cells.setdefault(row["modality"], {}):
+                raise InputError(f"{where}: expected one row for mean and one for std of each class, got {key[0]!r}")
+            try:
+                cells[row["modality"]][key] = float(row["mean"]), float(row["std"])
+            except ValueError as err:
+                raise InputError(f"{where}: expected numbers, got {row['mean']!r} and {row['std']!r}") from err
+        priors = {}
+        for modality, held in cells.items():
+            if set(held) != set(product(QUANTITIES, range(len(held) // 2))):
+                raise InputError(f"{path}: {modality} lacks the mean or the std of a class, from 0 to the last")
+            priors[modality] = tuple(np.array([held[q, i] for i in range(len(held) // 2)]).T for q in QUANTITIES)
+    for modality, (means, stds) in priors.items():
+        if not (np.isfinite(means).all() and np.isfinite(stds).all()) or min(means[1].min(), stds.min()) < 0:
+            raise InputError(f"{path}: {modality} has a number that is not finite, or a negative spread")
+    return priors
+
+
+def _rows(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> Iterator[tuple[str, dict[str, str]]]:
+    """(place, cells by column) of each row of a CSV that holds something."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            header, *rows = ([cell.strip() for cell in row] for row in csv.reader(file))
+    except (OSError, ValueError, csv.Error) as err:
+        raise InputError(f"{path}: cannot be read as a CSV with a header ({first_line(err)})") from err
+    if not set(needed) <= set(header) <= {*needed, *optional} or len(set(header)) < len(header):
+        wanted = ", ".join(needed) + (f" and perhaps {', '.join(optional)}" if optional else "")
+        raise InputError(f"{path}: expected the columns {wanted}, got {', '.join(header)}")
+    for number, row in enumerate(rows, 2):
+        if any(row):
+            if len(row) != len(header):
+                raise InputError(f"{path}, row {number}: {len(row)} cells under {len(header)} columns")
+            yield f"{path}, row {number}", dict(zip(header, row, strict=True))
+
+
+def _whole(cell: str, where: str) -> int:
+    if not cell.isascii() or not cell.isdecimal() or len(cell) > 9:
+        raise InputError(f"{where}: expected a whole number from 0 on, got {cell!r}")
+    return int(cell)
+
+
+def _both(path: Path, first: str, second: str) -> tuple[Path, Path]:
+    """The two files of a pair, of which ``path`` is either."""
+    if first not in path.name and second not in path.name:
+        raise InputError(f"{path}: expected a name with {first} or {second}")
+    return path.with_name(path.name.replace(second, first)), path.with_name(path.name.replace(first, second))
+
+
+def _array(path: Path) -> np.ndarray:
+    """Real numbers from a ``.npy`` file, of which nothing is run."""
+    try:
+        values = np.array(np.load(path, mmap_mode="r", allow_pickle=False))  # a map refuses a shape beyond the file
+    except FileNotFoundError as err:
+        raise InputError(f"{path}: no such file; it belongs to the other of its pair") from err
+    except Exception as err:  # a header is parsed as Python's literals, which fails in many ways
+        raise InputError(f"{path}: not a readable .npy file ({first_line(err)})") from err
+    if values.dtype.kind not in "iuf":
+        raise InputError(f"{path}: expected real numbers, got {values.dtype}")
+    return values.astype(float)
