@@ -32,6 +32,15 @@ def layout(network: torch.nn.Module) -> torch.memory_format:
     return torch.channels_last if flat else torch.channels_last_3d
 
 
+def return_freed_memory() -> None:
+    """From here on glibc gives the large blocks that tensors free back at once, so that a memory budget holds.
+
+    By itself it keeps blocks of up to 32 MB once one of that size was freed, by whichever import. Does nothing elsewhere
+    than on glibc.
+    """
+    _large_blocks(1 << 20, 1 << 20)
+
+
 @contextmanager
 def keep_freed_memory() -> Iterator[None]:
     """Within this block glibc keeps the large blocks that tensors free, instead of asking for zeroed pages anew.
@@ -40,16 +49,18 @@ def keep_freed_memory() -> Iterator[None]:
     a CPU. The heap fragments, though, so whole-scan inference, which has a memory budget, must not run inside.
     Does nothing elsewhere than on glibc.
     """
-    if platform.libc_ver()[0] != "glibc":
-        yield
-        return
-    libc = ctypes.CDLL("libc.so.6")
-    m_mmap_threshold, m_trim_threshold = -3, -1  # the names of malloc.h
-    libc.mallopt(m_mmap_threshold, 1 << 30)
-    libc.mallopt(m_trim_threshold, 2**31 - 1)
+    _large_blocks(1 << 30, 2**31 - 1)
     try:
         yield
     finally:
-        libc.mallopt(m_mmap_threshold, 1 << 20)
-        libc.mallopt(m_trim_threshold, 1 << 20)
+        _large_blocks(1 << 20, 1 << 20)
+
+
+def _large_blocks(mapped_from: int, trimmed_from: int) -> None:
+    """From which size on, in bytes, glibc maps blocks of their own, and gives the heap's free end back."""
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL("libc.so.6")
+        m_mmap_threshold, m_trim_threshold = -3, -1  # the names of malloc.h
+        libc.mallopt(m_mmap_threshold, mapped_from)
+        libc.mallopt(m_trim_threshold, trimmed_from)
         libc.malloc_trim(0)

@@ -10,7 +10,7 @@ import torch
 from tqdm import tqdm
 
 from srlib.data import Pair, bring, degradation_of, network_input
-from srlib.device import choose_device, layout
+from srlib.device import choose_device, layout, return_freed_memory
 from srlib.experiments import TASKS, Experiment, from_json
 from srlib.models import MODELS
 from srlib.patches import extract, grid_locations, stitch, tiles
@@ -87,6 +87,7 @@ def run_tiled(
     so that the network's ``live_channels`` feature maps and the scan itself stay within the budget. Raises InputError
     when the budget is too small.
     """
+    return_freed_memory()
     device = next(network.parameters()).device
     factor = getattr(network, "factor", (1, 1, 1))
     channels = data if data.ndim == 4 else data[None]
@@ -100,8 +101,9 @@ def run_tiled(
     with torch.inference_mode():
         for tile in tqdm(todo, desc="tiles", disable=not progress or len(todo) == 1):
             part = torch.from_numpy(extract(channels, tile.outer).copy())[None].to(device)
-            sr = network(part)[0, 0][tile.inner.scaled(factor).slices]
-            out[tile.core.scaled(factor).slices] = sr.cpu().numpy()
+            inside = tile.inner.scaled(factor).slices
+            # in one line, or the last tile's output would stay in memory beside the next one's feature maps
+            out[tile.core.scaled(factor).slices] = network(part)[0, 0][inside].cpu().numpy()
     return out
 
 

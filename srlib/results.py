@@ -145,10 +145,13 @@ def read_metrics(folder: str | Path) -> pd.DataFrame:
 def summary(metrics: pd.DataFrame, region: str | None = None) -> pd.DataFrame:
     """Wide table: one row per degradation, subject and experiment, one column per metric, best PSNR last.
 
-    ``region`` is ``mask`` where there are masks and ``volume`` otherwise (where there is neither, the first), when not given.
+    ``region`` is ``mask`` where there are masks and ``volume`` otherwise (where there is neither, the first), when not
+    given. Raises InputError when no row has it.
     """
     region = region or next(r for r in ("mask", "volume", *metrics["region"]) if (metrics["region"] == r).any())
     chosen = metrics[metrics["region"] == region]
+    if chosen.empty:
+        raise InputError(f"no rows of the region {region!r}; expected one of {', '.join(metrics['region'].unique())}")
     wide = chosen.pivot_table("value", ["degradation", "subject", "experiment"], "metric").reset_index()
     wide = wide.sort_values(["degradation", "subject", "psnr"], kind="stable", ignore_index=True)
     return wide.rename_axis(columns=None).reindex(columns=["degradation", "subject", "experiment", *DIGITS])

@@ -81,11 +81,12 @@ def _key(book: Path, books: Path, values: Mapping[str, object], manifest: Path) 
     """Hash of everything a notebook's outcome depends on: code, parameters, data, earlier notebooks, the package."""
     cells = [c["source"] for c in json.loads(book.read_text())["cells"] if c["cell_type"] == "code"]
     upstream = [_stored(books, p) for p in notebooks() if p.stem < book.stem]
-    files = []
+    manifests, files = [manifest, *(Path(v) for v in values.values() if str(v).endswith(".csv"))], []
+    manifests = [path for path in dict.fromkeys(manifests) if path.is_file()]
     with contextlib.suppress(InputError):  # volumes that are not there yet are made by the first notebook
-        stats = [(f, f.stat()) for s in read_manifest(manifest) for f in s.files.values()]
+        stats = [(f, f.stat()) for path in manifests for s in read_manifest(path) for f in s.files.values()]
         files = [(str(f), s.st_size, s.st_mtime_ns) for f, s in stats]
-    parts = [cells, values, manifest.read_text(), files, upstream, source_hash()]
+    parts = [cells, values, [path.read_text() for path in manifests], files, upstream, source_hash()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -68,6 +68,12 @@ def test_nothing_recorded_and_foreign_tables_are_refused(tmp_path):
         results.read_metrics(tmp_path)
 
 
+def test_a_region_without_rows_is_refused(tmp_path):
+    results.record_metrics(tmp_path, rows("a", 30.0))
+    with pytest.raises(InputError, match="no rows of the region 'centre'; expected one of mask"):
+        results.summary(results.read_metrics(tmp_path), "centre")
+
+
 def test_measured_rows_name_run_region_and_convention(noise):
     truth = Volume(noise((12, 13, 14)) * 5, np.eye(4))
     estimates = {"cubic": truth, "net": truth.with_data(truth.data + 0.1)}

@@ -73,9 +73,9 @@ def test_adversarial_training_starts_from_the_trained_generator(cohort, tmp_path
     assert "score.0.weight" in load_file(tmp_path / "gan" / "critic.safetensors")
     history = pd.read_csv(tmp_path / "gan" / "history.csv")
     assert {"critic_loss", "gap", "val_gap", "loss", "adversarial"} <= set(history)
-    with pytest.raises(InputError, match="mdcsrn_res_wgan expects the weights of 'mdcsrn_res'"):
+    with pytest.raises(InputError, match="mdcsrn_res_wgan expects the generator weights of 'mdcsrn_res'"):
         fit(cohort, tmp_path / "none", experiment)
-    with pytest.raises(InputError, match="mdcsrn_res expects no weights"):
+    with pytest.raises(InputError, match="mdcsrn_res expects no generator weights"):
         fit(cohort, tmp_path / "none", start=start)
     other = fit(cohort, tmp_path / "wide", dataclasses.replace(SMOKE, width=5))
     with pytest.raises(InputError, match="does not fit"):
