@@ -114,15 +114,18 @@ def boxes(table: pd.DataFrame, metric: str = "psnr") -> Figure:
     ``table`` as made by ``results.summary``.
     """
     tasks = sorted(table["degradation"].unique())
-    figure, axes = plt.subplots(1, len(tasks), figsize=(4.5 * len(tasks), 3.4), squeeze=False, layout="constrained")
+    tallest = table.groupby("degradation")["experiment"].nunique().max()
+    size = (5.2 * len(tasks), 1.2 + 0.27 * tallest)
+    figure, axes = plt.subplots(1, len(tasks), figsize=size, squeeze=False, layout="constrained")
     for axis, task in zip(axes[0], tasks, strict=True):
         groups = {n: g[metric].to_numpy() for n, g in table[table["degradation"] == task].groupby("experiment")}
         groups = dict(sorted(groups.items(), key=lambda item: np.median(item[1])))
-        axis.boxplot(list(groups.values()), tick_labels=list(groups), showfliers=False)
+        axis.boxplot(
+            list(groups.values()), tick_labels=list(groups), showfliers=False, orientation="horizontal", widths=0.6
+        )
         for place, values in enumerate(groups.values(), 1):
-            axis.plot([place] * len(values), values, "o", color="tab:blue", alpha=0.6, markersize=4)
-        axis.set(title=task, ylabel=metric)
-        axis.tick_params(axis="x", rotation=20)
+            axis.plot(values, [place] * len(values), "o", color="tab:blue", alpha=0.6, markersize=4)
+        axis.set(title=task, xlabel=metric)
     return figure
 
 

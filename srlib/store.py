@@ -7,7 +7,7 @@ import numpy as np
 from tqdm import tqdm
 
 from srlib.dataset import PairDataset
-from srlib.paths import InputError, atomic, first_line
+from srlib.paths import InputError, atomic, first_line, make_dir
 
 CHUNK = 16  # patches read or written at once
 MAX_CHUNK_BYTES = 2**30  # what a file may ask to hold in memory for one read
@@ -26,6 +26,7 @@ def write_store(dataset: PairDataset, path: str | Path, progress: bool = True) -
             f"{dataset.experiment.name} draws new patches at every epoch; a store holds fixed ones, of sampling 'grid'"
         )
     counts = [len(dataset.grid(index)) for index in range(len(dataset))]
+    make_dir(Path(path).parent)
     bar = tqdm(total=sum(counts), desc="patches", unit="patch", disable=not progress)
     with atomic(Path(path)) as temporary, bar, h5py.File(temporary, "w") as file:
         row = 0

@@ -28,7 +28,7 @@ def dataset(cohort) -> PairDataset:
 
 @pytest.fixture
 def store(dataset, tmp_path) -> Path:
-    return write_store(dataset, tmp_path / "patches.h5", progress=False)
+    return write_store(dataset, tmp_path / "new" / "patches.h5", progress=False)
 
 
 def take(source, seed, start, count):
