@@ -155,6 +155,20 @@ def priors(manifest, classes, out, split) -> None:
     click.echo(intensities.write_priors(found, out))
 
 
+@main.command(
+    epilog=_example("srlib convert deeplesion DeepLesion --out data/deeplesion --manifest csv/deeplesion.csv")
+)
+@click.argument("collection")
+@click.argument("folder", type=click.Path())
+@click.option("--out", required=True, type=click.Path(), help="Folder for the NIfTI files.")
+@click.option("--manifest", "table", required=True, type=click.Path(), help="The CSV to write.")
+def convert(collection, folder, out, table) -> None:
+    """Turn a published collection of 2-D images (deeplesion or duke) into NIfTI files and a manifest."""
+    from srlib import convert as collections
+
+    click.echo(collections.convert(collection, folder, out, table))
+
+
 @main.command(epilog=_example("srlib degrade hr.nii.gz lr.nii.gz --degradation gaussian --factor 2 2 2"))
 @click.argument("source", metavar="IN")
 @click.argument("target", metavar="OUT")

@@ -161,7 +161,7 @@ def deeplesion_rows(folder: str | Path) -> list[tuple[Path, str, tuple[float, fl
     """
     table = Path(folder) / "DL_info.csv"
     found, splits = {}, {}
-    for number, row in enumerate(_table(table), 2):
+    for number, row in enumerate(read_table(table), 2):
         try:
             series, _, slice_name = row["File_name"].rpartition("_")
             split = {"1": "train", "2": "val", "3": "test"}[row["Train_Val_Test"].strip()]
@@ -180,7 +180,8 @@ def deeplesion_rows(folder: str | Path) -> list[tuple[Path, str, tuple[float, fl
     return [(file, *found[file]) for file in sorted(found)]
 
 
-def _table(path: Path) -> list[dict[str, str]]:
+def read_table(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV by column; InputError when it cannot be read."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             return list(csv.DictReader(file))
@@ -209,7 +210,7 @@ def load_duke(
     polar = np.abs(polar) if variable == "iq" else polar
     try:
         if table is not None:
-            row = next((r for r in _table(Path(table)) if r["filename"] == path.name), {})
+            row = next((r for r in read_table(Path(table)) if r["filename"] == path.name), {})
             geometry = {name: float(row[name]) for name in GEOMETRY}
         else:
             acquired = record["acq_params"]
