@@ -9,6 +9,18 @@ from scipy import ndimage
 from srlib.volume import Volume, save
 
 
+class LocalFabric:
+    """The few calls of Fabric that a phase makes, on one CPU process."""
+
+    global_rank = 0
+
+    def setup(self, network, optimizer):
+        return network, optimizer
+
+    def backward(self, loss):
+        loss.backward()
+
+
 def rotation(x: float, y: float, z: float) -> np.ndarray:
     """Rotation matrix of three angles in radians."""
     (cx, cy, cz), (sx, sy, sz) = np.cos([x, y, z]), np.sin([x, y, z])

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
+from conftest import LocalFabric
 from pydicom.data import get_testdata_file
 from skimage import io
 
@@ -20,18 +21,6 @@ from srlib.infer import Model, run_tiled
 from srlib.models.srresnet2d import SRResNet2D, SRResNet2DRes
 from srlib.paths import InputError
 from srlib.volume import Volume
-
-
-class LocalFabric:
-    """The few calls of Fabric that a phase makes, on one CPU process."""
-
-    global_rank = 0
-
-    def setup(self, network, optimizer):
-        return network, optimizer
-
-    def backward(self, loss):
-        loss.backward()
 
 
 @pytest.fixture(scope="module")

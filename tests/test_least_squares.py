@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import LocalFabric
 from safetensors.torch import load_file
 
 from srlib import data, experiments, losses, phases, train
@@ -21,18 +22,6 @@ SAME_GRID = dataclasses.replace(experiments.get("mdcsrn", "smoke"), adversarial=
 FINER_GRID = dataclasses.replace(
     SAME_GRID, model="srgan3d", model_args={"blocks": 1, "factor": [1, 2, 4]}, loss="mse_gdl_sum", patch_size=8
 )
-
-
-class LocalFabric:
-    """The few calls of Fabric that a phase makes, on one CPU process."""
-
-    global_rank = 0
-
-    def setup(self, network, optimizer):
-        return network, optimizer
-
-    def backward(self, loss):
-        loss.backward()
 
 
 def make(experiment=FINER_GRID, seed=0):

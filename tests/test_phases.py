@@ -5,24 +5,13 @@ import dataclasses
 
 import pytest
 import torch
+from conftest import LocalFabric
 
 from srlib import experiments
 from srlib.models.mdcsrn import Critic
 from srlib.phases import OPTIMIZERS, AdversarialPhase, SupervisedPhase, learning_rate, who_moves
 
 SMOKE = experiments.get("mdcsrn_res_wgan", "smoke")
-
-
-class LocalFabric:
-    """The few calls of Fabric that a phase makes, on one CPU process."""
-
-    global_rank = 0
-
-    def setup(self, network, optimizer):
-        return network, optimizer
-
-    def backward(self, loss):
-        loss.backward()
 
 
 def test_the_schedule_of_the_paper():
