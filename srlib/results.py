@@ -159,6 +159,7 @@ def summary(metrics: pd.DataFrame, region: str | None = None) -> pd.DataFrame:
 
 def to_text(table: pd.DataFrame, markdown: bool = False) -> str:
     """A summary as aligned text or as a Markdown table, metrics to fixed digits."""
+    table = table.dropna(axis="columns", how="all")  # single slices have no 3-D SSIM
     cells = [[f"{v:.{DIGITS[c]}f}" if c in DIGITS else str(v) for c, v in row.items()] for _, row in table.iterrows()]
     rows = [list(table.columns), *cells]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]

@@ -68,6 +68,12 @@ def test_nothing_recorded_and_foreign_tables_are_refused(tmp_path):
         results.read_metrics(tmp_path)
 
 
+def test_a_metric_that_no_row_has_is_left_out_of_the_text(tmp_path):
+    results.record_metrics(tmp_path, [r | {"value": np.nan} if r["metric"] == "ssim3d" else r for r in rows("a", 30.0)])
+    text = results.to_text(results.summary(results.read_metrics(tmp_path)), markdown=True)
+    assert "ssim3d" not in text and "nan" not in text and "| 0.8000 |" in text
+
+
 def test_a_region_without_rows_is_refused(tmp_path):
     results.record_metrics(tmp_path, rows("a", 30.0))
     with pytest.raises(InputError, match="no rows of the region 'centre'; expected one of mask"):
