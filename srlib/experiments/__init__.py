@@ -4,11 +4,11 @@ import dataclasses
 import functools
 import json
 
-from srlib.experiments import mdcsrn, recnn, srgan3d, srresnet2d
-from srlib.experiments.base import TASKS, Adversarial, Experiment
+from srlib.experiments import mdcsrn, recnn, srgan3d, srresnet2d, synthsr
+from srlib.experiments.base import TASKS, Acquisition, Adversarial, Experiment, Generation
 from srlib.paths import InputError
 
-SYSTEMS = (mdcsrn, recnn, srgan3d, srresnet2d)
+SYSTEMS = (mdcsrn, recnn, srgan3d, srresnet2d, synthsr)
 EXPERIMENTS: dict[str, Experiment] = {e.name: e for system in SYSTEMS for e in system.EXPERIMENTS}
 
 # all that a profile may shrink
@@ -16,12 +16,14 @@ BUDGET = ("max_steps", "critic_steps", "n_train", "samples", "batch_size", "patc
 _SMOKE = {"width": 4, "patch_size": 16, "batch_size": 1, "n_train": 1, "max_steps": 4}
 PROFILES: dict[str, dict[str, dict[str, int]]] = {
     "paper": {name: {} for name in EXPERIMENTS},
-    "quick": {**mdcsrn.QUICK, **recnn.QUICK, **srgan3d.QUICK, **srresnet2d.QUICK},
+    "quick": {**mdcsrn.QUICK, **recnn.QUICK, **srgan3d.QUICK, **srresnet2d.QUICK, **synthsr.QUICK},
     "smoke": {
         name: {**_SMOKE, "max_steps": 12, "critic_steps": 3} if experiment.critic_steps else _SMOKE
         for name, experiment in EXPERIMENTS.items()
     }
-    | {e.name: {**_SMOKE, "patch_size": (32, 32, 1)} for e in srresnet2d.EXPERIMENTS},
+    | {e.name: {**_SMOKE, "patch_size": (32, 32, 1)} for e in srresnet2d.EXPERIMENTS}
+    | {e.name: {**_SMOKE, "patch_size": 32} for e in synthsr.EXPERIMENTS}
+    | {"synthsr_gan": {**_SMOKE, "patch_size": 32, "max_steps": 14, "critic_steps": 2}},
 }
 
 
@@ -54,6 +56,8 @@ def from_json(text: str) -> Experiment:
         tasks = fields.pop("task_settings")
         if fields.get("adversarial"):
             fields["adversarial"] = Adversarial(**fields["adversarial"])
+        if given := fields.get("generation"):
+            fields["generation"] = Generation(**{**given, "inputs": tuple(Acquisition(**a) for a in given["inputs"])})
         experiment = Experiment(
             paper=EXPERIMENTS[fields["name"]].paper if fields["name"] in EXPERIMENTS else "", **fields
         )

@@ -13,6 +13,7 @@ TASKS: dict[str, tuple[str, dict]] = {
     "gaussian_x4": ("gaussian", {"factor": (4, 4, 4), "sigma": 1.0}),
     "gaussian_1x1x4": ("gaussian", {"factor": (1, 1, 4), "sigma": 1.0}),
     "gaussian_1x1x3": ("gaussian", {"factor": (1, 1, 3), "sigma": 1.0}),
+    "thick_1x1x3": ("gaussian", {"factor": (1, 1, 3), "sigma": 1.26}),  # SynthSR's slice profile: 0.42 x 3 mm, at 1 mm
     "gaussian_x2_corners": ("gaussian", {"factor": (2, 2, 2), "sigma": 1.0, "align": "corners", "whole": True}),
     "gaussian_x3_corners": ("gaussian", {"factor": (3, 3, 3), "sigma": 1.0, "align": "corners", "whole": True}),
     "gaussian_x4_corners": ("gaussian", {"factor": (4, 4, 4), "sigma": 1.0, "align": "corners"}),
@@ -42,6 +43,44 @@ class Adversarial:
     game: str = "wasserstein"  # or "least_squares", "cross_entropy"
     labels: str = "per_step"  # rule of losses.draw_labels, of the latter two
     moves: str = "both"  # or, there, the "critic" alone
+
+
+@dataclass(frozen=True)
+class Acquisition:
+    """How a synthetic scan is acquired: an input channel of the network."""
+
+    prior: str  # modality in the table of intensity priors; "t1_lr" falls back on "t1"
+    spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)  # of its slices along the RAS axes
+    thickness_mm: tuple[float, float, float] | None = None  # of its slices; None: as their spacing
+    random_mm: float | None = None  # spacing of each axis drawn up to so much, thickness up to that, instead
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How SynthSR draws training examples from label maps; bounds of uniform draws, where not said otherwise."""
+
+    inputs: tuple[Acquisition, ...]
+    target: str = "input"  # first input before its acquisition; "real" scan; "classes" of labels; or a prior's modality
+    distribution: str = "normal"  # of the priors' means and stds, or "uniform"
+    scaling: float = 0.15  # +- of 1, per axis
+    rotation_deg: float = 15.0  # +-, about each axis
+    shear: float = 0.012  # +-
+    translation_mm: float = 0.0  # +-, per axis
+    warp_std: float = 3.0  # most std of the velocity at the coarse points, voxels
+    warp_grid: float = 0.0625  # coarse points per voxel
+    flip: bool = True  # left and right, in half of all examples
+    bias_std: float = 0.3  # most std of the log bias at the coarse points
+    bias_grid: float = 0.025  # coarse points per voxel
+    clip: float = 300.0  # greatest intensity
+    gamma_std: float = 0.5  # std of the normal log exponent
+    blur: float = 0.5  # sigma of every channel, voxels
+    profile: float = 0.42  # sigma of a slice profile, per slice thickness
+    blur_range: float = 1.15  # that sigma times a number from 1 / range to range
+    misplaced_deg: float = 5.0  # +-, of further inputs against the first one ...
+    misplaced_mm: float = 5.0
+    residual_deg: float = 0.5  # ... and what remains of it after registration
+    residual_mm: float = 0.5
+    reliability: bool = True  # each input is followed by a map of where it was measured
 
 
 @dataclass(frozen=True)
@@ -82,6 +121,12 @@ class Experiment:
     per_patch: bool = False  # in training the rule is fitted on each patch of the truth instead
     lr_grid: bool = False  # the network sees the low-resolution grid and gives the high-resolution one
     given: bool = False  # the manifest's lr column, where filled, is the low-resolution scan
+    generation: Generation | None = None  # examples are drawn from label maps, not from scans
+    spacing_mm: float | None = None  # the network sees RAS scans of this isotropic spacing, linearly interpolated
+    output: str = "scan"  # units that predictions come in: key of synthesis.OUTPUTS
+    loss_crop: int | None = None  # voxels per axis in the middle of a patch that the loss sees
+    segmenter: str = ""  # experiment whose trained network judges the output by its Dice
+    dice_weight: float = 0.0  # of that term in the loss
     sources: Mapping[str, str] = field(default_factory=dict)  # number -> "paper", "code" or "ours: ..."
     deviations: tuple[str, ...] = ()
 

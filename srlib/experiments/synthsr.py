@@ -1,21 +1,203 @@
-"""What SynthSR's published weights belong to: Iglesias et al., NeuroImage 2021."""
+"""SynthSR: Iglesias et al., NeuroImage 2021 and Science Advances 2023, and its code's six use cases."""
 
-from srlib.experiments.base import Experiment
+import dataclasses
 
-# not among EXPERIMENTS: it describes weights that others trained on synthetic scans, and cannot be trained from pairs
-SYNTHSR_PUBLISHED = Experiment(
-    name="synthsr_published",
-    paper="Iglesias et al., NeuroImage 2021; Science Advances 2023",
-    task="gaussian_1x1x3",
+from srlib.experiments.base import Acquisition, Adversarial, Experiment, Generation
+
+_PAPER = "Iglesias et al., NeuroImage 2021; Science Advances 2023"
+_T1, _T1_LR, _T2 = (
+    Acquisition("t1_hr", (1.0, 1.0, 3.0)),
+    Acquisition("t1_lr", (1.0, 1.0, 3.0)),
+    Acquisition("t2", (1.0, 4.5, 1.0), (1.0, 3.0, 1.0)),
+)
+_MILD = {"scaling": 0.1, "rotation_deg": 8.0, "shear": 0.01, "warp_std": 2.0, "bias_std": 0.2}  # of the cases 3 to 6
+_SOURCES = {
+    "task": "ours: on which it is compared with interpolation",
+    "width": "paper: 24 features",
+    "max_steps": "code: 100 epochs of 1,000 steps",
+    "n_train": "code: 5 label maps in its tutorial",
+    "batch_size": "code: 1",
+    "patch_size": "code: 128 in its tutorial",
+    "learning_rate": "code: Adam, 1e-4",
+    "spacing_mm": "paper: 1 mm label maps",
+    "loss": "code: absolute error",
+    "generation.scaling": "code: 0.15, in the cases 3 to 6 0.1",
+    "generation.rotation_deg": "code: 15, in the cases 3 to 6 8",
+    "generation.shear": "code: 0.012, in the cases 3 to 6 0.01",
+    "generation.translation_mm": "code: none, since the crop is random",
+    "generation.warp_std": "code: 3, in the cases 3 to 6 2",
+    "generation.warp_grid": "code: 1/16 of the shape",
+    "generation.bias_std": "code: 0.3, in the cases 3 to 6 0.2",
+    "generation.bias_grid": "code: 1/40 of the shape",
+    "generation.clip": "code: 300",
+    "generation.gamma_std": "code: 0.5",
+    "generation.blur": "code: 0.5 voxels",
+    "generation.profile": "code: 0.42",
+    "generation.blur_range": "code: 1.15",
+    "generation.misplaced_deg": "code: 5",
+    "generation.misplaced_mm": "code: 5",
+    "generation.residual_deg": "code: 0.5",
+    "generation.residual_mm": "code: 0.5",
+}
+_GEOMETRY = (
+    "acquired slices keep the field of view, sampled linearly; in the code the first slice lies on the first voxel and "
+    "the others on the nearest",
+    "blurs repeat the edge; in the code they fade to zero there",
+)
+
+# tutorial 1: super-resolution of T1 to real scans
+SYNTHSR_1 = Experiment(
+    name="synthsr_case1",
+    paper=_PAPER,
+    task="thick_1x1x3",
     model="unet3d",
     width=24,
-    model_args={"levels": 5, "in_channels": 1, "out_channels": 1},
-    max_steps=200_000,
+    model_args={"levels": 5, "in_channels": 2, "out_channels": 1},
+    max_steps=100_000,
     n_train=5,
     batch_size=1,
-    patch_size=128,
+    patch_size=(160, 192, 160),
     learning_rate=1e-4,
-    sampling="random",
+    generation=Generation((_T1,), target="real"),
+    spacing_mm=1.0,
+    output="unit",
+    sources={
+        **_SOURCES,
+        "patch_size": "code: whole label maps; ours: these in a frame that the network halves 5 times",
+    },
+    deviations=_GEOMETRY,
+)
+# 2: of T1 to synthetic T1 of 1.5 mm; 3 and 4: T1, real and synthetic, from T2; 5 and 6: from T1 and T2
+SYNTHSR_2, SYNTHSR_3, SYNTHSR_4, SYNTHSR_5, SYNTHSR_6 = (
+    dataclasses.replace(
+        SYNTHSR_1, name=f"synthsr_case{number}", patch_size=128, generation=generation, spacing_mm=spacing,
+        output="scan" if generation.target == "input" else "unit", sources=_SOURCES,
+        model_args={**SYNTHSR_1.model_args, "in_channels": 2 * len(generation.inputs), **more},
+    )
+    for number, generation, spacing, more in (
+        (2, Generation((_T1_LR,)), 1.5, {}),
+        (3, Generation((_T2,), target="real", **_MILD), 1.0, {}),
+        (4, Generation((_T2,), target="t1_hr", **_MILD), 1.0, {}),
+        (5, Generation((_T1_LR, _T2), target="real", **_MILD), 1.0, {}),
+        (6, Generation((_T1_LR, _T2), target="t1_hr", **_MILD), 1.0, {"residual_channel": 0}),
+    )
+)  # fmt: skip
+SYNTHSR_2 = dataclasses.replace(SYNTHSR_2, sources={**_SOURCES, "spacing_mm": "code: 1.5 mm in its tutorial"})
+
+# the mode that the published weights were trained in: any resolution
+SYNTHSR_ANY = dataclasses.replace(
+    SYNTHSR_4,
+    name="synthsr_any",
+    generation=Generation((Acquisition("t1_lr", random_mm=9.0),), target="t1_hr"),
+    sources={**_SOURCES, "task": "ours, for comparison: each axis of its inputs has a spacing from 1 to 9 mm"},
+)
+
+_OURS = (
+    "the network predicts the difference to its interpolated input (global residual), starting at zero",
+    "Adam starts at 1e-3 and falls to zero by a cosine",
+    "batch norm follows the last 10 batches; Keras's 100 take thousands of steps to settle",
+)
+_OURS_SOURCES = {
+    **_SOURCES,
+    "patch_size": "ours: 96",
+    "learning_rate": "ours: 1e-3, cosine to zero",
+    "max_steps": "ours: 20,000",
+}
+
+# super-resolution of thick slices in the scan's own contrast, on the task that its rows are measured on
+SYNTHSR_THICK = dataclasses.replace(
+    SYNTHSR_2,
+    name="synthsr_thick",
+    max_steps=20_000,
+    patch_size=96,
+    learning_rate=1e-3,
+    schedule="cosine",
+    generation=Generation((_T1,)),
+    spacing_mm=1.0,
+    model_args={**SYNTHSR_1.model_args, "residual_channel": 0, "momentum": 0.1},
+    sources=_OURS_SOURCES,
+    deviations=(*_GEOMETRY, *_OURS),
+)
+SYNTHSR_LAPLACE = dataclasses.replace(
+    SYNTHSR_THICK,
+    name="synthsr_laplace",
+    model_args={**SYNTHSR_THICK.model_args, "out_channels": 2},
+    loss="laplace",
+    sources={**_OURS_SOURCES, "loss": "code: likelihood of a Laplace distribution"},
+)
+# segments synthetic T1 of 1 mm; out_channels is the number of classes, known when it is trained
+SYNTHSR_SEGMENTER = dataclasses.replace(
+    SYNTHSR_THICK,
+    name="synthsr_segmenter",
+    model_args={**SYNTHSR_1.model_args, "in_channels": 1, "out_channels": 0, "momentum": 0.1},
+    loss="dice",
+    generation=Generation((Acquisition("t1_hr"),), target="classes", reliability=False),
+    sources={**_OURS_SOURCES, "loss": "code: Dice"},
+    deviations=(
+        *_GEOMETRY,
+        *_OURS[1:],
+        "the code takes a segmenter that others trained; this one is trained on the same synthetic scans",
+    ),
+)
+SYNTHSR_DICE = dataclasses.replace(
+    SYNTHSR_THICK,
+    name="synthsr_dice",
+    start="synthsr_thick",
+    segmenter="synthsr_segmenter",
+    dice_weight=0.25,
+    learning_rate=1e-4,
+    sources={
+        **_OURS_SOURCES, "dice_weight": "code: 0.25", "learning_rate": "code: Adam, 1e-4; ours: cosine to zero"
+    },
+    deviations=(*SYNTHSR_THICK.deviations[:-2], _OURS[2], "training goes on from the network trained without the term"),
+)  # fmt: skip
+SYNTHSR_GAN = dataclasses.replace(
+    SYNTHSR_DICE,
+    name="synthsr_gan",
+    segmenter="",
+    dice_weight=0.0,
+    critic_steps=100,
+    adversarial=Adversarial(weight=0.01, per_generator=10, extra_every=11),
+    sources={
+        **_OURS_SOURCES,
+        "learning_rate": "code: Adam, 1e-4; ours: cosine to zero",
+        "critic_steps": "code: 100",
+        "adversarial.weight": "code: 0.01",
+        "adversarial.per_generator": "code: 10 steps of the critic for each of the generator",
+        "adversarial.extra_every": "ours: one generator step and its 10 of the critic; nothing extra",
+        "adversarial.extra": "ours: none",
+        "adversarial.strength": "code: 10",
+        "adversarial.slope": "ours: that of mDCSRN's critic",
+    },
+    deviations=(
+        *SYNTHSR_THICK.deviations[:-2],
+        _OURS[2],
+        "the critic is mDCSRN's",
+        "training goes on from the network trained without a critic",
+    ),
+)
+
+EXPERIMENTS = (
+    SYNTHSR_1, SYNTHSR_2, SYNTHSR_3, SYNTHSR_4, SYNTHSR_5, SYNTHSR_6, SYNTHSR_ANY, SYNTHSR_THICK, SYNTHSR_LAPLACE,
+    SYNTHSR_SEGMENTER, SYNTHSR_DICE, SYNTHSR_GAN,
+)  # fmt: skip
+
+_SMALL = {"width": 8, "n_train": 4, "patch_size": 64, "max_steps": 400}
+QUICK = {e.name: _SMALL for e in EXPERIMENTS} | {
+    "synthsr_segmenter": {**_SMALL, "max_steps": 150},
+    "synthsr_dice": {**_SMALL, "max_steps": 60},
+    "synthsr_gan": {**_SMALL, "max_steps": 120, "critic_steps": 20},
+}
+
+# not among EXPERIMENTS: it describes weights that others trained
+SYNTHSR_PUBLISHED = dataclasses.replace(
+    SYNTHSR_1,
+    name="synthsr_published",
+    max_steps=200_000,
+    patch_size=128,
+    generation=None,
+    output="synthsr",
+    model_args={"levels": 5, "in_channels": 1, "out_channels": 1},
     sources={
         "task": "ours, for comparison with other systems: these weights take scans of any contrast and resolution",
         "width": "paper: 24 features",

@@ -11,7 +11,8 @@ class UNet3D(nn.Module):
     Two 3^3 convolutions with ELU per level, batch norm at its end, ``width`` features that double at each of the
     ``levels``: 13,242,049 values with one input channel, moving statistics included. Inputs of any shape are
     zero-padded at their end to a multiple of ``multiple`` and cut back (ours). ``residual_channel`` adds that input
-    channel to output channel 0; then the last layer starts at zero (ours). Weights start as in Keras: Glorot uniform.
+    channel to output channel 0; then the last layer starts at zero (ours). ``momentum``
+    is that of the moving statistics, Keras's by default. Weights start as in Keras: Glorot uniform.
     """
 
     def __init__(
@@ -21,12 +22,17 @@ class UNet3D(nn.Module):
         in_channels: int = 1,
         out_channels: int = 1,
         residual_channel: int | None = None,
+        momentum: float = 0.01,
     ) -> None:
         super().__init__()
         self.residual_channel = residual_channel
         features = [width * 2**level for level in range(levels)]
-        self.down = nn.ModuleList(_Level(a, b) for a, b in zip([in_channels, *features[:-1]], features, strict=True))
-        self.up = nn.ModuleList(_Level(3 * n, n) for n in reversed(features[:-1]))  # skip, and twice as many from below
+        self.down = nn.ModuleList(
+            _Level(a, b, momentum) for a, b in zip([in_channels, *features[:-1]], features, strict=True)
+        )
+        self.up = nn.ModuleList(
+            _Level(3 * n, n, momentum) for n in reversed(features[:-1])
+        )  # skip, and twice as many from below
         self.last = nn.Conv3d(width, out_channels, 1)
         self.multiple = 2 ** (levels - 1)  # tiles begin at multiples of it, or pooling groups other voxels
         self.halo = _halo(levels)
@@ -62,11 +68,11 @@ class UNet3D(nn.Module):
 class _Level(nn.Module):
     """Two convolutions; their output is the skip, and batch norm behind it is what goes on."""
 
-    def __init__(self, channels: int, features: int) -> None:
+    def __init__(self, channels: int, features: int, momentum: float) -> None:
         super().__init__()
         self.conv1 = nn.Conv3d(channels, features, 3, padding=1)
         self.conv2 = nn.Conv3d(features, features, 3, padding=1)
-        self.norm = nn.BatchNorm3d(features, eps=1e-3, momentum=0.01)  # Keras's numbers
+        self.norm = nn.BatchNorm3d(features, eps=1e-3, momentum=momentum)  # Keras's epsilon
 
     def rest(self, y: torch.Tensor) -> torch.Tensor:
         """What follows the first convolution."""
