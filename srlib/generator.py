@@ -124,6 +124,8 @@ def draw(
     velocity = rng.normal(0, rng.uniform(0, g.warp_std), (3, *_coarse(shape, g.warp_grid)))
     names = [a.prior for a in inputs] + [g.target] * (g.target not in TARGETS)
     chosen = [_prior(name, priors, int(label_map.class_of.max()) + 1) for name in names]
+    if g.distribution == "uniform" and any((part[0] > part[1]).any() for prior in chosen for part in prior):
+        raise InputError("uniform priors hold the lowest and the greatest value of each class; these are no such rows")
     means, stds = (np.stack([np.maximum(getattr(rng, g.distribution)(*p[part]), 0) for p in chosen]) for part in (0, 1))
     slices, thickness = (np.array(part) for part in zip(*(_acquired(rng, a, voxel) for a in inputs), strict=True))
     profile = g.profile * np.minimum(slices, thickness)
