@@ -186,7 +186,9 @@ def apply(
     for k, (image, slices, profile) in enumerate(zip(crisp, p.slices_mm, p.profile_mm, strict=False)):
         if k:
             image = _moved(image, p.misplaced[k - 1], voxel)
-        image = separable(image, [a.acquire(s, sigma) for a, s, sigma in zip(axes, slices, profile, strict=True)])
+        image = separable(
+            image, [a.acquire(s, sigma, g.order) for a, s, sigma in zip(axes, slices, profile, strict=True)]
+        )
         x, y, z = (torch.from_numpy(a.reliability(s)).to(image) for a, s in zip(axes, slices, strict=True))
         known = x[:, None, None] * y[:, None] * z
         if k:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from srlib import experiments, generator
+from srlib.degrade import GaussianDownsample
 from srlib.experiments import Acquisition, Generation
 from srlib.fields import separable
 from srlib.paths import InputError
@@ -145,10 +146,21 @@ def test_slices_lie_where_they_were_measured(encoded, size, spacing):
     out = spacing or 1.0
     for axis, (n, step) in enumerate(zip((30, 42, 36), (3.0, 4.5, 2.0), strict=True)):
         line = Axis(n, size[axis], 1.0, out)
-        ramp = torch.arange(n, dtype=torch.float32).view(1, 1, n)
-        got = separable(ramp, [None, None, line.acquire(step, 0.42 * step)])[0, 0].numpy()
-        middle = slice(int(8 / out), -int(8 / out))
-        np.testing.assert_allclose(got[middle], line.places[middle], atol=0.05)
+        ramp, middle = torch.arange(n, dtype=torch.float32).view(1, 1, n), slice(int(10 / out), -int(10 / out))
+        for order in (1, 3):
+            got = separable(ramp, [None, None, line.acquire(step, 0.42 * step, order)])[0, 0].numpy()
+            np.testing.assert_allclose(got[middle], line.places[middle], atol=0.05)
+
+
+@pytest.mark.parametrize("order", [1, 3])
+def test_inputs_are_what_prediction_makes_of_a_thick_scan(encoded, labels, order):
+    """The matrices of training do what ``resample`` does from the scan's own grid."""
+    generation = Generation((THICK,), **{**STILL, "profile": 0.42, "blur_all": False}, order=order)
+    ex = example(encoded, generation, size=labels.shape)
+    thick = GaussianDownsample((1, 1, 3), (0, 0, 1.26))
+    expected = thick.to_grid(thick(labels.with_data(ex.target[0].numpy())), labels.shape, order)
+    difference = np.abs(ex.images[0].numpy() - expected.data)[..., 5:-5]
+    assert difference.max() < 0.01
 
 
 def test_reliability_marks_slices_and_fades():
