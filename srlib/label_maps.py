@@ -24,7 +24,7 @@ class LabelMaps:
 
 
 def find(cohort: str | Path, manifest: str = "", classes: str = "", priors: str = "") -> LabelMaps:
-    """Label maps to train on: those given; else SynthSR's, where they are at hand; else the cohort's, or the built-in ones.
+    """Label maps to train on: those given; else SynthSR's, where they are at hand; else those of the built-in cohort.
 
     SynthSR's tutorial data are looked for in ``synthsr/`` of the data folder and in ``shared/data`` beside the
     checkout. Priors that are not given are measured on the rows' own scans. Raises InputError: a manifest without
@@ -37,15 +37,16 @@ def find(cohort: str | Path, manifest: str = "", classes: str = "", priors: str 
     for folder in (data_dir() / "synthsr", root().parent / "shared" / "data"):
         if (folder / "priors" / "generation_labels.npy").is_file() and (folder / "labels").is_dir():
             return _synthsr(folder)
-    cohort = cohort if Path(cohort).stem == "example" and Path(cohort).is_file() else builtin()
-    classes = root() / "csv" / "classes_tissue.csv"
-    return LabelMaps(Path(cohort), classes, _measured(cohort, classes))
+    return builtin(cohort)
 
 
-def builtin() -> Path:
-    """The manifest of the built-in cohort, which is made when it is not there."""
-    manifest = data_dir() / "example.csv"
-    return manifest if manifest.is_file() else example.build(manifest=manifest)
+def builtin(cohort: str | Path = "csv/example.csv") -> LabelMaps:
+    """The built-in cohort's, of four tissues; it is made when it is not there."""
+    classes, manifest = root() / "csv" / "classes_tissue.csv", data_dir() / "example.csv"
+    for place in (root() / cohort, manifest):
+        if place.stem == "example" and place.is_file():
+            return LabelMaps(place, classes, _measured(place, classes))
+    return LabelMaps(example.build(manifest=manifest), classes, _measured(manifest, classes))
 
 
 def measure(subjects: Sequence[Subject], table: Sequence[Label]) -> dict[str, Prior]:
