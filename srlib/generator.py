@@ -99,6 +99,16 @@ class Example:
         return torch.stack([self.images, self.reliability] if reliability else [self.images], 1).flatten(0, 1)
 
 
+def volumes(example: Example, generation: Generation, spacing_mm: float) -> dict[str, Volume]:
+    """An example's parts by name, to be looked at or saved: inputs, what of them was measured, target and classes."""
+    parts = {}
+    for acquisition, image, known in zip(generation.inputs, example.images, example.reliability, strict=True):
+        parts |= {f"input {acquisition.prior}": image, f"measured {acquisition.prior}": known}
+    parts |= {f"target ({generation.target})": example.target[0], "classes": example.classes[0]}
+    place = np.diag([*[spacing_mm] * 3, 1.0])
+    return {name: Volume(part.cpu().numpy(), place) for name, part in parts.items()}
+
+
 def draw(
     rng: np.random.Generator,
     label_map: LabelMap,
