@@ -1,28 +1,21 @@
 """Training: the supervised loop on Lightning Fabric, with exact resume and a history."""
 
 import csv
-import itertools
-import json
 import math
 import pickle
-import queue
 import sys
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 from srlib import experiments, results
 from srlib.data import Subject, read_manifest
-from srlib.dataset import PairDataset, patch_stream
+from srlib.dataset import PairDataset, ahead, batches, patch_stream
 from srlib.device import choose_device, keep_freed_memory
 from srlib.experiments import Experiment
 from srlib.patches import per_axis
@@ -30,9 +23,9 @@ from srlib.paths import InputError, atomic, first_line, make_dir, results_dir, s
 from srlib.phases import learning_rate, make_phase
 from srlib.store import PatchStore
 from srlib.validate import board_writer, snapshot_writer, validation
+from srlib.weights import load_weights, read_metadata, save_weights
 
 ROWS = 20  # of history.csv, at most: one per 5 % of the steps
-AHEAD = 4  # batches that wait for the network
 
 
 def fit(
@@ -215,29 +208,6 @@ def _read_store(path: str | Path, experiment: Experiment) -> PatchStore:
     return store
 
 
-def save_weights(state: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Write a state dict as safetensors; equal weights and metadata give equal bytes."""
-    # in one entry, since the library writes several in random order
-    save_file(state, path, metadata={"srlib": json.dumps(metadata, sort_keys=True)})
-
-
-def load_weights(path: str | Path) -> dict[str, torch.Tensor]:
-    """The state dict of a safetensors file; InputError when it is not one."""
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as err:
-        raise InputError(f"{path}: not a readable safetensors file ({first_line(err)})") from err
-
-
-def read_metadata(path: Path) -> dict[str, str]:
-    """The metadata that ``save_weights`` wrote, empty for a foreign file; InputError when it is not safetensors."""
-    try:
-        with safe_open(path, "pt") as file:
-            return json.loads((file.metadata() or {}).get("srlib", "{}"))
-    except (SafetensorError, OSError, ValueError) as err:
-        raise InputError(f"{path}: not a readable safetensors file ({err})") from err
-
-
 def _save_checkpoint(path: Path, identity: dict, phase, step: int, history: list, pending: list) -> None:
     state = {"identity": identity, "step": step, "history": history, "pending": pending}
     for kind in ("networks", "optimizers"):
@@ -269,29 +239,3 @@ def _write_history(path: Path, history: list[dict]) -> None:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows({k: v if k == "step" else f"{v:.6g}" for k, v in row.items()} for row in history)
-
-
-def _batches(patches: Iterator, size: int, first: int, share: int) -> Iterator[list[np.ndarray]]:
-    """Group patches into batches and keep this process's share of each."""
-    while True:
-        batch = list(itertools.islice(patches, size))[first : first + share]
-        yield [np.stack(arrays) for arrays in zip(*batch, strict=True)]
-
-
-def _ahead(items: Iterator) -> Iterator:
-    """The same items, made by a thread that stays a few ahead; its errors are raised here."""
-    ready: queue.Queue = queue.Queue(AHEAD)
-
-    def work() -> None:
-        try:
-            for item in items:
-                ready.put((item, None))
-        except Exception as err:  # handed to the consumer, whatever it is
-            ready.put((None, err))
-
-    threading.Thread(target=work, daemon=True).start()
-    while True:
-        item, error = ready.get()
-        if error:
-            raise error
-        yield item

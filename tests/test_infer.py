@@ -11,7 +11,7 @@ from srlib import experiments
 from srlib.infer import Model, load_model, run_patches, run_tiled, super_resolve
 from srlib.models.mdcsrn import MDCSRN
 from srlib.paths import InputError
-from srlib.train import save_weights
+from srlib.weights import save_weights
 from srlib.volume import Volume
 
 
