@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from srlib import phantoms
-from srlib.generator import band_noise, draw_warp, sample, smooth_field
+from srlib.fields import band_noise, draw_warp, sample, smooth_field
 from srlib.paths import atomic, data_dir, make_dir
 from srlib.ultrasound import scan_convert
 from srlib.volume import Volume, crop_or_pad, save

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy import ndimage, signal
 
-from srlib.generator import band_noise, draw_warp, smooth_field
+from srlib.fields import band_noise, draw_warp, smooth_field
 from srlib.paths import InputError
 
 AIR, CSF, GREY, WHITE, SOFT, BONE = -1000.0, 8.0, 38.0, 28.0, 45.0, 1000.0  # HU

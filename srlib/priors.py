@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -17,7 +18,11 @@ FREESURFER = {
     5: "Left-Inf-Lat-Vent", 7: "Left-Cerebellum-White-Matter", 8: "Left-Cerebellum-Cortex", 10: "Left-Thalamus",
     11: "Left-Caudate", 12: "Left-Putamen", 13: "Left-Pallidum", 14: "3rd-Ventricle", 15: "4th-Ventricle",
     16: "Brain-Stem", 17: "Left-Hippocampus", 18: "Left-Amygdala", 26: "Left-Accumbens-area", 28: "Left-VentralDC",
-    29: "Left-undetermined", 31: "Left-choroid-plexus",
+    29: "Left-undetermined", 31: "Left-choroid-plexus", 24: "CSF", 41: "Right-Cerebral-White-Matter",
+    42: "Right-Cerebral-Cortex", 43: "Right-Lateral-Ventricle", 44: "Right-Inf-Lat-Vent",
+    46: "Right-Cerebellum-White-Matter", 47: "Right-Cerebellum-Cortex", 49: "Right-Thalamus", 50: "Right-Caudate",
+    51: "Right-Putamen", 52: "Right-Pallidum", 53: "Right-Hippocampus", 54: "Right-Amygdala",
+    58: "Right-Accumbens-area", 60: "Right-VentralDC", 61: "Right-undetermined", 63: "Right-choroid-plexus",
 }  # fmt: skip
 UNDETERMINED = (29, 61)  # FreeSurfer's labels of stray voxels, left out where a table does not name them
 PERCENTILES = (2, 98)  # of a scan, brought to 0 and 255 before it is measured
@@ -64,6 +69,27 @@ def read_classes(path: str | Path) -> tuple[Label, ...]:
     if not used or used != set(range(len(used))):
         raise InputError(f"{path}: expected every class from 0 to {max(len(used) - 1, 0)}, got {sorted(used)}")
     return tuple(table.values())
+
+
+def partners(classes: Sequence[Label]) -> dict[int, int]:
+    """Label -> the same structure's on the other side, where there is one: by ``side``, or names that begin with it.
+
+    Raises InputError for a label whose ``side`` is given, but that has no partner of the same name.
+    """
+    sides: dict[str, dict[str, int]] = {}
+    for entry in classes:
+        prefix, name = re.match(r"(left|right|)[\W_]*(.*)", entry.name.lower()).groups()
+        if side := entry.side or prefix:
+            sides.setdefault(name, {})[side] = entry.label
+    pairs = [tuple(pair.values()) for pair in sides.values() if len(pair) == 2]
+    found = {a: b for pair in pairs for a, b in (pair, pair[::-1])}
+    alone = [entry for entry in classes if entry.side and entry.label not in found]
+    if alone:
+        raise InputError(
+            f"label {alone[0].label} ({alone[0].name or 'no name'}) is on the {alone[0].side} side and has no partner; "
+            "give both the same name but for Left and Right, or leave its side empty"
+        )
+    return found
 
 
 def estimate_priors(

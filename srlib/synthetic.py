@@ -74,7 +74,7 @@ class SyntheticDataset:
         )
         example = apply(label_map, parameters, experiment.generation, real)
         target = torch.cat([example.target, example.classes]) if experiment.segmenter else example.target
-        return example.network_input.numpy(), target.numpy()
+        return example.network_input(experiment.generation.reliability).numpy(), target.numpy()
 
 
 class _Served:
@@ -134,9 +134,9 @@ def with_classes(experiment: Experiment, table: Sequence[Label]) -> Experiment:
 
 
 def fingerprint(table: Sequence[Label], priors: Mapping[str, Prior]) -> dict[str, str]:
-    """SHA-256 of the classes, names aside, and of the priors: what a training depends on, whatever file they stood in."""
+    """SHA-256 of the classes and of the priors, whatever files they stood in."""
     held = {
-        "classes": sorted((entry.label, entry.class_, entry.side) for entry in table),
+        "classes": sorted((entry.label, entry.class_, entry.name, entry.side) for entry in table),
         "priors": sorted((name, [part.tolist() for part in prior]) for name, prior in priors.items()),
     }
     return {name: hashlib.sha256(repr(value).encode()).hexdigest() for name, value in held.items()}

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = [
     "paths", "experiments", "device",
     "volume", "images", "tomography", "patches", "degrade", "ultrasound", "metrics", "losses", "models",
-    "priors", "generator", "phantoms", "caffe", "keras", "published", "results",
+    "fields", "slices", "priors", "generator", "phantoms", "caffe", "keras", "published", "results",
     "data", "dataset", "synthetic", "store", "layouts", "convert", "figures", "example",
     "weights", "phases", "validate", "train", "infer", "evaluate",
     "run", "readme", "cli", "__main__",

@@ -75,6 +75,7 @@ class Generation:
     gamma_std: float = 0.5  # std of the normal log exponent
     blur: float = 0.5  # sigma of every channel, voxels
     profile: float = 0.42  # sigma of a slice profile, per slice thickness
+    blur_all: bool = True  # also axes whose slices are no farther apart than the output's voxels
     blur_range: float = 1.15  # that sigma times a number from 1 / range to range
     misplaced_deg: float = 5.0  # +-, of further inputs against the first one ...
     misplaced_mm: float = 5.0

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from srlib.generator import band_noise, draw_warp, integrate, sample, smooth_field
+from srlib.fields import band_noise, draw_warp, integrate, sample, smooth_field
 
 
 def jacobian_determinant(warp):
