@@ -17,7 +17,6 @@ from srlib.paths import InputError, make_dir
 from srlib.synthetic import SyntheticDataset
 from srlib.volume import Volume, crop_or_pad, save
 
-
 VALIDATION_SEED = 2_000_000_011  # its examples are those of no likely seed of a training
 Pair = tuple[np.ndarray, np.ndarray]  # input (C, X, Y, Z) and truth (1 or more, X', Y', Z') of a network
 
