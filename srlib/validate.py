@@ -60,7 +60,7 @@ def validation(
             row["val_gap"] = []
         for pair in pairs:
             lr, hr = (torch.from_numpy(side)[None].to(device) for side in pair)
-            sr, hr = generator(lr), hr[:, :1]
+            sr, hr = generator(lr), hr[:, :1]  # classes may follow the image
             row[name].append(measure(sr, hr))
             if critic:
                 row["val_gap"].append(float(critic(hr) - critic(sr[:, :1])))
