@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from srlib.paths import make_dir
 from srlib.volume import Volume, reorient
 
-
 SCORES = {"val_psnr": "validation PSNR (dB, range 1)", "val_dice": "validation Dice"}  # columns of history.csv
 
 

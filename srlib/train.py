@@ -76,7 +76,7 @@ def fit(
         if bool(name) != bool(given):
             wanted = f"the {kind} weights of {name!r}" if name else f"no {kind} weights"
             raise InputError(f"{experiment.name} expects {wanted}, got {given}")
-    tables, columns = {}, [c for c in (experiment.contrast, experiment.reference) if c]
+    tables = {}
     if experiment.generation:
         if not (classes and priors) or store or snapshots:
             raise InputError(
@@ -86,7 +86,6 @@ def fit(
         table, intensities = read_classes(classes), read_priors(priors)
         experiment, tables = with_classes(experiment, table), fingerprint(table, intensities)
         train, val = ([s for s in part if "labels" in s.files] for part in (train, val))
-        columns = ["labels", *columns[: experiment.generation.target == "real"]]
     elif classes or priors:
         raise InputError(f"{experiment.name} is trained on scans, not on label maps; leave out classes and priors")
     if segmenter and read_metadata(segmenter).get("classes") != tables["classes"]:
@@ -99,8 +98,10 @@ def fit(
     train = sorted(train, key=lambda s: s.name)[: experiment.n_train]
     if experiment.generation:
         dataset = SyntheticDataset(train, experiment, table, intensities, seed)
+        columns = dataset.columns
     else:
         dataset = _read_store(store, experiment) if store else PairDataset(train, experiment)
+        columns = [c for c in (experiment.contrast, experiment.reference) if c]
     identity = {
         "experiment": experiment.to_json(),
         "seed": str(seed),
