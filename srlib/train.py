@@ -61,11 +61,11 @@ def fit(
     goes on from ``checkpoint.pt`` (written every ``checkpoint_every`` steps; by default a fifth of the
     run, at most 1,000) and ends in the same weights, to the bit, as an uninterrupted one on one CPU process.
     ``history.csv``: step, learning rate, mean losses, validation PSNR (dB, data range 1, fixed patches of ``val``) or
-    Dice (see ``validate``), the critic's mean score of their real minus their generated versions, patches per second, share of the time
-    spent waiting for patches. With ``processes`` > 1 each takes its share of a batch (Fabric's DDP) and batch-norm
-    statistics are the first process's. With ``snapshots`` each row also leaves what the network makes of one patch
-    of ``val`` as ``snapshots/STEP_sr.nii.gz``, in its place in the world; with ``tensorboard`` it goes to that folder
-    as scalars and an image.
+    Dice (see ``validate``), the critic's mean score of their real minus their generated versions, patches per second,
+    share of the time spent waiting for patches. With ``processes`` > 1 each takes its share of a batch (Fabric's DDP)
+    and batch-norm statistics are the first process's. With ``snapshots`` each row also leaves what the network makes of
+    one patch of ``val`` as ``snapshots/STEP_sr.nii.gz``, in its place in the world; with ``tensorboard`` it goes to that
+    folder as scalars and an image.
     Raises InputError for unusable data, device or folder, and when the loss is no longer finite.
     """
     folder = make_dir(Path(folder))
