@@ -79,9 +79,13 @@ def run(notebooks, profile, cohort, seed, parameters, force) -> None:
     "--start-critic", type=click.Path(exists=True), help="Critic's weights to start from (critic.safetensors)."
 )
 @click.option("--tensorboard", is_flag=True, help="Log scalars and a sample image into the folder's tensorboard/.")
+@click.option("--classes", type=click.Path(), help="Classes of labels (csv/README.md), where examples are synthetic.")
+@click.option("--priors", type=click.Path(), help="Their intensities, made by 'srlib priors'.")
+@click.option("--segmenter", help="Trained segmenter (file or experiment), for experiments that need one.")
 def train(
-    experiment, cohort, profile, seed, out, device, processes, start, store, snapshots, start_critic, tensorboard
-) -> None:
+    experiment, cohort, profile, seed, out, device, processes, start, store, snapshots, start_critic, tensorboard,
+    classes, priors, segmenter,
+) -> None:  # fmt: skip
     """Train one experiment; an interrupted training goes on where its last checkpoint was."""
     from srlib import data, experiments, infer
     from srlib import results as tables
@@ -91,11 +95,11 @@ def train(
     subjects = data.read_manifest(cohort)
     split = {name: [s for s in subjects if s.split == name] for name in ("train", "val")}
     folder = results_dir(profile, cohort) / "checkpoints" / tables.run_id(experiment, profile, seed, cohort)
-    begin = infer.find_weights(start) if start else None
+    begin, judge = (infer.find_weights(name) if name else None for name in (start, segmenter))
     parts = split["train"], split["val"]
     weights = training.fit(
         chosen, *parts, out or folder, seed, device, processes, start=begin, store=store, snapshots=snapshots,
-        start_critic=start_critic, tensorboard=tensorboard,
+        start_critic=start_critic, tensorboard=tensorboard, classes=classes, priors=priors, segmenter=judge,
     )  # fmt: skip
     click.echo(weights)
 

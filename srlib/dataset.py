@@ -1,8 +1,12 @@
 """Degraded pairs as patches: an experiment's subjects as a dataset, and the endless stream of training patches."""
 
 import functools
+import itertools
+import queue
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 
@@ -14,6 +18,7 @@ from srlib.paths import InputError
 from srlib.volume import fit_scaling
 
 POOL = 4  # subjects whose patches are mixed; two pools at most are in memory
+AHEAD = 4  # batches that wait for the network
 
 
 class PairDataset:
@@ -127,3 +132,39 @@ def patch_stream(dataset: PairDataset, seed: int, start: int = 0) -> Iterator[tu
             patches, ahead = ahead.result(), background.submit(prepare, *next(todo))
             for index, location in patches:
                 yield dataset.read(index, location)
+
+
+def batches(patches: Iterator, size: int, first: int, share: int) -> Iterator[list[np.ndarray]]:
+    """Patches in batches of ``size``, of which a process takes its ``share`` from ``first`` on; (share, ...) per side."""
+    while True:
+        batch = list(itertools.islice(patches, size))[first : first + share]
+        yield [np.stack(arrays) for arrays in zip(*batch, strict=True)]
+
+
+def ahead(items: Iterator) -> Iterator:
+    """The same items, made by a thread that stays a few ahead; its errors are raised here. Closing it ends the thread."""
+    ready, closed = queue.Queue(AHEAD), threading.Event()
+
+    def work(items: Iterator) -> None:
+        try:
+            for item in items:
+                ready.put((item, None))
+                if closed.is_set():
+                    return
+        except Exception as err:  # handed to the consumer, whatever it is
+            ready.put((None, err))
+
+    thread = threading.Thread(target=work, args=[items], daemon=True)
+    del items  # what makes them ends with the thread, their last holder
+    thread.start()
+    try:
+        while True:
+            item, error = ready.get()
+            if error:
+                raise error
+            yield item
+    finally:
+        closed.set()
+        while thread.is_alive():
+            with suppress(queue.Empty):  # a full queue would hold the thread
+                ready.get(timeout=0.1)

@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from srlib.paths import make_dir
 from srlib.volume import Volume, reorient
 
+SCORES = {"val_psnr": "validation PSNR (dB, range 1)", "val_dice": "validation Dice"}  # columns of history.csv
+
 
 def planes(volume: Volume) -> list[np.ndarray]:
     """Axial, coronal and sagittal middle slices, as seen with right on the right and superior up."""
@@ -81,15 +83,18 @@ def _middle(image: np.ndarray, zoom: float) -> np.ndarray:
 
 
 def curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
-    """Mean training loss and validation PSNR over steps, one line per run; from ``history.csv`` files."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
-    for name, history in histories.items():
-        known = history.dropna(subset="loss")  # steps in which only a critic moved have none
-        left.plot(known["step"], known["loss"], label=name)
-        right.plot(history["step"], history["val_psnr"], label=name)
-    left.set(xlabel="step", ylabel="training loss", yscale="log")
-    right.set(xlabel="step", ylabel="validation PSNR (dB, range 1)")
-    right.legend(fontsize=8)
+    """Mean training loss, and validation PSNR or Dice, over steps, one line per run; from ``history.csv`` files."""
+    shown = {"loss": "training loss"} | {n: s for n, s in SCORES.items() if any(n in h for h in histories.values())}
+    figure, axes = plt.subplots(1, len(shown), figsize=(4.5 * len(shown), 3.2), squeeze=False, layout="constrained")
+    for axis, (column, label) in zip(axes[0], shown.items(), strict=True):
+        for index, (name, history) in enumerate(histories.items()):
+            if column in history:
+                known = history.dropna(subset=column)  # steps in which only a critic moved have no loss
+                axis.plot(known["step"], known[column], color=f"C{index}", label=name)
+        axis.set(xlabel="step", ylabel=label)
+    axes[0, -1].legend(*axes[0, 0].get_legend_handles_labels(), fontsize=8)
+    if all((history["loss"].dropna() > 0).all() for history in histories.values()):  # a likelihood's may be negative
+        axes[0, 0].set_yscale("log")
     return figure
 
 

@@ -11,13 +11,12 @@ from tqdm import tqdm
 
 from srlib.data import Pair, bring, degradation_of, network_input
 from srlib.device import choose_device, layout, return_freed_memory
-from srlib.experiments import TASKS, Experiment, from_json
-from srlib.models import MODELS
+from srlib.experiments import TASKS, Experiment
 from srlib.patches import extract, grid_locations, stitch, tiles
-from srlib.paths import InputError, first_line, published_file, results_root
+from srlib.paths import InputError, published_file, results_root
 from srlib.published import PUBLISHED, load_published
-from srlib.train import load_weights, read_metadata
 from srlib.volume import Volume, fine_grid, fit_scaling, resample
+from srlib.weights import load_network
 
 MAX_MEMORY_GB = 3.0
 WORKING_COPIES = 3  # float32 copies of the whole scan that live beside the tiles
@@ -64,15 +63,7 @@ def load_model(weights: str | Path, device: str = "auto") -> Model:
     if path.name in PUBLISHED or path.suffix == ".caffemodel":
         network, experiment = load_published(path)
     else:
-        metadata = read_metadata(path)
-        if "experiment" not in metadata:
-            raise InputError(f"{path}: no experiment is written in it; expected weights made by 'srlib train'")
-        experiment = from_json(metadata["experiment"])
-        network = MODELS[experiment.model](width=experiment.width, **experiment.model_args)
-        try:
-            network.load_state_dict(load_weights(path))
-        except RuntimeError as err:
-            raise InputError(f"{path}: its weights do not fit {experiment.model} ({first_line(err)})") from err
+        network, experiment = load_network(path)
     network = network.to(choose_device(device), memory_format=layout(network))
     return Model(network.eval().requires_grad_(False), experiment)
 

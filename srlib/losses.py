@@ -43,6 +43,15 @@ def ms_ssim(sr: torch.Tensor, hr: torch.Tensor, data_range: float = 1.0) -> torc
     return 1 - product.mean()
 
 
+def ssim_slices(sr: torch.Tensor, hr: torch.Tensor, data_range: float = 1.0) -> torch.Tensor:
+    """1 - SSIM of slices, 2-D, mean over the three orientations of volumes (B, C, X, Y, Z).
+
+    Iglesias et al., NeuroImage 2021. Deviation: their code has an 11-wide Gaussian window. Raises InputError as ``ssim``.
+    """
+    views = ((a.movedim(axis, 1).flatten(0, 1) for a in (sr, hr)) for axis in (2, 3, 4))
+    return sum(ssim(*view, data_range) for view in views) / 3
+
+
 def ssim_l1_l2(sr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
     """0.8 (1 - SSIM) + 0.1 L1 + 0.1 L2, for images in [0, 1] (code of SRResNet for ultrasound and CT)."""
     return 0.8 * ssim(sr, hr) + 0.1 * functional.l1_loss(sr, hr) + 0.1 * functional.mse_loss(sr, hr)
@@ -99,14 +108,27 @@ def laplace(output: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
     return ((2 * b).log() + (output[:, : hr.shape[1]] - hr).abs() / b).mean()
 
 
+def dice(logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+    """1 - soft Dice, mean over the K classes (background too) and the batch: logits (B, K, X, Y, Z), classes (B, 1, ...).
+
+    Of a class's probabilities p and its voxels g: 2 sum p g / (sum p^2 + sum g^2), as in SynthSR's code.
+    """
+    p = logits.softmax(1).flatten(2)
+    g = functional.one_hot(classes[:, 0].long(), logits.shape[1]).movedim(-1, 1).flatten(2).to(p)
+    top, bottom = 2 * (p * g).sum(2), (p**2).sum(2) + (g**2).sum(2)
+    return 1 - ((top + 1e-7) / (bottom + 1e-7)).mean()
+
+
 # (sr, hr) batches to a scalar, mean-reduced where the name does not say otherwise
 LOSSES = {
     "l1": functional.l1_loss,
     "l2": functional.mse_loss,
     "laplace": laplace,
+    "dice": dice,
     "mse_gdl": mse_gdl,
     "mse_gdl_sum": partial(mse_gdl, reduction="sum"),
     "ssim": ssim,
+    "ssim_slices": ssim_slices,
     "ms_ssim": ms_ssim,
     "ssim_l1_l2": ssim_l1_l2,
 }

@@ -82,10 +82,13 @@ def build_critic(experiment: Experiment, seed: int = 0) -> torch.nn.Module:
 
 
 class SupervisedPhase:
-    """One network, one optimiser, one loss between its output and the truth."""
+    """One network, one optimiser, one loss between its output and the truth.
 
-    def __init__(self, experiment: Experiment, fabric, seed: int) -> None:
-        self.experiment, self.fabric = experiment, fabric
+    A ``segmenter``, a frozen network in evaluation mode, adds the Dice of what it makes of the output.
+    """
+
+    def __init__(self, experiment: Experiment, fabric, seed: int, segmenter: torch.nn.Module | None = None) -> None:
+        self.experiment, self.fabric, self.segmenter = experiment, fabric, segmenter
         network = build_model(experiment, seed)
         self.networks = {"generator": network.to(memory_format=layout(network))}
         self.models, self.optimizers = _setup(fabric, self.networks, experiment)
@@ -93,9 +96,9 @@ class SupervisedPhase:
     def step(self, index: int, lr: torch.Tensor, hr: torch.Tensor) -> dict[str, torch.Tensor]:
         """One update; returns the losses by name."""
         self.networks["generator"].train()
-        loss = losses.LOSSES[self.experiment.loss](self.models["generator"](lr), hr)
-        _update(self, "generator", index, loss)
-        return {"loss": loss.detach()}
+        terms = _supervised(self, self.models["generator"](lr), hr)
+        _update(self, "generator", index, terms["loss"])
+        return {name: term.detach() for name, term in terms.items()}
 
 
 class AdversarialPhase:
@@ -105,8 +108,8 @@ class AdversarialPhase:
     the critic judges what users would get.
     """
 
-    def __init__(self, experiment: Experiment, fabric, seed: int) -> None:
-        self.experiment, self.fabric, self.seed = experiment, fabric, seed
+    def __init__(self, experiment: Experiment, fabric, seed: int, segmenter: torch.nn.Module | None = None) -> None:
+        self.experiment, self.fabric, self.seed, self.segmenter = experiment, fabric, seed, segmenter
         generator = build_model(experiment, seed)
         generator.to(memory_format=layout(generator))
         self.networks = {"generator": generator, "critic": build_critic(experiment, seed)}
@@ -121,7 +124,7 @@ class AdversarialPhase:
         self.networks["generator"].eval()
         self.networks["critic"].requires_grad_(True)
         with torch.no_grad():
-            sr = self.networks["generator"](lr).contiguous()
+            hr, sr = _image(hr), _image(self.networks["generator"](lr)).contiguous()
         if game.constraint == "clip":
             real, fake = self.models["critic"](torch.cat([hr, sr])).split(len(hr))
             loss = distance = losses.wasserstein_critic(real, fake)
@@ -140,10 +143,10 @@ class AdversarialPhase:
         self.networks["generator"].train()
         self.networks["critic"].requires_grad_(False)
         sr = self.models["generator"](lr)
-        supervised = losses.LOSSES[self.experiment.loss](sr, hr)
-        adversarial = losses.wasserstein_generator(self.networks["critic"](sr.contiguous()))
-        _update(self, "generator", index, supervised + self.experiment.adversarial.weight * adversarial)
-        return {"loss": supervised.detach(), "adversarial": adversarial.detach()}
+        terms = _supervised(self, sr, hr)
+        adversarial = losses.wasserstein_generator(self.networks["critic"](_image(sr).contiguous()))
+        _update(self, "generator", index, terms["loss"] + self.experiment.adversarial.weight * adversarial)
+        return {name: term.detach() for name, term in (*terms.items(), ("adversarial", adversarial))}
 
 
 class LeastSquaresPhase(AdversarialPhase):
@@ -162,7 +165,8 @@ class LeastSquaresPhase(AdversarialPhase):
         real, fake = losses.draw_labels(draw, len(hr), game.labels)
         self.networks["generator"].train(game.moves == "both")
         with torch.set_grad_enabled(game.moves == "both"):
-            sr = self.models["generator"](lr)
+            output = self.models["generator"](lr)
+        truth, hr, sr = hr, _image(hr), _image(output)
         critic.requires_grad_(True)
         on_real, on_fake = (self.models["critic"](side) for side in (hr, sr.detach()))  # apart, for their batch norm
         critic_loss = self.against(on_real, real) + self.against(on_fake, fake)
@@ -171,13 +175,11 @@ class LeastSquaresPhase(AdversarialPhase):
         if game.moves == "critic":
             return {"critic_loss": critic_loss.detach(), "gap": gap.detach()}
         critic.requires_grad_(False)
-        supervised = losses.LOSSES[self.experiment.loss](sr, hr)
+        terms = _supervised(self, output, truth)
         adversarial = self.against(critic(sr), losses.wished_labels(draw, len(hr), game.labels))
-        _update(self, "generator", index, supervised + game.weight * adversarial)
-        return {
-            "loss": supervised.detach(), "adversarial": adversarial.detach(),
-            "critic_loss": critic_loss.detach(), "gap": gap.detach(),
-        }  # fmt: skip
+        _update(self, "generator", index, terms["loss"] + game.weight * adversarial)
+        terms |= {"adversarial": adversarial, "critic_loss": critic_loss, "gap": gap}
+        return {name: term.detach() for name, term in terms.items()}
 
 
 class CrossEntropyPhase(LeastSquaresPhase):
@@ -186,11 +188,13 @@ class CrossEntropyPhase(LeastSquaresPhase):
     against = staticmethod(losses.cross_entropy)
 
 
-def make_phase(experiment: Experiment, fabric: object, seed: int) -> SupervisedPhase | AdversarialPhase:
+def make_phase(
+    experiment: Experiment, fabric: object, seed: int, segmenter: torch.nn.Module | None = None
+) -> SupervisedPhase | AdversarialPhase:
     """The phase that an experiment asks for, with new networks, on Lightning's ``fabric``."""
     games = {"wasserstein": AdversarialPhase, "least_squares": LeastSquaresPhase, "cross_entropy": CrossEntropyPhase}
     kind = games[experiment.adversarial.game] if experiment.adversarial else SupervisedPhase
-    return kind(experiment, fabric, seed)
+    return kind(experiment, fabric, seed, segmenter)
 
 
 def _setup(fabric, networks: dict[str, torch.nn.Module], experiment: Experiment) -> tuple[dict, dict]:
@@ -206,6 +210,31 @@ def _setup(fabric, networks: dict[str, torch.nn.Module], experiment: Experiment)
         optimizer = make(groups, lr=experiment.learning_rate, **experiment.optimizer_args)
         models[name], optimizers[name] = fabric.setup(network, optimizer)
     return models, optimizers
+
+
+def _image(x: torch.Tensor) -> torch.Tensor:
+    """The first channel of a network's output or of the truth; an uncertainty or classes may follow."""
+    return x if x.shape[1] == 1 else x[:, :1]  # a slice's gradient would lie otherwise in memory, and round otherwise
+
+
+def _supervised(
+    phase: SupervisedPhase | AdversarialPhase, output: torch.Tensor, truth: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Loss against the truth (B, 1, X, Y, Z); with a segmenter the truth's second channel holds classes, and the
+    weighted Dice of the segmented output is part of the loss, beside which it stands."""
+    experiment = phase.experiment
+
+    def middle(x: torch.Tensor) -> torch.Tensor:
+        size = experiment.loss_crop
+        if size is None:
+            return x
+        return x[(..., *(slice(max(n - size, 0) // 2, max(n - size, 0) // 2 + size) for n in x.shape[2:]))]
+
+    loss = losses.LOSSES[experiment.loss](middle(output), middle(_image(truth)))
+    if phase.segmenter is None:
+        return {"loss": loss}
+    dice = losses.dice(middle(phase.segmenter(_image(output).clamp(0, 1))), middle(truth[:, 1:]))
+    return {"loss": loss + experiment.dice_weight * dice, "dice_loss": dice}
 
 
 def _update(phase: SupervisedPhase | AdversarialPhase, name: str, index: int, loss: torch.Tensor) -> None:

@@ -21,9 +21,9 @@ def write_store(dataset: PairDataset, path: str | Path, progress: bool = True) -
     Names and axes are those of the published code. The file appears under its name only when it is whole. Raises
     InputError for an experiment that draws its patches at random, and when the disk is full.
     """
-    if dataset.experiment.sampling != "grid":
+    if dataset.experiment.sampling != "grid" or dataset.experiment.generation:
         raise InputError(
-            f"{dataset.experiment.name} draws new patches at every epoch; a store holds fixed ones, of sampling 'grid'"
+            f"{dataset.experiment.name} draws new patches all the time; a store holds fixed ones, of sampling 'grid'"
         )
     counts = [len(dataset.grid(index)) for index in range(len(dataset))]
     make_dir(Path(path).parent)

@@ -1,4 +1,4 @@
-"""What training looks at beside its loss: fixed patches of the validation scans."""
+"""What training looks at beside its loss: fixed patches of the validation scans, or examples of their label maps."""
 
 import dataclasses
 import math
@@ -14,7 +14,11 @@ from srlib.dataset import PairDataset
 from srlib.experiments import Experiment
 from srlib.patches import PatchLocation, extract
 from srlib.paths import InputError, make_dir
+from srlib.synthetic import SyntheticDataset
 from srlib.volume import Volume, crop_or_pad, save
+
+VALIDATION_SEED = 2_000_000_011  # its examples are those of no likely seed of a training
+Pair = tuple[np.ndarray, np.ndarray]  # input (C, X, Y, Z) and truth (1 or more, X', Y', Z') of a network
 
 
 def _fullest(subject: Subject, experiment: Experiment, count: int) -> tuple[PairDataset, list[PatchLocation]]:
@@ -25,57 +29,80 @@ def _fullest(subject: Subject, experiment: Experiment, count: int) -> tuple[Pair
     return dataset, sorted(share, key=lambda p: -share[p])[:count]
 
 
-def validation(
-    subjects: Sequence[Subject], experiment: Experiment
-) -> Callable[[Mapping[str, torch.nn.Module], torch.device], dict[str, float]]:
-    """A function that measures networks on fixed patches of the subjects (nan when there are none).
+def fixed_patches(subjects: Sequence[Subject], experiment: Experiment) -> list[Pair]:
+    """The four patches with the most foreground of each of the first two subjects, as (input, truth)."""
+    chosen = (_fullest(subject, experiment, 4) for subject in subjects[:2])
+    return [dataset.read(0, place) for dataset, places in chosen for place in places]
 
-    ``val_psnr`` in dB (data range 1 in the network's units) and, with a critic, ``val_gap``: its mean score of real
-    minus generated patches.
+
+def fixed_examples(subjects: Sequence[Subject], like: SyntheticDataset) -> list[Pair]:
+    """Four examples of the subjects' label maps, as ``like`` makes them of its own; none without a label map."""
+    dataset = SyntheticDataset(subjects, like.experiment, like.table, like.priors, VALIDATION_SEED)
+    return [dataset[index] for index in range(4 if dataset.subjects else 0)]
+
+
+def validation(
+    pairs: Sequence[Pair], experiment: Experiment
+) -> Callable[[Mapping[str, torch.nn.Module], torch.device], dict[str, float]]:
+    """A function that measures networks on fixed (input, truth) pairs (nan when there are none).
+
+    ``val_psnr`` of the image in dB (data range 1 in the network's units) or, where classes are what it learns,
+    ``val_dice``: the mean Dice of the most likely classes, over those but 0 that an example holds. With a critic,
+    ``val_gap``: its mean score of real minus generated patches.
     """
-    pairs = []
-    for subject in subjects[:2]:
-        dataset, places = _fullest(subject, experiment, 4)
-        pairs += [[torch.from_numpy(side)[None] for side in dataset.read(0, p)] for p in places]
+    measure, name = (_dice, "val_dice") if experiment.loss == "dice" else (_psnr, "val_psnr")
 
     @torch.no_grad()
     def check(networks: Mapping[str, torch.nn.Module], device: torch.device) -> dict[str, float]:
-        psnr, gap = [], []
+        row = {name: []}
         generator, critic = networks["generator"].eval(), networks.get("critic")
-        for lr, hr in ((a.to(device), b.to(device)) for a, b in pairs):
-            sr = generator(lr)
-            psnr.append(float(-10 * torch.log10(functional.mse_loss(sr, hr))))
-            gap += [float(critic(hr) - critic(sr))] if critic else []
-        row = {"val_psnr": psnr, "val_gap": gap} if critic else {"val_psnr": psnr}
+        if critic:
+            row["val_gap"] = []
+        for pair in pairs:
+            lr, hr = (torch.from_numpy(side)[None].to(device) for side in pair)
+            sr, hr = generator(lr), hr[:, :1]  # classes may follow the image
+            row[name].append(measure(sr, hr))
+            if critic:
+                row["val_gap"].append(float(critic(hr) - critic(sr[:, :1])))
         return {name: float(np.mean(values)) if values else math.nan for name, values in row.items()}
 
     return check
 
 
+def _psnr(sr: torch.Tensor, hr: torch.Tensor) -> float:
+    return float(-10 * torch.log10(functional.mse_loss(sr[:, :1], hr)))
+
+
+def _dice(logits: torch.Tensor, classes: torch.Tensor) -> float:
+    found = logits.argmax(1, keepdim=True)
+    both = [(found == k, classes == k) for k in range(1, logits.shape[1])]
+    return float(np.mean([float(2 * (p & g).sum() / (p.sum() + g.sum())) for p, g in both if g.any()] or [math.nan]))
+
+
 Show = Callable[[Mapping[str, float], torch.nn.Module], None]  # of a row of history.csv and the generator
 
 
-def board_writer(subjects: Sequence[Subject], experiment: Experiment, folder: Path) -> Show:
-    """A function that logs to TensorBoard: a row's values, and the middle slice of the first scan's fullest patch.
+def board_writer(pairs: Sequence[Pair], experiment: Experiment, folder: Path) -> Show:
+    """A function that logs to TensorBoard: a row's values, and the middle slice of the first of the validation's pairs.
 
-    Input, output and truth as images, in the network's units. Raises InputError when tensorboard is not installed.
+    Input, output and truth as images, in the network's units; classes as greys. Raises InputError when tensorboard is
+    not installed.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as err:
         raise InputError("tensorboard is not installed; pip install tensorboard, or leave its option out") from err
-    board, pair = SummaryWriter(str(make_dir(folder))), None
-    if subjects:
-        dataset, (place,) = _fullest(subjects[0], experiment, 1)
-        pair = dataset.read(0, place)
+    board = SummaryWriter(str(make_dir(folder)))
 
     @torch.no_grad()
     def write(row: Mapping[str, float], network: torch.nn.Module) -> None:
         for name, value in row.items():
             board.add_scalar(name, value, row["step"])
-        if pair:
-            sr = network.eval()(torch.from_numpy(pair[0][None]).to(next(network.parameters()).device))[0].cpu().numpy()
-            for name, side in (("input", pair[0]), ("output", sr), ("truth", pair[1])):
+        for given, truth in pairs[:1]:
+            sr = network.eval()(torch.from_numpy(given[None]).to(next(network.parameters()).device))[0].cpu().numpy()
+            if experiment.loss == "dice":
+                sr, truth = sr.argmax(0)[None] / (len(sr) - 1), truth / (len(sr) - 1)
+            for name, side in (("input", given), ("output", sr), ("truth", truth)):
                 middle = side[0, :, :, side.shape[3] // 2].T.clip(0, 1)
                 board.add_image(name, middle, row["step"], dataformats="HW")
         board.flush()

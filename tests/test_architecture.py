@@ -13,8 +13,8 @@ ORDER = [
     "paths", "experiments", "device",
     "volume", "images", "tomography", "patches", "degrade", "ultrasound", "metrics", "losses", "models",
     "fields", "slices", "priors", "generator", "phantoms", "caffe", "keras", "published", "results",
-    "data", "dataset", "store", "layouts", "convert", "figures", "example", "label_maps",
-    "phases", "validate", "train", "infer", "evaluate",
+    "data", "dataset", "synthetic", "store", "layouts", "convert", "figures", "example", "label_maps",
+    "weights", "phases", "validate", "train", "infer", "evaluate",
     "run", "readme", "cli", "__main__",
 ]  # fmt: skip
 FILES = sorted((ROOT / "srlib").rglob("*.py"))

@@ -21,6 +21,7 @@ from srlib.infer import Model, run_tiled
 from srlib.models.srresnet2d import SRResNet2D, SRResNet2DRes
 from srlib.paths import InputError
 from srlib.volume import Volume
+from srlib.weights import load_weights
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +145,7 @@ def test_three_tasks_from_saved_weights(manifests, tmp_path, kind):
     names = [f"srresnet_{kind}", f"srgan_{kind}_critic", f"srgan_{kind}"]
     weights = train.fit_all(names, "smoke", manifests[kind], device="cpu", folder=tmp_path)
     assert all(path.is_relative_to(tmp_path) for path in weights.values())
-    first, second, third = (train.load_weights(weights[name]) for name in names)
+    first, second, third = (load_weights(weights[name]) for name in names)
     assert all(torch.equal(v, second[k]) for k, v in first.items())
     assert not all(torch.equal(v, third[k]) for k, v in first.items())
     history = pd.read_csv(weights[names[1]].parent / "history.csv")

@@ -11,8 +11,8 @@ from srlib import experiments
 from srlib.infer import Model, load_model, run_patches, run_tiled, super_resolve
 from srlib.models.mdcsrn import MDCSRN
 from srlib.paths import InputError
-from srlib.train import save_weights
 from srlib.volume import Volume
+from srlib.weights import save_weights
 
 
 def make_model(name="mdcsrn_res", **settings):

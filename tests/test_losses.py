@@ -210,3 +210,26 @@ def test_laplace_is_least_where_b_is_the_error():
 def test_laplace_needs_two_channels():
     with pytest.raises(InputError, match="2 output channels"):
         losses.laplace(torch.zeros(1, 1, 2, 2, 2), torch.zeros(1, 1, 2, 2, 2))
+
+
+def test_ssim_of_slices_is_the_metrics_mean_over_the_axes():
+    sr, hr = pair_of_images((2, 1, 12, 9, 15))
+    volumes = [list(x[:, 0].numpy()) for x in (hr, sr)]
+    expected = [
+        metrics.ssim(a, b, 1.0, kind="2d", axis=axis) for a, b in zip(*volumes, strict=True) for axis in range(3)
+    ]
+    assert 1 - losses.LOSSES["ssim_slices"](sr, hr).item() == pytest.approx(np.mean(expected), abs=1e-5)
+    assert losses.ssim_slices(sr, hr) != pytest.approx(losses.ssim(sr, hr).item(), abs=1e-3)
+    with pytest.raises(InputError, match="at least 7 voxels"):
+        losses.ssim_slices(sr[..., :6], hr[..., :6])
+
+
+def test_dice_by_hand():
+    likely = torch.tensor([0.75, 0.25, 0.5, 1.0]).view(1, 1, 1, 2, 2)  # of class 1
+    logits = torch.cat([1 - likely, likely], dim=1).clamp(min=1e-30).log()
+    classes = torch.tensor([1.0, 0, 1, 1]).view(1, 1, 1, 2, 2)
+    ones = 2 * (0.75 + 0.5 + 1) / (0.75**2 + 0.25**2 + 0.5**2 + 1 + 3)
+    zeros = 2 * 0.75 / (0.25**2 + 0.75**2 + 0.5**2 + 1)
+    assert losses.LOSSES["dice"](logits, classes).item() == pytest.approx(1 - (ones + zeros) / 2, abs=1e-6)
+    sure = 100 * torch.nn.functional.one_hot(classes[:, 0].long(), 3).movedim(-1, 1).float()
+    assert losses.dice(sure, classes).item() == pytest.approx(0, abs=1e-6)  # the third class is nowhere, and not found

@@ -1,0 +1,146 @@
+"""SynthSR's training examples: drawn from label maps, each by its number, and made ahead by worker processes."""
+
+import dataclasses
+import functools
+import hashlib
+import itertools
+import os
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from srlib.data import Subject
+from srlib.experiments import Experiment
+from srlib.generator import Example, LabelMap, apply, draw, encode
+from srlib.images import load
+from srlib.paths import InputError
+from srlib.priors import Label, Prior
+from srlib.volume import reorient
+
+KEPT = 8  # label maps in the memory of each process
+WORKERS = 8  # processes, at most
+Pair = tuple[np.ndarray, np.ndarray]
+
+
+class SyntheticDataset:
+    """Endless examples of an experiment: (input (C, X, Y, Z), target (T, X, Y, Z)), float32; item i by (seed, i) alone.
+
+    Subjects without a label map are left out. T is 1, or 2 where a segmenter judges the output: image and classes.
+    An InputError names the subject whose label map or scan cannot be used.
+    """
+
+    def __init__(
+        self,
+        subjects: Sequence[Subject],
+        experiment: Experiment,
+        table: Sequence[Label],
+        priors: Mapping[str, Prior],
+        seed: int,
+    ) -> None:
+        self.subjects = [s for s in subjects if "labels" in s.files]
+        self.experiment, self.table, self.priors, self.seed = experiment, table, priors, seed
+        self.load = functools.lru_cache(maxsize=KEPT)(self._load)
+
+    def __reduce__(self) -> tuple:
+        return SyntheticDataset, (self.subjects, self.experiment, self.table, self.priors, self.seed)
+
+    @property
+    def columns(self) -> list[str]:
+        """The manifest's columns that examples are made from."""
+        return ["labels", self.experiment.contrast] if self.experiment.generation.target == "real" else ["labels"]
+
+    def _load(self, index: int) -> tuple[LabelMap, np.ndarray | None]:
+        """A subject's label map and, where it is the target, the real scan on the same grid."""
+        subject = self.subjects[index]
+        volumes = [reorient(load(subject.file(column))) for column in self.columns]
+        labels, real = volumes[0], volumes[1] if len(volumes) > 1 else None
+        try:
+            if real and (real.shape != labels.shape or not np.allclose(real.affine, labels.affine, atol=1e-2)):
+                raise InputError(
+                    f"its {self.experiment.contrast} has shape {real.shape} and its label map {labels.shape}, or their "
+                    "affines differ; bring the label map on the scan's grid"
+                )
+            return encode(labels, self.table), real and real.data
+        except InputError as err:
+            raise InputError(f"subject {subject.name}, {subject.file('labels')}: {err}") from err
+
+    def example(self, index: int) -> Example:
+        """An example with all its parts."""
+        rng, experiment = np.random.default_rng([self.seed, index]), self.experiment
+        label_map, real = self.load(int(rng.integers(len(self.subjects))))
+        parameters = draw(
+            rng, label_map, experiment.generation, self.priors, experiment.patch_size, experiment.spacing_mm
+        )
+        return apply(label_map, parameters, experiment.generation, real)
+
+    def __getitem__(self, index: int) -> Pair:
+        experiment, example = self.experiment, self.example(index)
+        target = torch.cat([example.target, example.classes]) if experiment.segmenter else example.target
+        return example.network_input(experiment.generation.reliability).numpy(), target.numpy()
+
+
+class _Served:
+    """A dataset whose InputErrors are items: raised in a worker, they would come out as a traceback in one line."""
+
+    def __init__(self, dataset: SyntheticDataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, index: int) -> Pair | InputError:
+        try:
+            return self.dataset[index]
+        except InputError as err:
+            return err
+
+
+def _as_it_is(item: object) -> object:
+    return item  # as arrays, since tensors between processes would need shared memory, of which containers have little
+
+
+def example_stream(dataset: SyntheticDataset, start: int = 0, workers: int | None = None) -> Iterator[Pair]:
+    """The examples from number ``start`` on, without end, made ahead by worker processes: by default one per core but one.
+
+    The workers start with this call and end with the iterator, also when it is closed early; how many there are changes
+    no example. The first label maps are read here. Raises InputError for one that cannot be used.
+    """
+    for index in range(min(len(dataset.subjects), KEPT)):
+        dataset.load(index)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    loader = DataLoader(
+        _Served(dataset),
+        batch_size=None,
+        sampler=itertools.count(start),
+        num_workers=min(WORKERS, max(cores - 1, 1)) if workers is None else workers,
+        collate_fn=_as_it_is,
+        generator=torch.Generator(),  # or it would draw from the global one
+    )
+    return _items(iter(loader))
+
+
+def _items(loaded: Iterator) -> Iterator[Pair]:
+    try:
+        while True:
+            item = next(loaded)
+            if isinstance(item, InputError):
+                raise item
+            yield item
+    finally:
+        del loaded  # the last holder: its processes end here
+
+
+def with_classes(experiment: Experiment, table: Sequence[Label]) -> Experiment:
+    """The experiment with an output channel per class where its ``out_channels`` is 0."""
+    if experiment.model_args.get("out_channels") != 0:
+        return experiment
+    count = 1 + max(entry.class_ for entry in table if entry.class_ is not None)
+    return dataclasses.replace(experiment, model_args={**experiment.model_args, "out_channels": count})
+
+
+def fingerprint(table: Sequence[Label], priors: Mapping[str, Prior]) -> dict[str, str]:
+    """SHA-256 of the classes and of the priors, whatever files they stood in."""
+    held = {
+        "classes": sorted((entry.label, entry.class_, entry.name, entry.side) for entry in table),
+        "priors": sorted((name, [part.tolist() for part in prior]) for name, prior in priors.items()),
+    }
+    return {name: hashlib.sha256(repr(value).encode()).hexdigest() for name, value in held.items()}

@@ -1,0 +1,52 @@
+"""Trained weights as safetensors files, with the experiment that they belong to."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from srlib.experiments import Experiment, from_json
+from srlib.models import MODELS
+from srlib.paths import InputError, first_line
+
+
+def save_weights(state: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write a state dict as safetensors; equal weights and metadata give equal bytes."""
+    # in one entry, since the library writes several in random order
+    save_file(state, path, metadata={"srlib": json.dumps(metadata, sort_keys=True)})
+
+
+def load_weights(path: str | Path) -> dict[str, torch.Tensor]:
+    """The state dict of a safetensors file; InputError when it is not one."""
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as err:
+        raise InputError(f"{path}: not a readable safetensors file ({first_line(err)})") from err
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata that ``save_weights`` wrote, empty for a foreign file; InputError when it is not safetensors."""
+    try:
+        with safe_open(path, "pt") as file:
+            return json.loads((file.metadata() or {}).get("srlib", "{}"))
+    except (SafetensorError, OSError, ValueError) as err:
+        raise InputError(f"{path}: not a readable safetensors file ({err})") from err
+
+
+def load_network(path: str | Path) -> tuple[torch.nn.Module, Experiment]:
+    """The trained network of a file that training wrote, and its experiment.
+
+    Raises InputError when the file is missing, damaged or of another kind.
+    """
+    metadata = read_metadata(path)
+    if "experiment" not in metadata:
+        raise InputError(f"{path}: no experiment is written in it; expected weights made by 'srlib train'")
+    experiment = from_json(metadata["experiment"])
+    network = MODELS[experiment.model](width=experiment.width, **experiment.model_args)
+    try:
+        network.load_state_dict(load_weights(path))
+    except RuntimeError as err:
+        raise InputError(f"{path}: its weights do not fit {experiment.model} ({first_line(err)})") from err
+    return network, experiment
