@@ -151,11 +151,12 @@ SYNTHSR_DICE = dataclasses.replace(
     start="synthsr_thick",
     segmenter="synthsr_segmenter",
     dice_weight=0.25,
+    loss="l1",
     learning_rate=1e-4,
     sources={
-        **_OURS_SOURCES, "dice_weight": "code: 0.25", "learning_rate": "code: Adam, 1e-4; ours: cosine to zero"
+        **_OURS_SOURCES, "dice_weight": "code: 0.25", "loss": _SOURCES["loss"], "learning_rate": "code: Adam, 1e-4; ours: cosine to zero"
     },
-    deviations=(*_GEOMETRY, _SQUARED, _OURS[0], *_OURS[2:], "training goes on from the network trained without the term, at 1e-4"),
+    deviations=(*_GEOMETRY, _OURS[0], *_OURS[2:], "training goes on from the network trained without the term, at 1e-4"),
 )  # fmt: skip
 SYNTHSR_GAN = dataclasses.replace(
     SYNTHSR_DICE,
@@ -166,6 +167,7 @@ SYNTHSR_GAN = dataclasses.replace(
     adversarial=Adversarial(weight=0.01, per_generator=10, extra_every=11),
     sources={
         **_OURS_SOURCES,
+        "loss": _SOURCES["loss"],
         "learning_rate": "code: Adam, 1e-4; ours: cosine to zero",
         "critic_steps": "code: 100",
         "adversarial.weight": "code: 0.01",
@@ -177,7 +179,6 @@ SYNTHSR_GAN = dataclasses.replace(
     },
     deviations=(
         *_GEOMETRY,
-        _SQUARED,
         _OURS[0],
         *_OURS[2:],
         "the critic is mDCSRN's",
