@@ -220,13 +220,18 @@ def apply(
 
 def _grid(p: Parameters, shape: Sequence[int], device: str | torch.device) -> torch.Tensor:
     """Where each voxel of the crop comes from in the label map; the warp is integrated at half size (code)."""
-    points = p.velocity.shape[1:]
-    half = [max(-(-n // 2), m) for n, m in zip(shape, points, strict=True)]
-    smooth = [linear_matrix(m, np.linspace(0, m - 1, h)) for m, h in zip(points, half, strict=True)]
-    ratio = torch.tensor([(h - 1) / max(n - 1, 1) for h, n in zip(half, shape, strict=True)]).view(3, 1, 1, 1)
-    warp = integrate(separable(torch.from_numpy(p.velocity.astype(np.float32)), smooth) * ratio) / ratio
     at = [a + np.arange(n) for a, n in zip(p.start, p.crop, strict=True)]
-    finer = [linear_matrix(h, x * (h - 1) / max(n - 1, 1)) for x, h, n in zip(at, half, shape, strict=True)]
+    ratio, smooth, finer = [], [], []
+    for n, m, x in zip(shape, p.velocity.shape[1:], at, strict=True):
+        half = max(-(-n // 2), m)
+        ratio.append((half - 1) / max(n - 1, 1))
+        x = np.clip(x * ratio[-1], 0, half - 1)
+        reach = np.abs(p.velocity).max() * ratio[-1] + 2  # farther off nothing flows into the crop
+        low, high = max(int(x[0] - reach), 0), min(int(x[-1] + reach) + 2, half)
+        smooth.append(linear_matrix(m, np.linspace(0, m - 1, half)[low:high]))
+        finer.append(linear_matrix(high - low, x - low))
+    ratio = torch.tensor(ratio).view(3, 1, 1, 1)
+    warp = integrate(separable(torch.from_numpy(p.velocity.astype(np.float32)), smooth) * ratio) / ratio
     middle = (np.asarray(shape) - 1) / 2
     return sampling_grid(shape, at, p.linear, middle - p.linear @ middle + p.translation, warp, finer, device)
 

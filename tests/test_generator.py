@@ -127,6 +127,16 @@ def test_intensities_follow_the_priors(encoded):
         drawn(Generation((Acquisition("t1"),), distribution="uniform"), PRIORS)
 
 
+def test_a_crop_is_a_part_of_the_whole(encoded, labels):
+    """The flow is integrated about the crop alone; what comes of it is what the whole map would give."""
+    generation = Generation((Acquisition("t1"),), **STILL | {"warp_std": 3.0, "rotation_deg": 10.0})
+    for seed in range(3):
+        whole = generator.draw(np.random.default_rng(seed), encoded, generation, PRIORS, labels.shape)
+        part = dataclasses.replace(whole, size=(16, 17, 12), crop=(16, 17, 12), start=(9, 20, 15))
+        expected = generator.apply(encoded, whole, generation).classes[0][9:25, 20:37, 15:27]
+        assert (generator.apply(encoded, part, generation).classes[0] != expected).float().mean() < 1e-3
+
+
 def test_priors_of_painted_scans_are_those_that_painted_them():
     """SynthSR's T1 priors where they are at hand; scans of several label maps, units back from the clip."""
     folder = ROOT.parent / "shared" / "data"
