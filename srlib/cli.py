@@ -144,18 +144,14 @@ def manifest(layout, folder, out, split, seed, subjects) -> None:
 @click.option("--split", default="train", show_default=True, help="Rows of the manifest to use.")
 def priors(manifest, classes, out, split) -> None:
     """Measure how bright each class of labels is: SynthSR's priors, for t1 and t2, from scans with label maps."""
-    from srlib import data, volume
+    from srlib import data, label_maps
     from srlib import priors as intensities
 
-    table, subjects, found = intensities.read_classes(classes), data.read_manifest(manifest, split), {}
-    for contrast in ("t1", "t2"):
-        chosen = [s for s in subjects if {contrast, "labels"} <= set(s.files)]
-        if chosen:
-            pairs = ((s.name, volume.load(s.file(contrast)), volume.load(s.file("labels"))) for s in chosen)
-            found[contrast] = intensities.estimate_priors(pairs, table)
-            click.echo(f"{contrast}: {found[contrast][0].shape[1]} classes from {len(chosen)} scans", err=True)
-    if not found:
-        raise InputError(f"{manifest}: no row of split {split} has a scan (t1 or t2) and labels")
+    subjects = data.read_manifest(manifest, split)
+    found = label_maps.measure(subjects, intensities.read_classes(classes))
+    for contrast, prior in found.items():
+        scans = sum({contrast, "labels"} <= set(s.files) for s in subjects)
+        click.echo(f"{contrast}: {prior[0].shape[1]} classes from {scans} scans", err=True)
     click.echo(intensities.write_priors(found, out))
 
 

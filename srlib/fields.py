@@ -1,9 +1,11 @@
 """Smooth random fields, diffeomorphic warps, and blurs and interpolations as one matrix per axis."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
+from scipy import ndimage
 from torch.nn import functional
 
 
@@ -75,6 +77,15 @@ def linear_matrix(n: int, places: np.ndarray) -> np.ndarray:
     matrix[rows, low] = 1 - (places - low)
     matrix[rows, np.minimum(low + 1, n - 1)] += places - low
     return matrix
+
+
+def spline_matrix(n: int, places: np.ndarray, order: int) -> np.ndarray:
+    """Spline interpolation of ``n`` voxels at places (m,) in voxels, mirrored at the edges, as a matrix (m, n)."""
+    if order == 1:
+        return linear_matrix(n, places)
+    columns = ndimage.spline_filter1d(np.eye(n), order, axis=0, mode="mirror").T
+    read_one = partial(ndimage.map_coordinates, coordinates=[places], order=order, mode="mirror", prefilter=False)
+    return np.stack([read_one(column) for column in columns], 1)
 
 
 def separable(image: torch.Tensor, matrices: Sequence[np.ndarray | None]) -> torch.Tensor:

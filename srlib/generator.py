@@ -99,6 +99,16 @@ class Example:
         return torch.stack([self.images, self.reliability] if reliability else [self.images], 1).flatten(0, 1)
 
 
+def volumes(example: Example, generation: Generation, spacing_mm: float) -> dict[str, Volume]:
+    """An example's parts by name, to be looked at or saved: inputs, what of them was measured, target and classes."""
+    parts = {}
+    for acquisition, image, known in zip(generation.inputs, example.images, example.reliability, strict=True):
+        parts |= {f"input {acquisition.prior}": image, f"measured {acquisition.prior}": known}
+    parts |= {f"target ({generation.target})": example.target[0], "classes": example.classes[0]}
+    place = np.diag([*[spacing_mm] * 3, 1.0])
+    return {name: Volume(part.cpu().numpy(), place) for name, part in parts.items()}
+
+
 def draw(
     rng: np.random.Generator,
     label_map: LabelMap,
@@ -124,6 +134,8 @@ def draw(
     velocity = rng.normal(0, rng.uniform(0, g.warp_std), (3, *_coarse(shape, g.warp_grid)))
     names = [a.prior for a in inputs] + [g.target] * (g.target not in TARGETS)
     chosen = [_prior(name, priors, int(label_map.class_of.max()) + 1) for name in names]
+    if g.distribution == "uniform" and any((part[0] > part[1]).any() for prior in chosen for part in prior):
+        raise InputError("uniform priors hold the lowest and the greatest value of each class; these are no such rows")
     means, stds = (np.stack([np.maximum(getattr(rng, g.distribution)(*p[part]), 0) for p in chosen]) for part in (0, 1))
     slices, thickness = (np.array(part) for part in zip(*(_acquired(rng, a, voxel) for a in inputs), strict=True))
     profile = g.profile * np.minimum(slices, thickness)
@@ -184,7 +196,9 @@ def apply(
     for k, (image, slices, profile) in enumerate(zip(crisp, p.slices_mm, p.profile_mm, strict=False)):
         if k:
             image = _moved(image, p.misplaced[k - 1], voxel)
-        image = separable(image, [a.acquire(s, sigma) for a, s, sigma in zip(axes, slices, profile, strict=True)])
+        image = separable(
+            image, [a.acquire(s, sigma, g.order) for a, s, sigma in zip(axes, slices, profile, strict=True)]
+        )
         x, y, z = (torch.from_numpy(a.reliability(s)).to(image) for a, s in zip(axes, slices, strict=True))
         known = x[:, None, None] * y[:, None] * z
         if k:

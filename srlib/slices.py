@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from srlib.fields import blur_matrix, linear_matrix
+from srlib.fields import blur_matrix, linear_matrix, spline_matrix
 
 ISOTROPIC = 0.01  # relative difference of spacings that still counts as none
 
@@ -35,12 +35,12 @@ class Axis:
         """Output voxels in voxels of the label map."""
         return (np.arange(self.size) - (self.size - 1) / 2) * (self.spacing / self.voxel) + (self.n - 1) / 2
 
-    def acquire(self, slices_mm: float, sigma_mm: float) -> np.ndarray | None:
-        """Blur by the slice profile, sampling of the slices, interpolation on the output: one matrix."""
+    def acquire(self, slices_mm: float, sigma_mm: float, order: int = 1) -> np.ndarray:
+        """Blur by the slice profile, linear sampling of the slices, spline interpolation on the output: one matrix."""
         step = slices_mm / self.voxel
         first, count = (step - 1) / 2, int(np.ceil(self.n / step - 1e-9))
         matrix = linear_matrix(self.n, first + step * np.arange(count))
-        matrix = linear_matrix(count, (self.places - first) / step) @ matrix
+        matrix = spline_matrix(count, (self.places - first) / step, order) @ matrix
         blur = blur_matrix(self.n, sigma_mm / self.voxel)
         return matrix if blur is None else matrix @ blur
 

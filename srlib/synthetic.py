@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from srlib.data import Subject
 from srlib.experiments import Experiment
-from srlib.generator import LabelMap, apply, draw, encode
+from srlib.generator import Example, LabelMap, apply, draw, encode
 from srlib.images import load
 from srlib.paths import InputError
 from srlib.priors import Label, Prior
@@ -68,13 +68,17 @@ class SyntheticDataset:
         except InputError as err:
             raise InputError(f"subject {subject.name}, {subject.file('labels')}: {err}") from err
 
-    def __getitem__(self, index: int) -> Pair:
+    def example(self, index: int) -> Example:
+        """An example with all its parts."""
         rng, experiment = np.random.default_rng([self.seed, index]), self.experiment
         label_map, real = self.load(int(rng.integers(len(self.subjects))))
         parameters = draw(
             rng, label_map, experiment.generation, self.priors, experiment.patch_size, experiment.spacing_mm
         )
-        example = apply(label_map, parameters, experiment.generation, real)
+        return apply(label_map, parameters, experiment.generation, real)
+
+    def __getitem__(self, index: int) -> Pair:
+        experiment, example = self.experiment, self.example(index)
         target = torch.cat([example.target, example.classes]) if experiment.segmenter else example.target
         return example.network_input(experiment.generation.reliability).numpy(), target.numpy()
 

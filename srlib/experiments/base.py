@@ -77,6 +77,7 @@ class Generation:
     profile: float = 0.42  # sigma of a slice profile, per slice thickness
     blur_all: bool = True  # also axes whose slices are no farther apart than the output's voxels
     blur_range: float = 1.15  # that sigma times a number from 1 / range to range
+    order: int = 1  # of the spline that brings slices on the output's voxels
     misplaced_deg: float = 5.0  # +-, of further inputs against the first one ...
     misplaced_mm: float = 5.0
     residual_deg: float = 0.5  # ... and what remains of it after registration

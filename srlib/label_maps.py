@@ -1,0 +1,78 @@
+"""Where label maps to paint come from: a manifest with its table of classes and its intensity priors."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from srlib import example
+from srlib.data import Subject, read_manifest
+from srlib.layouts import write_manifest
+from srlib.paths import InputError, data_dir, make_dir, root
+from srlib.priors import Label, Prior, estimate_priors, read_classes, read_priors, write_priors
+from srlib.volume import load
+
+CONTRASTS = ("t1", "t2")
+
+
+@dataclass(frozen=True)
+class LabelMaps:
+    """A manifest whose rows have ``labels``, the table of their classes and the priors, all as files."""
+
+    manifest: Path
+    classes: Path
+    priors: Path
+
+
+def find(cohort: str | Path, manifest: str = "", classes: str = "", priors: str = "") -> LabelMaps:
+    """Label maps to train on: those given; else SynthSR's, where they are at hand; else those of the built-in cohort.
+
+    SynthSR's tutorial data are looked for in ``synthsr/`` of the data folder and in ``shared/data`` beside the
+    checkout. Priors that are not given are measured on the rows' own scans. Raises InputError: a manifest without
+    classes, and as ``read_manifest`` and ``estimate_priors``.
+    """
+    if manifest:
+        if not classes:
+            raise InputError(f"{manifest}: label maps need a table of their classes; see csv/README.md")
+        return LabelMaps(Path(manifest), Path(classes), Path(priors) if priors else _measured(manifest, classes))
+    for folder in (data_dir() / "synthsr", root().parent / "shared" / "data"):
+        if (folder / "priors" / "generation_labels.npy").is_file() and (folder / "labels").is_dir():
+            return _synthsr(folder)
+    return builtin(cohort)
+
+
+def builtin(cohort: str | Path = "csv/example.csv") -> LabelMaps:
+    """The built-in cohort's, of four tissues; it is made when it is not there."""
+    classes, manifest = root() / "csv" / "classes_tissue.csv", data_dir() / "example.csv"
+    for place in (root() / cohort, manifest):
+        if place.stem == "example" and place.is_file():
+            return LabelMaps(place, classes, _measured(place, classes))
+    return LabelMaps(example.build(manifest=manifest), classes, _measured(manifest, classes))
+
+
+def measure(subjects: Sequence[Subject], table: Sequence[Label]) -> dict[str, Prior]:
+    """Priors of each contrast (t1, t2) that has scans with label maps; InputError when none has."""
+    found = {}
+    for contrast in CONTRASTS:
+        chosen = [s for s in subjects if {contrast, "labels"} <= set(s.files)]
+        if chosen:
+            pairs = ((s.name, load(s.file(contrast)), load(s.file("labels"))) for s in chosen)
+            found[contrast] = estimate_priors(pairs, table)
+    if not found:
+        raise InputError("no row has a scan (t1 or t2) and labels")
+    return found
+
+
+def _measured(manifest: str | Path, classes: str | Path) -> Path:
+    out = make_dir(data_dir()) / f"{Path(manifest).stem}_priors.csv"
+    return write_priors(measure(read_manifest(manifest, "train"), read_classes(classes)), out)
+
+
+def _synthsr(folder: Path) -> LabelMaps:
+    """SynthSR's tutorial: one of its label maps for validation, its tables of classes and priors as one CSV."""
+    made, tables = make_dir(data_dir()), folder / "priors"
+    count = len(list((folder / "labels").glob("*.nii.gz")))
+    manifest = write_manifest("synthsr", folder, made / "synthsr.csv", (count - 1, 1, 0))
+    priors = {}
+    for file in sorted(tables.glob("prior_means_*.npy")):
+        priors |= read_priors(file)
+    return LabelMaps(manifest, tables / "generation_labels.npy", write_priors(priors, made / "synthsr_priors.csv"))
