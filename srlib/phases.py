@@ -214,7 +214,7 @@ def _setup(fabric, networks: dict[str, torch.nn.Module], experiment: Experiment)
 
 def _image(x: torch.Tensor) -> torch.Tensor:
     """The first channel of a network's output or of the truth; an uncertainty or classes may follow."""
-    return x if x.shape[1] == 1 else x[:, :1]  # a slice's gradient would lie otherwise in memory, and round otherwise
+    return x if x.shape[1] == 1 else x[:, :1]  # the gradient of a slice has another layout, and rounds differently
 
 
 def _supervised(

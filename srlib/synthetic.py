@@ -4,7 +4,9 @@ import dataclasses
 import functools
 import hashlib
 import itertools
+import multiprocessing
 import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -98,6 +100,16 @@ def _as_it_is(item: object) -> object:
     return item  # as arrays, since tensors between processes would need shared memory, of which containers have little
 
 
+def _end_with_parent(worker: int) -> None:
+    """Have a worker end when its parent was killed; at the full pipe between them it would wait for ever."""
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def example_stream(dataset: SyntheticDataset, start: int = 0, workers: int | None = None) -> Iterator[Pair]:
     """The examples from number ``start`` on, without end, made ahead by worker processes: by default one per core but one.
 
@@ -113,6 +125,7 @@ def example_stream(dataset: SyntheticDataset, start: int = 0, workers: int | Non
         sampler=itertools.count(start),
         num_workers=min(WORKERS, max(cores - 1, 1)) if workers is None else workers,
         collate_fn=_as_it_is,
+        worker_init_fn=_end_with_parent,
         generator=torch.Generator(),  # or it would draw from the global one
     )
     return _items(iter(loader))

@@ -3,8 +3,12 @@
 import dataclasses
 import multiprocessing
 import pickle
+import subprocess
+import sys
 import threading
+import time
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -150,6 +154,28 @@ def test_resume_gives_the_same_weights_to_the_bit(folder, thick, tmp_path, monke
     if name == "synthsr_gan":
         assert {"loss", "adversarial", "gap", "val_gap", "val_psnr"} <= set(histories[0])
         assert np.isfinite(histories[0][["val_psnr", "val_gap"]].to_numpy()).all()
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="asks /proc which processes live")
+def test_workers_end_with_a_killed_parent(folder, tmp_path):
+    (tmp_path / "ours.pickle").write_bytes(pickle.dumps(dataset(folder)))
+    script = (
+        "import multiprocessing, pickle, sys, time\n"
+        "from srlib.synthetic import example_stream\n"
+        "stream = example_stream(pickle.load(open(sys.argv[1], 'rb')), 0, 2)\n"
+        "next(stream)\n"
+        "print(*(p.pid for p in multiprocessing.active_children()), flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    words = [sys.executable, "-c", script, tmp_path / "ours.pickle"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as parent:
+        workers = parent.stdout.readline().split()
+        parent.kill()
+    assert len(workers) == 2
+    deadline = time.monotonic() + 20
+    while any(Path("/proc", pid, "cmdline").is_file() for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(Path("/proc", pid, "cmdline").is_file() for pid in workers)
 
 
 def test_training_leaves_no_process_and_no_thread(folder, tmp_path):
