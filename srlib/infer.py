@@ -1,26 +1,21 @@
-"""Whole scans through a trained network: tiles cut from a memory budget, placed by the affine."""
+"""Whole scans through a trained network, placed by the affine."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from srlib.data import Pair, bring, degradation_of, network_input
-from srlib.device import choose_device, layout, return_freed_memory
+from srlib.device import choose_device, layout
 from srlib.experiments import TASKS, Experiment, from_json
 from srlib.models import MODELS
-from srlib.patches import extract, grid_locations, stitch, tiles
 from srlib.paths import InputError, first_line, published_file, results_root
 from srlib.published import PUBLISHED, load_published
+from srlib.tiled import MAX_MEMORY_GB, run_tiled
 from srlib.train import load_weights, read_metadata
 from srlib.volume import Volume, fine_grid, fit_scaling, resample
-
-MAX_MEMORY_GB = 3.0
-WORKING_COPIES = 3  # float32 copies of the whole scan that live beside the tiles
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,49 +70,6 @@ def load_model(weights: str | Path, device: str = "auto") -> Model:
             raise InputError(f"{path}: its weights do not fit {experiment.model} ({first_line(err)})") from err
     network = network.to(choose_device(device), memory_format=layout(network))
     return Model(network.eval().requires_grad_(False), experiment)
-
-
-def run_tiled(
-    network: torch.nn.Module, data: np.ndarray, max_memory_gb: float = MAX_MEMORY_GB, progress: bool = False
-) -> np.ndarray:
-    """A network over a whole array, float32 (X, Y, Z) or (C, X, Y, Z), tile by tile, to (X, Y, Z) of its output grid.
-
-    The output grid is ``network.factor`` times finer, or the same. Each tile carries a halo as wide as the network
-    sees (``network.halo``), on inner faces only, so that the result is that of the whole array at once. Tiles are cut
-    so that the network's ``live_channels`` feature maps and the scan itself stay within the budget. Raises InputError
-    when the budget is too small.
-    """
-    return_freed_memory()
-    device = next(network.parameters()).device
-    factor = getattr(network, "factor", (1, 1, 1))
-    channels = data if data.ndim == 4 else data[None]
-    shape = channels.shape[1:]
-    budget = max_memory_gb * 1e9 - WORKING_COPIES * channels.nbytes * math.prod(factor)
-    if budget <= 0:
-        raise InputError(f"{max_memory_gb} GB do not hold a scan of shape {shape}; allow more memory")
-    voxels = int(budget / (4 * network.live_channels))
-    todo = tiles(shape, network.halo, voxels, getattr(network, "multiple", 1))
-    out = np.empty([n * f for n, f in zip(shape, factor, strict=True)], np.float32)
-    with torch.inference_mode():
-        for tile in tqdm(todo, desc="tiles", disable=not progress or len(todo) == 1):
-            part = torch.from_numpy(extract(channels, tile.outer).copy())[None].to(device)
-            inside = tile.inner.scaled(factor).slices
-            # in one line, or the last tile's output would stay in memory beside the next one's feature maps
-            out[tile.core.scaled(factor).slices] = network(part)[0, 0][inside].cpu().numpy()
-    return out
-
-
-def run_patches(network: torch.nn.Module, data: np.ndarray, patch_size: int = 64, margin: int = 3) -> np.ndarray:
-    """A same-grid network over overlapping patches, ``margin`` voxels cut from each, stitched: mDCSRN's evaluation.
-
-    Chen et al., MICCAI 2018. Unlike ``run_tiled`` the result depends on the patches, wherever the network
-    sees farther than the margin.
-    """
-    device = next(network.parameters()).device
-    places = grid_locations(data.shape, patch_size, patch_size - 2 * margin)
-    with torch.inference_mode():
-        parts = (network(torch.from_numpy(extract(data, p).copy())[None, None].to(device))[0, 0] for p in places)
-        return stitch((part.cpu().numpy() for part in parts), places, data.shape, margin)
 
 
 def enhance_on_grid(

@@ -14,7 +14,7 @@ ORDER = [
     "volume", "images", "tomography", "patches", "degrade", "ultrasound", "metrics", "losses", "models",
     "priors", "generator", "phantoms", "caffe", "keras", "published", "results",
     "data", "dataset", "store", "layouts", "convert", "figures", "example",
-    "phases", "validate", "train", "infer", "evaluate",
+    "phases", "validate", "train", "tiled", "infer", "evaluate",
     "run", "readme", "cli", "__main__",
 ]  # fmt: skip
 FILES = sorted((ROOT / "srlib").rglob("*.py"))
@@ -52,7 +52,7 @@ def test_files_are_short_documented_and_device_free(path):
 
 
 def test_the_package_stays_thin():
-    assert sum(p.read_text().count("\n") for p in FILES) < 6300
+    assert sum(p.read_text().count("\n") for p in FILES) < 7200
 
 
 def test_public_functions_have_docstrings_and_annotations():
