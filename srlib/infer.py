@@ -1,6 +1,6 @@
 """Whole scans through a trained network, placed by the affine."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,12 +10,14 @@ import torch
 from srlib.data import Pair, bring, degradation_of, network_input
 from srlib.device import choose_device, layout
 from srlib.experiments import TASKS, Experiment, from_json
+from srlib.images import load, save, scans_in
 from srlib.models import MODELS
-from srlib.paths import InputError, first_line, published_file, results_root
+from srlib.paths import InputError, first_line, make_dir, published_file, results_root
 from srlib.published import PUBLISHED, load_published
+from srlib.synthesis import doubts, on_grid_of, synthesise
 from srlib.tiled import MAX_MEMORY_GB, run_tiled
 from srlib.train import load_weights, read_metadata
-from srlib.volume import Volume, fine_grid, fit_scaling, resample
+from srlib.volume import Volume, describe, fine_grid, fit_scaling, resample
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +58,7 @@ def load_model(weights: str | Path, device: str = "auto") -> Model:
     damaged or of another kind.
     """
     path = find_weights(weights)
-    if path.name in PUBLISHED or path.suffix == ".caffemodel":
+    if path.name in PUBLISHED or path.suffix in (".caffemodel", ".h5"):
         network, experiment = load_published(path)
     else:
         metadata = read_metadata(path)
@@ -94,7 +96,13 @@ def enhance_on_grid(
 
 
 def enhance_pair(pair: Pair, model: Model, max_memory_gb: float = MAX_MEMORY_GB) -> Volume:
-    """What a model makes of a degraded scan, on the grid of the truth and in the scan's own units."""
+    """What a model makes of a degraded scan, on the grid of the truth, in the scan's own units or those it was taught.
+
+    A prediction of SynthSR is brought there as ``synthesis.on_grid_of`` says.
+    """
+    if model.experiment.spacing_mm:
+        sr, _ = synthesise(model.network, model.experiment, pair.lr, pair.reference, max_memory_gb=max_memory_gb)
+        return on_grid_of(sr, pair.hr)
     if not model.experiment.lr_grid:
         return enhance_on_grid(pair.on_grid, model, pair.reference, max_memory_gb)
     sr = _from_grid_to_grid(pair.lr, model, max_memory_gb, progress=False)
@@ -115,8 +123,13 @@ def super_resolve(
     align: str = "center",
     max_memory_gb: float = MAX_MEMORY_GB,
     progress: bool = False,
+    ct: bool = False,
+    flip: bool = True,
 ) -> Volume:
     """Super-resolve a scan from its own grid: cubic-spline interpolation, then the network, or the network alone.
+
+    Models that see one spacing (SynthSR) give RAS axes of that spacing, see ``synthesis.synthesise``; ``ct`` and ``flip``
+    are theirs, factor, spacing and alignment the others'.
 
     ``factor`` per axis (default: the one the model was trained for) or a target ``spacing_mm`` per axis; the
     field of view stays, and the affine says where the finer voxels lie. With ``align='corners'`` the outermost voxel
@@ -124,6 +137,15 @@ def super_resolve(
     ``enhance_on_grid``. Raises InputError for a constant scan, a factor below 1 or not finite, or factor and spacing
     at once.
     """
+    if model.experiment.spacing_mm:
+        if factor is not None or spacing_mm is not None or align != "center":
+            raise InputError(
+                f"{model.experiment.name} gives scans of {model.experiment.spacing_mm:g} mm along all axes; leave factor, "
+                "spacing and alignment out"
+            )
+        return synthesise(model.network, model.experiment, volume, reference, ct, flip, max_memory_gb, progress)[0]
+    if ct or not flip:
+        raise InputError(f"CT and flipping are choices for SynthSR's models, and {model.experiment.name} is none")
     if factor is not None and spacing_mm is not None:
         raise InputError("give a factor or a spacing, not both")
     if spacing_mm is not None:
@@ -146,3 +168,77 @@ def super_resolve(
         return Volume(sr, fine_grid(volume, model.network.factor, align)[1])
     on_grid = volume if np.allclose(factor, 1) else resample(volume, *fine_grid(volume, factor, align))
     return enhance_on_grid(on_grid, model, reference, max_memory_gb, progress)
+
+
+def with_uncertainty(
+    volume: Volume, model: Model, reference: Volume | None = None, **settings: object
+) -> tuple[Volume, Volume]:
+    """What ``super_resolve`` gives, and the scale b of a Laplace distribution about each of its voxels, in its units.
+
+    ``settings`` are ct, flip, max_memory_gb and progress. Raises InputError for a model that was not trained with the
+    loss ``laplace``.
+    """
+    if not model.experiment.spacing_mm or model.experiment.loss != "laplace":
+        raise InputError(
+            f"{model.experiment.name} knows no uncertainty; expected a model trained with the loss 'laplace'"
+        )
+    return synthesise(model.network, model.experiment, volume, reference, **settings)
+
+
+def jobs(
+    source: str | Path, target: str | Path, reference: str | Path | None = None, uncertainty: str | Path | None = None
+) -> list[tuple[Path, Path, Path | None, Path | None]]:
+    """Files to read and write, as ``enhance_file`` takes them: of one scan, or of each in a folder ``source``.
+
+    Then ``target`` and ``uncertainty`` are folders, made if need be, for ``NAME_sr.nii.gz`` and ``NAME_b.nii.gz``, and
+    references lie in a folder under the names of their scans. A folder without NIfTI, MGH and ``.npz`` files is one scan,
+    a DICOM series. Raises InputError when outputs would be of one name, or lie among the scans.
+    """
+    source, target, reference, uncertainty = (
+        None if p is None else Path(p) for p in (source, target, reference, uncertainty)
+    )
+    scans = scans_in(source)
+    if not scans:
+        return [(source, target, reference, uncertainty)]
+    if reference and not reference.is_dir():
+        raise InputError(f"{reference}: expected a folder with a reference for each scan in {source}, under its name")
+    stems = [Path(p.name.removesuffix(".gz")).stem for p in scans]
+    if len(set(stems)) < len(stems):
+        twice = next(s for i, s in enumerate(stems) if s in stems[:i])
+        raise InputError(f"{source}: two scans are called {twice}; give them names of their own")
+    for folder in (target, uncertainty):
+        if folder and make_dir(folder).samefile(source):
+            raise InputError(f"{folder}: outputs would lie among the scans; choose another folder")
+    return [
+        (p, target / f"{s}_sr.nii.gz", reference and reference / p.name, uncertainty and uncertainty / f"{s}_b.nii.gz")
+        for p, s in zip(scans, stems, strict=True)
+    ]
+
+
+def enhance_file(
+    source: Path,
+    target: Path,
+    reference: Path | None,
+    uncertainty: Path | None,
+    model: Model,
+    tell: Callable[[str], None],
+    factor: Sequence[float] | None = None,
+    spacing_mm: Sequence[float] | None = None,
+    align: str = "center",
+    **settings: object,
+) -> Path:
+    """Super-resolve a file into another; ``tell`` hears what was read, and warnings (see ``synthesis.doubts``).
+
+    ``settings`` are those of ``with_uncertainty``. Raises InputError as these.
+    """
+    scan, other = load(source), load(reference) if reference else None
+    tell(f"{source.name}: {describe(scan)}; model {model.experiment.name}")
+    for doubt in doubts(scan, model.experiment, other):
+        tell(f"warning: {doubt}")
+    if not uncertainty:
+        return save(super_resolve(scan, model, factor, spacing_mm, other, align, **settings), target)
+    if factor or spacing_mm:
+        raise InputError("the uncertainty comes on the model's own grid; leave factor and spacing out")
+    sr, b = with_uncertainty(scan, model, other, **settings)
+    save(b, uncertainty)
+    return save(sr, target)

@@ -14,7 +14,7 @@ ORDER = [
     "volume", "images", "tomography", "patches", "degrade", "ultrasound", "metrics", "losses", "models",
     "priors", "generator", "phantoms", "caffe", "keras", "published", "results",
     "data", "dataset", "store", "layouts", "convert", "figures", "example",
-    "phases", "validate", "train", "tiled", "infer", "evaluate",
+    "phases", "validate", "train", "tiled", "synthesis", "infer", "evaluate",
     "run", "readme", "cli", "__main__",
 ]  # fmt: skip
 FILES = sorted((ROOT / "srlib").rglob("*.py"))
