@@ -22,8 +22,12 @@ class Group(click.Group):
         try:
             super().invoke(context)
         except InputError as err:
-            click.echo("error: " + " ".join(str(err).split()), err=True)
+            click.echo(_one_line(err), err=True)
             sys.exit(1)
+
+
+def _one_line(err: object) -> str:
+    return "error: " + " ".join(str(err).split())
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -204,8 +208,10 @@ def degrade(source, target, degradation, factor, every, window, sigma, align, on
 @click.argument("target", metavar="OUT")
 @click.option("--weights", required=True, help="A weights file, or the name of an experiment trained here.")
 @click.option("--factor", **FACTOR, help="Per voxel axis [default: the model's own].")
-@click.option("--spacing", **FACTOR, help="Target spacing in mm, instead of a factor.")
-@click.option("--reference", help="Scan of another contrast, for models that take one; not registered.")
+@click.option("--spacing", "spacing_mm", **FACTOR, help="Target spacing in mm, instead of a factor.")
+@click.option(
+    "--reference", help="Scan of another contrast, or a folder of them, if the model takes one; not registered."
+)
 @click.option(
     "--align",
     type=click.Choice(["center", "corners"]),
@@ -213,17 +219,27 @@ def degrade(source, target, degradation, factor, every, window, sigma, align, on
     show_default=True,
     help="What stays: the field of view, or the outermost voxel centres.",
 )
+@click.option("--ct", is_flag=True, help="SynthSR: clip the scan to 0 to 80 HU first.")
+@click.option("--no-flip", is_flag=True, help="SynthSR: one pass, instead of the mean with the mirrored scan's.")
+@click.option("--uncertainty", metavar="OUT", help="SynthSR trained with 'laplace': write the uncertainty here.")
 @click.option("--device", default="auto", show_default=True)
 @click.option("--max-memory", default=3.0, show_default=True, help="GB that tiles may take.")
-def enhance(source, target, weights, factor, spacing, reference, align, device, max_memory) -> None:
-    """Super-resolve a scan; the output lies where the input lay."""
-    from srlib import images, infer
+def enhance(source, target, weights, reference, uncertainty, device, max_memory, no_flip, **settings) -> None:
+    """Super-resolve a scan, or each in a folder into the folder OUT, as NAME_sr.nii.gz; it lies where it lay."""
+    from srlib import infer
 
-    scan = images.load(source)
-    model = infer.load_model(weights, device)
-    other = images.load(reference) if reference else None
-    sr = infer.super_resolve(scan, model, factor, spacing, other, align, max_memory, progress=True)
-    click.echo(images.save(sr, target))
+    model, failed = infer.load_model(weights, device), False
+    settings |= {"flip": not no_flip, "max_memory_gb": max_memory, "progress": True}
+    for files in infer.jobs(source, target, reference, uncertainty):
+        try:
+            click.echo(infer.enhance_file(*files, model, lambda line: click.echo(line, err=True), **settings))
+        except InputError as err:
+            if files[0] == Path(source):
+                raise
+            click.echo(_one_line(err if files[0].name in str(err) else f"{files[0]}: {err}"), err=True)
+            failed = True
+    if failed:
+        sys.exit(1)
 
 
 @main.command(epilog=_example("srlib evaluate hr.nii.gz sr.nii.gz --mask brain.nii.gz"))

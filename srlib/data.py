@@ -165,15 +165,15 @@ def degradation_of(task: str) -> Degradation:
     return make_degradation(name, **settings)
 
 
-def bring(reference: Volume, grid: Volume) -> Volume:
+def bring(reference: Volume, grid: Volume, order: int = 3) -> Volume:
     """A scan of another contrast on a scan's grid, by their affines; its minimum where it saw nothing.
 
-    Cubic spline; nothing is registered. Raises InputError when the two fields of view do not meet.
+    Spline of the given order; nothing is registered. Raises InputError when the two fields of view do not meet.
     """
     if reference.shape == grid.shape and np.allclose(reference.affine, grid.affine, atol=1e-4):
         return reference
     low = float(reference.data.min())
-    brought = resample(reference, grid.shape, grid.affine, outside=low)
+    brought = resample(reference, grid.shape, grid.affine, order, outside=low)
     if not (brought.data != low).any():
         raise InputError(
             "the reference shows nothing in the scan's field of view; their headers must place both in one world"

@@ -15,15 +15,22 @@ from srlib.paths import InputError, atomic, first_line
 from srlib.volume import HU_WINDOW, Scaling, Volume
 
 HU_ZERO = 32768  # of DeepLesion's 16-bit PNG
+SCANS = (".nii", ".nii.gz", ".mgz", ".npz")  # what is looked for in a folder
 GEOMETRY = ("initial_radius", "final_radius", "initial_angle", "final_angle")
 
 
 def load(path: str | Path) -> Volume:
-    """Read a scan by the kind of its file: ``.png``, ``.dcm`` or a folder of DICOM slices, else NIfTI or MGH."""
+    """Read a scan by the kind of its file: ``.png``, ``.npz``, ``.dcm`` or a folder of DICOM slices, else NIfTI or MGH."""
     path = Path(path)
-    if path.suffix.lower() == ".png":
-        return load_png(path)
+    if path.suffix.lower() in (".png", ".npz"):
+        return load_png(path) if path.suffix.lower() == ".png" else load_npz(path)
     return load_dicom(path) if path.is_dir() or path.suffix.lower() == ".dcm" else volume.load(path)
+
+
+def scans_in(folder: str | Path) -> list[Path]:
+    """The NIfTI, MGH and ``.npz`` files of a folder, sorted; none when it is no folder."""
+    files = sorted(Path(folder).iterdir()) if Path(folder).is_dir() else []
+    return [p for p in files if p.name.endswith(SCANS) and not p.name.startswith(".") and p.is_file()]
 
 
 def read_shape(path: str | Path) -> tuple[int, int, int]:
@@ -64,6 +71,18 @@ def load_png(path: str | Path, spacing_mm: Sequence[float] = (1.0, 1.0, 1.0), de
         raise InputError(f"{path}: expected {expected}, got {pixels.dtype} of shape {pixels.shape}")
     data = pixels.T[:, :, None].astype(np.float32)
     return Volume(data - HU_ZERO if deeplesion else data, np.diag([*spacing_mm, 1.0]))
+
+
+def load_npz(path: str | Path) -> Volume:
+    """Read the one array (X, Y, Z) of a NumPy archive: RAS axes of 1 mm, since it holds no geometry."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            (data,) = arrays.values()
+    except Exception as err:  # NumPy and zipfile raise OSError, ValueError, BadZipFile, TypeError and others
+        raise InputError(f"{path}: expected a readable .npz file with one array ({first_line(err)})") from err
+    if data.ndim != 3 or data.dtype.kind not in "iuf" or not data.size or not np.isfinite(data).all():
+        raise InputError(f"{path}: expected finite numbers (X, Y, Z), got {data.dtype} of shape {data.shape}")
+    return Volume(data, np.eye(4))
 
 
 def hu_window(data: np.ndarray, low: float = HU_WINDOW[0], high: float = HU_WINDOW[1]) -> np.ndarray:

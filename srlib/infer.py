@@ -1,25 +1,22 @@
-"""Whole scans through a trained network: tiles cut from a memory budget, placed by the affine."""
+"""Whole scans through a trained network, placed by the affine."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from srlib.data import Pair, bring, degradation_of, network_input
-from srlib.device import choose_device, layout, return_freed_memory
+from srlib.device import choose_device, layout
 from srlib.experiments import TASKS, Experiment
-from srlib.patches import extract, grid_locations, stitch, tiles
-from srlib.paths import InputError, published_file, results_root
+from srlib.images import load, save, scans_in
+from srlib.paths import InputError, make_dir, published_file, results_root
 from srlib.published import PUBLISHED, load_published
-from srlib.volume import Volume, fine_grid, fit_scaling, resample
+from srlib.synthesis import doubts, on_grid_of, synthesise
+from srlib.tiled import MAX_MEMORY_GB, run_tiled
+from srlib.volume import Volume, describe, fine_grid, fit_scaling, resample
 from srlib.weights import load_network
-
-MAX_MEMORY_GB = 3.0
-WORKING_COPIES = 3  # float32 copies of the whole scan that live beside the tiles
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,55 +57,12 @@ def load_model(weights: str | Path, device: str = "auto") -> Model:
     damaged or of another kind.
     """
     path = find_weights(weights)
-    if path.name in PUBLISHED or path.suffix == ".caffemodel":
+    if path.name in PUBLISHED or path.suffix in (".caffemodel", ".h5"):
         network, experiment = load_published(path)
     else:
         network, experiment = load_network(path)
     network = network.to(choose_device(device), memory_format=layout(network))
     return Model(network.eval().requires_grad_(False), experiment)
-
-
-def run_tiled(
-    network: torch.nn.Module, data: np.ndarray, max_memory_gb: float = MAX_MEMORY_GB, progress: bool = False
-) -> np.ndarray:
-    """A network over a whole array, float32 (X, Y, Z) or (C, X, Y, Z), tile by tile, to (X, Y, Z) of its output grid.
-
-    The output grid is ``network.factor`` times finer, or the same. Each tile carries a halo as wide as the network
-    sees (``network.halo``), on inner faces only, so that the result is that of the whole array at once. Tiles are cut
-    so that the network's ``live_channels`` feature maps and the scan itself stay within the budget. Raises InputError
-    when the budget is too small.
-    """
-    return_freed_memory()
-    device = next(network.parameters()).device
-    factor = getattr(network, "factor", (1, 1, 1))
-    channels = data if data.ndim == 4 else data[None]
-    shape = channels.shape[1:]
-    budget = max_memory_gb * 1e9 - WORKING_COPIES * channels.nbytes * math.prod(factor)
-    if budget <= 0:
-        raise InputError(f"{max_memory_gb} GB do not hold a scan of shape {shape}; allow more memory")
-    voxels = int(budget / (4 * network.live_channels))
-    todo = tiles(shape, network.halo, voxels, getattr(network, "multiple", 1))
-    out = np.empty([n * f for n, f in zip(shape, factor, strict=True)], np.float32)
-    with torch.inference_mode():
-        for tile in tqdm(todo, desc="tiles", disable=not progress or len(todo) == 1):
-            part = torch.from_numpy(extract(channels, tile.outer).copy())[None].to(device)
-            inside = tile.inner.scaled(factor).slices
-            # in one line, or the last tile's output would stay in memory beside the next one's feature maps
-            out[tile.core.scaled(factor).slices] = network(part)[0, 0][inside].cpu().numpy()
-    return out
-
-
-def run_patches(network: torch.nn.Module, data: np.ndarray, patch_size: int = 64, margin: int = 3) -> np.ndarray:
-    """A same-grid network over overlapping patches, ``margin`` voxels cut from each, stitched: mDCSRN's evaluation.
-
-    Chen et al., MICCAI 2018. Unlike ``run_tiled`` the result depends on the patches, wherever the network
-    sees farther than the margin.
-    """
-    device = next(network.parameters()).device
-    places = grid_locations(data.shape, patch_size, patch_size - 2 * margin)
-    with torch.inference_mode():
-        parts = (network(torch.from_numpy(extract(data, p).copy())[None, None].to(device))[0, 0] for p in places)
-        return stitch((part.cpu().numpy() for part in parts), places, data.shape, margin)
 
 
 def enhance_on_grid(
@@ -133,7 +87,13 @@ def enhance_on_grid(
 
 
 def enhance_pair(pair: Pair, model: Model, max_memory_gb: float = MAX_MEMORY_GB) -> Volume:
-    """What a model makes of a degraded scan, on the grid of the truth and in the scan's own units."""
+    """What a model makes of a degraded scan, on the grid of the truth, in the scan's own units or those it was taught.
+
+    A prediction of SynthSR is brought there as ``synthesis.on_grid_of`` says.
+    """
+    if model.experiment.spacing_mm:
+        sr, _ = synthesise(model.network, model.experiment, pair.lr, pair.reference, max_memory_gb=max_memory_gb)
+        return on_grid_of(sr, pair.hr)
     if not model.experiment.lr_grid:
         return enhance_on_grid(pair.on_grid, model, pair.reference, max_memory_gb)
     sr = _from_grid_to_grid(pair.lr, model, max_memory_gb, progress=False)
@@ -154,8 +114,13 @@ def super_resolve(
     align: str = "center",
     max_memory_gb: float = MAX_MEMORY_GB,
     progress: bool = False,
+    ct: bool = False,
+    flip: bool = True,
 ) -> Volume:
     """Super-resolve a scan from its own grid: cubic-spline interpolation, then the network, or the network alone.
+
+    Models that see one spacing (SynthSR) give RAS axes of that spacing, see ``synthesis.synthesise``; ``ct`` and ``flip``
+    are theirs, factor, spacing and alignment the others'.
 
     ``factor`` per axis (default: the one the model was trained for) or a target ``spacing_mm`` per axis; the
     field of view stays, and the affine says where the finer voxels lie. With ``align='corners'`` the outermost voxel
@@ -163,6 +128,15 @@ def super_resolve(
     ``enhance_on_grid``. Raises InputError for a constant scan, a factor below 1 or not finite, or factor and spacing
     at once.
     """
+    if model.experiment.spacing_mm:
+        if factor is not None or spacing_mm is not None or align != "center":
+            raise InputError(
+                f"{model.experiment.name} gives scans of {model.experiment.spacing_mm:g} mm along all axes; leave factor, "
+                "spacing and alignment out"
+            )
+        return synthesise(model.network, model.experiment, volume, reference, ct, flip, max_memory_gb, progress)[0]
+    if ct or not flip:
+        raise InputError(f"CT and flipping are choices for SynthSR's models, and {model.experiment.name} is none")
     if factor is not None and spacing_mm is not None:
         raise InputError("give a factor or a spacing, not both")
     if spacing_mm is not None:
@@ -185,3 +159,77 @@ def super_resolve(
         return Volume(sr, fine_grid(volume, model.network.factor, align)[1])
     on_grid = volume if np.allclose(factor, 1) else resample(volume, *fine_grid(volume, factor, align))
     return enhance_on_grid(on_grid, model, reference, max_memory_gb, progress)
+
+
+def with_uncertainty(
+    volume: Volume, model: Model, reference: Volume | None = None, **settings: object
+) -> tuple[Volume, Volume]:
+    """What ``super_resolve`` gives, and the scale b of a Laplace distribution about each of its voxels, in its units.
+
+    ``settings`` are ct, flip, max_memory_gb and progress. Raises InputError for a model that was not trained with the
+    loss ``laplace``.
+    """
+    if not model.experiment.spacing_mm or model.experiment.loss != "laplace":
+        raise InputError(
+            f"{model.experiment.name} knows no uncertainty; expected a model trained with the loss 'laplace'"
+        )
+    return synthesise(model.network, model.experiment, volume, reference, **settings)
+
+
+def jobs(
+    source: str | Path, target: str | Path, reference: str | Path | None = None, uncertainty: str | Path | None = None
+) -> list[tuple[Path, Path, Path | None, Path | None]]:
+    """Files to read and write, as ``enhance_file`` takes them: of one scan, or of each in a folder ``source``.
+
+    Then ``target`` and ``uncertainty`` are folders, made if need be, for ``NAME_sr.nii.gz`` and ``NAME_b.nii.gz``, and
+    references lie in a folder under the names of their scans. A folder without NIfTI, MGH and ``.npz`` files is one scan,
+    a DICOM series. Raises InputError when outputs would be of one name, or lie among the scans.
+    """
+    source, target, reference, uncertainty = (
+        None if p is None else Path(p) for p in (source, target, reference, uncertainty)
+    )
+    scans = scans_in(source)
+    if not scans:
+        return [(source, target, reference, uncertainty)]
+    if reference and not reference.is_dir():
+        raise InputError(f"{reference}: expected a folder with a reference for each scan in {source}, under its name")
+    stems = [Path(p.name.removesuffix(".gz")).stem for p in scans]
+    if len(set(stems)) < len(stems):
+        twice = next(s for i, s in enumerate(stems) if s in stems[:i])
+        raise InputError(f"{source}: two scans are called {twice}; give them names of their own")
+    for folder in (target, uncertainty):
+        if folder and make_dir(folder).samefile(source):
+            raise InputError(f"{folder}: outputs would lie among the scans; choose another folder")
+    return [
+        (p, target / f"{s}_sr.nii.gz", reference and reference / p.name, uncertainty and uncertainty / f"{s}_b.nii.gz")
+        for p, s in zip(scans, stems, strict=True)
+    ]
+
+
+def enhance_file(
+    source: Path,
+    target: Path,
+    reference: Path | None,
+    uncertainty: Path | None,
+    model: Model,
+    tell: Callable[[str], None],
+    factor: Sequence[float] | None = None,
+    spacing_mm: Sequence[float] | None = None,
+    align: str = "center",
+    **settings: object,
+) -> Path:
+    """Super-resolve a file into another; ``tell`` hears what was read, and warnings (see ``synthesis.doubts``).
+
+    ``settings`` are those of ``with_uncertainty``. Raises InputError as these.
+    """
+    scan, other = load(source), load(reference) if reference else None
+    tell(f"{source.name}: {describe(scan)}; model {model.experiment.name}")
+    for doubt in doubts(scan, model.experiment, other):
+        tell(f"warning: {doubt}")
+    if not uncertainty:
+        return save(super_resolve(scan, model, factor, spacing_mm, other, align, **settings), target)
+    if factor or spacing_mm:
+        raise InputError("the uncertainty comes on the model's own grid; leave factor and spacing out")
+    sr, b = with_uncertainty(scan, model, other, **settings)
+    save(b, uncertainty)
+    return save(sr, target)

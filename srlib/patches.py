@@ -1,6 +1,7 @@
 """Where patches and tiles lie in a volume, and how they are cut out and put back."""
 
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -129,9 +130,7 @@ def tiles(
     of ``multiple`` (for networks that pool). Halo and multiple: one number, or one per axis. Raises InputError when not even the smallest tile fits.
     """
     best, best_cost = None, np.inf
-    halos, multiples = ([v] * len(shape) if np.isscalar(v) else v for v in (halo, multiple))
-    per_axis_cuts = [_cuts(*axis) for axis in zip(shape, halos, multiples, strict=True)]
-    for choice in itertools.product(*per_axis_cuts):
+    for choice in itertools.product(*_cuts_per_axis(shape, halo, multiple)):
         longest = np.prod([max(o for _, _, _, o in axis) for axis in choice], dtype=float)
         cost = np.prod([sum(o for _, _, _, o in axis) for axis in choice], dtype=float)
         if longest <= max_voxels and cost < best_cost:
@@ -147,6 +146,16 @@ def tiles(
         )
         for parts in itertools.product(*best)
     ]
+
+
+def smallest_tile(shape: Sequence[int], halo: int | Sequence[int], multiple: int | Sequence[int] = 1) -> int:
+    """Voxels of the smallest tile, its halo included, into which ``tiles`` can cut."""
+    return math.prod(min(max(o for *_, o in cut) for cut in axis) for axis in _cuts_per_axis(shape, halo, multiple))
+
+
+def _cuts_per_axis(shape, halo, multiple) -> list[list[list[tuple[int, int, int, int]]]]:
+    halos, multiples = ([v] * len(shape) if np.isscalar(v) else v for v in (halo, multiple))
+    return [_cuts(*axis) for axis in zip(shape, halos, multiples, strict=True)]
 
 
 def _cuts(n: int, halo: int, multiple: int) -> list[list[tuple[int, int, int, int]]]:

@@ -9,7 +9,7 @@ import torch
 
 from srlib.caffe import read_blobs
 from srlib.experiments import EXPERIMENTS, Experiment
-from srlib.experiments.synthsr import SYNTHSR_PUBLISHED
+from srlib.experiments.synthsr import SYNTHSR_HYPERFINE, SYNTHSR_PUBLISHED
 from srlib.keras import read_weights
 from srlib.models import MODELS
 from srlib.paths import InputError, first_line
@@ -117,15 +117,18 @@ def _recnn_of(weights: dict[str, torch.Tensor]) -> Experiment:
 def _unet_of(weights: dict[str, torch.Tensor], name: str) -> Experiment:
     """SynthSR with the size of a file's network; KeyError without its layers.
 
-    Of two input channels the second is a T2 in the weights for Hyperfine scans, and else a reliability map.
+    Of an even number of input channels every second is a reliability map, but in the weights for Hyperfine scans.
     """
-    (width, channels), levels = (
-        weights["down.0.conv1.weight"].shape[:2],
-        sum(k.startswith("down") for k in weights) // 8,
-    )
+    width, channels = weights["down.0.conv1.weight"].shape[:2]
+    levels, outputs = sum(k.startswith("down") for k in weights) // 8, len(weights["last.weight"])
     deepest = weights[f"down.{levels - 1}.conv2.weight"]
     if deepest.shape[:2] != (width * 2 ** (levels - 1),) * 2:  # before a network of that size is made
         raise ValueError(f"{len(deepest)} features at level {levels}, {width} at level 1")
-    size = {"levels": levels, "in_channels": channels, "out_channels": len(weights["last.weight"])}
-    reference = "t2" if "hyperfine" in name and channels == 2 else ""
-    return dataclasses.replace(SYNTHSR_PUBLISHED, width=width, model_args=size, reference=reference)
+    experiment = SYNTHSR_HYPERFINE
+    if "hyperfine" not in name or channels != 2:
+        given, maps = SYNTHSR_PUBLISHED.generation, channels % 2 == 0
+        given = dataclasses.replace(given, inputs=given.inputs * (channels // (1 + maps)), reliability=maps)
+        experiment = dataclasses.replace(SYNTHSR_PUBLISHED, generation=given)
+    size = {"levels": levels, "in_channels": channels, "out_channels": outputs}
+    loss = "laplace" if outputs == 2 else experiment.loss
+    return dataclasses.replace(experiment, width=width, loss=loss, model_args={**experiment.model_args, **size})

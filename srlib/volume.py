@@ -140,12 +140,12 @@ def coarse_grid(shape: Sequence[int], affine: np.ndarray, factor: Sequence[float
     """Grid that is ``factor`` times coarser per axis over the same field of view: (shape, affine).
 
     ``center``: spacing grows by the factor, the first voxel centre moves by (factor - 1) / 2 fine voxels,
-    and ceil(N / factor) voxels cover the field. ``corners``: first and last voxel centres coincide on both
+    and ceil(N / factor) voxels cover the field, but for 1e-4 of a voxel, since headers round. ``corners``: first and last voxel centres coincide on both
     grids, as in SciPy's ``zoom``; the spacing then grows by (N - 1) / (n - 1).
     """
     shape, factor = np.asarray(shape), np.asarray(factor, dtype=float)
     if align == "center":
-        coarse = np.ceil(shape / factor - 1e-9).astype(int)
+        coarse = np.ceil(shape / factor - 1e-4).astype(int)
         step, shift = factor, (factor - 1) / 2
     elif align == "corners":
         coarse = np.maximum(np.round(shape / factor).astype(int), 1)
@@ -181,11 +181,17 @@ def _scale_shift(step: np.ndarray, shift: np.ndarray) -> np.ndarray:
 
 
 def resample(
-    volume: Volume, shape: Sequence[int], affine: np.ndarray, order: int = 3, outside: float | None = None
+    volume: Volume,
+    shape: Sequence[int],
+    affine: np.ndarray,
+    order: int = 3,
+    outside: float | None = None,
+    mode: str = "mirror",
 ) -> Volume:
     """Spline interpolation of the given order on another grid.
 
-    Beyond the field of view (half a voxel from the outermost centres) the scan is mirrored, or ``outside``.
+    Beyond the outermost centres the scan goes on by SciPy's ``mode``; beyond the field of view, half a voxel from
+    them, it is ``outside`` where that is given.
     """
     mapping = np.linalg.inv(volume.affine) @ affine
     matrix, offset = mapping[:3, :3], mapping[:3, 3]
@@ -194,11 +200,23 @@ def resample(
         matrix = diagonal
     # voxel centres that coincide up to rounding must not be read from beyond the edge
     place = {"matrix": matrix, "offset": np.round(offset, 9), "output_shape": tuple(shape)}
-    data = ndimage.affine_transform(volume.data, **place, output=np.float32, order=order, mode="mirror")
+    data = ndimage.affine_transform(volume.data, **place, output=np.float32, order=order, mode=mode)
     if outside is not None:
         seen = np.ones(volume.shape, np.uint8)
         data[ndimage.affine_transform(seen, **place, order=0, mode="grid-constant") == 0] = outside
     return Volume(data, affine)
+
+
+def axcodes(volume: Volume) -> str:
+    """World directions of the voxel axes, the nearest where they are oblique: RAS and the like."""
+    return "".join(nib.aff2axcodes(volume.affine))
+
+
+def describe(volume: Volume) -> str:
+    """What geometry and intensities a scan has, in a line."""
+    shape, spacing = (" x ".join(f"{v:.4g}" for v in values) for values in (volume.shape, volume.spacing_mm))
+    low, high = float(volume.data.min()), float(volume.data.max())
+    return f"{shape} voxels of {spacing} mm, axes {axcodes(volume)}, intensities {low:.4g} to {high:.4g}"
 
 
 def reorient(volume: Volume, axes: str = "RAS") -> Volume:

@@ -17,9 +17,10 @@ from skimage import io
 from srlib import data, example, experiments, images, infer, losses, metrics, phases, results, train, volume
 from srlib.cli import main
 from srlib.dataset import PairDataset
-from srlib.infer import Model, run_tiled
+from srlib.infer import Model
 from srlib.models.srresnet2d import SRResNet2D, SRResNet2DRes
 from srlib.paths import InputError
+from srlib.tiled import run_tiled
 from srlib.volume import Volume
 from srlib.weights import load_weights
 

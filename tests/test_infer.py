@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from srlib import experiments
-from srlib.infer import Model, load_model, run_patches, run_tiled, super_resolve
+from srlib.infer import Model, load_model, super_resolve
 from srlib.models.mdcsrn import MDCSRN
 from srlib.paths import InputError
+from srlib.tiled import run_patches, run_tiled
 from srlib.volume import Volume
 from srlib.weights import save_weights
 
@@ -52,8 +53,8 @@ MEASURE = """
 import sys
 from pathlib import Path
 import numpy as np, torch
-from srlib.infer import run_tiled
 from srlib.models.mdcsrn import MDCSRN
+from srlib.tiled import run_tiled
 
 def peak():
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024

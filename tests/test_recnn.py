@@ -8,13 +8,14 @@ import torch
 
 from srlib.degrade import make_degradation
 from srlib.experiments import EXPERIMENTS, PROFILES, TASKS, get
-from srlib.infer import load_model, run_tiled
+from srlib.infer import load_model
 from srlib.metrics import psnr
 from srlib.models import MODELS
 from srlib.models.recnn import SRCNN3D, ReCNN
 from srlib.patches import tiles
 from srlib.paths import InputError
 from srlib.published import load_published
+from srlib.tiled import run_tiled
 from srlib.volume import Volume
 
 PUBLISHED = Path(__file__).parents[2] / "shared" / "published"

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional
 
 from srlib.models import MODELS
-from srlib.models.unet3d import UNet3D
+from srlib.models.unet3d import UNet3D, _joined
 from srlib.patches import extract, tiles
 
 
@@ -64,6 +64,19 @@ def test_layers_stand_in_the_published_order(lively):
     expected = torch.einsum("bcxyz,oc->boxyz", joined, network.last.weight[:, :, 0, 0, 0])
     expected += network.last.bias.view(1, -1, 1, 1, 1)
     torch.testing.assert_close(network(x), expected, atol=1e-12, rtol=1e-12)
+
+
+def test_the_coarse_grid_is_joined_as_if_it_were_made_finer_first():
+    """Values and gradients, to rounding, at the faces too."""
+    torch.manual_seed(0)
+    conv = torch.nn.Conv3d(5, 4, 3, padding=1).double()
+    skip, below = torch.randn(2, 2, 6, 4, 8).double(), torch.randn(2, 3, 3, 2, 4).double().requires_grad_()
+    finer = functional.interpolate(below, scale_factor=2, mode="nearest")
+    results = _joined(conv, skip, below), conv(torch.cat([skip, finer], dim=1))
+    torch.testing.assert_close(*results, atol=1e-12, rtol=0)
+    wanted = below, conv.weight, conv.bias
+    gradients = [torch.autograd.grad(y.square().sum(), wanted, retain_graph=True) for y in results]
+    torch.testing.assert_close(*gradients, atol=1e-9, rtol=0)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (5, 16, 9), (8, 8, 8)])

@@ -204,7 +204,7 @@ SYNTHSR_PUBLISHED = dataclasses.replace(
     name="synthsr_published",
     max_steps=200_000,
     patch_size=128,
-    generation=None,
+    generation=Generation((Acquisition("t1_lr", random_mm=9.0),), target="real", reliability=False),
     output="synthsr",
     model_args={"levels": 5, "in_channels": 1, "out_channels": 1},
     sources={
@@ -218,4 +218,15 @@ SYNTHSR_PUBLISHED = dataclasses.replace(
         "loss": "code: absolute error",
     },
     deviations=("the weights were trained by their authors, on synthetic scans drawn from label maps, not on pairs",),
+)
+# T1 and T2 of a 64 mT scanner; the network's output is added to the T1
+SYNTHSR_HYPERFINE = dataclasses.replace(
+    SYNTHSR_PUBLISHED,
+    name="synthsr_hyperfine",
+    generation=Generation(
+        (Acquisition("t1", (1.5, 1.5, 5.0)), Acquisition("t2", (1.5, 1.5, 5.0))), target="real", reliability=False
+    ),
+    reference="t2",
+    output="hyperfine",
+    model_args={"levels": 5, "in_channels": 2, "out_channels": 1, "residual_channel": 0},
 )
