@@ -68,10 +68,12 @@ def synthesise(
         )
     if generation.target == "classes":
         raise InputError(f"{experiment.name} tells classes of tissue apart and gives no image; choose another model")
-    grid = isotropic(scan.with_data(np.clip(scan.data, *CT_HU)) if ct else scan, experiment.spacing_mm)
+    grid = isotropic(
+        scan.with_data(np.clip(scan.data, *CT_HU)) if ct else scan, experiment.spacing_mm, generation.order
+    )
     channels, scalings = [], []
     for given, top in zip(scans, units.tops, strict=False):
-        image = grid if given is scan else bring(given, grid, order=1)
+        image = grid if given is scan else bring(given, grid, generation.order)
         fitted = fit_scaling(image.data)
         scalings.append(Scaling(fitted.offset, fitted.scale / top))
         channels.append(scalings[-1].apply(image.data))
@@ -97,16 +99,17 @@ def synthesise(
     return image, grid.with_data(y[1] * np.float32(scaling.scale)) if laplace else None
 
 
-def isotropic(scan: Volume, spacing_mm: float) -> Volume:
+def isotropic(scan: Volume, spacing_mm: float, order: int = 1) -> Volume:
     """A scan on the grid that the network sees: its own axes, permuted and flipped to RAS, of one spacing (code).
 
-    Linear interpolation that keeps the field of view; edges are repeated. Along axes that are not coarser, a blur
+    Spline interpolation that keeps the field of view; beyond the outermost centres the edge is repeated, or mirrored for
+    orders above 1. Along axes that are not coarser, a blur
     with a sigma of a quarter of the new voxel goes before it.
     """
     ratio = np.divide(spacing_mm, scan.spacing_mm)
     blurred = ndimage.gaussian_filter(scan.data, np.where(ratio > 1 - 1e-4, ratio / 4, 0))
     grid = coarse_grid(scan.shape, scan.affine, ratio)
-    return reorient(resample(scan.with_data(blurred), *grid, order=1, mode="nearest"))
+    return reorient(resample(scan.with_data(blurred), *grid, order=order, mode="nearest" if order == 1 else "mirror"))
 
 
 def reliability(scan: Volume, grid: Volume) -> np.ndarray:
