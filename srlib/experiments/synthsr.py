@@ -96,7 +96,7 @@ _SQUARED = "squared error: in few steps the painted target's noise hides the edg
 _OURS = (
     "the network predicts the difference to its interpolated input (global residual), starting at zero",
     "Adam starts at 1e-3 and falls to zero by a cosine",
-    "batch norm follows the last 10 batches; Keras's 100 take thousands of steps to settle",
+    "batch norm follows the last 50 batches; Keras's 100 take thousands of steps to settle",
     "slices are interpolated by cubic splines, where the code does it linearly",
     "only the slice axis is blurred, as the truth of its rows is no sharper along the others",
 )
@@ -119,7 +119,7 @@ SYNTHSR_THICK = dataclasses.replace(
     schedule="cosine",
     generation=Generation((_T1,), blur_all=False, order=3),
     spacing_mm=1.0,
-    model_args={**SYNTHSR_1.model_args, "residual_channel": 0, "momentum": 0.1},
+    model_args={**SYNTHSR_1.model_args, "residual_channel": 0, "momentum": 0.02},
     sources=_OURS_SOURCES,
     deviations=(*_GEOMETRY, _SQUARED, *_OURS),
 )
@@ -135,7 +135,7 @@ SYNTHSR_LAPLACE = dataclasses.replace(
 SYNTHSR_SEGMENTER = dataclasses.replace(
     SYNTHSR_THICK,
     name="synthsr_segmenter",
-    model_args={**SYNTHSR_1.model_args, "in_channels": 1, "out_channels": 0, "momentum": 0.1},
+    model_args={**SYNTHSR_1.model_args, "in_channels": 1, "out_channels": 0, "momentum": 0.02},
     loss="dice",
     generation=Generation((Acquisition("t1_hr"),), target="classes", reliability=False),
     sources={**_OURS_SOURCES, "loss": "code: Dice"},
