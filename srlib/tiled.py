@@ -32,8 +32,9 @@ def run_tiled(
     copies, voxel = WORKING_COPIES * channels.nbytes * math.prod(factor), 4 * network.live_channels
     least = copies + voxel * smallest_tile(shape, network.halo, multiple)
     if not max_memory_gb * 1e9 >= least:
+        least, whole = (math.ceil(need / 1e7) / 100 for need in (least, copies + voxel * math.prod(shape)))
         raise InputError(
-            f"a scan of shape {shape} needs {math.ceil(least / 1e7) / 100:g} GB of memory for one tile, "
+            f"a scan of shape {shape} needs {least:g} GB of memory for its smallest tile and {whole:g} GB in one piece, "
             f"{max_memory_gb:g} GB are allowed; allow more (--max-memory)"
         )
     todo = tiles(shape, network.halo, int((max_memory_gb * 1e9 - copies) / voxel), multiple)

@@ -7,10 +7,13 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from click.testing import CliRunner
+from test_keras import make, theirs
 
 from srlib import data, experiments, train, volume
 from srlib.cli import main
+from srlib.models.unet3d import UNet3D
 
 
 @pytest.fixture
@@ -171,3 +174,77 @@ def test_published_caffe_weights_enhance_a_nifti(srlib, published_dir, blob, obl
         assert out.shape == hr.shape
         np.testing.assert_allclose(out.affine, oblique, atol=1e-5)
         assert np.linalg.norm(centre_of_mass(out) - centre_of_mass(hr)) < 0.05
+
+
+def test_synthsr_from_the_command_line(srlib, tmp_path, blob, oblique, centre_of_mass):
+    weights, out = make(tmp_path / "SynthSR_mine.h5", theirs()), tmp_path / "out.nii.gz"
+    scan = volume.save(blob((21, 18, 17), oblique), tmp_path / "in.nii.gz")
+    results = [srlib("enhance", scan, out, "--weights", weights, *words) for words in ((), ("--no-flip",), ("--ct",))]
+    assert all(r.exit_code == 0 for r in results), results
+    sr = volume.load(out)
+    np.testing.assert_allclose(sr.spacing_mm, 1, atol=1e-5)
+    assert volume.axcodes(sr) == "RAS" and sr.data.min() >= 0 and sr.data.max() <= 128
+    told = results[0].stderr.splitlines()
+    assert told[0].startswith("in.nii.gz: 21 x 18 x 17 voxels of 0.9 x 1.1 x 1.7 mm, axes RAS, intensities")
+    assert told[0].endswith("model synthsr_published")
+    assert told[1].startswith("warning: the scan covers 18.9 mm along R")
+    assert_refused(srlib("enhance", scan, out, "--weights", weights, "--factor", 1, 1, 2), "leave factor")
+    assert_refused(srlib("enhance", scan, out, "--weights", weights, "--uncertainty", out), "knows no uncertainty")
+    assert_refused(srlib("enhance", scan, out, "--weights", weights, "--max-memory", 0.001), "--max-memory")
+
+
+def test_uncertainty_from_the_command_line(srlib, tmp_path, blob):
+    experiment = experiments.get("synthsr_laplace", "smoke")
+    torch.manual_seed(0)
+    network = UNet3D(width=experiment.width, **experiment.model_args)
+    weights = tmp_path / "model.safetensors"
+    train.save_weights(network.state_dict(), weights, {"experiment": experiment.to_json()})
+    scan = volume.save(blob((30, 31, 12), np.diag([1, 1, 3, 1])), tmp_path / "in.nii.gz")
+    words = ("enhance", scan, tmp_path / "out.nii.gz", "--weights", weights, "--uncertainty", tmp_path / "b.nii.gz")
+    assert srlib(*words).exit_code == 0
+    sr, b = volume.load(tmp_path / "out.nii.gz"), volume.load(tmp_path / "b.nii.gz")
+    assert sr.shape == b.shape == (30, 31, 36)
+    np.testing.assert_allclose(
+        b.data, 0.02 * np.ptp(volume.load(scan).data), rtol=0.05
+    )  # its last layer starts at zero
+    assert_refused(srlib(*words, "--spacing", 1, 1, 1), "leave factor and spacing out")
+
+
+def test_a_folder_goes_on_after_a_bad_file(srlib, weights, scan, tmp_path, blob):
+    folder, out = tmp_path / "scans", tmp_path / "out"
+    folder.mkdir()
+    good = volume.load(scan)
+    for name in ("a.nii", "b.c.nii.gz", "d.mgz"):
+        volume.save(good, folder / name)
+    np.savez(folder / "e.npz", vol_data=good.data)
+    np.savez(folder / "f.npz", np.zeros(3))
+    (folder / ".hidden.nii").write_text("no scan")
+    (folder / "notes.txt").write_text("no scan")
+    words = ("enhance", folder, out, "--weights", weights)
+    result = srlib(*words)
+    assert result.exit_code == 1
+    (line,) = (line for line in result.stderr.splitlines() if line.startswith("error"))
+    assert "f.npz" in line
+    written = sorted(p.name for p in out.iterdir())
+    assert written == [f"{n}_sr.nii.gz" for n in ("a", "b.c", "d", "e")]
+    assert result.stdout.splitlines() == [str(out / n) for n in written]
+    np.testing.assert_allclose(volume.load(out / "d_sr.nii.gz").data, volume.load(out / "a_sr.nii.gz").data, atol=1e-4)
+    np.testing.assert_allclose(volume.load(out / "e_sr.nii.gz").spacing_mm, 0.5)
+    (folder / "f.npz").unlink()
+    assert srlib(*words).exit_code == 0  # over what is there
+    assert_refused(srlib("enhance", folder, folder, "--weights", weights), "among the scans")
+    assert_refused(srlib(*words, "--reference", scan), "expected a folder")
+    volume.save(good, folder / "a.nii.gz")
+    assert_refused(srlib(*words), "two scans are called a")
+
+
+def test_references_of_a_folder_bear_the_names_of_their_scans(srlib, tmp_path, blob):
+    weights = make(tmp_path / "SynthSR_hyperfine.h5", theirs(channels=2))
+    affine = np.diag([1.5, 1.5, 5, 1])
+    for folder in ("t1", "t2"):
+        (tmp_path / folder).mkdir()
+        volume.save(blob((20, 22, 8), affine), tmp_path / folder / "one.nii.gz")
+    volume.save(blob((20, 22, 8), affine), tmp_path / "t1" / "two.nii.gz")
+    result = srlib("enhance", tmp_path / "t1", tmp_path / "sr", "--weights", weights, "--reference", tmp_path / "t2")
+    assert result.exit_code == 1 and "two.nii.gz: no such file" in result.stderr
+    assert [p.name for p in (tmp_path / "sr").iterdir()] == ["one_sr.nii.gz"]

@@ -49,6 +49,35 @@ def test_a_budget_below_the_scan_or_its_smallest_tile_is_refused(noise):
             run_tiled(network, data, budget)
 
 
+class Two(torch.nn.Conv3d):
+    """Two output channels, and as much memory as is said."""
+
+    halo = 1
+
+    def __init__(self, live_channels):
+        super().__init__(1, 2, 3, padding=1)
+        self.live_channels = live_channels
+
+
+@torch.inference_mode()
+def test_several_output_channels_come_back_in_tiles(noise):
+    network, data = Two(3), noise((30, 31, 32))
+    whole = network(torch.from_numpy(data)[None, None])[0].numpy()
+    for budget in (1.0, 0.01):
+        np.testing.assert_allclose(run_tiled(network, data, budget), whole, atol=1e-5)
+
+
+def test_the_memory_that_a_scan_is_said_to_need_is_enough(noise):
+    network, data = Two(1_000_000), noise((5, 4, 6))
+    with pytest.raises(
+        InputError, match=r"needs 0\.11 GB .* smallest tile and 0\.49 GB in one piece, 0\.1 GB"
+    ) as error:
+        run_tiled(network, data, 0.1)
+    assert "--max-memory" in str(error.value)
+    whole = run_tiled(network, data, 0.49)
+    np.testing.assert_allclose(run_tiled(network, data, 0.11), whole, atol=1e-5)
+
+
 MEASURE = """
 import sys
 from pathlib import Path
