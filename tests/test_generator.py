@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from srlib import experiments, generator
+from srlib import experiments, generator, synthesis
 from srlib.degrade import GaussianDownsample
 from srlib.experiments import Acquisition, Generation
 from srlib.fields import separable
@@ -193,7 +193,9 @@ def test_inputs_are_what_prediction_makes_of_a_thick_scan(encoded, labels, order
     generation = Generation((THICK,), **{**STILL, "profile": 0.42, "blur_all": False}, order=order)
     ex = example(encoded, generation, size=labels.shape)
     thick = GaussianDownsample((1, 1, 3), (0, 0, 1.26))
-    expected = thick.to_grid(thick(labels.with_data(ex.target[0].numpy())), labels.shape, order)
+    lr = thick(labels.with_data(ex.target[0].numpy()))
+    np.testing.assert_allclose(ex.reliability[0], synthesis.reliability(lr, labels), atol=1e-6)
+    expected = thick.to_grid(lr, labels.shape, order)
     difference = np.abs(ex.images[0].numpy() - expected.data)[..., 5:-5]
     assert difference.max() < 0.01
 
