@@ -223,7 +223,7 @@ def degrade(source, target, degradation, factor, every, window, sigma, align, on
 @click.option("--no-flip", is_flag=True, help="SynthSR: one pass, instead of the mean with the mirrored scan's.")
 @click.option("--uncertainty", metavar="OUT", help="SynthSR trained with 'laplace': write the uncertainty here.")
 @click.option("--device", default="auto", show_default=True)
-@click.option("--max-memory", default=3.0, show_default=True, help="GB that tiles may take.")
+@click.option("--max-memory", type=float, help="GB that tiles may take [default: 3; 6 for SynthSR].")
 def enhance(source, target, weights, reference, uncertainty, device, max_memory, no_flip, **settings) -> None:
     """Super-resolve a scan, or each in a folder into the folder OUT, as NAME_sr.nii.gz; it lies where it lay."""
     from srlib import infer

@@ -9,7 +9,7 @@ import pandas as pd
 from srlib import metrics
 from srlib.data import Subject, load_mask, make_pair
 from srlib.experiments import TASKS
-from srlib.infer import MAX_MEMORY_GB, Model, enhance_pair
+from srlib.infer import Model, enhance_pair
 from srlib.paths import InputError, atomic, make_dir
 from srlib.volume import save
 
@@ -21,7 +21,7 @@ def evaluate(
     subjects: Sequence[Subject],
     folder: str | Path,
     task: str = "",
-    max_memory_gb: float = MAX_MEMORY_GB,
+    max_memory_gb: float | None = None,
 ) -> pd.DataFrame:
     """Degrade, enhance and measure scans; write ``NAME_{hr,lr,sr}.nii.gz`` and ``metrics.csv`` into a folder.
 

@@ -14,7 +14,7 @@ from srlib.images import load, save, scans_in
 from srlib.paths import InputError, make_dir, published_file, results_root
 from srlib.published import PUBLISHED, load_published
 from srlib.synthesis import doubts, on_grid_of, synthesise
-from srlib.tiled import MAX_MEMORY_GB, run_tiled
+from srlib.tiled import run_tiled
 from srlib.volume import Volume, describe, fine_grid, fit_scaling, resample
 from srlib.weights import load_network
 
@@ -69,7 +69,7 @@ def enhance_on_grid(
     on_grid: Volume,
     model: Model,
     reference: Volume | None = None,
-    max_memory_gb: float = MAX_MEMORY_GB,
+    max_memory_gb: float | None = None,
     progress: bool = False,
 ) -> Volume:
     """Run a model on a scan that already lies on the output grid, in the scan's own units.
@@ -86,7 +86,7 @@ def enhance_on_grid(
     return on_grid.with_data(fit_scaling(on_grid.data, model.experiment.intensity).invert(sr))
 
 
-def enhance_pair(pair: Pair, model: Model, max_memory_gb: float = MAX_MEMORY_GB) -> Volume:
+def enhance_pair(pair: Pair, model: Model, max_memory_gb: float | None = None) -> Volume:
     """What a model makes of a degraded scan, on the grid of the truth, in the scan's own units or those it was taught.
 
     A prediction of SynthSR is brought there as ``synthesis.on_grid_of`` says.
@@ -100,7 +100,7 @@ def enhance_pair(pair: Pair, model: Model, max_memory_gb: float = MAX_MEMORY_GB)
     return pair.hr.with_data(sr[tuple(slice(n) for n in pair.hr.shape)])
 
 
-def _from_grid_to_grid(scan: Volume, model: Model, max_memory_gb: float, progress: bool) -> np.ndarray:
+def _from_grid_to_grid(scan: Volume, model: Model, max_memory_gb: float | None, progress: bool) -> np.ndarray:
     scaling = fit_scaling(scan.data, model.experiment.intensity)
     return scaling.invert(run_tiled(model.network, scaling.apply(scan.data), max_memory_gb, progress))
 
@@ -112,7 +112,7 @@ def super_resolve(
     spacing_mm: Sequence[float] | None = None,
     reference: Volume | None = None,
     align: str = "center",
-    max_memory_gb: float = MAX_MEMORY_GB,
+    max_memory_gb: float | None = None,
     progress: bool = False,
     ct: bool = False,
     flip: bool = True,

@@ -10,10 +10,11 @@ from srlib.data import bring
 from srlib.experiments import Experiment
 from srlib.losses import uncertainty
 from srlib.paths import InputError
-from srlib.tiled import MAX_MEMORY_GB, run_tiled
+from srlib.tiled import run_tiled
 from srlib.volume import Scaling, Volume, axcodes, coarse_grid, crop_or_pad, fit_scaling, reorient, resample
 
 CT_HU = (0.0, 80.0)  # code: the window of soft tissue
+MAX_MEMORY_GB = 6.0  # a head of 256^3 voxels of 1 mm in one piece, as tiles with the U-Net's halo are hopeless
 MULTIPLE = 32  # code: of the voxels per axis that the network sees
 SAME = 0.01  # relative difference of spacings that still counts as none
 # A head with its neck takes less than 400 mm; 60 mm hold a brain from about the 26th week on.
@@ -49,7 +50,7 @@ def synthesise(
     reference: Volume | None = None,
     ct: bool = False,
     flip: bool = True,
-    max_memory_gb: float = MAX_MEMORY_GB,
+    max_memory_gb: float | None = None,
     progress: bool = False,
 ) -> tuple[Volume, Volume | None]:
     """The image, and its uncertainty where the model gives one, in ``experiment.output`` units (Iglesias et al., 2021).
@@ -57,7 +58,7 @@ def synthesise(
     Both lie on the grid of ``isotropic``. ``reference`` is a second scan in the same world, brought by its affine;
     ``ct`` clips the scan to the HU of soft tissue; without ``flip`` one pass is made. The uncertainty is the scale b of
     a Laplace distribution, the mean of the two passes'. Raises InputError for a constant scan, too many or few scans,
-    a model that gives no image, and too little memory.
+    a model that gives no image, and too little memory (MAX_MEMORY_GB when None).
     """
     generation, units = experiment.generation, OUTPUTS[experiment.output]
     scans = [v for v in (scan, reference) if v is not None]
@@ -81,10 +82,10 @@ def synthesise(
             channels.append(reliability(given, grid))
     margins = [((-n % MULTIPLE) // 2, (-n % MULTIPLE + 1) // 2) for n in grid.shape]
     channels = np.pad(np.stack(channels), [(0, 0), *margins])
-    laplace = experiment.loss == "laplace"
+    laplace, allowed = experiment.loss == "laplace", MAX_MEMORY_GB if max_memory_gb is None else max_memory_gb
 
     def through(x: np.ndarray) -> np.ndarray:
-        y = run_tiled(network, x, max_memory_gb, progress).reshape(-1, *x.shape[1:])
+        y = run_tiled(network, x, allowed, progress).reshape(-1, *x.shape[1:])
         if laplace:
             y[1:] = uncertainty(torch.from_numpy(y)[None])[0].numpy()
         return y

@@ -15,16 +15,17 @@ WORKING_COPIES = 3  # float32 copies of the whole scan that live beside the tile
 
 
 def run_tiled(
-    network: torch.nn.Module, data: np.ndarray, max_memory_gb: float = MAX_MEMORY_GB, progress: bool = False
+    network: torch.nn.Module, data: np.ndarray, max_memory_gb: float | None = None, progress: bool = False
 ) -> np.ndarray:
     """A network over a whole array, float32 (X, Y, Z) or (C, X, Y, Z), tile by tile, to (X, Y, Z) of its output grid.
 
     Of a network with K > 1 output channels: (K, X, Y, Z). The output grid is ``network.factor`` times finer, or the
     same. Each tile carries a halo as wide as the network sees (``network.halo``), on inner faces only, so that the
     result is that of the whole array at once. Tiles are cut so that the network's ``live_channels`` feature maps and
-    the scan itself stay within the budget. Raises InputError, which says what a tile needs, when it is too small.
+    the scan itself stay within the budget, MAX_MEMORY_GB when it is None. Raises InputError, which says what a tile needs, when it is too small.
     """
     return_freed_memory()
+    max_memory_gb = MAX_MEMORY_GB if max_memory_gb is None else max_memory_gb
     device = next(network.parameters()).device
     factor, multiple = getattr(network, "factor", (1, 1, 1)), getattr(network, "multiple", 1)
     channels = data if data.ndim == 4 else data[None]

@@ -72,6 +72,7 @@ SYNTHSR_2, SYNTHSR_3, SYNTHSR_4, SYNTHSR_5, SYNTHSR_6 = (
     dataclasses.replace(
         SYNTHSR_1, name=f"synthsr_case{number}", patch_size=128, generation=generation, spacing_mm=spacing,
         output="scan" if generation.target == "input" else "unit", sources=_SOURCES,
+        reference="t2" if len(generation.inputs) > 1 else "",
         model_args={**SYNTHSR_1.model_args, "in_channels": 2 * len(generation.inputs), **more},
     )
     for number, generation, spacing, more in (
