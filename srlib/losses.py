@@ -43,6 +43,11 @@ def ms_ssim(sr: torch.Tensor, hr: torch.Tensor, data_range: float = 1.0) -> torc
     return 1 - product.mean()
 
 
+def l1_l2(sr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
+    """L1 + 20 L2, for images in [0, 1]: the first keeps empty background empty, the second finds edges in noise (ours)."""
+    return functional.l1_loss(sr, hr) + 20 * functional.mse_loss(sr, hr)
+
+
 def ssim_slices(sr: torch.Tensor, hr: torch.Tensor, data_range: float = 1.0) -> torch.Tensor:
     """1 - SSIM of slices, 2-D, mean over the three orientations of volumes (B, C, X, Y, Z).
 
@@ -123,6 +128,7 @@ def dice(logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
 LOSSES = {
     "l1": functional.l1_loss,
     "l2": functional.mse_loss,
+    "l1_l2": l1_l2,
     "laplace": laplace,
     "dice": dice,
     "mse_gdl": mse_gdl,

@@ -25,7 +25,7 @@ from srlib.priors import read_classes, read_priors
 from srlib.store import PatchStore
 from srlib.synthetic import SyntheticDataset, example_stream, fingerprint, with_classes
 from srlib.validate import board_writer, fixed_examples, fixed_patches, snapshot_writer, validation
-from srlib.weights import load_network, load_weights, read_metadata, save_weights
+from srlib.weights import load_network, read_metadata, save_weights, start_from
 
 ROWS = 20  # of history.csv, at most: one per 5 % of the steps
 
@@ -180,13 +180,8 @@ def _train(
         segmenter.to(fabric.device, memory_format=layout(segmenter))
     phase = make_phase(experiment, fabric, seed, segmenter)
     for kind, network in phase.networks.items():
-        try:
-            if starts[kind]:
-                network.load_state_dict(load_weights(starts[kind]))
-        except RuntimeError as err:
-            raise InputError(
-                f"{starts[kind]}: not the {kind} of {experiment.name}: does not fit ({first_line(err)})"
-            ) from err
+        if starts[kind]:
+            start_from(network, starts[kind], f"the {kind} of {experiment.name}")
     step, history, pending = _resume(checkpoint, identity, phase)
     check = validation(pairs, experiment)
     share, first = experiment.batch_size // processes, step * experiment.batch_size

@@ -26,6 +26,22 @@ def load_weights(path: str | Path) -> dict[str, torch.Tensor]:
         raise InputError(f"{path}: not a readable safetensors file ({first_line(err)})") from err
 
 
+def start_from(network: torch.nn.Module, path: str | Path, name: str) -> None:
+    """Load weights into a network; output channels of its layer ``last`` that they lack begin at zero.
+
+    Raises InputError, with the network's ``name``, when they do not fit.
+    """
+    state, own = load_weights(path), network.state_dict()
+    for name in {"last.weight", "last.bias"} & state.keys() & own.keys():
+        missing = len(own[name]) - len(state[name])
+        if missing > 0:
+            state[name] = torch.cat([state[name], state[name].new_zeros(missing, *state[name].shape[1:])])
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as err:
+        raise InputError(f"{path}: does not fit {name} ({first_line(err)})") from err
+
+
 def read_metadata(path: Path) -> dict[str, str]:
     """The metadata that ``save_weights`` wrote, empty for a foreign file; InputError when it is not safetensors."""
     try:

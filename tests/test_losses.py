@@ -164,6 +164,11 @@ def test_reversed_contrast_has_a_finite_gradient():
     assert sr.grad.isfinite().all()
 
 
+def test_absolute_and_squared_error_by_hand():
+    sr, hr = torch.tensor([0.0, 0.5, 1.0]).view(1, 1, 3, 1, 1), torch.zeros(1, 1, 3, 1, 1)
+    assert losses.LOSSES["l1_l2"](sr, hr) == pytest.approx(0.5 + 20 * 1.25 / 3)
+
+
 def test_the_combined_loss_is_its_parts():
     sr, hr = pair_of_images((2, 1, 16, 17, 1))
     expected = 0.8 * losses.ssim(sr, hr) + 0.1 * (sr - hr).abs().mean() + 0.1 * (sr - hr).square().mean()

@@ -222,10 +222,24 @@ def test_a_single_example_is_learnt(folder, name, fall):
 
 def test_the_image_of_a_laplace_output_is_measured(folder, tmp_path):
     still = {"max_steps": 1, "learning_rate": 0.0}  # its residual is zero, so that it gives the interpolated input
-    both = (experiments.get(name, "smoke") for name in ("synthsr_thick", "synthsr_laplace"))
-    runs = [fit(folder, tmp_path / e.name, dataclasses.replace(e, **still)) for e in both]
+    runs = []
+    for name in ("synthsr_thick", "synthsr_laplace"):
+        experiment = dataclasses.replace(experiments.get(name, "smoke"), **still)
+        runs.append(fit(folder, tmp_path / name, experiment, start=runs[0] if runs else None))
     first, second = (pd.read_csv(run.parent / "history.csv") for run in runs)
     assert first["val_psnr"][0] == second["val_psnr"][0]
+
+
+def test_an_uncertainty_is_learnt_behind_a_trained_image(folder, thick, tmp_path):
+    """The channel that the start lacks begins at zero: b = 0.02, and the image is what it was."""
+    still = dataclasses.replace(experiments.get("synthsr_laplace", "smoke"), learning_rate=0.0, max_steps=1)
+    after = weights.load_network(fit(folder, tmp_path / "laplace", still, start=thick))[0].train()
+    before = weights.load_network(thick)[0].train()  # by a batch's own statistics, since the moving ones went on
+    x = torch.from_numpy(dataset(folder, still)[0][0])[None]
+    with torch.no_grad():
+        image, s = after(x).chunk(2, dim=1)
+        torch.testing.assert_close(image, before(x), atol=1e-5, rtol=0)
+    assert torch.count_nonzero(s) == 0
 
 
 def test_the_segmenter_judges_and_stays_as_it_is(folder, thick, segmenter, tmp_path):
