@@ -1,6 +1,7 @@
 """Where label maps to paint come from: a manifest with its table of classes and its intensity priors."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,8 +45,9 @@ def builtin(cohort: str | Path = "csv/example.csv") -> LabelMaps:
     """The built-in cohort's, of four tissues; it is made when it is not there."""
     classes, manifest = root() / "csv" / "classes_tissue.csv", data_dir() / "example.csv"
     for place in (root() / cohort, manifest):
-        if place.stem == "example" and place.is_file():
-            return LabelMaps(place, classes, _measured(place, classes))
+        with suppress(InputError):  # its volumes are not there
+            if place.stem == "example" and read_manifest(place, "train"):
+                return LabelMaps(place, classes, _measured(place, classes))
     return LabelMaps(example.build(manifest=manifest), classes, _measured(manifest, classes))
 
 

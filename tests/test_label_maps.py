@@ -62,6 +62,13 @@ def test_synthsrs_own_data_are_found_with_one_map_for_validation(labelled):
     assert set(read_priors(found.priors)) == {"t1_hr", "t2"}
 
 
+def test_the_built_in_cohort_is_made_where_only_its_table_is_there(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(label_maps.example, "build", lambda manifest: made.append(manifest) or manifest)
+    monkeypatch.setattr(label_maps, "_measured", lambda *files: tmp_path / "priors.csv")
+    assert label_maps.builtin().manifest == tmp_path / "data" / "example.csv" == made[0]
+
+
 def test_label_maps_need_classes_and_priors_need_scans(labelled):
     with pytest.raises(InputError, match="need a table of their classes"):
         label_maps.find("csv/example.csv", f"{labelled}/mine.csv")
