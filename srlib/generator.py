@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.spatial.transform import Rotation
 
 from srlib.experiments import Acquisition, Generation
 from srlib.fields import blur_matrix, integrate, linear_matrix, read, sampling_grid, separable
 from srlib.patches import per_axis
 from srlib.paths import InputError
-from srlib.priors import UNDETERMINED, Label, Prior, partners
+from srlib.priors import UNDETERMINED, Label, Prior, known_labels, partners
 from srlib.slices import ISOTROPIC, Axis
 from srlib.volume import Volume, reorient
 
@@ -40,20 +41,12 @@ def encode(labels: Volume, table: Sequence[Label]) -> LabelMap:
     if np.ptp(labels.spacing_mm) > ISOTROPIC * max(labels.spacing_mm):
         spacing = " x ".join(f"{s:.4g}" for s in labels.spacing_mm)
         raise InputError(f"a label map of {spacing} mm; expected one spacing for all axes, resample it first")
-    values, inverse = np.unique(labels.data, return_inverse=True)
-    if not (values % 1 == 0).all():
-        raise InputError("its label map holds numbers that are not whole; was it interpolated?")
-    class_of = {0: 0, **{entry.label: entry.class_ for entry in table}}
-    unknown = [int(v) for v in values if int(v) not in class_of and int(v) not in UNDETERMINED]
-    if unknown:
-        raise InputError(
-            f"label {unknown[0]} ({np.count_nonzero(labels.data == unknown[0])} voxels) has no class; add it, with an "
-            "empty class to leave it out"
-        )
+    class_of = {0: 0, **dict.fromkeys(UNDETERMINED), **{entry.label: entry.class_ for entry in table}}
+    values, inverse = known_labels(labels, class_of)
     painted = [0, *(label for label, class_ in class_of.items() if label and class_ is not None)]
     place, other = {label: i for i, label in enumerate(painted)}, partners(table)
     dtype = np.uint8 if len(painted) < 256 else np.int16
-    index = np.array([place.get(int(v), 0) for v in values], dtype)[inverse].reshape(labels.shape)
+    index = np.array([place.get(v, 0) for v in values], dtype)[inverse].reshape(labels.shape)
     return LabelMap(
         torch.from_numpy(np.ascontiguousarray(index)),
         np.array([class_of[label] or 0 for label in painted]),
@@ -251,14 +244,12 @@ def _undone(moved: Rigid, residual: Rigid) -> Rigid:
 
 def _rotation(rng: np.random.Generator, degrees: float) -> np.ndarray:
     """Rotations about x, y and z by uniform angles within +- ``degrees``, (3, 3)."""
-    out = np.eye(3)
-    for axis, angle in enumerate(np.radians(rng.uniform(-degrees, degrees, 3))):
-        i, j = (a for a in range(3) if a != axis)
-        turn = np.eye(3)
-        turn[i, i] = turn[j, j] = np.cos(angle)
-        turn[i, j], turn[j, i] = -np.sin(angle), np.sin(angle)
-        out = out @ turn
-    return out
+    angles = rng.uniform(-degrees, degrees, 3) * (
+        1,
+        -1,
+        1,
+    )  # either sign is as likely; this one the results were drawn with
+    return Rotation.from_euler("XYZ", angles, degrees=True).as_matrix()
 
 
 def _coarse(shape: Sequence[int], points: float) -> tuple[int, ...]:

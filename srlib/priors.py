@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -71,6 +71,24 @@ def read_classes(path: str | Path) -> tuple[Label, ...]:
     return tuple(table.values())
 
 
+def known_labels(labels: Volume, known: Container[int]) -> tuple[list[int], np.ndarray]:
+    """The labels of a map, sorted, and of each voxel its label's place among them.
+
+    Raises InputError: numbers that are not whole, a label that is not among the known ones.
+    """
+    values, inverse = np.unique(labels.data, return_inverse=True)
+    if not (values % 1 == 0).all():
+        raise InputError("its label map holds numbers that are not whole; was it interpolated?")
+    found = [int(v) for v in values]
+    for label in found:
+        if label not in known:
+            voxels = np.count_nonzero(labels.data == label)
+            raise InputError(
+                f"label {label} ({voxels} voxels) has no class; add it, with an empty class to leave it out"
+            )
+    return found, inverse
+
+
 def partners(classes: Sequence[Label]) -> dict[int, int]:
     """Label -> the same structure's on the other side, where there is one: by ``side``, or names that begin with it.
 
@@ -129,16 +147,8 @@ def _statistics(scan: Volume, labels: Volume, classes: Sequence[Label], rescale:
             f"the scan has shape {scan.shape} and the label map {labels.shape}, or their affines differ; "
             "bring the label map on the scan's grid"
         )
-    values, inverse = np.unique(labels.data, return_inverse=True)
-    if not (values % 1 == 0).all():
-        raise InputError("its label map holds numbers that are not whole; was it interpolated?")
     known = dict.fromkeys(UNDETERMINED) | {entry.label: entry.class_ for entry in classes}
-    unknown = [int(v) for v in values if v not in known]
-    if unknown:
-        voxels = np.count_nonzero(labels.data == unknown[0])
-        raise InputError(
-            f"label {unknown[0]} ({voxels} voxels) has no class; add it, with an empty class to leave it out"
-        )
+    values, inverse = known_labels(labels, known)
     data = scan.data
     if rescale:
         low, high = np.percentile(data, PERCENTILES)
@@ -146,7 +156,7 @@ def _statistics(scan: Volume, labels: Volume, classes: Sequence[Label], rescale:
             raise InputError("the scan is constant between its 2nd and 98th percentile")
         data = (np.clip(data, low, high) - low) * (255 / (high - low))
     count = 1 + max(c for c in known.values() if c is not None)
-    class_of = np.array([-1 if known[int(v)] is None else known[int(v)] for v in values])[inverse].reshape(data.shape)
+    class_of = np.array([-1 if known[v] is None else known[v] for v in values])[inverse].reshape(data.shape)
     out = np.full((2, count), np.nan)
     for index in range(count):
         seen = data[class_of == index]

@@ -10,13 +10,13 @@ from srlib.data import bring
 from srlib.experiments import Experiment
 from srlib.losses import uncertainty
 from srlib.paths import InputError
+from srlib.slices import ISOTROPIC
 from srlib.tiled import run_tiled
 from srlib.volume import Scaling, Volume, axcodes, coarse_grid, crop_or_pad, fit_scaling, reorient, resample
 
 CT_HU = (0.0, 80.0)  # code: the window of soft tissue
 MAX_MEMORY_GB = 6.0  # a head of 256^3 voxels of 1 mm in one piece, as tiles with the U-Net's halo are hopeless
 MULTIPLE = 32  # code: of the voxels per axis that the network sees
-SAME = 0.01  # relative difference of spacings that still counts as none
 # A head with its neck takes less than 400 mm; 60 mm hold a brain from about the 26th week on.
 FIELD_MM = (60.0, 400.0)
 SPACING_MM = (0.2, 12.0)  # of scans of living heads
@@ -103,9 +103,8 @@ def synthesise(
 def isotropic(scan: Volume, spacing_mm: float, order: int = 1) -> Volume:
     """A scan on the grid that the network sees: its own axes, permuted and flipped to RAS, of one spacing (code).
 
-    Spline interpolation that keeps the field of view; beyond the outermost centres the edge is repeated, or mirrored for
-    orders above 1. Along axes that are not coarser, a blur
-    with a sigma of a quarter of the new voxel goes before it.
+    Spline interpolation that keeps the field of view; beyond the outermost centres the edge is repeated, or mirrored
+    for orders above 1. Along axes that are not coarser, a blur with a sigma of a quarter of the new voxel goes before.
     """
     ratio = np.divide(spacing_mm, scan.spacing_mm)
     blurred = ndimage.gaussian_filter(scan.data, np.where(ratio > 1 - 1e-4, ratio / 4, 0))
@@ -122,7 +121,7 @@ def reliability(scan: Volume, grid: Volume) -> np.ndarray:
     x, y, z = np.ogrid[tuple(slice(n) for n in grid.shape)]
     measured = np.ones(grid.shape, np.float32)
     for (a, b, c, first), n, mm in zip(to_slices, scan.shape, scan.spacing_mm, strict=False):
-        if mm > spacing * (1 + SAME):
+        if mm > spacing * (1 + ISOTROPIC):
             place = a * x + b * y + c * z + first
             place -= np.clip(np.rint(place), 0, n - 1)
             measured *= np.maximum(1 - np.abs(place) * (mm / spacing), 0)
@@ -159,13 +158,13 @@ def doubts(scan: Volume, experiment: Experiment, reference: Volume | None = None
         finest = experiment.spacing_mm
         seen = np.maximum(reorient(volume).spacing_mm, finest)
         if trained.random_mm is not None:
-            beyond, range_ = (seen > trained.random_mm * (1 + SAME)).any(), f"{finest:g} to {trained.random_mm:g}"
+            beyond, range_ = (seen > trained.random_mm * (1 + ISOTROPIC)).any(), f"{finest:g} to {trained.random_mm:g}"
         else:
             wanted = np.maximum(trained.spacing_mm, finest)
             beyond, range_ = (abs(seen / wanted - 1) > NEAR).any(), " x ".join(f"{v:g}" for v in trained.spacing_mm)
         if beyond:
             spacing = " x ".join(f"{v:.4g}" for v in reorient(volume).spacing_mm)
             found.append(f"{which} has {spacing} mm along R, A and S; {experiment.name} was trained on {range_} mm")
-        elif volume is scan and (seen < finest * (1 + SAME)).all():
+        elif volume is scan and (seen < finest * (1 + ISOTROPIC)).all():
             found.append(f"{which} already has {finest:g} mm or less along all axes: no resolution to gain")
     return found

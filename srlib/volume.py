@@ -140,8 +140,8 @@ def coarse_grid(shape: Sequence[int], affine: np.ndarray, factor: Sequence[float
     """Grid that is ``factor`` times coarser per axis over the same field of view: (shape, affine).
 
     ``center``: spacing grows by the factor, the first voxel centre moves by (factor - 1) / 2 fine voxels,
-    and ceil(N / factor) voxels cover the field, but for 1e-4 of a voxel, since headers round. ``corners``: first and last voxel centres coincide on both
-    grids, as in SciPy's ``zoom``; the spacing then grows by (N - 1) / (n - 1).
+    and ceil(N / factor) voxels cover the field, but for 1e-4 of a voxel, since headers round. ``corners``: first and
+    last voxel centres coincide on both grids, as in SciPy's ``zoom``; the spacing then grows by (N - 1) / (n - 1).
     """
     shape, factor = np.asarray(shape), np.asarray(factor, dtype=float)
     if align == "center":

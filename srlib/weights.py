@@ -32,10 +32,10 @@ def start_from(network: torch.nn.Module, path: str | Path, name: str) -> None:
     Raises InputError, with the network's ``name``, when they do not fit.
     """
     state, own = load_weights(path), network.state_dict()
-    for name in {"last.weight", "last.bias"} & state.keys() & own.keys():
-        missing = len(own[name]) - len(state[name])
+    for part in {"last.weight", "last.bias"} & state.keys() & own.keys():
+        missing = len(own[part]) - len(state[part])
         if missing > 0:
-            state[name] = torch.cat([state[name], state[name].new_zeros(missing, *state[name].shape[1:])])
+            state[part] = torch.cat([state[part], state[part].new_zeros(missing, *state[part].shape[1:])])
     try:
         network.load_state_dict(state)
     except RuntimeError as err:

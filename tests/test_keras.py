@@ -1,6 +1,5 @@
 """The Keras reader and SynthSR's weights: what is read, what is refused, and that no file makes it hang or swell."""
 
-import random
 import time
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from conftest import mutants
 
 from srlib.keras import MAX_NAMES, read_weights
 from srlib.models.unet3d import UNet3D
@@ -245,21 +245,6 @@ def count_read(path: Path, content: bytes, count: int, reach: int, read) -> int:
             except InputError as err:
                 assert "\n" not in str(err)
     return done
-
-
-def mutants(content: bytes, count: int, reach: int):
-    for seed in range(count):
-        rng, mutant = random.Random(seed), bytearray(content)
-        end = rng.choice((len(content), reach))
-        if rng.random() < 0.2:
-            del mutant[rng.randrange(end) :]
-        elif rng.random() < 0.3:
-            at = rng.randrange(end)
-            mutant[at : at + 8] = rng.choice((b"\xff" * 8, bytes(8), (1 << 31).to_bytes(8, "little"), rng.randbytes(8)))
-        else:
-            for _ in range(rng.randint(1, 6)):
-                mutant[rng.randrange(end)] = rng.randrange(256)
-        yield mutant
 
 
 @pytest.mark.parametrize("inner", ["", "model_weights"])

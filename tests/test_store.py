@@ -2,13 +2,13 @@
 
 import dataclasses
 import itertools
-import random
 import time
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from conftest import mutants
 from safetensors.torch import load_file
 
 from srlib import data, experiments, train
@@ -156,17 +156,7 @@ def test_10_000_mutants_are_read_or_refused(tmp_path):
     path = tmp_path / "p.h5"
     make(path, items=[5, 3])
     content, read, began = path.read_bytes(), 0, time.perf_counter()
-    for seed in range(10_000):
-        rng, mutant = random.Random(seed), bytearray(content)
-        end = rng.choice((len(content), 3000))
-        if rng.random() < 0.2:
-            del mutant[rng.randrange(end) :]
-        elif rng.random() < 0.3:
-            at = rng.randrange(end)
-            mutant[at : at + 8] = rng.choice((b"\xff" * 8, bytes(8), (1 << 31).to_bytes(8, "little"), rng.randbytes(8)))
-        else:
-            for _ in range(rng.randint(1, 6)):
-                mutant[rng.randrange(min(end, len(mutant)))] = rng.randrange(256)
+    for mutant in mutants(content, 10_000, 3000):
         path.write_bytes(mutant)
         store = None
         try:

@@ -78,7 +78,7 @@ def test_adversarial_training_starts_from_the_trained_generator(cohort, tmp_path
     with pytest.raises(InputError, match="mdcsrn_res expects no generator weights"):
         fit(cohort, tmp_path / "none", start=start)
     other = fit(cohort, tmp_path / "wide", dataclasses.replace(SMOKE, width=5))
-    with pytest.raises(InputError, match="does not fit"):
+    with pytest.raises(InputError, match="does not fit the generator of mdcsrn_res_wgan"):
         fit(cohort, tmp_path / "none", experiment, start=other)
 
 

@@ -11,8 +11,8 @@ class UNet3D(nn.Module):
     Two 3^3 convolutions with ELU per level, batch norm at its end, ``width`` features that double at each of the
     ``levels``: 13,242,049 values with one input channel, moving statistics included. Inputs of any shape are
     zero-padded at their end to a multiple of ``multiple`` and cut back (ours). ``residual_channel`` adds that input
-    channel to output channel 0; then the last layer starts at zero (ours). ``momentum``
-    is that of the moving statistics, Keras's by default. Weights start as in Keras: Glorot uniform.
+    channel to output channel 0; then the last layer starts at zero (ours). ``momentum`` is that of the moving
+    statistics, Keras's by default. Weights start as in Keras: Glorot uniform.
     """
 
     def __init__(
@@ -30,9 +30,8 @@ class UNet3D(nn.Module):
         self.down = nn.ModuleList(
             _Level(a, b, momentum) for a, b in zip([in_channels, *features[:-1]], features, strict=True)
         )
-        self.up = nn.ModuleList(
-            _Level(3 * n, n, momentum) for n in reversed(features[:-1])
-        )  # skip, and twice as many from below
+        # of 3 n channels, n are the skip and twice as many come from below
+        self.up = nn.ModuleList(_Level(3 * n, n, momentum) for n in reversed(features[:-1]))
         self.last = nn.Conv3d(width, out_channels, 1)
         self.multiple = 2 ** (levels - 1)  # tiles begin at multiples of it, or pooling groups other voxels
         self.halo = _halo(levels)
