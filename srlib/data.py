@@ -110,6 +110,9 @@ class Pair:
     hr: Volume
     scaling: Scaling  # fitted on what the network sees, the only one known at prediction time
     reference: Volume | None = None  # another contrast on the grid of ``hr``, where the experiment takes one
+    factor: tuple[float, float, float] | None = (
+        None  # how much coarser than ``hr`` it resolves, per axis; not of 2-D tasks
+    )
 
 
 def make_pair(subject: Subject, experiment: Experiment, task: str = "", middle: int | None = None) -> Pair:
@@ -128,7 +131,7 @@ def make_pair(subject: Subject, experiment: Experiment, task: str = "", middle: 
             file = subject.files["lr"]
             lr = load_mat(file, hr) if file.suffix == ".mat" else load(file)
             on_grid = lr if lr.shape == hr.shape else resample(lr, hr.shape, hr.affine)
-            pair = _pair(lr, on_grid, hr, experiment)
+            pair = _pair(lr, on_grid, hr, experiment, degradation_of(experiment.task).factor)
         else:
             pair = degraded(hr, experiment, task)
     except InputError as err:
@@ -152,11 +155,12 @@ def degraded(hr: Volume, experiment: Experiment, task: str = "") -> Pair:
     hr = hr.with_data(np.clip(hr.data, *HU_WINDOW)) if experiment.intensity == "hu" else hr
     lr, hr = degradation.pair(hr) if isinstance(degradation, SparseView) else (degradation(hr), hr)
     on_grid = degradation.to_grid(lr, hr.shape)
-    return _pair(lr, on_grid, hr, experiment)
+    return _pair(lr, on_grid, hr, experiment, degradation.factor if isinstance(degradation.factor, tuple) else None)
 
 
-def _pair(lr: Volume, on_grid: Volume, hr: Volume, experiment: Experiment) -> Pair:
-    return Pair(lr, on_grid, hr, fit_scaling((lr if experiment.lr_grid else on_grid).data, experiment.intensity))
+def _pair(lr: Volume, on_grid: Volume, hr: Volume, experiment: Experiment, factor: tuple | None) -> Pair:
+    scaling = fit_scaling((lr if experiment.lr_grid else on_grid).data, experiment.intensity)
+    return Pair(lr, on_grid, hr, scaling, factor=factor)
 
 
 def degradation_of(task: str) -> Degradation:

@@ -90,7 +90,8 @@ class GaussianDownsample:
     fractional and differ per axis; ``sigma`` is one number or one per axis, and an axis of factor 1 is
     not blurred. ``align='center'`` keeps the field of view (ours); ``align='corners'`` is SciPy's ``zoom``,
     as the published code uses it: a named deviation, but one that its weights need. ``whole`` says that scans are
-    cut to a whole multiple of the factor first (``usable``), as that code does.
+    cut to a whole multiple of the factor first (``usable``), as that code does. ``noise`` adds Rician noise to the
+    coarse scan, see ``rician``, always the same (ours).
     """
 
     factor: tuple[float, float, float]
@@ -98,6 +99,7 @@ class GaussianDownsample:
     order: int = 3
     align: str = "center"
     whole: bool = False
+    noise: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "factor", _factors(self.factor))
@@ -108,6 +110,8 @@ class GaussianDownsample:
             raise InputError(f"order: expected a spline order from 0 to 5, got {self.order}")
         if self.align not in ("center", "corners"):
             raise InputError(f"align is 'center' or 'corners', got {self.align!r}")
+        if not 0 <= self.noise < 1:
+            raise InputError(f"noise: expected a share of the brightest voxel from 0 to 1, got {self.noise}")
         object.__setattr__(self, "sigma", tuple(float(s) for s in sigmas))
 
     @property
@@ -122,7 +126,8 @@ class GaussianDownsample:
     def __call__(self, hr: Volume) -> Volume:
         sigma = [s if f > 1 else 0.0 for s, f in zip(self.sigma, self.factor, strict=True)]
         blurred = hr.with_data(ndimage.gaussian_filter(hr.data, sigma, mode="reflect"))
-        return resample(blurred, *coarse_grid(hr.shape, hr.affine, self.factor, self.align), order=self.order)
+        lr = resample(blurred, *coarse_grid(hr.shape, hr.affine, self.factor, self.align), order=self.order)
+        return rician(lr, self.noise, np.random.default_rng(0)) if self.noise else lr
 
     def to_grid(self, lr: Volume, shape: Sequence[int], order: int = 3) -> Volume:
         """Interpolate the low-resolution scan on the HR grid of the given shape (order 1: trilinear, 3: cubic)."""
@@ -132,6 +137,39 @@ class GaussianDownsample:
         else:
             affine = fine_grid(lr, self.factor)[1]
         return resample(lr, shape, affine, order=order)
+
+
+@dataclass(frozen=True)
+class BlockAverage:
+    """The mean of each block of ``factor`` voxels, whole numbers: a box for a slice profile, and the field of view kept.
+
+    The last block of an axis that the factor does not divide repeats the scan's last voxel. Ours; average pooling is the
+    degradation of much of the literature.
+    """
+
+    factor: tuple[int, int, int]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "factor", tuple(_whole(f) for f in _factors(self.factor)))
+
+    @property
+    def coarser(self) -> tuple[float, float, float]:
+        """How much coarser the low-resolution grid is, per axis."""
+        return tuple(float(f) for f in self.factor)
+
+    def usable(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The part of a scan, from voxel 0 on, that is degraded: all of it."""
+        return tuple(shape)
+
+    def __call__(self, hr: Volume) -> Volume:
+        shape, affine = coarse_grid(hr.shape, hr.affine, self.factor)
+        missing = [(0, n * f - m) for n, f, m in zip(shape, self.factor, hr.shape, strict=True)]
+        blocks = np.pad(hr.data, missing, mode="edge").reshape([v for pair in zip(shape, self.factor) for v in pair])
+        return Volume(blocks.mean(axis=(1, 3, 5)), affine)
+
+    def to_grid(self, lr: Volume, shape: Sequence[int], order: int = 3) -> Volume:
+        """Interpolate the low-resolution scan on the HR grid of the given shape (order 1: trilinear, 3: cubic)."""
+        return resample(lr, shape, fine_grid(lr, self.factor)[1], order=order)
 
 
 @dataclass(frozen=True)
@@ -210,10 +248,21 @@ class SparseView(_Whole):
         return tuple(hr.with_data(data) for data in out)
 
 
-Degradation = KSpaceTruncation | GaussianDownsample | ScanlineDecimation | SparseView
+def rician(scan: Volume, level: float, rng: np.random.Generator) -> Volume:
+    """A magnitude image of a scan with Gaussian noise in both of its parts; std ``level`` times its brightest voxel.
+
+    Gudbjartsson & Patz, MRM 1995.
+    """
+    sigma = level * float(scan.data.max())
+    real, imaginary = (sigma * rng.standard_normal(scan.shape, np.float32) for _ in range(2))
+    return scan.with_data(np.hypot(scan.data + real, imaginary))
+
+
+Degradation = KSpaceTruncation | GaussianDownsample | BlockAverage | ScanlineDecimation | SparseView
 DEGRADATIONS = {
     "kspace": KSpaceTruncation,
     "gaussian": GaussianDownsample,
+    "block": BlockAverage,
     "scanline": ScanlineDecimation,
     "sparse_view": SparseView,
 }

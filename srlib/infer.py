@@ -11,6 +11,7 @@ from srlib.data import Pair, bring, degradation_of, network_input
 from srlib.device import choose_device, layout
 from srlib.experiments import TASKS, Experiment
 from srlib.images import load, save, scans_in
+from srlib.models.robust import Told
 from srlib.paths import InputError, make_dir, published_file, results_root
 from srlib.published import PUBLISHED, load_published
 from srlib.synthesis import doubts, on_grid_of, synthesise
@@ -71,18 +72,24 @@ def enhance_on_grid(
     reference: Volume | None = None,
     max_memory_gb: float | None = None,
     progress: bool = False,
+    factor: Sequence[float] | None = None,
 ) -> Volume:
     """Run a model on a scan that already lies on the output grid, in the scan's own units.
 
     A model with two input channels needs the other contrast as ``reference``, on any grid in the same world: it is
-    brought by its affine, and nothing is registered. Raises InputError when it is missing or not wanted.
+    brought by its affine, and nothing is registered. ``factor``: how much coarser than this grid the scan resolves, per
+    axis, which models for every factor are told; by default that of the experiment's task. Raises InputError when the
+    reference is missing or not wanted.
     """
     if bool(model.experiment.reference) != (reference is not None):
         wanted = f"a reference ({model.experiment.reference})" if model.experiment.reference else "no reference"
         raise InputError(f"{model.experiment.name} takes {wanted}, got {'none' if reference is None else 'one'}")
     brought = None if reference is None else bring(reference, on_grid)
     given = network_input(on_grid, brought, model.experiment.intensity)
-    sr = run_tiled(model.network, given, max_memory_gb, progress)
+    network = model.network
+    if model.experiment.mixture:
+        network = Told(network, factor or model.factor).to(next(network.parameters()).device)
+    sr = run_tiled(network, given, max_memory_gb, progress)
     return on_grid.with_data(fit_scaling(on_grid.data, model.experiment.intensity).invert(sr))
 
 
@@ -95,7 +102,7 @@ def enhance_pair(pair: Pair, model: Model, max_memory_gb: float | None = None) -
         sr, _ = synthesise(model.network, model.experiment, pair.lr, pair.reference, max_memory_gb=max_memory_gb)
         return on_grid_of(sr, pair.hr)
     if not model.experiment.lr_grid:
-        return enhance_on_grid(pair.on_grid, model, pair.reference, max_memory_gb)
+        return enhance_on_grid(pair.on_grid, model, pair.reference, max_memory_gb, factor=pair.factor)
     sr = _from_grid_to_grid(pair.lr, model, max_memory_gb, progress=False)
     return pair.hr.with_data(sr[tuple(slice(n) for n in pair.hr.shape)])
 
@@ -116,6 +123,7 @@ def super_resolve(
     progress: bool = False,
     ct: bool = False,
     flip: bool = True,
+    zero_filled: Sequence[float] = (1, 1, 1),
 ) -> Volume:
     """Super-resolve a scan from its own grid: cubic-spline interpolation, then the network, or the network alone.
 
@@ -124,8 +132,9 @@ def super_resolve(
 
     ``factor`` per axis (default: the one the model was trained for) or a target ``spacing_mm`` per axis; the
     field of view stays, and the affine says where the finer voxels lie. With ``align='corners'`` the outermost voxel
-    centres stay instead, as in the published SRReCNN3D; also then the affine is the true one. ``reference``: see
-    ``enhance_on_grid``. Raises InputError for a constant scan, a factor below 1 or not finite, or factor and spacing
+    centres stay instead, as in the published SRReCNN3D; also then the affine is the true one. ``zero_filled``: by how
+    much the scanner interpolated already, per axis (its matrix over that measured), for models for every factor; with
+    it, and without factor and spacing, the grid stays. ``reference``: see ``enhance_on_grid``. Raises InputError for a constant scan, a factor below 1 or not finite, or factor and spacing
     at once.
     """
     if model.experiment.spacing_mm:
@@ -143,7 +152,15 @@ def super_resolve(
         if len(spacing_mm) != 3 or not all(np.isfinite(s) and s > 0 for s in spacing_mm):
             raise InputError(f"spacing: expected three positive numbers of mm, got {tuple(spacing_mm)}")
         factor = tuple(old / new for old, new in zip(volume.spacing_mm, spacing_mm, strict=True))
-    factor = tuple(float(f) for f in (factor if factor is not None else model.factor))
+    filled = tuple(float(f) for f in zero_filled)
+    if len(filled) != 3 or not all(np.isfinite(f) and f >= 1 for f in filled):
+        raise InputError(f"zero_filled: expected three numbers of 1 or more, got {zero_filled}")
+    if max(filled) > 1 and not model.experiment.mixture:
+        raise InputError(
+            f"{model.experiment.name} knows one resolution; leave zero_filled out, or use the model robust"
+        )
+    usual = model.factor if max(filled) == 1 else (1, 1, 1)
+    factor = tuple(float(f) for f in (factor if factor is not None else usual))
     if len(factor) != 3 or not all(np.isfinite(f) and f >= 0.999 for f in factor):
         raise InputError(
             f"factor per axis must be at least 1, got {factor}; the scan's spacing is {volume.spacing_mm} mm"
@@ -158,7 +175,8 @@ def super_resolve(
         align = "first" if TASKS[model.experiment.task][0] == "scanline" else align
         return Volume(sr, fine_grid(volume, model.network.factor, align)[1])
     on_grid = volume if np.allclose(factor, 1) else resample(volume, *fine_grid(volume, factor, align))
-    return enhance_on_grid(on_grid, model, reference, max_memory_gb, progress)
+    told = tuple(f * z for f, z in zip(factor, filled, strict=True))
+    return enhance_on_grid(on_grid, model, reference, max_memory_gb, progress, told)
 
 
 def with_uncertainty(

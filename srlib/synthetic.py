@@ -17,11 +17,13 @@ from srlib.data import Subject
 from srlib.experiments import Experiment
 from srlib.generator import Example, LabelMap, apply, draw, encode
 from srlib.images import load
+from srlib.mixture import paint_patches
 from srlib.paths import InputError
 from srlib.priors import Label, Prior
 from srlib.volume import reorient
 
 KEPT = 8  # label maps in the memory of each process
+POOL = 8  # painted scans whose patches are mixed
 WORKERS = 8  # processes, at most
 Pair = tuple[np.ndarray, np.ndarray]
 
@@ -44,6 +46,8 @@ class SyntheticDataset:
         self.subjects = [s for s in subjects if "labels" in s.files]
         self.experiment, self.table, self.priors, self.seed = experiment, table, priors, seed
         self.load = functools.lru_cache(maxsize=KEPT)(self._load)
+        self.patches = functools.lru_cache(maxsize=1)(self._patches)
+        self.group = experiment.samples if experiment.mixture else 1  # examples that come from one painted scan
 
     def __reduce__(self) -> tuple:
         return SyntheticDataset, (self.subjects, self.experiment, self.table, self.priors, self.seed)
@@ -77,7 +81,15 @@ class SyntheticDataset:
         )
         return apply(label_map, parameters, experiment.generation, real)
 
+    def _patches(self, index: int) -> list[Pair]:
+        """The patches of a painted scan that was degraded at random."""
+        rng = np.random.default_rng([self.seed, index])
+        label_map, _ = self.load(int(rng.integers(len(self.subjects))))
+        return paint_patches(rng, label_map, self.experiment, self.priors)
+
     def __getitem__(self, index: int) -> Pair:
+        if self.experiment.mixture:
+            return self.patches(index // self.group)[index % self.group]
         experiment, example = self.experiment, self.example(index)
         target = torch.cat([example.target, example.classes]) if experiment.segmenter else example.target
         return example.network_input(experiment.generation.reliability).numpy(), target.numpy()
@@ -114,30 +126,36 @@ def example_stream(dataset: SyntheticDataset, start: int = 0, workers: int | Non
     """The examples from number ``start`` on, without end, made ahead by worker processes: by default one per core but one.
 
     The workers start with this call and end with the iterator, also when it is closed early; how many there are changes
-    no example. The first label maps are read here. Raises InputError for one that cannot be used.
+    no example. Patches of a few painted scans are mixed. The first label maps are read here. Raises InputError for one
+    that cannot be used.
     """
     for index in range(min(len(dataset.subjects), KEPT)):
         dataset.load(index)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    pool = dataset.group * (POOL if dataset.group > 1 else 1)
     loader = DataLoader(
         _Served(dataset),
-        batch_size=None,
-        sampler=itertools.count(start),
+        batch_size=dataset.group,
+        sampler=itertools.count(start - start % pool),
         num_workers=min(WORKERS, max(cores - 1, 1)) if workers is None else workers,
         collate_fn=_as_it_is,
         worker_init_fn=_end_with_parent,
         generator=torch.Generator(),  # or it would draw from the global one
     )
-    return _items(iter(loader))
+    return _items(iter(loader), pool // dataset.group, [dataset.seed, start // pool], start % pool)
 
 
-def _items(loaded: Iterator) -> Iterator[Pair]:
+def _items(loaded: Iterator, groups: int, seed: list[int], skip: int) -> Iterator[Pair]:
+    """Pools of so many groups, shuffled, but for what is skipped of the first one."""
     try:
         while True:
-            item = next(loaded)
-            if isinstance(item, InputError):
-                raise item
-            yield item
+            pool = [item for _ in range(groups) for item in next(loaded)]
+            order = np.random.default_rng(seed).permutation(len(pool))[skip:] if groups > 1 else range(1)
+            for k in order:
+                if isinstance(pool[k], InputError):
+                    raise pool[k]
+                yield pool[k]
+            seed, skip = [seed[0], seed[1] + 1], 0
     finally:
         del loaded  # the last holder: its processes end here
 

@@ -172,7 +172,10 @@ def _train(
     from lightning_fabric import Fabric  # three seconds of import that only training needs
 
     checkpoint = folder / "checkpoint.pt"
-    fabric = Fabric(accelerator=chosen.type, devices=processes, strategy="ddp" if processes > 1 else "auto")
+    fabric = Fabric(
+        accelerator=chosen.type, devices=processes, strategy="ddp" if processes > 1 else "auto",
+        precision=experiment.precision,
+    )  # fmt: skip
     fabric.launch()
     segmenter = None
     if starts["segmenter"]:

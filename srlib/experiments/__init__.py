@@ -4,11 +4,11 @@ import dataclasses
 import functools
 import json
 
-from srlib.experiments import mdcsrn, recnn, srgan3d, srresnet2d, synthsr
-from srlib.experiments.base import TASKS, Acquisition, Adversarial, Experiment, Generation
+from srlib.experiments import mdcsrn, recnn, robust, srgan3d, srresnet2d, synthsr
+from srlib.experiments.base import TASKS, Acquisition, Adversarial, Experiment, Generation, Mixture
 from srlib.paths import InputError
 
-SYSTEMS = (mdcsrn, recnn, srgan3d, srresnet2d, synthsr)
+SYSTEMS = (mdcsrn, recnn, srgan3d, srresnet2d, synthsr, robust)
 EXPERIMENTS: dict[str, Experiment] = {e.name: e for system in SYSTEMS for e in system.EXPERIMENTS}
 
 # all that a profile may shrink
@@ -16,7 +16,7 @@ BUDGET = ("max_steps", "critic_steps", "n_train", "samples", "batch_size", "patc
 _SMOKE = {"width": 4, "patch_size": 16, "batch_size": 1, "n_train": 1, "max_steps": 4}
 PROFILES: dict[str, dict[str, dict[str, int]]] = {
     "paper": {name: {} for name in EXPERIMENTS},
-    "quick": {**mdcsrn.QUICK, **recnn.QUICK, **srgan3d.QUICK, **srresnet2d.QUICK, **synthsr.QUICK},
+    "quick": {**mdcsrn.QUICK, **recnn.QUICK, **srgan3d.QUICK, **srresnet2d.QUICK, **synthsr.QUICK, **robust.QUICK},
     "smoke": {
         name: {**_SMOKE, "max_steps": 12, "critic_steps": 3} if experiment.critic_steps else _SMOKE
         for name, experiment in EXPERIMENTS.items()
@@ -56,6 +56,9 @@ def from_json(text: str) -> Experiment:
         tasks = fields.pop("task_settings")
         if fields.get("adversarial"):
             fields["adversarial"] = Adversarial(**fields["adversarial"])
+        if fields.get("mixture"):
+            parts = fields["mixture"].items()
+            fields["mixture"] = Mixture(**{k: tuple(v) if isinstance(v, list) else v for k, v in parts})
         if given := fields.get("generation"):
             fields["generation"] = Generation(**{**given, "inputs": tuple(Acquisition(**a) for a in given["inputs"])})
         experiment = Experiment(

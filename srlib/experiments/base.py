@@ -14,6 +14,11 @@ TASKS: dict[str, tuple[str, dict]] = {
     "gaussian_1x1x4": ("gaussian", {"factor": (1, 1, 4), "sigma": 1.0}),
     "gaussian_1x1x3": ("gaussian", {"factor": (1, 1, 3), "sigma": 1.0}),
     "thick_1x1x3": ("gaussian", {"factor": (1, 1, 3), "sigma": 1.26}),  # SynthSR's slice profile: 0.42 x 3 mm, at 1 mm
+    "thick_1x1x5": ("gaussian", {"factor": (1, 1, 5), "sigma": 2.1}),
+    "gaussian_x2_sigma0.5": ("gaussian", {"factor": (2, 2, 2), "sigma": 0.5}),
+    "gaussian_x2_sigma2": ("gaussian", {"factor": (2, 2, 2), "sigma": 2.0}),
+    "gaussian_x2_noise": ("gaussian", {"factor": (2, 2, 2), "sigma": 1.0, "noise": 0.02}),
+    "block_x2": ("block", {"factor": (2, 2, 2)}),
     "gaussian_x2_corners": ("gaussian", {"factor": (2, 2, 2), "sigma": 1.0, "align": "corners", "whole": True}),
     "gaussian_x3_corners": ("gaussian", {"factor": (3, 3, 3), "sigma": 1.0, "align": "corners", "whole": True}),
     "gaussian_x4_corners": ("gaussian", {"factor": (4, 4, 4), "sigma": 1.0, "align": "corners"}),
@@ -21,6 +26,7 @@ TASKS: dict[str, tuple[str, dict]] = {
     "scanline_x4": ("scanline", {"factor": 4}),
     "sparse_view_x16": ("sparse_view", {"factor": 16, "views": 1000}),
     "kspace_x2_inplane": ("kspace", {"factor": (1, 2, 2)}),
+    "kspace_x2_3d": ("kspace", {"factor": (2, 2, 2)}),
     "kspace_x5_inplane_12bit": ("kspace", {"factor": (1, 5, 5), "stored_12bit": True}),
 }
 
@@ -86,6 +92,22 @@ class Generation:
 
 
 @dataclass(frozen=True)
+class Mixture:
+    """Degradations of which each painted scan gets one, drawn at random; bounds of uniform draws, where not said otherwise."""
+
+    contrasts: tuple[str, ...] = ("t1_hr", "t2", "any")  # of the priors; "any" has every class of any brightness
+    texture: float = 1.5  # most std of the voxels of a class, as a multiple of the priors'
+    mottle: float = 0.1  # most std of a smooth relative variation, correlated over 1 to 4 voxels
+    soft: float = 1.2  # most sigma of a further blur of the truth, voxels
+    isotropic: float = 4.0  # greatest factor of all axes, or of two
+    thick: float = 6.0  # greatest factor of a single axis
+    sigma: tuple[float, float] = (0.2, 1.05)  # of a Gaussian kernel per factor; their logarithm is uniform
+    noise: tuple[float, float] = (0.003, 0.04)  # Rician, of the brightest voxel; their logarithm is uniform
+    noisy: float = 0.5  # share of scans with noise
+    kernels: tuple[str, ...] = ("gaussian", "gaussian", "box", "kspace", "sinc")  # each as likely
+
+
+@dataclass(frozen=True)
 class Experiment:
     """A published system on a task, with the source of each number and the deviations from the paper."""
 
@@ -124,6 +146,8 @@ class Experiment:
     lr_grid: bool = False  # the network sees the low-resolution grid and gives the high-resolution one
     given: bool = False  # the manifest's lr column, where filled, is the low-resolution scan
     generation: Generation | None = None  # examples are drawn from label maps, not from scans
+    mixture: Mixture | None = None  # each is degraded at random, and the network is told the factor
+    precision: str = "32-true"  # of training, by its name in Lightning Fabric
     spacing_mm: float | None = None  # the network sees RAS scans of this isotropic spacing, linearly interpolated
     output: str = "scan"  # units that predictions come in: key of synthesis.OUTPUTS
     loss_crop: int | None = None  # voxels per axis in the middle of a patch that the loss sees

@@ -1,0 +1,84 @@
+"""Painted scans, each degraded in a way drawn at random, of which the network is told the factor alone."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+from scipy import ndimage
+
+from srlib.degrade import BlockAverage, GaussianDownsample, KSpaceTruncation, rician
+from srlib.experiments import Acquisition, Experiment, Mixture
+from srlib.generator import LabelMap, apply, draw
+from srlib.patches import extract, grid_locations, per_axis
+from srlib.paths import InputError
+from srlib.priors import Prior
+from srlib.volume import Volume
+
+MARGIN = 8  # voxels about the patches of a painted scan, which the borders of kernels and of k-space may spoil
+ANY = ((125.0, 70.0), (12.0, 8.0))  # mean and std of the class means, and of the class stds, of the contrast "any"
+
+
+def paint_patches(
+    rng: np.random.Generator, label_map: LabelMap, experiment: Experiment, priors: Mapping[str, Prior]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The patches of one painted scan as (input (4, X, Y, Z), truth (1, X, Y, Z)), float32, about [0, 1].
+
+    ``experiment.samples`` of them, the cube of a whole number; the input is the degraded scan interpolated on the
+    truth's grid and three maps of 1 / factor per axis. Raises InputError as ``generator.draw``.
+    """
+    mixture, size = experiment.mixture, per_axis(experiment.patch_size)
+    count = round(experiment.samples ** (1 / 3))
+    if count**3 != experiment.samples:
+        raise InputError(f"samples: expected the cube of a whole number, got {experiment.samples}")
+    hr = paint(rng, label_map, experiment, priors, [count * n + 2 * MARGIN for n in size])
+    on_grid, factor = degrade(rng, hr, mixture)
+    told = told_maps(factor, hr.shape)
+    places = grid_locations(hr.shape, size, border=(MARGIN,) * 3)
+    return [(extract(np.concatenate([on_grid.data[None], told]), p), extract(hr.data[None], p)) for p in places]
+
+
+def told_maps(factor: tuple[float, float, float], shape: tuple[int, int, int]) -> np.ndarray:
+    """What a network is told: 1 / factor of each axis, as constant maps (3, X, Y, Z)."""
+    return np.broadcast_to(np.float32(1 / np.array(factor))[:, None, None, None], (3, *shape))
+
+
+def paint(
+    rng: np.random.Generator, label_map: LabelMap, experiment: Experiment, priors: Mapping[str, Prior], shape: list[int]
+) -> Volume:
+    """A painted scan of ``shape`` voxels in a contrast, with texture and softness, drawn from the experiment's mixture."""
+    mixture, classes = experiment.mixture, int(label_map.class_of.max()) + 1
+    anything = tuple(np.repeat(np.array(part)[:, None], classes, axis=1) for part in ANY)
+    contrast = mixture.contrasts[rng.integers(len(mixture.contrasts))]
+    generation = dataclasses.replace(experiment.generation, inputs=(Acquisition(contrast),))
+    parameters = draw(rng, label_map, generation, {**priors, "any": anything}, shape)
+    parameters = dataclasses.replace(parameters, stds=parameters.stds * rng.uniform(0, mixture.texture))
+    data = apply(label_map, parameters, generation).target[0].numpy()
+    mottle = ndimage.gaussian_filter(rng.standard_normal(shape, np.float32), rng.uniform(1, 4))
+    data *= np.exp(rng.uniform(0, mixture.mottle) / mottle.std() * mottle)
+    return Volume(ndimage.gaussian_filter(data, rng.uniform(0, mixture.soft)), np.eye(4))
+
+
+def degrade(rng: np.random.Generator, hr: Volume, mixture: Mixture) -> tuple[Volume, tuple[float, float, float]]:
+    """A scan degraded in a way drawn from the mixture, on its own grid, and the factor per axis."""
+    kernel = mixture.kernels[rng.integers(len(mixture.kernels))]
+    factor = _factor(rng, mixture, whole=kernel == "box")
+    noise = np.exp(rng.uniform(*np.log(mixture.noise))) if rng.random() < mixture.noisy else 0.0
+    if kernel == "kspace":  # noise is measured in k-space, so what is zeroed takes its part of it along
+        return KSpaceTruncation(factor)(rician(hr, noise, rng) if noise else hr), factor
+    if kernel == "box":
+        degradation = BlockAverage(factor)
+    else:
+        sigma = tuple(f * np.exp(rng.uniform(*np.log(mixture.sigma))) for f in factor)
+        degradation = GaussianDownsample(factor, 0.0 if kernel == "sinc" else sigma, order=int(rng.choice((1, 3, 3))))
+    lr = degradation(KSpaceTruncation(factor)(hr) if kernel == "sinc" else hr)
+    return degradation.to_grid(rician(lr, noise, rng) if noise else lr, hr.shape), factor
+
+
+def _factor(rng: np.random.Generator, mixture: Mixture, whole: bool) -> tuple[float, float, float]:
+    """All axes, one or two of them are coarser; half of all factors are 2 where it is not one axis."""
+    axes = rng.permutation(3)[: rng.choice((1, 2, 3), p=(0.3, 0.2, 0.5))]
+    value = rng.uniform(1.5, mixture.thick) if len(axes) == 1 else rng.uniform(1.25, mixture.isotropic)
+    if len(axes) > 1 and rng.random() < 0.5:
+        value = 2.0
+    value = max(round(value), 2) if whole else value
+    return tuple(float(value) if axis in axes else 1.0 for axis in range(3))
