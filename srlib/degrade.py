@@ -164,7 +164,9 @@ class BlockAverage:
     def __call__(self, hr: Volume) -> Volume:
         shape, affine = coarse_grid(hr.shape, hr.affine, self.factor)
         missing = [(0, n * f - m) for n, f, m in zip(shape, self.factor, hr.shape, strict=True)]
-        blocks = np.pad(hr.data, missing, mode="edge").reshape([v for pair in zip(shape, self.factor) for v in pair])
+        blocks = np.pad(hr.data, missing, mode="edge").reshape(
+            [v for pair in zip(shape, self.factor, strict=True) for v in pair]
+        )
         return Volume(blocks.mean(axis=(1, 3, 5)), affine)
 
     def to_grid(self, lr: Volume, shape: Sequence[int], order: int = 3) -> Volume:

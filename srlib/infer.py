@@ -11,6 +11,7 @@ from srlib.data import Pair, bring, degradation_of, network_input
 from srlib.device import choose_device, layout
 from srlib.experiments import TASKS, Experiment
 from srlib.images import load, save, scans_in
+from srlib.mixture import told
 from srlib.models.robust import Told
 from srlib.paths import InputError, make_dir, published_file, results_root
 from srlib.published import PUBLISHED, load_published
@@ -88,7 +89,8 @@ def enhance_on_grid(
     given = network_input(on_grid, brought, model.experiment.intensity)
     network = model.network
     if model.experiment.mixture:
-        network = Told(network, factor or model.factor).to(next(network.parameters()).device)
+        network = Told(network, torch.from_numpy(told(given[0], factor or model.factor)))
+        network.to(next(network.parameters()).device)
     sr = run_tiled(network, given, max_memory_gb, progress)
     return on_grid.with_data(fit_scaling(on_grid.data, model.experiment.intensity).invert(sr))
 
@@ -175,8 +177,8 @@ def super_resolve(
         align = "first" if TASKS[model.experiment.task][0] == "scanline" else align
         return Volume(sr, fine_grid(volume, model.network.factor, align)[1])
     on_grid = volume if np.allclose(factor, 1) else resample(volume, *fine_grid(volume, factor, align))
-    told = tuple(f * z for f, z in zip(factor, filled, strict=True))
-    return enhance_on_grid(on_grid, model, reference, max_memory_gb, progress, told)
+    coarser = tuple(f * z for f, z in zip(factor, filled, strict=True))
+    return enhance_on_grid(on_grid, model, reference, max_memory_gb, progress, coarser)
 
 
 def with_uncertainty(

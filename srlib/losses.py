@@ -48,6 +48,15 @@ def l1_l2(sr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
     return functional.l1_loss(sr, hr) + 20 * functional.mse_loss(sr, hr)
 
 
+def log_mse(sr: torch.Tensor, hr: torch.Tensor, floor: float = 1e-4) -> torch.Tensor:
+    """Mean over a batch's patches of the logarithm of their squared error, which is their PSNR in other units.
+
+    A patch counts by the share of its error that goes, so that hard degradations do not drown the mild ones (as the PSNR
+    loss of Chen et al., ECCV 2022). ``floor``, 40 dB, keeps patches that are nearly right from counting most.
+    """
+    return torch.log((sr - hr).square().flatten(1).mean(1) + floor).mean()
+
+
 def ssim_slices(sr: torch.Tensor, hr: torch.Tensor, data_range: float = 1.0) -> torch.Tensor:
     """1 - SSIM of slices, 2-D, mean over the three orientations of volumes (B, C, X, Y, Z).
 
@@ -129,6 +138,7 @@ LOSSES = {
     "l1": functional.l1_loss,
     "l2": functional.mse_loss,
     "l1_l2": l1_l2,
+    "log_mse": log_mse,
     "laplace": laplace,
     "dice": dice,
     "mse_gdl": mse_gdl,

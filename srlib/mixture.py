@@ -1,7 +1,7 @@
 """Painted scans, each degraded in a way drawn at random, of which the network is told the factor alone."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy import ndimage
@@ -9,11 +9,13 @@ from scipy import ndimage
 from srlib.degrade import BlockAverage, GaussianDownsample, KSpaceTruncation, rician
 from srlib.experiments import Acquisition, Experiment, Mixture
 from srlib.generator import LabelMap, apply, draw
+from srlib.models.robust import TOLD
 from srlib.patches import extract, grid_locations, per_axis
 from srlib.paths import InputError
 from srlib.priors import Prior
 from srlib.volume import Volume
 
+LAGS = (1, 2, 4, 8)  # voxels
 MARGIN = 8  # voxels about the patches of a painted scan, which the borders of kernels and of k-space may spoil
 ANY = ((125.0, 70.0), (12.0, 8.0))  # mean and std of the class means, and of the class stds, of the contrast "any"
 
@@ -21,10 +23,10 @@ ANY = ((125.0, 70.0), (12.0, 8.0))  # mean and std of the class means, and of th
 def paint_patches(
     rng: np.random.Generator, label_map: LabelMap, experiment: Experiment, priors: Mapping[str, Prior]
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The patches of one painted scan as (input (4, X, Y, Z), truth (1, X, Y, Z)), float32, about [0, 1].
+    """The patches of one painted scan as (input (16, X, Y, Z), truth (1, X, Y, Z)), float32, about [0, 1].
 
     ``experiment.samples`` of them, the cube of a whole number; the input is the degraded scan interpolated on the
-    truth's grid and three maps of 1 / factor per axis. Raises InputError as ``generator.draw``.
+    truth's grid and what the network is ``told`` of it, as constant maps. Raises InputError as ``generator.draw``.
     """
     mixture, size = experiment.mixture, per_axis(experiment.patch_size)
     count = round(experiment.samples ** (1 / 3))
@@ -32,14 +34,30 @@ def paint_patches(
         raise InputError(f"samples: expected the cube of a whole number, got {experiment.samples}")
     hr = paint(rng, label_map, experiment, priors, [count * n + 2 * MARGIN for n in size])
     on_grid, factor = degrade(rng, hr, mixture)
-    told = told_maps(factor, hr.shape)
+    maps = np.broadcast_to(told(on_grid.data, factor)[:, None, None, None], (3 * TOLD, *size))
     places = grid_locations(hr.shape, size, border=(MARGIN,) * 3)
-    return [(extract(np.concatenate([on_grid.data[None], told]), p), extract(hr.data[None], p)) for p in places]
+    return [(np.concatenate([extract(on_grid.data[None], p), maps]), extract(hr.data[None], p)) for p in places]
 
 
-def told_maps(factor: tuple[float, float, float], shape: tuple[int, int, int]) -> np.ndarray:
-    """What a network is told: 1 / factor of each axis, as constant maps (3, X, Y, Z)."""
-    return np.broadcast_to(np.float32(1 / np.array(factor))[:, None, None, None], (3, *shape))
+def told(scan: np.ndarray, factor: Sequence[float]) -> np.ndarray:
+    """What a network is told of a scan (X, Y, Z) on the fine grid: (15,), five numbers per axis.
+
+    The first is 1 / factor. The others are logarithms of how the mean squared difference of voxels grows with their
+    distance of 1 to 8 voxels, each over the next one's, after the differences of neighbouring differences over those of
+    neighbours: they show kernel and noise, and do not change with a scan's units. Every other line of the other axes
+    is read. An axis of fewer than 9 voxels has the values of white noise, zeros.
+    """
+    found = []
+    for axis, f in enumerate(factor):
+        lines, growth = np.moveaxis(scan, axis, -1)[::2, ::2], np.zeros(len(LAGS))
+        if lines.shape[-1] > LAGS[-1]:
+            steps = [np.diff(lines, 2), *(lines[..., lag:] - lines[..., :-lag] for lag in LAGS)]
+            energy = np.array([np.square(step).mean(dtype=np.float64) for step in steps])
+            energy[0] /= 3  # of white noise
+            energy += 1e-6 * energy.max() + 1e-20
+            growth = np.log(energy[:-1] / energy[1:])
+        found += [1 / f, *growth]
+    return np.array(found, np.float32)
 
 
 def paint(
@@ -77,7 +95,7 @@ def degrade(rng: np.random.Generator, hr: Volume, mixture: Mixture) -> tuple[Vol
 def _factor(rng: np.random.Generator, mixture: Mixture, whole: bool) -> tuple[float, float, float]:
     """All axes, one or two of them are coarser; half of all factors are 2 where it is not one axis."""
     axes = rng.permutation(3)[: rng.choice((1, 2, 3), p=(0.3, 0.2, 0.5))]
-    value = rng.uniform(1.5, mixture.thick) if len(axes) == 1 else rng.uniform(1.25, mixture.isotropic)
+    value = rng.uniform(1.5, mixture.thick) if len(axes) == 1 else rng.uniform(1.5, mixture.isotropic)
     if len(axes) > 1 and rng.random() < 0.5:
         value = 2.0
     value = max(round(value), 2) if whole else value

@@ -23,7 +23,7 @@ from srlib.priors import Label, Prior
 from srlib.volume import reorient
 
 KEPT = 8  # label maps in the memory of each process
-POOL = 8  # painted scans whose patches are mixed
+POOL = 16  # painted scans whose patches are mixed
 WORKERS = 8  # processes, at most
 Pair = tuple[np.ndarray, np.ndarray]
 

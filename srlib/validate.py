@@ -36,9 +36,13 @@ def fixed_patches(subjects: Sequence[Subject], experiment: Experiment) -> list[P
 
 
 def fixed_examples(subjects: Sequence[Subject], like: SyntheticDataset) -> list[Pair]:
-    """Four examples of the subjects' label maps, as ``like`` makes them of its own; none without a label map."""
+    """Four examples of the subjects' label maps, as ``like`` makes them of its own; none without a label map.
+
+    Where degradations are drawn, the first patch of each of 16 scans.
+    """
     dataset = SyntheticDataset(subjects, like.experiment, like.table, like.priors, VALIDATION_SEED)
-    return [dataset[index] for index in range(4 if dataset.subjects else 0)]
+    count = (16 if like.experiment.mixture else 4) if dataset.subjects else 0
+    return [dataset[index * dataset.group] for index in range(count)]
 
 
 def validation(

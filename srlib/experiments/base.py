@@ -96,14 +96,14 @@ class Mixture:
     """Degradations of which each painted scan gets one, drawn at random; bounds of uniform draws, where not said otherwise."""
 
     contrasts: tuple[str, ...] = ("t1_hr", "t2", "any")  # of the priors; "any" has every class of any brightness
-    texture: float = 1.5  # most std of the voxels of a class, as a multiple of the priors'
+    texture: float = 1.0  # most std of the voxels of a class, as a multiple of the priors'
     mottle: float = 0.1  # most std of a smooth relative variation, correlated over 1 to 4 voxels
     soft: float = 1.2  # most sigma of a further blur of the truth, voxels
     isotropic: float = 4.0  # greatest factor of all axes, or of two
     thick: float = 6.0  # greatest factor of a single axis
     sigma: tuple[float, float] = (0.2, 1.05)  # of a Gaussian kernel per factor; their logarithm is uniform
-    noise: tuple[float, float] = (0.003, 0.04)  # Rician, of the brightest voxel; their logarithm is uniform
-    noisy: float = 0.5  # share of scans with noise
+    noise: tuple[float, float] = (0.002, 0.03)  # Rician, of the brightest voxel; their logarithm is uniform
+    noisy: float = 0.4  # share of scans with noise
     kernels: tuple[str, ...] = ("gaussian", "gaussian", "box", "kspace", "sinc")  # each as likely
 
 

@@ -1,58 +1,91 @@
 """A residual network for every factor: it works on a grid of half the resolution, its input lies on the output's."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import nn
 from torch.nn import functional
 
 PACK = 2  # voxels per axis that become channels
+TOLD = 5  # numbers per axis that the network is told
+REACH = 6  # voxels, of the filters
 
 
 class RobustSR(nn.Module):
-    """Ours: (B, 4, X, Y, Z), an interpolated scan and three maps of 1 / factor per axis, to (B, 1, X, Y, Z), any shape.
+    """Ours: (B, 16, X, Y, Z), an interpolated scan and 15 constant maps, to (B, 1, X, Y, Z), any shape.
 
-    Cubes of 2^3 voxels become channels, so that the body of residual ``blocks`` has an eighth of the voxels (as the
-    sub-pixel head of Shi et al., CVPR 2016, on both sides), and come back as a difference to the scan, which starts at
-    zero. The first layer's kernels sum to zero and no layer has a bias (Mohan et al., ICLR 2020): a scan times a number
-    plus another gives the result times the one plus the other, so that units and window do not matter. What the network is told, the factor (the maps are
-    constant), sets a gain for every feature map of each block.
+    What the network is told in the maps (``mixture.told``: of each axis the factor, and what the scan itself shows of
+    kernel and noise) chooses a symmetric filter along each axis, and a gain for every feature map of the residual
+    network that follows. That one sees cubes of 2^3 voxels as channels, so that its ``blocks`` work on an eighth of the
+    voxels (the sub-pixel head of Shi et al., CVPR 2016, on both sides). Filters and output start at zero. The first
+    layer's kernels sum to zero and no convolution has a bias (Mohan et al., ICLR 2020): a scan times a number plus
+    another gives the result times the one plus the other, so that units and window do not matter.
     """
 
     def __init__(self, width: int = 32, blocks: int = 8) -> None:
         super().__init__()
-        self.first = nn.Conv3d(PACK**3, width, 3, bias=False)
+        self.filters = _perceptron(2 * TOLD, REACH)
+        self.gains = _perceptron(3 * TOLD, (blocks + 1) * width)
+        self.first = nn.Conv3d(2 * PACK**3, width, 3, bias=False)
         self.blocks = nn.ModuleList(_Block(width) for _ in range(blocks))
         self.last = nn.Conv3d(width, PACK**3, 3, padding=1, bias=False)
         nn.init.kaiming_normal_(self.first.weight, nonlinearity="linear")
         nn.init.zeros_(self.last.weight)
+        nn.init.ones_(self.gains[-1].bias)
         self.multiple = PACK  # tiles begin at multiples of it, or other voxels would be packed
-        self.halo = PACK * (2 + 2 * blocks)
+        self.halo = PACK * (2 + 2 * blocks) + REACH
         self.live_channels = 8 + 4 * width // PACK**3
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         scan, told = x[:, :1], x[:, 1:, 0, 0, 0]
+        sharp = self._filtered(scan, told.unflatten(1, (3, TOLD)))
+        gains = self.gains(told).unflatten(1, (-1, self.first.out_channels))
+        gains = gains[..., None, None, None].unbind(1)
         shape = scan.shape[2:]
-        packed = pack(functional.pad(scan, [p for n in reversed(shape) for p in (0, -n % PACK)]))
-        weight = self.first.weight - self.first.weight.mean(dim=(1, 2, 3, 4), keepdim=True)
-        y = functional.pad(packed, [1] * 6, mode="replicate").contiguous(memory_format=torch.channels_last_3d)
-        y = functional.conv3d(y, weight)
-        for block in self.blocks:
-            y = block(y, told)
-        return scan + unpack(self.last(y))[:, :, : shape[0], : shape[1], : shape[2]]
+        both = torch.cat([sharp, sharp - scan], dim=1)
+        packed = pack(functional.pad(both, [p for n in reversed(shape) for p in (0, -n % PACK)], mode="replicate"))
+        weight = self.first.weight.unflatten(1, (2, -1))  # of the sharpened scan, and of what was added
+        weight = (weight - weight.mean(dim=(2, 3, 4, 5), keepdim=True)).flatten(1, 2)
+        with torch.autocast(x.device.type, enabled=False):  # small differences of large numbers
+            y = functional.pad(packed, [1] * 6, mode="replicate").contiguous(memory_format=torch.channels_last_3d)
+            y = functional.conv3d(y, weight) * gains[0].float()
+        for block, gain in zip(self.blocks, gains[1:], strict=True):
+            y = block(y, gain)
+        return sharp + unpack(self.last(y))[:, :, : shape[0], : shape[1], : shape[2]]
+
+    def _filtered(self, scan: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
+        """The scan through one filter after the other, each chosen by its axis and by what the others are on average."""
+        taps = self.filters(torch.cat([told, (told.sum(1, keepdim=True) - told) / 2], dim=2))
+        kernels = torch.cat([taps.flip(2), -2 * taps.sum(2, keepdim=True), taps], dim=2)
+        y = scan.movedim(1, 0).float()
+        for axis in range(3):
+            shape, pad = [len(scan), 1, 1, 1, 1], [0] * 6
+            shape[2 + axis], pad[4 - 2 * axis], pad[5 - 2 * axis] = 2 * REACH + 1, REACH, REACH
+            with torch.autocast(y.device.type, enabled=False):
+                change = functional.conv3d(
+                    functional.pad(y, pad, mode="replicate"), kernels[:, axis].float().view(shape), groups=len(scan)
+                )
+            y = y + change
+        return y.movedim(0, 1)
+
+
+def _perceptron(inputs: int, outputs: int) -> nn.Sequential:
+    """Two layers, of which the second starts at zero."""
+    last = nn.Linear(64, outputs)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(inputs, 64), nn.ReLU(), last)
 
 
 class Told(nn.Module):
-    """A network that is told the factor per axis, as one of the scan alone: (B, 1, X, Y, Z) to (B, 1, X, Y, Z)."""
+    """A network with what it is told of a scan, (15,), as one of the scan alone: (B, 1, X, Y, Z) to (B, 1, X, Y, Z)."""
 
-    def __init__(self, network: RobustSR, factor: Sequence[float]) -> None:
+    def __init__(self, network: RobustSR, told: torch.Tensor) -> None:
         super().__init__()
         self.network, self.halo, self.multiple = network, network.halo, network.multiple
         self.live_channels = network.live_channels
-        self.register_buffer("told", 1 / torch.tensor(tuple(factor), dtype=torch.float32)[None, :, None, None, None])
+        self.register_buffer("told", told[None, :, None, None, None])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.network(torch.cat([x, self.told.expand(-1, -1, *x.shape[2:])], dim=1))
+        return self.network(torch.cat([x, self.told.expand(len(x), -1, *x.shape[2:])], dim=1))
 
 
 class _Block(nn.Module):
@@ -60,23 +93,20 @@ class _Block(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv3d(width, width, 3, padding=1, bias=False)
         self.conv2 = nn.Conv3d(width, width, 3, padding=1, bias=False)
-        self.gain = nn.Linear(3, width)
         nn.init.kaiming_normal_(self.conv1.weight, nonlinearity="relu")
+        nn.init.kaiming_normal_(self.conv2.weight, nonlinearity="linear")
         with torch.no_grad():
-            self.conv2.weight.mul_(0.3)
-        nn.init.zeros_(self.gain.weight)
-        nn.init.ones_(self.gain.bias)
+            self.conv2.weight.mul_(0.3)  # or features would grow with every block
 
-    def forward(self, x: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
-        gain = self.gain(told)[:, :, None, None, None]
+    def forward(self, x: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
         return x + self.conv2(functional.relu(self.conv1(x), inplace=True) * gain)
 
 
 def pack(x: torch.Tensor) -> torch.Tensor:
-    """Cubes of voxels as channels: (B, 1, 2 X, 2 Y, 2 Z) to (B, 8, X, Y, Z)."""
-    batch, _, *shape = x.shape
-    x = x.reshape(batch, *(v for n in shape for v in (n // PACK, PACK)))
-    return x.permute(0, 2, 4, 6, 1, 3, 5).flatten(1, 3)
+    """Cubes of voxels as channels: (B, C, 2 X, 2 Y, 2 Z) to (B, 8 C, X, Y, Z)."""
+    batch, channels, *shape = x.shape
+    x = x.reshape(batch, channels, *(v for n in shape for v in (n // PACK, PACK)))
+    return x.permute(0, 1, 3, 5, 7, 2, 4, 6).flatten(1, 4)
 
 
 def unpack(x: torch.Tensor) -> torch.Tensor:
