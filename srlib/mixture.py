@@ -87,7 +87,7 @@ def degrade(rng: np.random.Generator, hr: Volume, mixture: Mixture) -> tuple[Vol
         degradation = BlockAverage(factor)
     else:
         sigma = tuple(f * np.exp(rng.uniform(*np.log(mixture.sigma))) for f in factor)
-        degradation = GaussianDownsample(factor, 0.0 if kernel == "sinc" else sigma, order=int(rng.choice((1, 3, 3))))
+        degradation = GaussianDownsample(factor, 0.0 if kernel == "sinc" else sigma)
     lr = degradation(KSpaceTruncation(factor)(hr) if kernel == "sinc" else hr)
     return degradation.to_grid(rician(lr, noise, rng) if noise else lr, hr.shape), factor
 

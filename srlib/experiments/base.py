@@ -98,7 +98,7 @@ class Mixture:
     contrasts: tuple[str, ...] = ("t1_hr", "t2", "any")  # of the priors; "any" has every class of any brightness
     texture: float = 1.0  # most std of the voxels of a class, as a multiple of the priors'
     mottle: float = 0.1  # most std of a smooth relative variation, correlated over 1 to 4 voxels
-    soft: float = 1.2  # most sigma of a further blur of the truth, voxels
+    soft: float = 0.6  # most sigma of a further blur of the truth, voxels; more, and kernel and truth look alike
     isotropic: float = 4.0  # greatest factor of all axes, or of two
     thick: float = 6.0  # greatest factor of a single axis
     sigma: tuple[float, float] = (0.2, 1.05)  # of a Gaussian kernel per factor; their logarithm is uniform
