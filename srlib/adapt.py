@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from srlib.degrade import GaussianDownsample
-from srlib.device import keep_freed_memory, layout
+from srlib.device import keep_freed_memory
 from srlib.infer import Model
 from srlib.losses import log_mse
 from srlib.mixture import told

@@ -13,12 +13,14 @@ from srlib.experiments import TASKS, Experiment
 from srlib.images import load, save, scans_in
 from srlib.mixture import told
 from srlib.models.robust import Told
-from srlib.paths import InputError, make_dir, published_file, results_root
+from srlib.paths import InputError, make_dir, published_file, results_root, shipped_file
 from srlib.published import PUBLISHED, load_published
 from srlib.synthesis import doubts, on_grid_of, synthesise
 from srlib.tiled import run_tiled
 from srlib.volume import Volume, describe, fine_grid, fit_scaling, resample
 from srlib.weights import load_network
+
+DEFAULT = "robust"  # the shipped weights that are used when none are named
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,14 +37,14 @@ class Model:
 
 
 def find_weights(name: str | Path) -> Path:
-    """A weights file by its path, a published one by its name, or an experiment's newest run under ``results/``.
+    """A weights file by its path, a shipped or published one by its name, or an experiment's newest run in ``results/``.
 
     Raises InputError when there is neither.
     """
     if Path(name).is_file():
         return Path(name)
-    if published := published_file(Path(name).name):
-        return published
+    if found := shipped_file(str(name)) or published_file(Path(name).name):
+        return found
     runs = results_root().glob(f"*/checkpoints/{Path(name).name}-*/model.safetensors")
     newest = max(runs, key=lambda p: p.stat().st_mtime, default=None)
     if newest is None:
@@ -52,10 +54,10 @@ def find_weights(name: str | Path) -> Path:
     return newest
 
 
-def load_model(weights: str | Path, device: str = "auto") -> Model:
+def load_model(weights: str | Path = DEFAULT, device: str = "auto") -> Model:
     """A model from our ``.safetensors`` or from a file the original authors published; nothing in it is run.
 
-    ``weights`` is a path or a name, as in ``find_weights``. Raises InputError when the file is missing,
+    ``weights`` is a path or a name, as in ``find_weights``; by default those shipped for every degradation. Raises InputError when the file is missing,
     damaged or of another kind.
     """
     path = find_weights(weights)

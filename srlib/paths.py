@@ -37,6 +37,12 @@ def published_file(name: str) -> Path | None:
     return next((path for path in places if path.is_file()), None)
 
 
+def shipped_file(name: str) -> Path | None:
+    """Weights that come with the package, by their name; None where there are none of it."""
+    file = Path(__file__).parent / "shipped" / f"{name}.safetensors"
+    return file if file.is_file() else None
+
+
 def results_root() -> Path:
     """Folder of all results: ``SRLIB_RESULTS``, else ``results/`` in the checkout."""
     return Path(os.environ.get("SRLIB_RESULTS") or root() / "results").resolve()

@@ -13,8 +13,8 @@ ORDER = [
     "paths", "experiments", "device",
     "volume", "images", "tomography", "patches", "degrade", "ultrasound", "metrics", "losses", "models",
     "fields", "slices", "priors", "generator", "phantoms", "caffe", "keras", "published", "results",
-    "data", "dataset", "synthetic", "store", "layouts", "convert", "figures", "example", "label_maps",
-    "weights", "phases", "validate", "train", "tiled", "synthesis", "infer", "evaluate",
+    "data", "dataset", "mixture", "synthetic", "store", "layouts", "convert", "figures", "example", "label_maps",
+    "weights", "phases", "validate", "train", "tiled", "synthesis", "infer", "adapt", "evaluate",
     "run", "readme", "cli", "__main__",
 ]  # fmt: skip
 FILES = sorted((ROOT / "srlib").rglob("*.py"))
@@ -52,7 +52,7 @@ def test_files_are_short_documented_and_device_free(path):
 
 
 def test_the_package_stays_thin():
-    assert sum(p.read_text().count("\n") for p in FILES) < 7700
+    assert sum(p.read_text().count("\n") for p in FILES) < 8250
 
 
 def test_public_functions_have_docstrings_and_annotations():

@@ -5,7 +5,15 @@ import pytest
 from scipy import ndimage
 from skimage.transform import iradon, radon
 
-from srlib.degrade import GaussianDownsample, KSpaceTruncation, ScanlineDecimation, SparseView, make_degradation
+from srlib.degrade import (
+    BlockAverage,
+    GaussianDownsample,
+    KSpaceTruncation,
+    ScanlineDecimation,
+    SparseView,
+    make_degradation,
+    rician,
+)
 from srlib.paths import InputError
 from srlib.phantoms import ct_slice
 from srlib.volume import Volume
@@ -248,3 +256,33 @@ def test_degradations_are_made_by_name():
 def test_the_published_model_cuts_to_a_multiple_of_the_factor(factor, expected):
     assert GaussianDownsample(factor, whole=True).usable((25, 19, 31)) == expected
     assert GaussianDownsample(factor).usable((25, 19, 31)) == (25, 19, 31)
+
+
+def test_blocks_are_averaged_and_stay_in_place(noise, oblique, to_world):
+    hr = Volume(noise((6, 8, 9)), oblique)
+    lr = BlockAverage((2, 1, 3))(hr)
+    assert lr.shape == (3, 8, 3)
+    np.testing.assert_allclose(lr.data[1, 5, 2], hr.data[2:4, 5, 6:9].mean(), rtol=1e-6)
+    np.testing.assert_allclose(to_world(lr.affine, (0, 0, 0)), to_world(hr.affine, (0.5, 0, 1)), atol=1e-9)
+    assert BlockAverage(2)(Volume(np.full((5, 5, 5), 3.0), np.eye(4))).data == pytest.approx(3.0)
+    ramp = Volume(np.fromfunction(lambda x, y, z: 2 * x - y + 3 * z, (24, 22, 26)), oblique)
+    back = BlockAverage((2, 2, 2))
+    inside = (slice(9, -9),) * 3
+    np.testing.assert_allclose(back.to_grid(back(ramp), ramp.shape).data[inside], ramp.data[inside], atol=0.05)
+    with pytest.raises(InputError, match="whole number"):
+        BlockAverage((2.5, 1, 1))
+
+
+def test_noise_is_that_of_magnitude_images_and_always_the_same():
+    flat = np.zeros((40, 40, 40))
+    flat[20:] = 100
+    scan = Volume(flat, np.eye(4))
+    noisy = rician(scan, 0.05, np.random.default_rng(1)).data
+    assert noisy[20:].std() == pytest.approx(5, rel=0.05) and noisy.min() >= 0
+    assert noisy[:20].mean() == pytest.approx(5 * np.sqrt(np.pi / 2), rel=0.02)  # Rayleigh where nothing is
+    degradation = GaussianDownsample(2, noise=0.02)
+    assert np.array_equal(degradation(scan).data, degradation(scan).data)
+    clean = GaussianDownsample(2)(scan).data
+    assert np.std(degradation(scan).data[12:] - clean[12:]) == pytest.approx(0.02 * clean.max(), rel=0.1)
+    with pytest.raises(InputError, match="noise"):
+        GaussianDownsample(2, noise=-0.1)
