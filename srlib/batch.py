@@ -29,6 +29,7 @@ from srlib.inputs import Job, fingerprint
 from srlib.paths import InputError, atomic, first_line, sha256
 from srlib.volume import Volume, axcodes, describe
 
+COPIES = 5  # float32 copies of the result that live at once, before, between and after the tiles
 SUMMARY = "summary.csv"
 COLUMNS = ("file", "status", "seconds", "spacing_in", "spacing_out", "message")
 
@@ -220,7 +221,7 @@ def _enhance(
 
 
 def _check_size(shape: Sequence[int], max_memory_gb: float) -> None:
-    need = 4 * tiled.WORKING_COPIES * math.prod(shape) / 1e9  # what any tiling needs, asked before it is taken
+    need = 4 * COPIES * math.prod(shape) / 1e9  # asked before it is taken
     if math.prod(shape) > MAX_VOXELS or need > max_memory_gb:
         raise InputError(
             f"{tuple(shape)} voxels need {need:.3g} GB of memory at least, {max_memory_gb:.3g} GB and {MAX_VOXELS:,} voxels "

@@ -102,10 +102,8 @@ def doubts(path: Path) -> list[str]:
     """What a scan's header leaves open about its place or its size, a line each."""
     image = _image(path)
     if isinstance(image, nib.Nifti1Pair):
-        unit = image.header.get_xyzt_units()[0]
-        return (
-            [] if unit in ("mm", "unknown") else [f"the header's unit is {unit}, which is taken wherever mm is meant"]
-        )
+        unit = {1: "metre", 3: "micron"}.get(int(image.header["xyzt_units"]) % 8)
+        return [f"the header's unit is {unit}, which is taken wherever mm is meant"] if unit else []
     return ["an Analyze header does not say which side is left"] if isinstance(image, nib.analyze.AnalyzeImage) else []
 
 
@@ -136,7 +134,7 @@ def kept(
         new.set_sform(made_affine, "scanner")
     if not np.allclose(new.get_best_affine(), made_affine, atol=1e-3):
         new.set_sform(made_affine, "aligned")
-    if new.get_xyzt_units()[0] == "unknown":
+    if int(new["xyzt_units"]) % 8 not in (1, 2, 3):
         new.set_xyzt_units("mm")
     new["descrip"] = done.encode("ascii", "replace")[:79]
     new.extensions.append(nib.nifti1.Nifti1Extension("comment", json.dumps(record, sort_keys=True).encode()))

@@ -80,7 +80,7 @@ def save(volume: Volume, path: str | Path, dtype: type = np.float32, header: nib
     data = (volume.data.astype(np.float64) - inter) / slope if scaled else volume.data
     if np.issubdtype(dtype, np.integer):
         data = np.rint(np.clip(data, *limits(dtype)))
-    data = data.astype(dtype)
+    data = data.astype(dtype, copy=False)
     if path.suffix == ".mgz":
         if scaled or dtype not in (np.uint8, np.int16, np.int32, np.float32):
             raise InputError(f"{path}: an .mgz holds no {np.dtype(dtype)}, or no slope; choose .nii.gz or float32")
@@ -218,10 +218,10 @@ class Scaling:
     scale: float
 
     def apply(self, data: np.ndarray) -> np.ndarray:
-        return ((data - np.float32(self.offset)) / np.float32(self.scale)).astype(np.float32)
+        return ((data - np.float32(self.offset)) / np.float32(self.scale)).astype(np.float32, copy=False)
 
     def invert(self, data: np.ndarray) -> np.ndarray:
-        return (data * np.float32(self.scale) + np.float32(self.offset)).astype(np.float32)
+        return (data * np.float32(self.scale) + np.float32(self.offset)).astype(np.float32, copy=False)
 
 
 def fit_scaling(data: np.ndarray, rule: str = "minmax") -> Scaling:
