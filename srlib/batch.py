@@ -82,9 +82,9 @@ def run(
             job = pending[future]
             try:
                 outcome, lines = future.result()
-            except BrokenExecutor:
-                why = "its process was killed, perhaps for want of memory; use fewer --workers and run again"
-                outcome, lines = Outcome(job, "failed", f"{job.source}: {why}"), []
+            except (BrokenExecutor, RuntimeError) as err:  # killed, or without the memory for the model
+                why = "its process ended, perhaps for want of memory; use fewer --workers and run again"
+                outcome, lines = Outcome(job, "failed", f"{job.source}: {why} ({first_line(err)})"), []
             for line in lines:
                 tell(heads[job] + line)
             yield outcome

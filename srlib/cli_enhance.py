@@ -24,7 +24,7 @@ def example(*commands: str) -> str:
     epilog=example(
         "srlib enhance lr.nii.gz sr.nii.gz --weights mdcsrn_res --factor 2 2 2",
         "srlib enhance my_scans enhanced --weights synthsr_thick --workers 2",
-        "srlib enhance mine.csv enhanced --weights recnn_x2_t2",
+        "srlib enhance mine.csv enhanced --weights recnn_x2_t2  # T1 and T2 of each subject",
     )
 )
 @click.argument("sources", metavar="IN...", nargs=-1, required=True)

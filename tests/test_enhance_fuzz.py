@@ -2,20 +2,16 @@
 
 import gzip
 import random
-from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner
 
-from srlib import experiments, headers, images, inputs, volume
+from srlib import headers, images, inputs, volume
 from srlib.cli import main
 from srlib.images import read_table
-from srlib.models.mdcsrn import MDCSRN
-from srlib.weights import save_weights
 
 FILES, FOLDERS = 2000, 20
 TYPES = {
@@ -28,17 +24,6 @@ TYPES = {
 }
 VOXELS = ("u1", "i1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8", "c8", "c16")
 ODD = (0, 1, -1, 2, 7, 32767, -32768, 1e-30, 1e30, np.nan, np.inf, -np.inf, 0.001, 300)
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory) -> Path:
-    """Weights of an untrained network of two layers."""
-    experiment = replace(experiments.get("mdcsrn_res", "smoke"), model_args={"blocks": 1, "units": 1, "residual": True})
-    torch.manual_seed(0)
-    network = MDCSRN(width=experiment.width, **experiment.model_args)
-    path = tmp_path_factory.mktemp("weights") / "model.safetensors"
-    save_weights(network.state_dict(), path, {"experiment": experiment.to_json()})
-    return path
 
 
 def random_voxels(rng: np.random.Generator) -> np.ndarray:
