@@ -51,7 +51,7 @@ def opened(path: str | Path) -> nib.spatialimages.SpatialImage:
     except InputError:
         raise
     except DAMAGED as err:
-        raise InputError(f"{path}: unreadable or truncated scan ({first_line(err)}); copy it again") from err
+        raise InputError(f"{path}: unreadable scan ({first_line(err)}); copy it again") from err
     if kind.kind not in "iuf":
         found = "colours (RGB)" if kind.names else "complex numbers" if kind.kind == "c" else f"type {kind}"
         raise InputError(f"{path}: expected real numbers, got voxels of {found}; convert the scan first")

@@ -155,6 +155,7 @@ def tiny(tmp_path_factory) -> Path:
     experiment = replace(experiments.get("mdcsrn_res", "smoke"), model_args={"blocks": 1, "units": 1, "residual": True})
     torch.manual_seed(0)
     network = MDCSRN(width=experiment.width, **experiment.model_args)
+    torch.nn.init.normal_(network.last.weight, std=0.02)  # which begins at zero, and would change nothing
     path = tmp_path_factory.mktemp("weights") / "model.safetensors"
     save_weights(network.state_dict(), path, {"experiment": experiment.to_json()})
     return path

@@ -124,9 +124,9 @@ BAD = {  # file -> its maker and words of the line that the user reads
     "thin.nii": (lambda p: nifti(p, DATA[:1]), "only 2-D models take single slices"),
     "loop.nii": (lambda p: p.symlink_to(p), "a link that leads nowhere"),
     "dangling.nii": (lambda p: p.symlink_to(p.with_name("gone.nii")), "a link that leads nowhere"),
-    "surface.nii": (lambda p: nib.save(nib.gifti.GiftiImage(), p.with_name("s.gii")), "no such file"),
+    "surface.gii": (lambda p: nib.save(nib.gifti.GiftiImage(), p), "expected NIfTI, MGH or Analyze"),
     "empty.npz": (lambda p: p.write_bytes(b"PK"), "readable .npz"),
-    "cut.mgz": (lambda p: (nib.save(nib.MGHImage(DATA, np.eye(4)), p), p.write_bytes(p.read_bytes()[:2000])), "truncated"),
+    "cut.mgz": (lambda p: (nib.save(nib.MGHImage(DATA, np.eye(4)), p), p.write_bytes(p.read_bytes()[:2000])), "Compressed file ended"),
 }  # fmt: skip
 
 
@@ -190,14 +190,15 @@ def test_of_20_files_13_are_enhanced_and_7_explained(tmp_path, enhance, to_world
         for place in ends:  # corners and centre of the field of view
             moved = to_world(made.affine, 2 * place + 0.5) - to_world(given.affine, place)
             assert np.abs(moved).max() < 0.01
-        if name not in ("g", "j", "k series", "m", "λήψη 1"):  # the same intensities, of whatever type
-            np.testing.assert_allclose(made.data.mean(), texture().mean(), rtol=0.01 if name not in ("f",) else 1)
+    first = volume.load(target / "a float_sr.nii.gz").data
+    for name in ("b", "c", "d.e", "g", "h", "i", "j", "n"):  # the same intensities, of other types
+        np.testing.assert_allclose(volume.load(target / f"{name}_sr.nii.gz").data, first, atol=0.01)
 
 
 def test_a_killed_run_goes_on_and_gives_the_same_bytes(tmp_path, tiny, enhance):
     source, whole, target = tmp_path / "in", tmp_path / "whole", tmp_path / "out"
     source.mkdir()
-    good(source, (40, 36, 32))
+    good(source, (32, 30, 28))
     bad_seven(source)
     words = [
         sys.executable,
@@ -243,20 +244,20 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(tmp_path, tiny, enhance):
 def test_the_result_is_the_same_for_any_tiles_and_workers(tmp_path, enhance, noise):
     source = tmp_path / "in"
     source.mkdir()
-    for name, shape in (("a", (50, 44, 40)), ("b", (40, 50, 44))):
+    for name, shape in (("a", (30, 28, 26)), ("b", (26, 30, 28))):
         volume.save(Volume(noise(shape) * 1000, OBLIQUE), source / f"{name}.nii.gz")
     results = {}
     for name, words in {
         "whole": (),
-        "tiles": ("--max-memory", 0.03),
-        "two": ("--max-memory", 0.05, "--workers", 2),
+        "tiles": ("--max-memory", 0.012),
+        "two": ("--max-memory", 0.024, "--workers", 2),
     }.items():
         result = enhance(source, tmp_path / name, *words)
-        assert result.exit_code == 0, result.stderr
+        assert result.exit_code == 0 and ("tiles: 100%" in result.stderr) == (name == "tiles"), result.stderr
         results[name] = [volume.load(tmp_path / name / f"{scan}_sr.nii.gz").data for scan in "ab"]
     for scans in (results["tiles"], results["two"]):
         for whole, other in zip(results["whole"], scans, strict=True):
-            assert np.abs(whole - other).max() < 1e-6 * 1000
+            assert np.abs(whole - other).max() <= 1e-6 * np.ptp(whole)  # float32's rounding
 
 
 def test_what_is_there_is_only_replaced_by_force(tmp_path, enhance, tiny):
