@@ -9,10 +9,10 @@ import click
 import numpy as np
 
 from srlib import __version__
+from srlib.cli_enhance import FACTOR, enhance, example, one_line
 from srlib.paths import InputError, results_dir, root
 
 EVERY = {"gaussian": None, "kspace": None, "scanline": 4, "sparse_view": 16}  # degradations, published whole factors
-FACTOR = {"nargs": 3, "type": float, "metavar": "X Y Z"}
 
 
 class Group(click.Group):
@@ -22,22 +22,14 @@ class Group(click.Group):
         try:
             super().invoke(context)
         except InputError as err:
-            click.echo(_one_line(err), err=True)
+            click.echo(one_line(err), err=True)
             sys.exit(1)
-
-
-def _one_line(err: object) -> str:
-    return "error: " + " ".join(str(err).split())
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def main() -> None:
     """Replications of published medical-image super-resolution systems, side by side."""
-
-
-def _example(text: str) -> str:
-    return f"\b\nExample:\n  {text}"
 
 
 def _literal(text: str) -> object:
@@ -47,7 +39,7 @@ def _literal(text: str) -> object:
         return text
 
 
-@main.command(epilog=_example("srlib run --profile quick --cohort csv/example.csv"))
+@main.command(epilog=example("srlib run --profile quick --cohort csv/example.csv"))
 @click.argument("notebooks", nargs=-1)
 @click.option("--profile", default="quick", show_default=True, help="Budget: smoke, quick or paper.")
 @click.option("--cohort", default="csv/example.csv", show_default=True, help="Manifest of the scans to use.")
@@ -68,7 +60,7 @@ def run(notebooks, profile, cohort, seed, parameters, force) -> None:
     click.echo(f"results: {folder}")
 
 
-@main.command(epilog=_example("srlib train mdcsrn_res --cohort csv/mine.csv --profile quick --out runs/mine"))
+@main.command(epilog=example("srlib train mdcsrn_res --cohort csv/mine.csv --profile quick --out runs/mine"))
 @click.argument("experiment")
 @click.option("--cohort", default="csv/example.csv", show_default=True, help="Manifest with train (and val) rows.")
 @click.option("--profile", default="quick", show_default=True, help="Budget: smoke, quick or paper.")
@@ -108,7 +100,7 @@ def train(
     click.echo(weights)
 
 
-@main.command(epilog=_example("srlib store recnn --cohort csv/mine.csv --profile paper --out patches.h5"))
+@main.command(epilog=example("srlib store recnn --cohort csv/mine.csv --profile paper --out patches.h5"))
 @click.argument("experiment")
 @click.option("--cohort", default="csv/example.csv", show_default=True, help="Manifest with train rows.")
 @click.option("--profile", default="quick", show_default=True, help="Budget: smoke, quick or paper.")
@@ -123,7 +115,7 @@ def store(experiment, cohort, profile, out) -> None:
     click.echo(stores.write_store(dataset.PairDataset(subjects, chosen), out))
 
 
-@main.command(epilog=_example("srlib manifest flat my_scans --out csv/mine.csv --split 0.7/0.1/0.2 --seed 0"))
+@main.command(epilog=example("srlib manifest flat my_scans --out csv/mine.csv --split 0.7/0.1/0.2 --seed 0"))
 @click.argument("layout")
 @click.argument("folder", type=click.Path())
 @click.option("--out", required=True, help="The CSV to write.")
@@ -141,7 +133,7 @@ def manifest(layout, folder, out, split, seed, subjects) -> None:
     click.echo(layouts.write_manifest(layout, folder, out, shares, seed, subjects))
 
 
-@main.command(epilog=_example("srlib priors csv/mine.csv --classes classes.csv --out priors.csv"))
+@main.command(epilog=example("srlib priors csv/mine.csv --classes classes.csv --out priors.csv"))
 @click.argument("manifest")
 @click.option("--classes", required=True, help="CSV with label and class, or the original generation_labels.npy.")
 @click.option("--out", required=True, type=click.Path(), help="The CSV to write.")
@@ -159,9 +151,7 @@ def priors(manifest, classes, out, split) -> None:
     click.echo(intensities.write_priors(found, out))
 
 
-@main.command(
-    epilog=_example("srlib convert deeplesion DeepLesion --out data/deeplesion --manifest csv/deeplesion.csv")
-)
+@main.command(epilog=example("srlib convert deeplesion DeepLesion --out data/deeplesion --manifest csv/deeplesion.csv"))
 @click.argument("collection")
 @click.argument("folder", type=click.Path())
 @click.option("--out", required=True, type=click.Path(), help="Folder for the NIfTI files.")
@@ -173,7 +163,7 @@ def convert(collection, folder, out, table) -> None:
     click.echo(collections.convert(collection, folder, out, table))
 
 
-@main.command(epilog=_example("srlib degrade hr.nii.gz lr.nii.gz --degradation gaussian --factor 2 2 2"))
+@main.command(epilog=example("srlib degrade hr.nii.gz lr.nii.gz --degradation gaussian --factor 2 2 2"))
 @click.argument("source", metavar="IN")
 @click.argument("target", metavar="OUT")
 @click.option("--degradation", type=click.Choice(list(EVERY)), default="gaussian", show_default=True)
@@ -203,46 +193,10 @@ def degrade(source, target, degradation, factor, every, window, sigma, align, on
     click.echo(images.save(model.to_grid(lr, hr.shape) if on_grid else lr, target))
 
 
-@main.command(epilog=_example("srlib enhance lr.nii.gz sr.nii.gz --weights mdcsrn_res --factor 2 2 2"))
-@click.argument("source", metavar="IN")
-@click.argument("target", metavar="OUT")
-@click.option("--weights", required=True, help="A weights file, or the name of an experiment trained here.")
-@click.option("--factor", **FACTOR, help="Per voxel axis [default: the model's own].")
-@click.option("--spacing", "spacing_mm", **FACTOR, help="Target spacing in mm, instead of a factor.")
-@click.option(
-    "--reference", help="Scan of another contrast, or a folder of them, if the model takes one; not registered."
-)
-@click.option(
-    "--align",
-    type=click.Choice(["center", "corners"]),
-    default="center",
-    show_default=True,
-    help="What stays: the field of view, or the outermost voxel centres.",
-)
-@click.option("--ct", is_flag=True, help="SynthSR: clip the scan to 0 to 80 HU first.")
-@click.option("--no-flip", is_flag=True, help="SynthSR: one pass, instead of the mean with the mirrored scan's.")
-@click.option("--uncertainty", metavar="OUT", help="SynthSR trained with 'laplace': write the uncertainty here.")
-@click.option("--device", default="auto", show_default=True)
-@click.option("--max-memory", type=float, help="GB that tiles may take [default: 3; 6 for SynthSR].")
-def enhance(source, target, weights, reference, uncertainty, device, max_memory, no_flip, **settings) -> None:
-    """Super-resolve a scan, or each in a folder into the folder OUT, as NAME_sr.nii.gz; it lies where it lay."""
-    from srlib import infer
-
-    model, failed = infer.load_model(weights, device), False
-    settings |= {"flip": not no_flip, "max_memory_gb": max_memory, "progress": True}
-    for files in infer.jobs(source, target, reference, uncertainty):
-        try:
-            click.echo(infer.enhance_file(*files, model, lambda line: click.echo(line, err=True), **settings))
-        except InputError as err:
-            if files[0] == Path(source):
-                raise
-            click.echo(_one_line(err if files[0].name in str(err) else f"{files[0]}: {err}"), err=True)
-            failed = True
-    if failed:
-        sys.exit(1)
+main.add_command(enhance)
 
 
-@main.command(epilog=_example("srlib evaluate hr.nii.gz sr.nii.gz --mask brain.nii.gz"))
+@main.command(epilog=example("srlib evaluate hr.nii.gz sr.nii.gz --mask brain.nii.gz"))
 @click.argument("hr", required=False)
 @click.argument("sr", required=False)
 @click.option("--mask", help="Scan that is non-zero where voxels count.")
@@ -284,7 +238,7 @@ def evaluate(hr, sr, mask, data_range, weights, cohort, split, task, out) -> Non
     writer.writerow(f"{v:.6g}" if isinstance(v, float) else v for v in row.values())
 
 
-@main.command(epilog=_example("srlib readme --check"))
+@main.command(epilog=example("srlib readme --check"))
 @click.option("--check", is_flag=True, help="Write nothing; fail when a table is stale.")
 def readme(check) -> None:
     """Make the README's result tables from results/."""

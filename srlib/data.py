@@ -10,9 +10,9 @@ import numpy as np
 
 from srlib.degrade import Degradation, SparseView, make_degradation
 from srlib.experiments import TASKS, Experiment
-from srlib.images import load, read_shape
+from srlib.images import load, load_mat, read_shape
 from srlib.paths import InputError, data_dir
-from srlib.volume import HU_WINDOW, Scaling, Volume, central, crop_or_pad, fit_scaling, framed, load_mat, resample
+from srlib.volume import HU_WINDOW, Scaling, Volume, central, crop_or_pad, fit_scaling, framed, resample
 
 VOLUMES = ("t1", "t2", "image", "labels", "lr", "mask")
 SPLITS = ("train", "val", "eval", "test")

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,13 @@ from scipy.io import loadmat
 from skimage import io
 
 from srlib import volume
+from srlib.headers import MAX_VOXELS
 from srlib.paths import InputError, atomic, first_line
 from srlib.volume import HU_WINDOW, Scaling, Volume
 
 HU_ZERO = 32768  # of DeepLesion's 16-bit PNG
-SCANS = (".nii", ".nii.gz", ".mgz", ".npz")  # what is looked for in a folder
+SCANS = (".nii", ".nii.gz", ".mgh", ".mgz", ".hdr", ".img", ".npz")  # what is looked for in a folder
+WHOLE = (".png", ".dcm", ".npz")  # kinds of files whose shape is not known from a header
 GEOMETRY = ("initial_radius", "final_radius", "initial_angle", "final_angle")
 
 
@@ -28,25 +31,41 @@ def load(path: str | Path) -> Volume:
 
 
 def scans_in(folder: str | Path) -> list[Path]:
-    """The NIfTI, MGH and ``.npz`` files of a folder, sorted; none when it is no folder."""
-    files = sorted(Path(folder).iterdir()) if Path(folder).is_dir() else []
-    return [p for p in files if p.name.endswith(SCANS) and not p.name.startswith(".") and p.is_file()]
+    """NIfTI, MGH, Analyze and ``.npz`` files of a folder and its folders of DICOM slices, sorted; none if it is none.
+
+    Of a pair of files the ``.hdr``; links that lead nowhere are among them.
+    """
+    entries = sorted(p for p in Path(folder).iterdir() if not p.name.startswith(".")) if Path(folder).is_dir() else []
+    pairs = {p.with_suffix(".img") for p in entries if p.suffix == ".hdr"}
+    return [p for p in entries if (is_series(p) if p.is_dir() else p.name.lower().endswith(SCANS) and p not in pairs)]
+
+
+def is_series(folder: Path) -> bool:
+    """Whether a folder holds a file that begins as DICOM files do."""
+
+    def begins_so(path: Path) -> bool:
+        with open(path, "rb") as file:
+            return file.read(132)[128:] == b"DICM"
+
+    with suppress(OSError):  # a folder or file that may not be read
+        return any(begins_so(p) for p in sorted(folder.iterdir()) if p.is_file())
+    return False
 
 
 def read_shape(path: str | Path) -> tuple[int, int, int]:
     """Shape of a scan: from the header of NIfTI and MGH files, from the whole of others."""
     path = Path(path)
-    return load(path).shape if path.is_dir() or path.suffix.lower() in (".png", ".dcm") else volume.read_shape(path)
+    return load(path).shape if path.is_dir() or path.suffix.lower() in WHOLE else volume.read_shape(path)
 
 
-def save(scan: Volume, path: str | Path) -> Path:
+def save(scan: Volume, path: str | Path, *how: object) -> Path:
     """Write a scan as ``volume.save``, or one slice as ``.png``, x along the columns as in ``load_png``.
 
     A PNG is to be looked at: 16 bits from the slice's minimum to its maximum, its units and place are lost.
     """
     path = Path(path)
     if path.suffix.lower() != ".png":
-        return volume.save(scan, path)
+        return volume.save(scan, path, *how)
     if scan.shape[2] != 1:
         raise InputError(f"{path}: a PNG holds one slice, got {scan.shape[2]}; give a name ending in .nii.gz")
     low, high = float(scan.data.min()), float(scan.data.max())
@@ -77,12 +96,29 @@ def load_npz(path: str | Path) -> Volume:
     """Read the one array (X, Y, Z) of a NumPy archive: RAS axes of 1 mm, since it holds no geometry."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
+            if sum(part.file_size for part in arrays.zip.infolist()) > 8 * MAX_VOXELS:
+                raise ValueError(f"it says that it holds more than {MAX_VOXELS:,} voxels")
             (data,) = arrays.values()
     except Exception as err:  # NumPy and zipfile raise OSError, ValueError, BadZipFile, TypeError and others
         raise InputError(f"{path}: expected a readable .npz file with one array ({first_line(err)})") from err
     if data.ndim != 3 or data.dtype.kind not in "iuf" or not data.size or not np.isfinite(data).all():
         raise InputError(f"{path}: expected finite numbers (X, Y, Z), got {data.dtype} of shape {data.shape}")
     return Volume(data, np.eye(4))
+
+
+def load_mat(path: str | Path, like: Volume, variable: str = "out_final") -> Volume:
+    """Read a 3-D array from a MATLAB file (version 5) onto the grid of ``like``; InputError when it does not fit."""
+    try:
+        data = loadmat(path, variable_names=[variable])[variable]
+    except KeyError as err:
+        raise InputError(
+            f"{path}: it holds no variable {variable!r}; expected a file of the truncation script"
+        ) from err
+    except Exception as err:  # SciPy raises OSError, ValueError, NotImplementedError, MatReadError and others
+        raise InputError(f"{path}: not a readable MATLAB 5 file ({first_line(err)})") from err
+    if data.shape != like.shape or data.dtype.kind not in "iuf":
+        raise InputError(f"{path}: expected real numbers of shape {like.shape}, got {data.dtype} of shape {data.shape}")
+    return like.with_data(data)
 
 
 def hu_window(data: np.ndarray, low: float = HU_WINDOW[0], high: float = HU_WINDOW[1]) -> np.ndarray:
@@ -109,6 +145,9 @@ def load_dicom(path: str | Path) -> Volume:
     series = sorted({str(image.get("SeriesInstanceUID")) for _, image in slices})
     if len(series) > 1:
         raise InputError(f"{path}: {len(series)} series in one folder ({series[0]}, ...); give each its own folder")
+    voxels = sum(int(image.Rows) * int(image.Columns) for _, image in slices)
+    if voxels > MAX_VOXELS:
+        raise InputError(f"{path}: its headers say {voxels:,} voxels, more than {MAX_VOXELS:,}; crop it or repair them")
     geometry = {file: _geometry(file, image) for file, image in slices}
     first = geometry[slices[0][0]]
     normal = np.cross(first[1], first[2])

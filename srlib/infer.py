@@ -1,6 +1,6 @@
 """Whole scans through a trained network, placed by the affine."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,17 +10,17 @@ import torch
 from srlib.data import Pair, bring, degradation_of, network_input
 from srlib.device import choose_device, layout
 from srlib.experiments import TASKS, Experiment
-from srlib.images import load, save, scans_in
 from srlib.mixture import told
 from srlib.models.robust import Told
-from srlib.paths import InputError, make_dir, published_file, results_root, shipped_file
+from srlib.paths import InputError, published_file, results_root, shipped_file
 from srlib.published import PUBLISHED, load_published
-from srlib.synthesis import doubts, on_grid_of, synthesise
+from srlib.synthesis import on_grid_of, synthesise
 from srlib.tiled import run_tiled
-from srlib.volume import Volume, describe, fine_grid, fit_scaling, resample
+from srlib.volume import Volume, fine_grid, fit_scaling, resample
 from srlib.weights import load_network
 
 DEFAULT = "robust"  # the shipped weights that are used when none are named
+THICK = 1.2  # times the finest spacing: from there on an axis counts as thick
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +116,36 @@ def _from_grid_to_grid(scan: Volume, model: Model, max_memory_gb: float | None, 
     return scaling.invert(run_tiled(model.network, scaling.apply(scan.data), max_memory_gb, progress))
 
 
+def choose_factor(volume: Volume, model: Model) -> tuple[float, float, float]:
+    """How much finer a scan becomes where nothing is asked for: the model's own factor.
+
+    A model for any factor brings thick axes, those over THICK times the finest spacing, to that spacing; ours.
+    """
+    spacing = np.array(volume.spacing_mm)
+    thick = spacing > THICK * spacing.min()
+    if model.experiment.mixture is None or not thick.any():
+        return model.factor
+    return tuple(float(f) for f in np.where(thick, spacing / spacing.min(), 1))
+
+
+def output_factor(
+    volume: Volume, model: Model, factor: Sequence[float] | None = None, spacing_mm: Sequence[float] | None = None
+) -> tuple[float, float, float]:
+    """How much finer per axis ``super_resolve`` makes a scan; InputError as there."""
+    if factor is not None and spacing_mm is not None:
+        raise InputError("give a factor or a spacing, not both")
+    if spacing_mm is not None:
+        if len(spacing_mm) != 3 or not all(np.isfinite(s) and s > 0 for s in spacing_mm):
+            raise InputError(f"spacing: expected three positive numbers of mm, got {tuple(spacing_mm)}")
+        factor = tuple(old / new for old, new in zip(volume.spacing_mm, spacing_mm, strict=True))
+    factor = tuple(float(f) for f in (factor if factor is not None else choose_factor(volume, model)))
+    if len(factor) != 3 or not all(np.isfinite(f) and f >= 0.999 for f in factor):
+        raise InputError(
+            f"factor per axis must be at least 1, got {factor}; the scan's spacing is {volume.spacing_mm} mm"
+        )
+    return factor
+
+
 def super_resolve(
     volume: Volume,
     model: Model,
@@ -134,12 +164,12 @@ def super_resolve(
     Models that see one spacing (SynthSR) give RAS axes of that spacing, see ``synthesis.synthesise``; ``ct`` and ``flip``
     are theirs, factor, spacing and alignment the others'.
 
-    ``factor`` per axis (default: the one the model was trained for) or a target ``spacing_mm`` per axis; the
+    ``factor`` per axis (default: ``choose_factor``) or a target ``spacing_mm`` per axis; the
     field of view stays, and the affine says where the finer voxels lie. With ``align='corners'`` the outermost voxel
     centres stay instead, as in the published SRReCNN3D; also then the affine is the true one. ``zero_filled``: by how
     much the scanner interpolated already, per axis (its matrix over that measured), for models for every factor; with
-    it, and without factor and spacing, the grid stays. ``reference``: see ``enhance_on_grid``. Raises InputError for a constant scan, a factor below 1 or not finite, or factor and spacing
-    at once.
+    it, and without factor and spacing, the grid stays. ``reference``: see ``enhance_on_grid``. Raises InputError for a
+    constant scan, a factor below 1 or not finite, or factor and spacing at once.
     """
     if model.experiment.spacing_mm:
         if factor is not None or spacing_mm is not None or align != "center":
@@ -150,25 +180,16 @@ def super_resolve(
         return synthesise(model.network, model.experiment, volume, reference, ct, flip, max_memory_gb, progress)[0]
     if ct or not flip:
         raise InputError(f"CT and flipping are choices for SynthSR's models, and {model.experiment.name} is none")
-    if factor is not None and spacing_mm is not None:
-        raise InputError("give a factor or a spacing, not both")
-    if spacing_mm is not None:
-        if len(spacing_mm) != 3 or not all(np.isfinite(s) and s > 0 for s in spacing_mm):
-            raise InputError(f"spacing: expected three positive numbers of mm, got {tuple(spacing_mm)}")
-        factor = tuple(old / new for old, new in zip(volume.spacing_mm, spacing_mm, strict=True))
     filled = tuple(float(f) for f in zero_filled)
     if len(filled) != 3 or not all(np.isfinite(f) and f >= 1 for f in filled):
         raise InputError(f"zero_filled: expected three numbers of 1 or more, got {zero_filled}")
     if max(filled) > 1 and not model.experiment.mixture:
         raise InputError(
-            f"{model.experiment.name} knows one resolution; leave zero_filled out, or use the model robust"
+            f"{model.experiment.name} knows one resolution; leave zero_filled out, or use the model {DEFAULT}"
         )
-    usual = model.factor if max(filled) == 1 else (1, 1, 1)
-    factor = tuple(float(f) for f in (factor if factor is not None else usual))
-    if len(factor) != 3 or not all(np.isfinite(f) and f >= 0.999 for f in factor):
-        raise InputError(
-            f"factor per axis must be at least 1, got {factor}; the scan's spacing is {volume.spacing_mm} mm"
-        )
+    if max(filled) > 1 and spacing_mm is None:
+        factor = factor or (1, 1, 1)
+    factor = output_factor(volume, model, factor, spacing_mm)
     if model.experiment.lr_grid:
         if not np.allclose(factor, model.network.factor, rtol=1e-3) or reference is not None:
             raise InputError(
@@ -196,62 +217,3 @@ def with_uncertainty(
             f"{model.experiment.name} knows no uncertainty; expected a model trained with the loss 'laplace'"
         )
     return synthesise(model.network, model.experiment, volume, reference, **settings)
-
-
-def jobs(
-    source: str | Path, target: str | Path, reference: str | Path | None = None, uncertainty: str | Path | None = None
-) -> list[tuple[Path, Path, Path | None, Path | None]]:
-    """Files to read and write, as ``enhance_file`` takes them: of one scan, or of each in a folder ``source``.
-
-    Then ``target`` and ``uncertainty`` are folders, made if need be, for ``NAME_sr.nii.gz`` and ``NAME_b.nii.gz``, and
-    references lie in a folder under the names of their scans. A folder without NIfTI, MGH and ``.npz`` files is one scan,
-    a DICOM series. Raises InputError when outputs would be of one name, or lie among the scans.
-    """
-    source, target, reference, uncertainty = (
-        None if p is None else Path(p) for p in (source, target, reference, uncertainty)
-    )
-    scans = scans_in(source)
-    if not scans:
-        return [(source, target, reference, uncertainty)]
-    if reference and not reference.is_dir():
-        raise InputError(f"{reference}: expected a folder with a reference for each scan in {source}, under its name")
-    stems = [Path(p.name.removesuffix(".gz")).stem for p in scans]
-    if len(set(stems)) < len(stems):
-        twice = next(s for i, s in enumerate(stems) if s in stems[:i])
-        raise InputError(f"{source}: two scans are called {twice}; give them names of their own")
-    for folder in (target, uncertainty):
-        if folder and make_dir(folder).samefile(source):
-            raise InputError(f"{folder}: outputs would lie among the scans; choose another folder")
-    return [
-        (p, target / f"{s}_sr.nii.gz", reference and reference / p.name, uncertainty and uncertainty / f"{s}_b.nii.gz")
-        for p, s in zip(scans, stems, strict=True)
-    ]
-
-
-def enhance_file(
-    source: Path,
-    target: Path,
-    reference: Path | None,
-    uncertainty: Path | None,
-    model: Model,
-    tell: Callable[[str], None],
-    factor: Sequence[float] | None = None,
-    spacing_mm: Sequence[float] | None = None,
-    align: str = "center",
-    **settings: object,
-) -> Path:
-    """Super-resolve a file into another; ``tell`` hears what was read, and warnings (see ``synthesis.doubts``).
-
-    ``settings`` are those of ``with_uncertainty``. Raises InputError as these.
-    """
-    scan, other = load(source), load(reference) if reference else None
-    tell(f"{source.name}: {describe(scan)}; model {model.experiment.name}")
-    for doubt in doubts(scan, model.experiment, other):
-        tell(f"warning: {doubt}")
-    if not uncertainty:
-        return save(super_resolve(scan, model, factor, spacing_mm, other, align, **settings), target)
-    if factor or spacing_mm:
-        raise InputError("the uncertainty comes on the model's own grid; leave factor and spacing out")
-    sr, b = with_uncertainty(scan, model, other, **settings)
-    save(b, uncertainty)
-    return save(sr, target)

@@ -1,6 +1,5 @@
 """Scans in memory: float32 voxels with the affine that places them in the world, in mm."""
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,26 +7,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from scipy import ndimage
-from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 
+from srlib.headers import DAMAGED, limits, opened, shape_of
 from srlib.paths import InputError, atomic, first_line
 
 HU_WINDOW = (-1024.0, 200.0)  # of CT, as the SRResNet code takes it
-# what nibabel, gzip and NumPy raise for damaged files
-_DAMAGED = (
-    nib.filebasedimages.ImageFileError,
-    nib.spatialimages.HeaderDataError,
-    nib.freesurfer.mghformat.MGHError,
-    OSError,
-    EOFError,
-    ValueError,
-    TypeError,
-    KeyError,
-    OverflowError,
-    MemoryError,
-    zlib.error,
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,76 +45,53 @@ class Volume:
 
 
 def load(path: str | Path) -> Volume:
-    """Read a NIfTI or MGH scan; slope and intercept are applied.
+    """Read a NIfTI, MGH or Analyze scan; slope and intercept are applied.
 
-    Raises InputError, naming the file, for anything that is not one finite, real 3-D scan.
+    Raises InputError, naming the file, for anything that is not one finite, real 3-D scan of positive spacing.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
     try:
-        image = nib.load(path)
-        shape = _shape(image, path)
-        if image.get_data_dtype().kind not in "iuf":
-            raise InputError(f"{path}: expected real numbers, got voxels of type {image.get_data_dtype()}")
-        data = np.asarray(image.dataobj, dtype=np.float32).reshape(shape)
+        image = opened(path)
+        data = np.asarray(image.dataobj, dtype=np.float32).reshape(shape_of(image, path))
     except InputError:
         raise
-    except _DAMAGED as err:
+    except DAMAGED as err:
         raise InputError(f"{path}: unreadable or truncated scan ({first_line(err)}); copy it again") from err
     bad = data.size - np.count_nonzero(np.isfinite(data))
     if bad:
         raise InputError(f"{path}: {bad} voxels are NaN or infinite; replace them (e.g. by 0) first")
-    if not abs(np.linalg.det(image.affine[:3, :3])) > 1e-12 or not np.isfinite(image.affine).all():
-        raise InputError(f"{path}: its affine is singular (a zero spacing) or not finite; repair the header first")
     return Volume(data, image.affine)
-
-
-def load_mat(path: str | Path, like: Volume, variable: str = "out_final") -> Volume:
-    """Read a 3-D array from a MATLAB file (version 5) onto the grid of ``like``; InputError when it does not fit."""
-    try:
-        data = loadmat(path, variable_names=[variable])[variable]
-    except KeyError as err:
-        raise InputError(
-            f"{path}: it holds no variable {variable!r}; expected a file of the truncation script"
-        ) from err
-    except (*_DAMAGED, MatReadError, NotImplementedError) as err:
-        raise InputError(f"{path}: not a readable MATLAB 5 file ({first_line(err)})") from err
-    if data.shape != like.shape or data.dtype.kind not in "iuf":
-        raise InputError(f"{path}: expected real numbers of shape {like.shape}, got {data.dtype} of shape {data.shape}")
-    return like.with_data(data)
 
 
 def read_shape(path: str | Path) -> tuple[int, int, int]:
     """Shape of a scan from its header alone; InputError as in ``load``."""
-    try:
-        return _shape(nib.load(path), path)
-    except InputError:
-        raise
-    except _DAMAGED as err:
-        raise InputError(f"{path}: unreadable scan ({first_line(err)}); copy it again") from err
+    return shape_of(opened(path), path)
 
 
-def _shape(image: nib.spatialimages.SpatialImage, path: str | Path) -> tuple[int, int, int]:
-    shape = tuple(int(n) for n in image.shape)
-    if len(shape) < 3 or any(n != 1 for n in shape[3:]) or 0 in shape:
-        raise InputError(f"{path}: expected a 3-D scan, got shape {shape}; split it into 3-D volumes first")
-    return shape[:3]
+def save(volume: Volume, path: str | Path, dtype: type = np.float32, header: nib.Nifti1Header | None = None) -> Path:
+    """Write NIfTI (``.nii``, ``.nii.gz``) or ``.mgz``, atomically; integers are rounded and clipped to their range.
 
-
-def save(volume: Volume, path: str | Path, dtype: type = np.float32) -> Path:
-    """Write NIfTI (``.nii``, ``.nii.gz``) or ``.mgz``, atomically; integers are rounded and clipped to their range."""
+    A NIfTI ``header`` (``headers.kept``) gives what an affine does not say; values are stored by its slope and intercept.
+    """
     path = Path(path)
     if not path.name.endswith((".nii", ".nii.gz", ".mgz")):
         raise InputError(f"{path}: expected a name ending in .nii, .nii.gz or .mgz")
-    data = volume.data
+    slope, inter = header.get_slope_inter() if header is not None else (1.0, 0.0)
+    scaled = (slope, inter) != (1, 0)
+    data = (volume.data.astype(np.float64) - inter) / slope if scaled else volume.data
     if np.issubdtype(dtype, np.integer):
-        limits = np.iinfo(dtype)
-        data = np.rint(np.clip(data, limits.min, limits.max))
-    image_type = nib.MGHImage if path.suffix == ".mgz" else nib.Nifti1Image
-    image = image_type(data.astype(dtype), volume.affine)
-    if image_type is nib.Nifti1Image:
+        data = np.rint(np.clip(data, *limits(dtype)))
+    data = data.astype(dtype, copy=False)
+    if path.suffix == ".mgz":
+        if scaled or dtype not in (np.uint8, np.int16, np.int32, np.float32):
+            raise InputError(f"{path}: an .mgz holds no {np.dtype(dtype)}, or no slope; choose .nii.gz or float32")
+        image = nib.MGHImage(data, volume.affine)
+    elif header is None:
+        image = nib.Nifti1Image(data, volume.affine, dtype=dtype)
         image.header.set_xyzt_units("mm")
+    else:
+        image_type = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+        image = image_type(data, None, header, dtype=dtype)  # given an affine, nibabel sets codes of its own
+        image.header.set_slope_inter(slope, inter)
     with atomic(path) as temporary:
         nib.save(image, temporary)
     return path
@@ -257,10 +218,10 @@ class Scaling:
     scale: float
 
     def apply(self, data: np.ndarray) -> np.ndarray:
-        return ((data - np.float32(self.offset)) / np.float32(self.scale)).astype(np.float32)
+        return ((data - np.float32(self.offset)) / np.float32(self.scale)).astype(np.float32, copy=False)
 
     def invert(self, data: np.ndarray) -> np.ndarray:
-        return (data * np.float32(self.scale) + np.float32(self.offset)).astype(np.float32)
+        return (data * np.float32(self.scale) + np.float32(self.offset)).astype(np.float32, copy=False)
 
 
 def fit_scaling(data: np.ndarray, rule: str = "minmax") -> Scaling:

@@ -1,13 +1,18 @@
 """Small scans with a known place in the world, shared by the tests."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from scipy import ndimage
 
+from srlib import experiments
+from srlib.models.mdcsrn import MDCSRN
 from srlib.volume import Volume, save
+from srlib.weights import save_weights
 
 
 class LocalFabric:
@@ -142,3 +147,15 @@ def cohort(tmp_path_factory) -> Path:
         rows.append(f"scan{index},{split},scan{index}.nii.gz")
     (folder / "mine.csv").write_text("\n".join(rows) + "\n")
     return folder / "mine.csv"
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> Path:
+    """Weights of an untrained network of two layers."""
+    experiment = replace(experiments.get("mdcsrn_res", "smoke"), model_args={"blocks": 1, "units": 1, "residual": True})
+    torch.manual_seed(0)
+    network = MDCSRN(width=experiment.width, **experiment.model_args)
+    torch.nn.init.normal_(network.last.weight, std=0.02)  # which begins at zero, and would change nothing
+    path = tmp_path_factory.mktemp("weights") / "model.safetensors"
+    save_weights(network.state_dict(), path, {"experiment": experiment.to_json()})
+    return path

@@ -179,7 +179,8 @@ def test_published_caffe_weights_enhance_a_nifti(srlib, published_dir, blob, obl
 def test_synthsr_from_the_command_line(srlib, tmp_path, blob, oblique, centre_of_mass):
     weights, out = make(tmp_path / "SynthSR_mine.h5", theirs()), tmp_path / "out.nii.gz"
     scan = volume.save(blob((21, 18, 17), oblique), tmp_path / "in.nii.gz")
-    results = [srlib("enhance", scan, out, "--weights", weights, *words) for words in ((), ("--no-flip",), ("--ct",))]
+    words = ("enhance", scan, out, "--force", "--weights", weights)
+    results = [srlib(*words, *more) for more in ((), ("--no-flip",), ("--ct",))]
     assert all(r.exit_code == 0 for r in results), results
     sr = volume.load(out)
     np.testing.assert_allclose(sr.spacing_mm, 1, atol=1e-5)
@@ -188,9 +189,9 @@ def test_synthsr_from_the_command_line(srlib, tmp_path, blob, oblique, centre_of
     assert told[0].startswith("in.nii.gz: 21 x 18 x 17 voxels of 0.9 x 1.1 x 1.7 mm, axes RAS, intensities")
     assert told[0].endswith("model synthsr_published")
     assert told[1].startswith("warning: the scan covers 18.9 mm along R")
-    assert_refused(srlib("enhance", scan, out, "--weights", weights, "--factor", 1, 1, 2), "leave factor")
-    assert_refused(srlib("enhance", scan, out, "--weights", weights, "--uncertainty", out), "knows no uncertainty")
-    assert_refused(srlib("enhance", scan, out, "--weights", weights, "--max-memory", 0.001), "--max-memory")
+    assert_refused(srlib(*words, "--factor", 1, 1, 2), "leave factor")
+    assert_refused(srlib(*words, "--uncertainty", tmp_path / "b.nii.gz"), "knows no uncertainty")
+    assert_refused(srlib(*words, "--max-memory", 0.001), "--max-memory")
 
 
 def test_uncertainty_from_the_command_line(srlib, tmp_path, blob):
@@ -207,7 +208,7 @@ def test_uncertainty_from_the_command_line(srlib, tmp_path, blob):
     np.testing.assert_allclose(
         b.data, 0.02 * np.ptp(volume.load(scan).data), rtol=0.05
     )  # its last layer starts at zero
-    assert_refused(srlib(*words, "--spacing", 1, 1, 1), "leave factor and spacing out")
+    assert_refused(srlib(*words, "--spacing", 1, 1, 1, "--force"), "leave factor and spacing out")
 
 
 def test_a_folder_goes_on_after_a_bad_file(srlib, weights, scan, tmp_path, blob):
@@ -225,13 +226,13 @@ def test_a_folder_goes_on_after_a_bad_file(srlib, weights, scan, tmp_path, blob)
     assert result.exit_code == 1
     (line,) = (line for line in result.stderr.splitlines() if line.startswith("error"))
     assert "f.npz" in line
-    written = sorted(p.name for p in out.iterdir())
+    written = sorted(p.name for p in out.glob("*.nii.gz"))
     assert written == [f"{n}_sr.nii.gz" for n in ("a", "b.c", "d", "e")]
     assert result.stdout.splitlines() == [str(out / n) for n in written]
     np.testing.assert_allclose(volume.load(out / "d_sr.nii.gz").data, volume.load(out / "a_sr.nii.gz").data, atol=1e-4)
     np.testing.assert_allclose(volume.load(out / "e_sr.nii.gz").spacing_mm, 0.5)
     (folder / "f.npz").unlink()
-    assert srlib(*words).exit_code == 0  # over what is there
+    assert srlib(*words).exit_code == 0  # all was done before
     assert_refused(srlib("enhance", folder, folder, "--weights", weights), "among the scans")
     assert_refused(srlib(*words, "--reference", scan), "expected a folder")
     volume.save(good, folder / "a.nii.gz")
@@ -247,4 +248,4 @@ def test_references_of_a_folder_bear_the_names_of_their_scans(srlib, tmp_path, b
     volume.save(blob((20, 22, 8), affine), tmp_path / "t1" / "two.nii.gz")
     result = srlib("enhance", tmp_path / "t1", tmp_path / "sr", "--weights", weights, "--reference", tmp_path / "t2")
     assert result.exit_code == 1 and "two.nii.gz: no such file" in result.stderr
-    assert [p.name for p in (tmp_path / "sr").iterdir()] == ["one_sr.nii.gz"]
+    assert sorted(p.name for p in (tmp_path / "sr").iterdir()) == ["one_sr.nii.gz", "summary.csv"]

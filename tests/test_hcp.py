@@ -9,8 +9,9 @@ from scipy.io import savemat
 from srlib import data, experiments
 from srlib.cli import main
 from srlib.degrade import KSpaceTruncation
+from srlib.images import load_mat
 from srlib.paths import InputError
-from srlib.volume import Volume, fit_scaling, load, load_mat
+from srlib.volume import Volume, fit_scaling, load
 
 F25 = experiments.get("mdcsrn_f25", "smoke")
 

@@ -1,0 +1,193 @@
+"""Headers of scan files: what they must say before voxels are read, and what that of an enhanced scan keeps."""
+
+import json
+import logging
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from srlib.paths import InputError, first_line
+
+MAX_VOXELS = 10**9  # of a scan: more is refused before memory is taken
+GZIP_RATIO = 1032  # what deflate compresses at most
+DTYPES = ("float32", "int16", "uint8", "uint16", "int32", "same")
+FEW_LEVELS = 255  # intensities over a smaller range lose what was enhanced when they are rounded
+# what nibabel, gzip and NumPy raise for damaged files
+DAMAGED = (
+    nib.filebasedimages.ImageFileError,
+    nib.spatialimages.HeaderDataError,
+    nib.freesurfer.mghformat.MGHError,
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    KeyError,
+    OverflowError,
+    MemoryError,
+    zlib.error,
+)
+nib.imageglobals.logger.setLevel(logging.CRITICAL)  # it mends headers and says so; ``opened`` judges them itself
+
+
+def opened(path: str | Path) -> nib.spatialimages.SpatialImage:
+    """A NIfTI, MGH or Analyze file whose header is one of a real 3-D scan; its voxels are not read.
+
+    Raises InputError, naming the file, for any other, a spacing that is not positive, a singular affine, more than
+    MAX_VOXELS, and more voxels than a compressed file can hold.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: {'a link that leads nowhere' if path.is_symlink() else 'no such file'}")
+    try:
+        image = nib.load(path)
+        shape, spacing = shape_of(image, path), _declared_spacing(image)
+        kind, held = image.get_data_dtype(), Path(image.file_map["image"].filename).stat().st_size
+        affine = np.asarray(image.affine)
+    except InputError:
+        raise
+    except DAMAGED as err:
+        raise InputError(f"{path}: unreadable scan ({first_line(err)}); copy it again") from err
+    if kind.kind not in "iuf":
+        found = "colours (RGB)" if kind.names else "complex numbers" if kind.kind == "c" else f"type {kind}"
+        raise InputError(f"{path}: expected real numbers, got voxels of {found}; convert the scan first")
+    if not all(0 < mm < np.inf for mm, n in zip(spacing, shape, strict=True) if n > 1):
+        raise InputError(
+            f"{path}: its header says a spacing of {spacing} mm; expected positive numbers, repair it first"
+        )
+    if path.name.endswith("gz") and math.prod(shape) * kind.itemsize > held * GZIP_RATIO:
+        raise InputError(f"{path}: its header says {shape} voxels, more than its {held} bytes can hold; copy it again")
+    with np.errstate(all="ignore"):
+        turned = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.isfinite([*turned.flat, *affine.flat]).all() or abs(np.linalg.det(turned)) < 1e-3:
+        raise InputError(f"{path}: its affine is singular (a zero spacing) or not finite; repair the header first")
+    return image
+
+
+def shape_of(image: nib.spatialimages.SpatialImage, path: str | Path) -> tuple[int, int, int]:
+    """The three axes of an image; InputError for other formats, more axes, none, and more than MAX_VOXELS."""
+    if not isinstance(image, nib.analyze.AnalyzeImage | nib.MGHImage):
+        raise InputError(f"{path}: expected NIfTI, MGH or Analyze, got {type(image).__name__}; convert it first")
+    shape = tuple(int(n) for n in image.shape)
+    if len(shape) < 3 or any(n != 1 for n in shape[3:]) or min(shape) < 1:
+        raise InputError(f"{path}: expected a 3-D scan, got shape {shape}; split it into 3-D volumes first")
+    if math.prod(shape) > MAX_VOXELS:
+        raise InputError(
+            f"{path}: its header says {shape} voxels, more than {MAX_VOXELS:,}; crop it or repair the header"
+        )
+    return shape[:3]
+
+
+def _declared_spacing(image: nib.spatialimages.SpatialImage) -> tuple[float, ...]:
+    """What the header's bytes say, since nibabel turns a zero into 1 and takes negative numbers as positive ones."""
+    with image.file_map.get("header", image.file_map["image"]).get_prepare_fileobj("rb") as file:
+        header = type(image.header).from_fileobj(file, check=False)
+    return tuple(float(mm) for mm in (header["delta"] if isinstance(image, nib.MGHImage) else header["pixdim"][1:4]))
+
+
+def _image(path: Path) -> nib.spatialimages.SpatialImage | None:
+    """The file as nibabel sees it; None for DICOM, PNG and NumPy."""
+    return None if _is_dicom(path) or path.suffix.lower() in (".png", ".npz") else nib.load(path)
+
+
+def _is_dicom(path: Path) -> bool:
+    return path.is_dir() or path.suffix.lower() == ".dcm"
+
+
+def doubts(path: Path) -> list[str]:
+    """What a scan's header leaves open about its place or its size, a line each."""
+    image = _image(path)
+    if isinstance(image, nib.Nifti1Pair):
+        unit = {1: "metre", 3: "micron"}.get(int(image.header["xyzt_units"]) % 8)
+        return [f"the header's unit is {unit}, which is taken wherever mm is meant"] if unit else []
+    return ["an Analyze header does not say which side is left"] if isinstance(image, nib.analyze.AnalyzeImage) else []
+
+
+def kept(
+    source: Path, affine: np.ndarray, made_affine: np.ndarray, shape: Sequence[int], done: str, record: Mapping
+) -> nib.Nifti1Header:
+    """Header of a scan of ``shape`` at ``made_affine`` that was made from ``source``, which lies at ``affine``.
+
+    Of a NIfTI: its version, units, display range, and both transforms with their codes, moved as the voxels were; of
+    MGH and DICOM: scanner coordinates. ``done`` becomes the description, ``record`` a comment in JSON.
+    """
+    image = _image(source)
+    old = image.header if isinstance(image, nib.Nifti1Pair) else None
+    new = (nib.Nifti2Header if isinstance(old, nib.Nifti2Header) else nib.Nifti1Header)()
+    new.set_data_shape(shape)
+    new.set_zooms(np.linalg.norm(made_affine[:3, :3], axis=0))
+    if old is not None:
+        for field in ("xyzt_units", "cal_min", "cal_max", "aux_file"):
+            new[field] = old[field]
+        moved = np.linalg.inv(affine) @ made_affine
+        for read, write in ((old.get_qform, new.set_qform), (old.get_sform, new.set_sform)):
+            with suppress(*DAMAGED, np.linalg.LinAlgError):  # the one that is not used may hold anything
+                matrix, code = read(coded=True)
+                if code:
+                    write(matrix @ moved, code)
+    elif isinstance(image, nib.MGHImage) or _is_dicom(source):
+        new.set_qform(made_affine, "scanner")
+        new.set_sform(made_affine, "scanner")
+    if not np.allclose(new.get_best_affine(), made_affine, atol=1e-3):
+        new.set_sform(made_affine, "aligned")
+    if int(new["xyzt_units"]) % 8 not in (1, 2, 3):
+        new.set_xyzt_units("mm")
+    new["descrip"] = done.encode("ascii", "replace")[:79]
+    new.extensions.append(nib.nifti1.Nifti1Extension("comment", json.dumps(record, sort_keys=True).encode()))
+    return new
+
+
+def store_as(header: nib.Nifti1Header, dtype: str, source: Path, data: np.ndarray) -> str:
+    """Set a header's voxel type, one of DTYPES, and its slope and intercept; what there is to tell about it, if any.
+
+    Integers are scaled only where their range is too small for the values or the values' too small for rounding.
+    ``same``: type, slope and intercept of the source; of DICOM int16, and float32 of files without a type of their own.
+    """
+    image = _image(source) if dtype == "same" else None
+    if image is not None:
+        kind, slope, inter = image.get_data_dtype().newbyteorder("="), image.dataobj.slope, image.dataobj.inter
+    else:
+        kind, slope, inter = np.dtype(("int16" if _is_dicom(source) else "float32") if dtype == "same" else dtype), 1, 0
+    low, high, note = float(data.min()), float(data.max()), ""
+    if kind.kind == "f":
+        kind, slope, inter = np.dtype(np.float64 if kind.itemsize > 4 else np.float32), 1, 0
+    else:
+        least, most = limits(kind)
+        fits = least <= min((low - inter) / slope, (high - inter) / slope)
+        fits = fits and max((low - inter) / slope, (high - inter) / slope) <= most
+        if image is not None:
+            note = (
+                "" if fits else f"intensities of {low:.4g} to {high:.4g} were clipped to what the input's {kind} holds"
+            )
+        elif not fits or high - low < FEW_LEVELS:
+            slope = max((high - low) / (most - least), float(np.finfo(np.float32).tiny))
+            inter = low - least * slope
+            note = f"stored as {kind} times {slope:.6g} plus {inter:.6g}, as the header says"
+    header.set_data_dtype(kind)
+    header.set_slope_inter(slope, inter)
+    return note
+
+
+def limits(dtype: type | np.dtype) -> tuple[float, float]:
+    """Lowest and highest float64 that an integer type holds."""
+    exact = np.iinfo(dtype)
+    high = np.float64(exact.max)
+    return float(exact.min), float(high if int(high) <= exact.max else np.nextafter(high, 0))
+
+
+def read_record(path: Path) -> dict[str, object] | None:
+    """The record that ``kept`` wrote into a NIfTI; None where there is none."""
+    try:
+        texts = [e.get_content() for e in nib.load(path).header.extensions if e.get_code() == 6]
+        return next((r for r in map(json.loads, (t.rstrip(b"\0") for t in texts)) if "srlib" in r), None)
+    except (*DAMAGED, AttributeError):
+        return None
+
+
+def read_spacing(path: Path) -> tuple[float, float, float]:
+    """Spacing in mm by a NIfTI's or MGH's affine."""
+    return tuple(float(mm) for mm in nib.affines.voxel_sizes(nib.load(path).affine))

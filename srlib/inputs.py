@@ -1,0 +1,114 @@
+"""What a user names on the command line: scans, folders, patterns or a manifest, as a list of files to read and write."""
+
+import glob
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from srlib.images import read_table, scans_in
+from srlib.paths import InputError, data_dir, make_dir, sha256
+
+WRITTEN = (".nii", ".nii.gz", ".mgz", ".png")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A scan to read and a file to write."""
+
+    source: Path
+    target: Path
+    reference: Path | None = None  # the scan of another contrast
+    uncertainty: Path | None = None  # a second file to write
+
+
+def jobs(
+    sources: Sequence[str | Path],
+    target: str | Path,
+    reference: str | Path | None = None,
+    uncertainty: str | Path | None = None,
+    columns: Sequence[str] = ("t1",),
+) -> list[Job]:
+    """What to read and to write: of scans, patterns such as ``*/t1.nii``, folders of scans, or a manifest.
+
+    ``target`` is the file for a single scan; else, and where it is a folder or has no suffix, a folder, made if need be,
+    for ``NAME_sr.nii.gz``; then ``uncertainty`` is one, too, for ``NAME_b.nii.gz``. References lie in a folder under the
+    names of their scans. Of a manifest ``columns`` names those of the scan and of its reference, if there is one;
+    subjects name the outputs. A folder without scans is one, a DICOM series. Raises InputError when outputs would be of
+    one name, or lie among several scans.
+    """
+    target, reference, uncertainty = (None if p is None else Path(p) for p in (target, reference, uncertainty))
+    listed = len(sources) == 1 and str(sources[0]).lower().endswith(".csv")
+    found = _listed(Path(sources[0]), columns) if listed else [(p, _stem(p), None) for s in sources for p in _scans(s)]
+    single = not listed and len(sources) == 1 and [Path(sources[0])] == [p for p, *_ in found]
+    if single and not target.is_dir() and target.suffix:
+        if not target.name.endswith(WRITTEN):
+            raise InputError(f"{target}: expected a name ending in {', '.join(WRITTEN)}, or a folder")
+        return [Job(found[0][0], target, reference, uncertainty)]
+    if reference and (listed or not (single or reference.is_dir())):
+        where = "the manifest's column" if listed else "a folder with a reference for each scan, under its name"
+        raise InputError(f"{reference}: expected {where}")
+    stems = [s for _, s, _ in found]
+    if len(set(stems)) < len(stems):
+        twice = next(s for i, s in enumerate(stems) if s in stems[:i])
+        raise InputError(f"two scans are called {twice}; give them names of their own, or list them in a manifest")
+    for folder in filter(None, (target, uncertainty)):
+        make_dir(folder)
+        if not single and any(folder.samefile(p.parent) for p, *_ in found if p.parent.is_dir()):
+            raise InputError(f"{folder}: outputs would lie among the scans; choose another folder")
+    if reference and reference.is_dir() and not single:
+        found = [(p, s, reference / p.name) for p, s, _ in found]
+    elif reference:
+        found = [(p, s, reference) for p, s, _ in found]
+    return [Job(p, target / f"{s}_sr.nii.gz", r, uncertainty and uncertainty / f"{s}_b.nii.gz") for p, s, r in found]
+
+
+def _stem(path: Path) -> str:
+    name = os.path.basename(os.path.abspath(path))
+    return name if path.is_dir() else Path(name.removesuffix(".gz")).stem
+
+
+def _scans(source: str | Path) -> list[Path]:
+    """The scans that a path or a pattern stands for."""
+    path = Path(source)
+    if not os.path.lexists(path) and glob.has_magic(str(source)):
+        matches = sorted(glob.glob(str(source), recursive=True))
+        if not matches:
+            raise InputError(f"{source}: no file matches; check the pattern")
+        return [p for match in matches for p in _scans(match)]
+    return scans_in(path) or [path]
+
+
+def _listed(manifest: Path, columns: Sequence[str]) -> list[tuple[Path, str, Path | None]]:
+    """Scan, name and reference of each row of a manifest; whether the files are there is not asked."""
+    found = []
+    for number, row in enumerate(read_table(manifest), 2):
+        files = [(row.get(c) or "").strip() for c in columns if c]
+        if not all(files):
+            wanted = " and ".join(c for c in columns if c)
+            raise InputError(f"{manifest}, row {number}: expected {wanted}, which this model takes; fill in each")
+        folders = (manifest.parent, data_dir())
+        places = [
+            next((p for p in (f / cell for f in folders) if p.exists()), manifest.parent / cell) for cell in files
+        ]
+        name = (row.get("subject") or "").strip() or _stem(places[0])
+        if Path(name).name != name:
+            raise InputError(f"{manifest}, row {number}: the subject {name!r} cannot name a file")
+        found.append((places[0], name, places[1] if len(places) > 1 else None))
+    if not found:
+        raise InputError(f"{manifest}: expected a header and at least one row; see csv/README.md")
+    return found
+
+
+def fingerprint(scan: Path) -> str:
+    """SHA-256 of a scan's file, or of the sums of its files where there are several; InputError when unreadable."""
+    parts = [scan.with_suffix(s) for s in (".hdr", ".img", ".mat")] if scan.suffix in (".hdr", ".img") else [scan]
+    parts = sorted(scan.iterdir()) if scan.is_dir() else parts
+    try:
+        sums = [sha256(p) for p in parts if p.is_file()]
+    except OSError as err:
+        raise InputError(f"{scan}: cannot be read ({err.strerror})") from err
+    if not sums:
+        raise InputError(f"{scan}: {'a link that leads nowhere' if scan.is_symlink() else 'no such file'}")
+    return sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()

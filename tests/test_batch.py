@@ -1,0 +1,573 @@
+"""srlib enhance on what users have: files of every kind, folders, runs that were stopped, scans that are none."""
+
+import gzip
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+from click.testing import CliRunner
+from conftest import AFFINES
+from pydicom.data import get_testdata_file
+from test_keras import make, theirs
+
+from srlib import batch, claims, headers, images, infer, inputs, volume
+from srlib.cli import main
+from srlib.images import read_table
+from srlib.paths import InputError
+from srlib.volume import Volume
+
+OBLIQUE = AFFINES["oblique"]
+
+
+@pytest.fixture
+def enhance(tiny):
+    """Run the command with words; returns click's result."""
+    return lambda *words: CliRunner().invoke(main, ["enhance", *map(str, words), "--weights", str(tiny)])
+
+
+def texture(shape=(24, 22, 20), seed=0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 1000, shape)
+
+
+def dicom_series(folder: Path, slices: int = 6) -> Path:
+    """Axial slices of 2 mm, written against their order."""
+    folder.mkdir()
+    for index in range(slices):
+        header = pydicom.dcmread(get_testdata_file("CT_small.dcm"))
+        header.ImagePositionPatient = [-10, 20, 2.0 * index]
+        header.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+        header.Rows, header.Columns = 20, 24
+        header.PixelData = texture((20, 24), index).astype(np.int16).tobytes()
+        header.save_as(folder / f"{slices - index}.dcm")
+    return folder
+
+
+def good(folder: Path, shape=(24, 22, 20)) -> list[str]:
+    """Thirteen scans of as many kinds; their names."""
+    data = texture(shape)
+    nib.save(nib.Nifti1Image(data.astype("f4"), OBLIQUE), folder / "a float.nii")
+    nib.save(nib.Nifti1Image(data.astype("i2"), OBLIQUE), folder / "b.nii.gz")
+    nib.save(nib.Nifti2Image(data.astype("u2"), OBLIQUE), folder / "c.nii")
+    nib.save(nib.Nifti1Image(data.astype("f8"), AFFINES["flipped"]), folder / "d.e.nii.gz")
+    nib.save(nib.Nifti1Pair(data.astype("u1"), OBLIQUE), folder / "f.hdr")
+    nib.save(nib.AnalyzeImage(data.astype("i2"), np.diag([-1, 1, 3, 1])), folder / "g.img")
+    nib.save(nib.MGHImage(data.astype("i4"), OBLIQUE), folder / "h.mgz")
+    nib.save(nib.MGHImage(data.astype("f4"), OBLIQUE), folder / "i.mgh")
+    np.savez(folder / "j.npz", data)
+    dicom_series(folder / "k series")
+    scaled = nib.Nifti1Image(data.astype("i2"), OBLIQUE)
+    scaled.header.set_slope_inter(0.1, -3)
+    nib.save(scaled, folder / "λήψη 1.nii.gz")
+    nib.save(nib.Nifti1Image(data[..., None].astype("i1"), np.diag([0.8, 0.8, 5, 1])), folder / "m.nii.gz")
+    swapped = nib.Nifti1Image(data.astype(">i2"), OBLIQUE, nib.Nifti1Header(endianness=">"))
+    nib.save(swapped, folder / "n.nii")
+    return ["a float", "b", "c", "d.e", "f", "g", "h", "i", "j", "k series", "m", "n", "λήψη 1"]
+
+
+def nifti(path: Path, data: np.ndarray, change=lambda raw: None) -> None:
+    """A NIfTI-1 file whose header's bytes are changed afterwards."""
+    nib.save(nib.Nifti1Image(data, np.eye(4)), path.with_name("tmp.nii"))
+    raw = bytearray(path.with_name("tmp.nii").read_bytes())
+    path.with_name("tmp.nii").unlink()
+    change(raw)
+    path.write_bytes(gzip.compress(raw) if path.suffix == ".gz" else raw)
+
+
+def put(at: int, *values: float, dtype: str = "<f4"):
+    def change(raw: bytearray) -> None:
+        content = np.array(values, dtype).tobytes()
+        raw[at : at + len(content)] = content
+
+    return change
+
+
+DATA = texture((12, 11, 10)).astype("f4")
+DIM, PIXDIM = 42, 80  # where dim[1] and pixdim[1] are in a NIfTI-1 header
+BAD = {  # file -> its maker and words of the line that the user reads
+    "text.nii": (lambda p: p.write_text("no image " * 99), "unreadable"),
+    "photo.nii.gz": (lambda p: p.write_bytes(b"\xff\xd8\xff\xe0" * 99), "unreadable"),
+    "empty.nii": (lambda p: p.write_bytes(b""), "unreadable"),
+    "cut.nii.gz": (lambda p: (nifti(p, DATA), p.write_bytes(p.read_bytes()[:-900])), "truncated"),
+    "more.nii": (lambda p: nifti(p, DATA, put(DIM, 40, dtype="<i2")), "truncated"),
+    "more.nii.gz": (lambda p: nifti(p, DATA, put(DIM, 900, 900, 900, dtype="<i2")), "bytes can hold"),
+    "billion.nii.gz": (lambda p: nifti(p, DATA, put(DIM, 1001, 1000, 1000, dtype="<i2")), "more than 1,000,000,000"),
+    "billion.nii": (lambda p: nifti(p, DATA, put(DIM, 32767, 32767, 32767, dtype="<i2")), "more than 1,000,000,000"),
+    "zero.nii": (lambda p: nifti(p, DATA, put(PIXDIM + 8, 0)), "spacing of (1.0, 1.0, 0.0)"),
+    "negative.nii.gz": (lambda p: nifti(p, DATA, put(PIXDIM, -1)), "spacing of (-1.0, 1.0, 1.0)"),
+    "nan_spacing.nii": (lambda p: nifti(p, DATA, put(PIXDIM, np.nan)), "spacing of (nan"),
+    "zero.img": (
+        lambda p: (
+            nib.save(nib.AnalyzeImage(DATA, np.eye(4)), p),
+            (raw := bytearray(p.with_suffix(".hdr").read_bytes()), put(PIXDIM, 0)(raw), p.with_suffix(".hdr").write_bytes(raw)),
+        ),
+        "spacing of (0.0",
+    ),
+    "nan.nii": (lambda p: nifti(p, np.where(DATA > 990, np.float32("nan"), DATA)), "NaN or infinite"),
+    "inf.nii": (lambda p: nifti(p, np.where(DATA > 990, np.float32("inf"), DATA)), "NaN or infinite"),
+    "constant.nii": (lambda p: nifti(p, DATA * 0 + 3), "constant"),
+    "four.nii": (lambda p: nifti(p, np.stack([DATA] * 2, -1)), "expected a 3-D scan"),
+    "two.nii": (lambda p: nifti(p, DATA[..., 0]), "expected a 3-D scan"),
+    "complex.nii": (lambda p: nifti(p, DATA.astype("c8")), "complex"),
+    "colour.nii": (lambda p: nifti(p, np.zeros((9, 9, 9), [("R", "u1"), ("G", "u1"), ("B", "u1")])), "RGB"),
+    "slice.nii": (lambda p: nifti(p, DATA[..., :1]), "only 2-D models take single slices"),
+    "thin.nii": (lambda p: nifti(p, DATA[:1]), "only 2-D models take single slices"),
+    "loop.nii": (lambda p: p.symlink_to(p), "a link that leads nowhere"),
+    "dangling.nii": (lambda p: p.symlink_to(p.with_name("gone.nii")), "a link that leads nowhere"),
+    "surface.gii": (lambda p: nib.save(nib.gifti.GiftiImage(), p), "expected NIfTI, MGH or Analyze"),
+    "empty.npz": (lambda p: p.write_bytes(b"PK"), "readable .npz"),
+    "cut.mgz": (lambda p: (nib.save(nib.MGHImage(DATA, np.eye(4)), p), p.write_bytes(p.read_bytes()[:2000])), "Compressed file ended"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_scan_is_one_line_and_leaves_nothing(name, tmp_path, enhance):
+    make_it, words = BAD[name]
+    make_it(tmp_path / name)
+    before = sorted(os.listdir(tmp_path))
+    begin = time.perf_counter()
+    result = enhance(tmp_path / name, tmp_path / "sr.nii.gz")
+    assert time.perf_counter() - begin < 5
+    assert result.exit_code == 1 and result.stdout == ""
+    (line,) = [line for line in result.stderr.splitlines() if not line.startswith(("warning:", f"{name}:"))]
+    assert line.startswith("error: ") and name in line and words in line
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_a_billion_voxels_are_refused_before_memory_is_taken(tmp_path, tiny, noise):
+    nifti(tmp_path / "billion.nii.gz", DATA, put(DIM, 1001, 1000, 1000, dtype="<i2"))
+    nifti(tmp_path / "almost.nii.gz", DATA, put(DIM, 999, 1000, 1000, dtype="<i2"))
+    volume.save(Volume(noise((60, 60, 60)), np.eye(4)), tmp_path / "fine.nii.gz")
+    model, before = infer.load_model(tiny, "cpu"), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for name, settings, words in (
+        ("billion.nii.gz", {}, "more than"), ("almost.nii.gz", {}, "can hold"),
+        ("fine.nii.gz", {"spacing_mm": (0.05,) * 3}, "(1200, 1200, 1200) voxels need 34.6 GB"),
+        ("fine.nii.gz", {"factor": (5, 5, 5), "max_memory_gb": 0.3}, "need 0.54 GB of memory at least, 0.3 GB"),
+    ):  # fmt: skip
+        (outcome,) = batch.run([inputs.Job(tmp_path / name, tmp_path / "o.nii")], model, tiny, print, **settings)
+        assert outcome.status == "failed" and words in outcome.message, outcome
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
+
+
+def bad_seven(folder: Path) -> list[str]:
+    names = ["text.nii", "cut.nii.gz", "billion.nii.gz", "zero.nii", "nan.nii", "four.nii", "loop.nii"]
+    for name in names:
+        BAD[name][0](folder / name)
+    return names
+
+
+def test_of_20_files_13_are_enhanced_and_7_explained(tmp_path, enhance, to_world):
+    source, target = tmp_path / "my scans", tmp_path / "ergebnis"
+    source.mkdir()
+    names, bad = good(source), bad_seven(source)
+    result = enhance(source, target)
+    assert result.exit_code == 1
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 7 and all(any(name in line for line in errors) for name in bad)
+    assert result.stderr.splitlines()[-1].startswith("13 enhanced, 0 done before, 7 failed; see ")
+    rows = {Path(row["file"]).name: row for row in read_table(target / "summary.csv")}
+    assert len(rows) == 20 and sum(row["status"] == "failed" for row in rows.values()) == 7
+    assert all(BAD[name][1] in rows[name]["message"] for name in bad)
+    assert rows["m.nii.gz"]["spacing_in"] == "0.8 0.8 5" and rows["m.nii.gz"]["spacing_out"] == "0.4 0.4 2.5"
+    assert "m.nii.gz: 24 x 22 x 20 voxels of 0.8 x 0.8 x 5 mm" in result.stderr
+    assert "thick along S (5 mm); model mdcsrn_res, x2 2 2" in result.stderr
+    assert "warning: an Analyze header does not say which side is left" in result.stderr
+    assert sorted(os.listdir(target)) == sorted(["summary.csv", *(f"{name}_sr.nii.gz" for name in names)])
+    for name in names:
+        (file,) = [p for p in images.scans_in(source) if inputs._stem(p) == name]
+        given, made = images.load(file), volume.load(target / f"{name}_sr.nii.gz")
+        ends = (np.array((-0.5,) * 3), np.array(given.shape) / 2 - 0.5, np.array(given.shape) - 0.5)
+        for place in ends:  # corners and centre of the field of view
+            moved = to_world(made.affine, 2 * place + 0.5) - to_world(given.affine, place)
+            assert np.abs(moved).max() < 0.01
+    first = volume.load(target / "a float_sr.nii.gz").data
+    for name in ("b", "c", "d.e", "g", "h", "i", "j", "n"):  # the same intensities, of other types
+        np.testing.assert_allclose(volume.load(target / f"{name}_sr.nii.gz").data, first, atol=0.01)
+
+
+def test_a_killed_run_goes_on_and_gives_the_same_bytes(tmp_path, tiny, enhance):
+    source, whole, target = tmp_path / "in", tmp_path / "whole", tmp_path / "out"
+    source.mkdir()
+    good(source, (32, 30, 28))
+    bad_seven(source)
+    words = [
+        sys.executable,
+        "-m",
+        "srlib",
+        "enhance",
+        str(source),
+        str(target),
+        "--weights",
+        str(tiny),
+        "--workers",
+        "2",
+    ]
+    settings = {"cwd": Path(__file__).parents[1], "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen([*words], env={**os.environ, "OMP_NUM_THREADS": "1"}, **settings)
+    deadline = time.monotonic() + 60
+    while len(list(target.glob("[!.]*_sr.nii.gz"))) < 4 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    workers = [int(p) for p in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    while any(Path(f"/proc/{p}").exists() and "srlib" in Path(f"/proc/{p}/cmdline").read_text() for p in workers):
+        assert time.monotonic() < deadline, "workers outlive the process that started them"
+        time.sleep(0.01)
+    time.sleep(0.2)
+    done = {p: p.stat().st_mtime_ns for p in target.glob("[!.]*_sr.nii.gz")}
+    assert 4 <= len(done) < 13
+    (target / ".4242.b_sr.nii.gz").write_bytes(b"half")
+    (target / ".b_sr.nii.gz.lock").write_bytes(b"")
+    result = enhance(source, target)
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1].startswith(f"{13 - len(done)} enhanced, {len(done)} done before, 7 failed")
+    assert {p: p.stat().st_mtime_ns for p in done} == done  # nothing is done twice
+    assert not list(target.glob(".*"))
+    enhance(source, whole)
+    outputs = sorted(p.name for p in whole.glob("*_sr.nii.gz"))
+    assert len(outputs) == 13 and outputs == sorted(p.name for p in target.glob("[!.]*_sr.nii.gz"))
+    assert all((whole / name).read_bytes() == (target / name).read_bytes() for name in outputs)
+    statuses = [row["status"] for row in read_table(target / "summary.csv")]
+    assert statuses.count("done before") == len(done) and statuses.count("failed") == 7
+
+
+def test_the_result_is_the_same_for_any_tiles_and_workers(tmp_path, enhance, noise):
+    source = tmp_path / "in"
+    source.mkdir()
+    for name, shape in (("a", (30, 28, 26)), ("b", (26, 30, 28))):
+        volume.save(Volume(noise(shape) * 1000, OBLIQUE), source / f"{name}.nii.gz")
+    results = {}
+    for name, words in {
+        "whole": (),
+        "tiles": ("--max-memory", 0.012),
+        "two": ("--max-memory", 0.024, "--workers", 2),
+    }.items():
+        result = enhance(source, tmp_path / name, *words)
+        assert result.exit_code == 0 and ("tiles: 100%" in result.stderr) == (name == "tiles"), result.stderr
+        results[name] = [volume.load(tmp_path / name / f"{scan}_sr.nii.gz").data for scan in "ab"]
+    for scans in (results["tiles"], results["two"]):
+        for whole, other in zip(results["whole"], scans, strict=True):
+            assert np.abs(whole - other).max() <= 1e-6 * np.ptp(whole)  # float32's rounding
+
+
+def test_what_is_there_is_only_replaced_by_force(tmp_path, enhance, tiny):
+    scan, out = tmp_path / "a.nii.gz", tmp_path / "sr.nii.gz"
+    nib.save(nib.Nifti1Image(DATA, OBLIQUE), scan)
+    assert enhance(scan, out).exit_code == 0
+    first, when = out.read_bytes(), out.stat().st_mtime_ns
+    again = enhance(scan, out)
+    assert again.exit_code == 0 and "a.nii.gz: done before" in again.stderr and str(out) in again.stdout
+    assert enhance(scan, out, "--max-memory", 1).exit_code == 0  # which does not change the result
+    for words in (("--factor", 2, 2, 1), ("--dtype", "int16"), ("--align", "corners")):
+        result = enhance(scan, out, *words)
+        assert result.exit_code == 1 and "--force" in result.stderr.splitlines()[-1]
+    assert out.stat().st_mtime_ns == when
+    nib.save(nib.Nifti1Image(DATA + 1, OBLIQUE), scan)  # another scan under the same name
+    assert enhance(scan, out).exit_code == 1 and out.read_bytes() == first
+    assert enhance(scan, out, "--force").exit_code == 0 and out.read_bytes() != first
+    (tmp_path / "note.nii.gz").write_text("mine")
+    assert enhance(scan, tmp_path / "note.nii.gz").exit_code == 1
+    assert (tmp_path / "note.nii.gz").read_text() == "mine"
+    content = scan.read_bytes()
+    for target in (scan, tmp_path):
+        (tmp_path / "a_sr.nii.gz").unlink(missing_ok=True)
+        (tmp_path / "a_sr.nii.gz").symlink_to(scan)
+        result = enhance(scan, target, "--force")
+        assert result.exit_code == 1 and "different files" in result.stderr
+        assert scan.read_bytes() == content
+
+
+def test_the_header_says_how_a_scan_was_made(tmp_path, enhance, tiny):
+    scan = tmp_path / "a.nii"
+    nib.save(nib.Nifti1Image(DATA, OBLIQUE), scan)
+    enhance(scan, tmp_path / "sr.nii.gz", "--factor", 2, 1, 1.5)
+    header = nib.load(tmp_path / "sr.nii.gz").header
+    assert header["descrip"].item() == b"srlib mdcsrn_res x2 1 1.5"
+    (comment,) = header.extensions
+    record = json.loads(comment.get_content())
+    assert comment.get_code() == 6 and record == headers.read_record(tmp_path / "sr.nii.gz")
+    assert record["source"] == inputs.sha256(scan) and record["weights"] == inputs.sha256(tiny)
+    assert record["settings"]["factor"] == [2, 1, 1.5] and record["model"] == "mdcsrn_res"
+    assert str(tmp_path) not in json.dumps(record)
+
+
+CODES = [(1, 0), (0, 1), (4, 1), (2, 3), (0, 0)]
+
+
+@pytest.mark.parametrize("image_type", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("codes", CODES)
+def test_a_nifti_keeps_its_header(image_type, codes, tmp_path, enhance, to_world):
+    sform, qform = codes
+    other = OBLIQUE.copy()
+    other[:3, 3] += 40  # where the scanner saw it, unlike the template's space of the sform
+    image = image_type(DATA, OBLIQUE)
+    image.header.set_sform(OBLIQUE if sform else None, sform)
+    image.header.set_qform((other if sform else OBLIQUE) if qform else None, qform)
+    image.header.set_zooms(np.linalg.norm(OBLIQUE[:3, :3], axis=0))
+    image.header.set_xyzt_units("mm", "sec")
+    image.header["cal_max"] = 700
+    nib.save(image_type(DATA, None, image.header), tmp_path / "a.nii.gz")
+    given = nib.load(tmp_path / "a.nii.gz")
+    assert (int(given.header["sform_code"]), int(given.header["qform_code"])) == codes
+    assert enhance(tmp_path / "a.nii.gz", tmp_path / "sr.nii.gz").exit_code == 0
+    made = nib.load(tmp_path / "sr.nii.gz")
+    assert type(made) is image_type and made.header.get_xyzt_units() == ("mm", "sec") and made.header["cal_max"] == 700
+    assert (int(made.header["sform_code"]), int(made.header["qform_code"])) == codes
+    pairs = [(given.affine, made.affine)]
+    pairs += [(given.get_qform(), made.get_qform())] if qform else []
+    for old, new in pairs:
+        for corner in np.ndindex(2, 2, 2):
+            place = np.array(corner) * DATA.shape - 0.5
+            np.testing.assert_allclose(to_world(new, 2 * place + 0.5), to_world(old, place), atol=1e-3)
+    np.testing.assert_allclose(made.header.get_zooms(), np.divide(given.header.get_zooms(), 2), rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", headers.DTYPES)
+def test_voxels_are_stored_as_asked(dtype, tmp_path, enhance):
+    for name, data in {"grey": DATA.astype("i2"), "unit": DATA / 1e6, "wide": DATA.astype("f8") * 1e7 - 3e9}.items():
+        nib.save(nib.Nifti1Image(data, OBLIQUE), tmp_path / f"{name}.nii")
+        truth = tmp_path / f"{name}_f.nii"
+        enhance(tmp_path / f"{name}.nii", truth)
+        out = tmp_path / f"{name}_sr.nii.gz"
+        result = enhance(tmp_path / f"{name}.nii", out, "--dtype", dtype)
+        assert result.exit_code == 0, result.output
+        made, wanted = nib.load(out), nib.load(truth).get_fdata()
+        expected = {"grey": "int16", "unit": "float32", "wide": "float64"}[name] if dtype == "same" else dtype
+        assert made.get_data_dtype() == expected
+        scaled = (made.dataobj.slope, made.dataobj.inter) != (1, 0)
+        assert scaled == ("stored as" in result.stderr)
+        plain = name == "grey" and dtype in ("int16", "int32", "same")
+        if np.issubdtype(made.get_data_dtype(), np.integer):
+            assert scaled != plain
+        step = 1 if plain else np.ptp(wanted) / 255 if dtype == "uint8" else np.ptp(wanted) / 60_000
+        assert np.abs(made.get_fdata() - wanted).max() <= 0.51 * step
+
+
+def test_same_keeps_the_slope_and_clips(tmp_path, enhance):
+    image = nib.Nifti1Image((DATA.astype("i4") % 2 * 255).astype("u1"), OBLIQUE)  # its network overshoots 0 and 255
+    image.header.set_slope_inter(0.5, 10)
+    nib.save(image, tmp_path / "a.nii")
+    result = enhance(tmp_path / "a.nii", tmp_path / "sr.nii.gz", "--dtype", "same")
+    made = nib.load(tmp_path / "sr.nii.gz")
+    assert made.get_data_dtype() == np.uint8 and (made.dataobj.slope, made.dataobj.inter) == (0.5, 10)
+    assert made.get_fdata().min() == 10 and made.get_fdata().max() == 137.5
+    assert "clipped to what the input's uint8 holds" in result.stderr
+
+
+def test_other_formats_are_written_too(tmp_path, enhance):
+    nib.save(nib.Nifti1Image(DATA, OBLIQUE), tmp_path / "a.nii")
+    assert enhance(tmp_path / "a.nii", tmp_path / "sr.mgz", "--dtype", "int16").exit_code == 0
+    assert nib.load(tmp_path / "sr.mgz").get_data_dtype() == ">i2"
+    for dtype, words in (("uint16", "an .mgz holds no uint16"), ("same", "exists")):
+        result = enhance(tmp_path / "a.nii", tmp_path / ("n.mgz" if dtype == "uint16" else "sr.mgz"), "--dtype", dtype)
+        assert result.exit_code == 1 and words in result.stderr
+    result = enhance(tmp_path / "a.nii", tmp_path / "sr.bmp")
+    assert result.exit_code == 1 and ".nii.gz" in result.stderr
+
+
+def test_scans_are_named_by_patterns_lists_and_manifests(tmp_path):
+    for place in ("s 1/t1.nii", "s 1/t2.nii", "s2/t1.nii", "s2/t2.nii", "x.nii.gz"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        nib.save(nib.Nifti1Image(DATA, OBLIQUE), tmp_path / place)
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match=r"two scans are called t1; .* manifest"):
+        inputs.jobs([f"{tmp_path}/s*/t1.nii"], out)
+    found = inputs.jobs([f"{tmp_path}/s?1/*.nii", tmp_path / "x.nii.gz"], out)
+    assert [j.target.name for j in found] == ["t1_sr.nii.gz", "t2_sr.nii.gz", "x_sr.nii.gz"]
+    with pytest.raises(InputError, match="no file matches"):
+        inputs.jobs([f"{tmp_path}/*.mgz"], out)
+    manifest = tmp_path / "m.csv"
+    manifest.write_text("subject,t1,t2\none,s 1/t1.nii,s 1/t2.nii\ntwo,s2/t1.nii,s2/none.nii\n")
+    found = inputs.jobs([manifest], out, columns=("t1", "t2"))
+    assert [(j.source, j.target.name, j.reference) for j in found] == [
+        (tmp_path / "s 1/t1.nii", "one_sr.nii.gz", tmp_path / "s 1/t2.nii"),
+        (tmp_path / "s2/t1.nii", "two_sr.nii.gz", tmp_path / "s2/none.nii"),
+    ]
+    assert inputs.jobs([manifest], out, columns=("t1", ""))[0].reference is None
+    for text, words in (("subject,t1\na,\n", "row 2: expected t1"), ("subject,t2\na,b\n", "expected t1"), ("", "header"),
+                        ("subject,t1\n../a,x.nii.gz\n", "cannot name a file")):  # fmt: skip
+        manifest.write_text(text)
+        with pytest.raises(InputError, match=words):
+            inputs.jobs([manifest], out)
+
+
+def test_a_manifest_gives_both_contrasts(tmp_path):
+    weights, matrix = make(tmp_path / "SynthSR_hyperfine.h5", theirs(channels=2)), np.diag([1.5, 1.5, 5, 1])
+    for name in ("a1", "a2", "b1"):
+        nib.save(nib.Nifti1Image(texture((20, 22, 8)).astype("i2"), matrix), tmp_path / f"{name}.nii.gz")
+    (tmp_path / "m.csv").write_text("subject,t1,t2\nanna,a1.nii.gz,a2.nii.gz\nbert,b1.nii.gz,b2.nii.gz\n")
+    words = ["enhance", str(tmp_path / "m.csv"), str(tmp_path / "sr"), "--weights", str(weights)]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 1 and "b2.nii.gz: no such file" in result.stderr
+    assert [p.name for p in (tmp_path / "sr").glob("*.nii.gz")] == ["anna_sr.nii.gz"]
+    made = nib.load(tmp_path / "sr" / "anna_sr.nii.gz").header
+    assert (
+        made["descrip"].item().endswith(b" 1 mm")
+        and headers.read_record(tmp_path / "sr" / "anna_sr.nii.gz")["reference"]
+    )
+
+
+def test_thick_axes_are_brought_to_the_finest_spacing_where_the_model_can(tiny, monkeypatch):
+    model = infer.load_model(tiny, "cpu")
+    thick, even = (Volume(DATA, np.diag([*mm, 1])) for mm in ((1, 0.9, 4.5), (1, 1.1, 1.19)))
+    assert infer.choose_factor(thick, model) == infer.choose_factor(even, model) == (2, 2, 2)
+    object.__setattr__(model.experiment, "any_factor", True)
+    np.testing.assert_allclose(infer.choose_factor(thick, model), (1, 1, 5))
+    assert infer.choose_factor(even, model) == (2, 2, 2)
+
+
+def test_of_two_processes_one_writes_and_the_other_says_so(tmp_path, enhance, monkeypatch):
+    scan, out, lines = tmp_path / "a.nii", tmp_path / "sr.nii.gz", []
+    nib.save(nib.Nifti1Image(DATA, OBLIQUE), scan)
+    with claims.claimed(out):
+        code = f"from srlib import claims\ntry:\n  claims.claimed({str(out)!r}).__enter__()\nexcept ValueError as e: print(e)"
+        text = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1]
+        ).stdout
+        lines += text.splitlines()
+        result = enhance(scan, out)
+        lines += result.stderr.splitlines()
+        assert result.exit_code == 1 and not out.exists()
+    assert len(lines) == 2 and all("another process is writing it" in line for line in lines)
+    assert enhance(scan, out).exit_code == 0
+    assert sorted(os.listdir(tmp_path)) == ["a.nii", "sr.nii.gz"]
+
+
+def test_exactly_one_of_many_holds_a_claim(tmp_path):
+    held, most, refused, lock = 0, 0, 0, threading.Lock()
+
+    def take() -> None:
+        nonlocal held, most, refused
+        for _ in range(200):
+            try:
+                with claims.claimed(tmp_path / "x"):
+                    with lock:
+                        held += 1
+                        most = max(most, held)
+                    time.sleep(0)
+                    with lock:
+                        held -= 1
+            except InputError:
+                refused += 1
+
+    threads = [threading.Thread(target=take) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 1 and not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def mounted(tmp_path):
+    """Maker of a small file system of its own, or a skip where none may be mounted."""
+    places = []
+
+    def mount(options: str) -> Path:
+        place = tmp_path / f"mounted{len(places)}"
+        place.mkdir()
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", str(place)], capture_output=True)
+        if done.returncode:
+            pytest.skip("needs the right to mount a file system")
+        places.append(place)
+        return place
+
+    yield mount
+    for place in places:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, enhance, mounted):
+    scans, full = tmp_path / "in", mounted("size=64k")
+    scans.mkdir()
+    for name, shape in (("a", (40, 40, 40)), ("b", (9, 9, 9))):
+        nib.save(nib.Nifti1Image(texture(shape).astype("f4"), OBLIQUE), scans / f"{name}.nii")
+    result = enhance(scans / "a.nii", full / "sr.nii.gz")
+    assert result.exit_code == 1 and result.stderr.splitlines()[-1].endswith("No space left on device")
+    assert os.listdir(full) == []
+    result = enhance(scans, full)  # what fits is written all the same
+    assert result.exit_code == 1 and sorted(os.listdir(full)) == ["b_sr.nii.gz", "summary.csv"]
+    (full / "rest").write_bytes(
+        bytes(2**16 - sum(os.path.getsize(p) for p in full.iterdir()) // 4096 * 4096 - 2 * 4096)
+    )
+    result = enhance(scans, full, "--force")
+    assert result.exit_code == 1 and "Traceback" not in result.output
+    assert result.stderr.splitlines()[-1].startswith(("error: ", "0 enhanced", "1 enhanced"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits are of Unix")
+def test_a_file_that_may_not_grow_is_one_line_and_leaves_nothing(tmp_path, tiny):
+    nib.save(nib.Nifti1Image(texture((40, 40, 40)).astype("f4"), OBLIQUE), tmp_path / "a.nii")
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "from srlib.cli import main; main(sys.argv[1:])"
+    )
+    words = ["enhance", tmp_path / "a.nii", tmp_path / "sr.nii.gz", "--weights", tiny]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, cwd=Path(__file__).parents[1]
+    )
+    assert (
+        done.returncode == 1 and done.stderr.splitlines()[-1].startswith("error: ") and "Traceback" not in done.stderr
+    )
+    assert os.listdir(tmp_path) == ["a.nii"]
+
+
+def test_a_read_only_target_is_one_line(tmp_path, enhance, mounted):
+    nib.save(nib.Nifti1Image(DATA, OBLIQUE), tmp_path / "a.nii")
+    place = mounted("ro")
+    for target in (place / "sr.nii.gz", place):
+        result = enhance(tmp_path / "a.nii", target)
+        assert result.exit_code == 1 and result.stderr.splitlines()[-1].startswith("error: ")
+        assert "cannot write" in result.stderr and "Read-only" in result.stderr
+
+
+def die(*_: object) -> None:
+    os._exit(9)  # as if the system had killed the process for want of memory
+
+
+def test_a_worker_that_dies_is_one_line_per_scan(tmp_path, tiny, monkeypatch):
+    source = tmp_path / "in"
+    source.mkdir()
+    good(source)
+    model, left = infer.load_model(tiny, "cpu"), inputs.jobs([source], tmp_path / "out")
+    monkeypatch.setattr(batch, "_work", die)
+    outcomes = list(batch.run(left, model, tiny, print, workers=2))
+    assert len(outcomes) == 13 and all("its process ended" in o.message for o in outcomes)
+
+
+def test_what_libraries_raise_is_one_line(tmp_path, enhance, monkeypatch):
+    source = tmp_path / "in"
+    source.mkdir()
+    for name in "abc":
+        nib.save(nib.Nifti1Image(DATA, OBLIQUE), source / f"{name}.nii")
+    raised = iter([MemoryError(), RuntimeError("x\ny"), KeyError("k")])
+
+    def fail(*args: object, **settings: object) -> None:
+        raise next(raised)
+
+    monkeypatch.setattr(batch, "super_resolve", fail)
+    result = enhance(source, tmp_path / "out")
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert result.exit_code == 1 and len(errors) == 3 and "memory is not enough" in errors[0]
+    assert "RuntimeError: x)" in errors[1] and "b.nii" in errors[1]
+
+
+def test_names_that_are_no_text_do_not_stop_the_others(tmp_path, enhance):
+    source = tmp_path / "in"
+    source.mkdir()
+    nib.save(nib.Nifti1Image(DATA, OBLIQUE), source / "a.nii")
+    shutil.copy(source / "a.nii", os.fsencode(source) + b"/\xff.nii")
+    (source / "self").symlink_to(source)
+    result = enhance(source, tmp_path / "out")
+    assert result.exit_code == 0 and len(list((tmp_path / "out").glob("*_sr.nii.gz"))) == 2
