@@ -46,9 +46,13 @@ def findings(before: Volume, after: Volume | None = None, thickness_mm: float | 
     low, high = float(before.data.min()), float(before.data.max())
     top, bottom = (np.count_nonzero(before.data == end) / before.data.size for end in (high, low))
     if top > CLIPPED and top * before.data.size >= 20:
-        found.append(f"{100 * top:.2g} % of the voxels lie at the very maximum, {high:.4g}: bright tissue may be clipped")
+        found.append(
+            f"{100 * top:.2g} % of the voxels lie at the very maximum, {high:.4g}: bright tissue may be clipped"
+        )
     if low > 0 and bottom > FLOOR:
-        found.append(f"{100 * bottom:.2g} % of the voxels lie at the very minimum, {low:.4g}: dark tissue may be clipped")
+        found.append(
+            f"{100 * bottom:.2g} % of the voxels lie at the very minimum, {low:.4g}: dark tissue may be clipped"
+        )
     if after is not None:
         slack = BEYOND[0] * (high - low)
         share = np.count_nonzero((after.data < low - slack) | (after.data > high + slack)) / after.data.size

@@ -60,7 +60,9 @@ def write_report(
         body += ["<h2>Uncertainty</h2>", *_uncertainty(uncertainty, after)]
     head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
     with atomic(path) as temporary:
-        temporary.write_text(f"<!DOCTYPE html><html lang=en><head>{head}</head><body>{''.join(body)}</body></html>\n", "utf-8")
+        temporary.write_text(
+            f"<!DOCTYPE html><html lang=en><head>{head}</head><body>{''.join(body)}</body></html>\n", "utf-8"
+        )
     return Path(path)
 
 
@@ -82,7 +84,15 @@ def _facts(scans: dict[str, Volume | None]) -> str:
             sizes = (" × ".join(f"{v:.4g}" for v in values) for values in (scan.shape, scan.spacing_mm, field))
             every = scan.data[tuple(slice(None, None, max(1, n // 128)) for n in scan.shape)]
             ranges = (scan.data.min(), scan.data.max()), np.percentile(every[every > scan.data.min()], (50, 99))
-            rows.append((name, *sizes, axcodes(scan), "{:.4g} to {:.4g}".format(*ranges[0]), "{:.4g}, {:.4g}".format(*ranges[1])))
+            rows.append(
+                (
+                    name,
+                    *sizes,
+                    axcodes(scan),
+                    "{:.4g} to {:.4g}".format(*ranges[0]),
+                    "{:.4g}, {:.4g}".format(*ranges[1]),
+                )
+            )
     cells = ["".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row) for tag, row in zip(("th", *["td"] * 3), rows)]
     return f"<table>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
 
@@ -107,7 +117,7 @@ def _pictures(before: Volume, after: Volume, limits: Sequence[tuple[float, float
             if rows is whole:
                 scale = max(next(iter(images.values())).shape) / max(shape)
                 for image in images.values():
-                    _frame(image, row * scale, column * scale, size * scale / 2)
+                    _frame(image, row * scale, column * scale, size * scale)
             rows.append(_row([_figure(png(i, grid, axis), f"{name}, {text}") for text, i in images.items()]))
     return whole, close
 
@@ -132,12 +142,14 @@ def _busiest(image: np.ndarray, size: int) -> tuple[int, int]:
     return tuple(int(i) for i in np.unravel_index(energy.argmax(), energy.shape))
 
 
-def _frame(image: np.ndarray, row: float, column: float, half: float) -> None:
-    """Draw a square into a picture, moved to lie in it."""
-    (top, left), (low, right) = (
-        [int(np.clip(p + side * half, 0, n - 1)) for p, n in zip((row, column), image.shape, strict=True)] for side in (-1, 1)
+def _frame(image: np.ndarray, row: float, column: float, size: float) -> None:
+    """Draw a square about a pixel into a picture, moved to lie in it."""
+    (top, low), (left, right) = (
+        (int(max(min(p - size / 2, n - 1 - size), 0)), int(min(max(p + size / 2, size), n - 1)))
+        for p, n in zip((row, column), image.shape, strict=True)
     )
-    image[[top, low], left : right + 1] = image[top : low + 1, [left, right]] = 160
+    image[[top, low], left : right + 1] = 160
+    image[top : low + 1, [left, right]] = 160
 
 
 def spectrum(volume: Volume, axis: int) -> tuple[np.ndarray, np.ndarray]:
@@ -167,18 +179,20 @@ def _spectra(before: Volume, after: Volume) -> list[str]:
             frequencies, density = spectrum(scan, axis)
             panel.semilogy(frequencies[1:], np.maximum(density[1:], 1e-12), label=name, linewidth=1.2)
             top = max(top, density.max())
-        beyond = density[frequencies > nyquist * 1.001].sum() / (density.sum() or 1.0)
-        added.append(f"{AXES[axis]} {100 * beyond:.2g} %")
+        if frequencies[-1] > 1.01 * nyquist:
+            beyond = density[frequencies > nyquist].sum() / (density.sum() or 1.0)
+            added.append(f"{AXES[axis]} {100 * beyond:.2g} %")
         panel.axvline(nyquist, color="grey", linestyle="--", linewidth=1)
         panel.set(title=AXES[axis], xlabel="cycles/mm", ylim=(top * 1e-8, top * 3), xlim=(0, None))
     panels[0].set_ylabel("power density (mm)")
     panels[0].legend(fontsize=8)
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=110, metadata={"Software": None})
-    text = (
-        "Each scan's share of its own variance. Dashed: the Nyquist frequency of the input. What the output holds beyond "
-        f"it was not measured but is the model's estimate: {', '.join(added)} of its variance."
-    )
+    text = "Each scan's share of its own variance. Dashed: the Nyquist frequency of the input."
+    if added:
+        text += (
+            f" What lies beyond it was not measured, it is the model's estimate: {', '.join(added)} of the variance."
+        )
     return [f"<p>{text}</p>", f'<div class="plot">{_figure(buffer.getvalue())}</div>']
 
 
@@ -191,4 +205,7 @@ def _uncertainty(uncertainty: Volume, after: Volume) -> list[str]:
         sharp = pixels(grid, axis, middle(grid), finer=max(1, round(WIDE / max(shape))))
         colours = matplotlib.colormaps["magma"](grey(section(uncertainty, *sharp), (0, top)))
         figures.append(_figure(png((colours[..., :3] * 255).astype(np.uint8), grid, axis), name))
-    return [f"<p>Black is 0, the brightest yellow {top:.4g} and more, in the units of the scan after.</p>", _row(figures)]
+    return [
+        f"<p>Black is 0, the brightest yellow {top:.4g} and more, in the units of the scan after.</p>",
+        _row(figures),
+    ]

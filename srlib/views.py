@@ -28,9 +28,9 @@ def _sample(volume: Volume) -> tuple[np.ndarray, int]:
 
 
 def window(volume: Volume) -> tuple[float, float]:
-    """Intensities to show as black and as white: the percentiles 0.5 and 99.8."""
+    """Intensities to show as black and as white: the percentiles 0.5 and 99.8, and 5 % above for what overshoots."""
     low, high = (float(v) for v in np.percentile(_sample(volume)[0], (0.5, 99.8)))
-    return (low, high) if high > low else (low, low + 1)
+    return low, high + 0.05 * (high - low) if high > low else low + 1
 
 
 def windows(before: Volume, after: Volume) -> tuple[tuple[float, float], tuple[float, float]]:
@@ -108,7 +108,7 @@ def png(picture: np.ndarray, grid: Volume, axis: int, level: int = 6) -> bytes:
             (up, (w / 2, 4), "ma"),
             (OPPOSITE[up], (w / 2, h - 4), "md"),
         ):
-            draw.text(place, letter, "white", font, anchor, stroke_width=1, stroke_fill="black")
+            draw.text(place, letter, "white", font, anchor, stroke_width=2, stroke_fill="black")
     buffer = io.BytesIO()
     image.save(buffer, "png", compress_level=level)
     return buffer.getvalue()
