@@ -26,7 +26,7 @@ h1{font-size:1.5em}h2{font-size:1.15em;margin-top:2em}table{border-collapse:coll
 th,td{text-align:left;padding:.25em 1.2em .25em 0;border-bottom:1px solid #ddd;font-variant-numeric:tabular-nums}
 .row{display:grid;gap:6px;margin-bottom:6px;align-items:center}figure{margin:0;background:#000}
 figcaption{background:#fff;font-size:.85em;color:#555}img{width:100%;display:block;image-rendering:auto}
-.plot{max-width:1000px}.warn{background:#fff4d6;border-left:4px solid #e0a100;padding:.5em 1em}small{color:#555}
+.plot{max-width:1000px}.warn{background:#fff4d6;border-left:4px solid #e0a100;padding:.5em 1em}
 """
 
 
@@ -47,13 +47,13 @@ def write_report(
     """
     warned = list(dict.fromkeys([*warnings, *findings(before, after)]))
     limits = windows(before, after)
-    same = limits[0] == limits[1]
-    units = "one window" if same else "each in a window of its own, as their units differ"
+    units = "One window" if limits[0] == limits[1] else "Each in a window of its own, as their units differ"
+    scans = {"before": before, "after": after} | ({} if uncertainty is None else {"uncertainty": uncertainty})
     body = [f"<h1>{escape(title)}</h1>", *(f"<p>{escape(line)}</p>" for line in lines)]
     body += [f'<p class="warn">{escape(line)}</p>' for line in warned] or ["<p>No warnings.</p>"]
-    body += ["<h2>Facts</h2>", _facts({"before": before, "after": after, "uncertainty": uncertainty})]
+    body += ["<h2>Facts</h2>", _facts(scans)]
     whole, close = _pictures(before, after, limits)
-    body += [f"<h2>Through the middle</h2><p>{units.capitalize()}. The square is the detail below.</p>", *whole]
+    body += [f"<h2>Through the middle</h2><p>{units}. The square is the detail below.</p>", *whole]
     body += ["<h2>Details</h2><p>The most structured part of each plane.</p>", *close]
     body += ["<h2>Power spectra</h2>", *_spectra(before, after)]
     if uncertainty is not None:
@@ -76,25 +76,17 @@ def _row(figures: Sequence[str]) -> str:
     return f'<div class="row" style="grid-template-columns:repeat({len(figures)},1fr)">{"".join(figures)}</div>'
 
 
-def _facts(scans: dict[str, Volume | None]) -> str:
-    rows = [("", "voxels", "spacing (mm)", "field of view (mm)", "axes", "intensities", "median, 99th percentile")]
+def _facts(scans: dict[str, Volume]) -> str:
+    names = ("", "voxels", "spacing (mm)", "field of view (mm)", "axes", "intensities", "99th percentile")
+    table = "".join(f"<th>{name}</th>" for name in names)
     for name, scan in scans.items():
-        if scan is not None:
-            field = np.multiply(scan.shape, scan.spacing_mm)
-            sizes = (" × ".join(f"{v:.4g}" for v in values) for values in (scan.shape, scan.spacing_mm, field))
-            every = scan.data[tuple(slice(None, None, max(1, n // 128)) for n in scan.shape)]
-            ranges = (scan.data.min(), scan.data.max()), np.percentile(every[every > scan.data.min()], (50, 99))
-            rows.append(
-                (
-                    name,
-                    *sizes,
-                    axcodes(scan),
-                    "{:.4g} to {:.4g}".format(*ranges[0]),
-                    "{:.4g}, {:.4g}".format(*ranges[1]),
-                )
-            )
-    cells = ["".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row) for tag, row in zip(("th", *["td"] * 3), rows)]
-    return f"<table>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
+        field = np.multiply(scan.shape, scan.spacing_mm)
+        sizes = (" × ".join(f"{v:.4g}" for v in values) for values in (scan.shape, scan.spacing_mm, field))
+        low, high = scan.data.min(), scan.data.max()
+        most = np.percentile(scan.data[tuple(slice(None, None, max(1, n // 128)) for n in scan.shape)], 99)
+        cells = (name, *sizes, axcodes(scan), f"{low:.4g} to {high:.4g}", f"{most:.4g}")
+        table += f"</tr><tr>{''.join(f'<td>{cell}</td>' for cell in cells)}"
+    return f"<table><tr>{table}</tr></table>"
 
 
 def _planes(grid: Volume) -> dict[str, int]:
@@ -183,7 +175,7 @@ def _spectra(before: Volume, after: Volume) -> list[str]:
             beyond = density[frequencies > nyquist].sum() / (density.sum() or 1.0)
             added.append(f"{AXES[axis]} {100 * beyond:.2g} %")
         panel.axvline(nyquist, color="grey", linestyle="--", linewidth=1)
-        panel.set(title=AXES[axis], xlabel="cycles/mm", ylim=(top * 1e-8, top * 3), xlim=(0, None))
+        panel.set(title=AXES[axis], xlabel="cycles/mm", ylim=((top or 1) * 1e-8, (top or 1) * 3), xlim=(0, None))
     panels[0].set_ylabel("power density (mm)")
     panels[0].legend(fontsize=8)
     buffer = io.BytesIO()
@@ -201,7 +193,7 @@ def _uncertainty(uncertainty: Volume, after: Volume) -> list[str]:
     top = float(np.percentile(uncertainty.data[::2, ::2, ::2], 99.8)) or 1.0
     figures = []
     for name, axis in _planes(grid).items():
-        shape, affine = pixels(grid, axis, middle(grid))
+        shape, _ = pixels(grid, axis, middle(grid))
         sharp = pixels(grid, axis, middle(grid), finer=max(1, round(WIDE / max(shape))))
         colours = matplotlib.colormaps["magma"](grey(section(uncertainty, *sharp), (0, top)))
         figures.append(_figure(png((colours[..., :3] * 255).astype(np.uint8), grid, axis), name))
