@@ -82,7 +82,8 @@ def _facts(scans: dict[str, Volume]) -> str:
     for name, scan in scans.items():
         field = np.multiply(scan.shape, scan.spacing_mm)
         sizes = (" × ".join(f"{v:.4g}" for v in values) for values in (scan.shape, scan.spacing_mm, field))
-        low, high = scan.data.min(), scan.data.max()
+        low, high = float(scan.data.min()), float(scan.data.max())
+        low = low if abs(low) > 1e-6 * high else 0.0  # what interpolation leaves of zeros
         most = np.percentile(scan.data[tuple(slice(None, None, max(1, n // 128)) for n in scan.shape)], 99)
         cells = (name, *sizes, axcodes(scan), f"{low:.4g} to {high:.4g}", f"{most:.4g}")
         table += f"</tr><tr>{''.join(f'<td>{cell}</td>' for cell in cells)}"

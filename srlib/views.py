@@ -46,7 +46,7 @@ def middle(volume: Volume) -> tuple[int, int, int]:
     data, every = _sample(volume)
     if data.min() == data.max():
         return tuple(n // 2 for n in volume.shape)
-    places = np.nonzero(data > threshold_otsu(np.clip(data, *window(volume))))
+    places = np.nonzero(data > threshold_otsu(np.clip(data, *window(volume)).ravel()))
     return tuple(min(int(np.median(p)) * every, n - 1) for p, n in zip(places, volume.shape, strict=True))
 
 
