@@ -174,6 +174,16 @@ def load_dicom(path: str | Path) -> Volume:
     return Volume(data, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)  # LPS to RAS
 
 
+def read_thickness(path: str | Path) -> float | None:
+    """Thickness in mm of a DICOM series' slices, which may lie farther apart; None where no header says it."""
+    path = Path(path)
+    files = (
+        sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path][: path.suffix.lower() == ".dcm"]
+    )
+    thickness = (image.get("SliceThickness") for p in files if (image := _slice(p, alone=p == path)) is not None)
+    return next((float(mm) for mm in thickness if mm), None)
+
+
 def _slice(file: Path, alone: bool) -> pydicom.Dataset | None:
     try:
         image = pydicom.dcmread(file)

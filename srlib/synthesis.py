@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
+from srlib.checks import header
 from srlib.data import bring
 from srlib.experiments import Experiment
 from srlib.losses import uncertainty
@@ -17,9 +18,6 @@ from srlib.volume import Scaling, Volume, axcodes, coarse_grid, crop_or_pad, fit
 CT_HU = (0.0, 80.0)  # code: the window of soft tissue
 MAX_MEMORY_GB = 6.0  # a head of 256^3 voxels of 1 mm in one piece, as tiles with the U-Net's halo are hopeless
 MULTIPLE = 32  # code: of the voxels per axis that the network sees
-# A head with its neck takes less than 400 mm; 60 mm hold a brain from about the 26th week on.
-FIELD_MM = (60.0, 400.0)
-SPACING_MM = (0.2, 12.0)  # of scans of living heads
 NEAR = 0.2  # relative difference from the spacing of the training that is let pass
 
 
@@ -148,11 +146,7 @@ def doubts(scan: Volume, experiment: Experiment, reference: Volume | None = None
         if volume is None:
             continue
         which = "the scan" if volume is scan else "the reference"
-        for axis, n, mm in zip(axcodes(volume), volume.shape, volume.spacing_mm, strict=True):
-            if not SPACING_MM[0] <= mm <= SPACING_MM[1]:
-                found.append(f"{which} has a spacing of {mm:.4g} mm along {axis}; check its header")
-            elif not FIELD_MM[0] <= n * mm <= FIELD_MM[1]:
-                found.append(f"{which} covers {n * mm:.4g} mm along {axis} ({n} x {mm:.4g} mm); check its header")
+        found += header(volume, which)
         if trained is None:
             continue
         finest = experiment.spacing_mm

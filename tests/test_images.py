@@ -11,7 +11,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEGLSLossless, 
 from scipy.io import savemat
 from skimage import io
 
-from srlib.images import deeplesion_rows, hu_window, load_dicom, load_duke, load_png
+from srlib.images import deeplesion_rows, hu_window, load_dicom, load_duke, load_png, read_thickness
 from srlib.paths import InputError
 from srlib.volume import Scaling
 
@@ -322,3 +322,10 @@ def test_bad_duke_records(record: Path, tmp_path: Path) -> None:
     for size in (0, 50, 200):
         record.write_bytes(whole[:size])
         refused(lambda: load_duke(record), r"a\.mat: ")
+
+
+def test_the_thickness_of_slices_is_known_where_a_header_says_it(series, tmp_path: Path) -> None:
+    folder = series()
+    assert read_thickness(folder) == read_thickness(sorted(folder.iterdir())[2]) == 1.25
+    assert read_thickness(series(lambda header, index: header.__delattr__("SliceThickness"), "bare")) is None
+    assert read_thickness(tmp_path / "scan.nii.gz") is None
