@@ -14,7 +14,7 @@ ORDER = [
     "volume", "images", "tomography", "patches", "degrade", "ultrasound", "metrics", "losses", "models",
     "fields", "slices", "priors", "generator", "phantoms", "caffe", "keras", "published", "results",
     "data", "dataset", "synthetic", "store", "layouts", "convert", "figures", "example", "label_maps",
-    "weights", "phases", "validate", "train", "tiled", "synthesis", "infer", "evaluate",
+    "weights", "phases", "validate", "train", "tiled", "synthesis", "infer", "evaluate", "benchmark",
     "run", "readme", "cli", "__main__",
 ]  # fmt: skip
 FILES = sorted((ROOT / "srlib").rglob("*.py"))
