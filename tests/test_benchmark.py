@@ -9,10 +9,11 @@ import pytest
 import torch
 from scipy import stats
 
-from srlib import benchmark, experiments, figures, results
-from srlib.data import read_manifest
+from srlib import benchmark, experiments, figures, metrics, results
+from srlib.data import make_pair, read_manifest
 from srlib.infer import Model, load_model
 from srlib.models import MODELS
+from srlib.volume import central
 from srlib.weights import save_weights
 
 KEY = {"run_id": "r", "dataset": "d", "region": "middle", "metric": "psnr"}
@@ -98,6 +99,20 @@ def test_each_system_runs_where_it_applies_and_nowhere_else(measured):
     assert (psnr.loc[kspace, "linear"] == psnr.loc[kspace, "cubic"]).all()
     assert (psnr.loc[~kspace, "linear"] != psnr.loc[~kspace, "cubic"]).all()
     assert psnr["cubic"].nunique() == len(psnr), "every degradation does something else"
+
+
+def test_the_inner_three_quarters_of_the_cut_are_measured_or_the_whole_scan(measured, cohort):
+    subject = read_manifest(cohort, "test")[0]
+    whole, _ = benchmark.measure(subject, {}, dataset="mine")
+    for rows, middle, inner, region in ((measured[0][0], 16, 12, "middle"), (whole, 0, 99, "whole")):
+        pair = make_pair(subject, experiments.get(FINE), "gaussian_x3", middle)
+        hr, cubic = (central(v, inner).data for v in (pair.hr, pair.on_grid))
+        found = {
+            r["region"]: r["value"]
+            for r in rows
+            if (r["degradation"], r["experiment"]) == ("gaussian_x3", "cubic") and r["metric"] == "psnr"
+        }
+        assert found == {region: metrics.psnr(hr, cubic, float(np.ptp(hr)))}
 
 
 def test_a_second_contrast_runs_where_the_subject_has_it(cohort):
