@@ -161,9 +161,7 @@ def heat_map(
             size = 8 if pd.notna(value) else 6
             axis.text(column, row, text, ha="center", va="center", fontsize=size, color=colour)
             if (name, task) in home:
-                axis.add_patch(
-                    plt.Rectangle((column - 0.46, row - 0.44), 0.92, 0.88, fill=False, edgecolor=colour, linewidth=1.5)
-                )
+                axis.add_patch(plt.Rectangle((column - 0.46, row - 0.44), 0.92, 0.88, fill=False, linewidth=2))
     labels = [f"{task}\n{baseline[task]:.1f} dB" if task in baseline else task for task in gains.columns]
     axis.xaxis.tick_top()
     axis.set_xticks(range(columns), labels, rotation=40, ha="left", rotation_mode="anchor", fontsize=8)
