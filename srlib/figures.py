@@ -1,6 +1,6 @@
 """Pictures for notebooks, results and the README: planes of scans, error maps, training curves, box plots."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -131,6 +131,49 @@ def boxes(table: pd.DataFrame, metric: str = "psnr") -> Figure:
         for place, values in enumerate(groups.values(), 1):
             axis.plot(values, [place] * len(values), "o", color="tab:blue", alpha=0.6, markersize=4)
         axis.set(title=task, xlabel=metric)
+    return figure
+
+
+def heat_map(
+    gains: pd.DataFrame,
+    missing: Mapping[str, str],
+    baseline: pd.Series,
+    home: Collection[tuple[str, str]] = (),
+    most: float = 6.0,
+) -> Figure:
+    """Gain in dB of each experiment (rows) under each degradation (columns), blue above 0 and red below.
+
+    Colours end at +-``most`` dB, numbers do not. What was not measured is grey: a row with the reason in ``missing``,
+    single cells where the network takes another grid. ``baseline`` is the PSNR that gains are over, by degradation
+    (other columns have none); cells in ``home`` (experiment, degradation), what a network was trained for, are framed.
+    """
+    rows, columns = gains.shape
+    figure, axis = plt.subplots(figsize=(2.3 + 0.72 * columns, 1.5 + 0.28 * rows), layout="constrained")
+    colours = plt.get_cmap("RdBu").with_extremes(bad="0.9")
+    image = axis.imshow(np.ma.masked_invalid(gains.to_numpy(float)), cmap=colours, vmin=-most, vmax=most, aspect="auto")
+    for row, (name, values) in enumerate(gains.iterrows()):
+        if values.isna().all():
+            axis.text((columns - 1) / 2, row, missing.get(name, ""), ha="center", va="center", fontsize=8, color="0.4")
+            continue
+        for column, (task, value) in enumerate(values.items()):
+            text, colour = (f"{round(value, 1) + 0:+.1f}", "black") if pd.notna(value) else ("other grid", "0.4")
+            colour = "white" if abs(value) > 0.7 * most else colour
+            size = 8 if pd.notna(value) else 6
+            axis.text(column, row, text, ha="center", va="center", fontsize=size, color=colour)
+            if (name, task) in home:
+                axis.add_patch(plt.Rectangle((column - 0.46, row - 0.44), 0.92, 0.88, fill=False, linewidth=2))
+    labels = [f"{task}\n{baseline[task]:.1f} dB" if task in baseline else task for task in gains.columns]
+    axis.xaxis.tick_top()
+    axis.set_xticks(range(columns), labels, rotation=40, ha="left", rotation_mode="anchor", fontsize=8)
+    axis.set_yticks(range(rows), gains.index, fontsize=8)
+    axis.set_xticks(np.arange(columns - 1) + 0.5, minor=True)
+    axis.set_yticks(np.arange(rows - 1) + 0.5, minor=True)
+    axis.grid(which="minor", color="white", linewidth=1.5)
+    axis.tick_params(which="both", length=0)
+    axis.spines[:].set_visible(False)
+    bar = figure.colorbar(image, ax=axis, extend="both", fraction=0.02, pad=0.01)
+    bar.ax.tick_params(labelsize=8)
+    bar.set_label("dB over the cubic spline", fontsize=8)
     return figure
 
 

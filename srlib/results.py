@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from srlib import metrics
 from srlib.experiments import Experiment
@@ -21,6 +22,7 @@ RUN_COLUMNS = [
     "manifest_sha256", "checkpoint_sha256", "config",
 ]  # fmt: skip
 DIGITS = {"psnr": 2, "ssim3d": 4, "ssim2d": 4, "nrmse": 4, "sharpness": 3}  # shown in tables, in this order
+RESAMPLES = 9999  # of the bootstrap
 OCCASION = ["commit", "dirty", "started", "seconds"]  # what may differ between two runs that did the same
 
 
@@ -155,6 +157,53 @@ def summary(metrics: pd.DataFrame, region: str | None = None) -> pd.DataFrame:
     wide = chosen.pivot_table("value", ["degradation", "subject", "experiment"], "metric").reset_index()
     wide = wide.sort_values(["degradation", "subject", "psnr"], kind="stable", ignore_index=True)
     return wide.rename_axis(columns=None).reindex(columns=["degradation", "subject", "experiment", *DIGITS])
+
+
+def paired(table: pd.DataFrame, baseline: str = "cubic", metric: str = "psnr") -> pd.DataFrame:
+    """Differences to a baseline, scan by scan: one row per degradation and experiment, in the order of the rows.
+
+    Columns: ``n`` scans; their ``mean`` difference; ``low`` and ``high``, its 95 % interval (percentile bootstrap over
+    the scans, always the same draws; nan for one scan); ``p`` of a two-sided Wilcoxon signed-rank test (nan without a
+    difference), which n scans cannot bring below 2^(1 - n). ``table`` has the columns of ``metrics.csv``, one region.
+    """
+    chosen = table[table["metric"] == metric]
+    wide = chosen.pivot_table("value", ["degradation", "subject"], "experiment", sort=False)
+    differences = wide.sub(wide[baseline], axis=0)
+    found = []
+    for task, group in differences.groupby(level="degradation", sort=False):
+        for name, values in group.items():
+            values = values.dropna().to_numpy()
+            if len(values):
+                found.append({"degradation": task, "experiment": name, "n": len(values), **_spread(values)})
+    return pd.DataFrame(found)
+
+
+def _spread(values: np.ndarray) -> dict[str, float]:
+    low = high = p = np.nan
+    if len(values) > 1:
+        means = np.random.default_rng(0).choice(values, (RESAMPLES, len(values))).mean(axis=1)
+        low, high = np.quantile(means, (0.025, 0.975))
+    if values.any():
+        p = stats.wilcoxon(values).pvalue
+    return {"mean": values.mean(), "low": low, "high": high, "p": p}
+
+
+def ranks(differences: pd.DataFrame) -> pd.DataFrame:
+    """Experiments over all degradations, from what ``paired`` gives of a metric that is better when higher; best first.
+
+    ``mean_rank`` (1 is best, ties share their mean) is taken among the experiments that have every degradation; the
+    others have none. ``degradations`` counts those that an experiment has; ``mean``, ``worst`` and ``worst_at`` are over
+    these.
+    """
+    wide = differences.pivot(index="experiment", columns="degradation", values="mean")
+    columns = {
+        "degradations": wide.notna().sum(axis=1),
+        "mean_rank": wide.dropna().rank(ascending=False).mean(axis=1),
+        "mean": wide.mean(axis=1),
+        "worst": wide.min(axis=1),
+        "worst_at": wide.idxmin(axis=1),
+    }
+    return pd.DataFrame(columns).sort_values(["mean_rank", "worst"], ascending=[True, False], kind="stable")
 
 
 def to_text(table: pd.DataFrame, markdown: bool = False) -> str:

@@ -42,7 +42,7 @@ def test_parameters_are_literals_that_the_runner_knows(path):
         assert isinstance(statement, ast.AnnAssign)
         ast.literal_eval(statement.value)
         assert statement.target.id in (
-            "profile", "cohort", "seed", "us_cohort", "ct_cohort", "labels", "classes", "priors",
+            "profile", "cohort", "seed", "us_cohort", "ct_cohort", "labels", "classes", "priors", "middle",
         )  # fmt: skip
 
 
@@ -73,7 +73,7 @@ def test_the_chain_on_a_users_own_scans_twice(cohort, tmp_path):
         "srresnet_us_res", "srgan_us_res", "srresnet_ct", "srgan_ct", "srresnet_ct_res", "srgan_ct_res",
         "synthsr_thick", "synthsr_laplace", "synthsr_dice", "synthsr_gan",
     }  # fmt: skip
-    assert set(table["region"]) - {"crop", "crop_printed", "centre"} == {"volume"}
+    assert set(table["region"]) - {"crop", "crop_printed", "centre", "middle"} == {"volume"}
     assert set(table[table["region"] == "centre"]["dataset"]) == {"example_us", "example_ct"}
     before = (one / "runs.csv").read_bytes()
     again = srlib("run", "--profile", "smoke", "--cohort", cohort, **places | {"SRLIB_RESULTS": str(tmp_path / "one")})

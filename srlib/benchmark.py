@@ -1,0 +1,115 @@
+"""Every system on every degradation: what is compared, on which scans it can be, and what each run costs."""
+
+import dataclasses
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from srlib.data import Subject, degradation_of, make_pair
+from srlib.experiments import EXPERIMENTS, Experiment
+from srlib.infer import Model, enhance_pair, find_weights
+from srlib.paths import InputError, published_file
+from srlib.published import PUBLISHED
+from srlib.results import measured
+from srlib.volume import central
+
+BENCHMARK = (
+    "gaussian_x2", "gaussian_x2_sigma0.5", "gaussian_x2_sigma2", "gaussian_x2_noise", "block_x2", "gaussian_x2.5",
+    "gaussian_x3", "kspace_x2_inplane", "kspace_x2_3d", "thick_1x1x3", "thick_1x1x5",
+)  # fmt: skip
+MIDDLE = {"smoke": 16, "quick": 56, "paper": 0}  # voxels of each axis that networks see; 0: the whole scan
+INNER = 0.75  # share of these that is measured, per axis: where networks miss what lies beyond the cut is left out
+SAMPLING_S = 0.002  # between two looks at the memory
+
+
+def belongs(experiment: Experiment) -> bool:
+    """Whether a system has a place in the table: trained for one of its degradations, T1 in, T1 in the same units out.
+
+    That leaves out networks of 2-D images, segmenters, SynthSR's cases that change the contrast or the units, and what
+    is trained for degradations that are not here.
+    """
+    painted = experiment.generation.target if experiment.generation else "input"
+    usual = (experiment.contrast, experiment.output, painted) == ("t1", "scan", "input")
+    return usual and experiment.task in BENCHMARK
+
+
+def systems(folder: str | Path, profile: str, seed: int = 0) -> dict[str, Path | None]:
+    """Weights of the table's systems by name, None where they are not at hand: ``robust``, the others, published ones.
+
+    Of an experiment its newest run in a results folder; ``robust``, where it was not trained there, by its name.
+    """
+    found: dict[str, Path | None] = {"robust": None}
+    for name in ("robust", *(n for n, e in EXPERIMENTS.items() if belongs(e))):
+        runs = Path(folder).glob(f"checkpoints/{name}-{profile}-s{seed}-*/model.safetensors")
+        found[name] = max(runs, key=lambda p: (p.stat().st_mtime, str(p)), default=None)
+    if found["robust"] is None:
+        with suppress(InputError):
+            found["robust"] = find_weights("robust")
+    return found | {f"{e.name}_published": published_file(file) for file, (_, e) in PUBLISHED.items()}
+
+
+def applies(model: Model, task: str, subject: Subject) -> bool:
+    """Whether a model can be run there: with a second contrast where it takes one; on coarse grids, of its factor only."""
+    same_grid = not model.experiment.lr_grid or model.factor == degradation_of(task).coarser
+    return same_grid and model.experiment.reference in ("", *subject.files)
+
+
+def measure(
+    subject: Subject, models: Mapping[str, Model], middle: int = 0, runs: Mapping[str, str] | None = None, **key: str
+) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
+    """A scan under every degradation through every model that applies: rows of ``metrics.csv``, and costs.
+
+    ``linear`` and ``cubic`` are the scan interpolated on the truth's grid, which k-space truncation leaves as it is.
+    ``middle`` voxels of each axis are cut out first, and their inner three quarters measured, the region ``middle``; with
+    0 it is all of the scan, the region ``whole``. ``runs`` and ``key`` as in ``results.measured``. A cost has the columns degradation, subject, experiment, s_per_mvoxel and
+    peak_mb, see ``watched``. Raises InputError as ``make_pair``.
+    """
+    base = EXPERIMENTS["recnn_x2_t2"] if "t2" in subject.files else EXPERIMENTS["recnn_x2"]
+    rows, costs = [], []
+    for task in BENCHMARK:
+        pair = make_pair(subject, base, task, middle)
+        estimates = {"linear": degradation_of(task).to_grid(pair.lr, pair.hr.shape, order=1), "cubic": pair.on_grid}
+        where = {**key, "degradation": task, "subject": subject.name}
+        for name in [n for n, model in models.items() if applies(model, task, subject)]:
+            given = pair if models[name].experiment.reference else dataclasses.replace(pair, reference=None)
+            with watched() as cost:
+                estimates[name] = enhance_pair(given, models[name])
+            speed = cost["seconds"] / (pair.hr.data.size / 1e6)
+            costs.append({**where, "experiment": name, "s_per_mvoxel": speed, "peak_mb": cost["peak_mb"]})
+        inner = round(INNER * middle) or max(pair.hr.shape)
+        truth, estimates = central(pair.hr, inner), {n: central(v, inner) for n, v in estimates.items()}
+        rows += measured(truth, estimates, region="middle" if middle else "whole", runs=runs, **where)
+    return rows, costs
+
+
+@contextmanager
+def watched() -> Iterator[dict[str, float]]:
+    """What a block takes: ``seconds``, and ``peak_mb``, the memory that this process held on top of what it held before.
+
+    The memory is sampled, of the host (a GPU's is not in it), and nan where there is no ``/proc``.
+    """
+    cost, done, statm = {}, threading.Event(), Path("/proc/self/statm")
+    page = os.sysconf("SC_PAGE_SIZE") / 1e6 if statm.is_file() else float("nan")
+    held: list[int] = []
+
+    def look() -> None:
+        held.append(int(statm.read_text().split()[1]) if statm.is_file() else 0)
+
+    def sample() -> None:
+        while not done.wait(SAMPLING_S):
+            look()
+
+    look()
+    watcher, began = threading.Thread(target=sample, daemon=True), time.perf_counter()
+    watcher.start()
+    try:
+        yield cost
+    finally:
+        cost["seconds"] = time.perf_counter() - began
+        done.set()
+        watcher.join()
+        look()
+        cost["peak_mb"] = (max(held) - held[0]) * page
