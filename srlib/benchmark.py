@@ -5,13 +5,13 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from srlib.data import Subject, degradation_of, make_pair
 from srlib.experiments import EXPERIMENTS, Experiment
-from srlib.infer import Model, enhance_pair, find_weights
-from srlib.paths import InputError, published_file
+from srlib.infer import DEFAULT, Model, enhance_pair
+from srlib.paths import published_file, shipped_file
 from srlib.published import PUBLISHED
 from srlib.results import measured
 from srlib.volume import central
@@ -39,15 +39,12 @@ def belongs(experiment: Experiment) -> bool:
 def systems(folder: str | Path, profile: str, seed: int = 0) -> dict[str, Path | None]:
     """Weights of the table's systems by name, None where they are not at hand: ``robust``, the others, published ones.
 
-    Of an experiment its newest run in a results folder; ``robust``, where it was not trained there, by its name.
+    Of an experiment its newest run in a results folder; of ``robust`` the shipped weights.
     """
-    found: dict[str, Path | None] = {"robust": None}
-    for name in ("robust", *(n for n, e in EXPERIMENTS.items() if belongs(e))):
+    found = {DEFAULT: shipped_file(DEFAULT)}
+    for name in (n for n, e in EXPERIMENTS.items() if belongs(e) and n != DEFAULT):
         runs = Path(folder).glob(f"checkpoints/{name}-{profile}-s{seed}-*/model.safetensors")
         found[name] = max(runs, key=lambda p: (p.stat().st_mtime, str(p)), default=None)
-    if found["robust"] is None:
-        with suppress(InputError):
-            found["robust"] = find_weights("robust")
     return found | {f"{e.name}_published": published_file(file) for file, (_, e) in PUBLISHED.items()}
 
 
@@ -64,8 +61,8 @@ def measure(
 
     ``linear`` and ``cubic`` are the scan interpolated on the truth's grid, which k-space truncation leaves as it is.
     ``middle`` voxels of each axis are cut out first, and their inner three quarters measured, the region ``middle``; with
-    0 it is all of the scan, the region ``whole``. ``runs`` and ``key`` as in ``results.measured``. A cost has the columns degradation, subject, experiment, s_per_mvoxel and
-    peak_mb, see ``watched``. Raises InputError as ``make_pair``.
+    0 it is all of the scan, the region ``whole``. ``runs`` and ``key`` as in ``results.measured``. A cost has the columns
+    degradation, subject, experiment, s_per_mvoxel and peak_mb, see ``watched``. Raises InputError as ``make_pair``.
     """
     base = EXPERIMENTS["recnn_x2_t2"] if "t2" in subject.files else EXPERIMENTS["recnn_x2"]
     rows, costs = [], []
