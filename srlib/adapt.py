@@ -48,7 +48,8 @@ def adapt(scan: Volume, model: Model, factor: Sequence[float], seed: int = 0, st
     sigma = _profile(on_grid, coarse[0], factor[coarse[0]])
     seen, kept_out = _pairs(on_grid, coarse[0], factor[coarse[0]], sigma)
     network = copy.deepcopy(model.network).requires_grad_(True)
-    facts = [torch.from_numpy(told(degraded, factor)) for degraded, _ in seen]
+    device = next(network.parameters()).device
+    facts = [torch.from_numpy(told(degraded, factor)).to(device) for degraded, _ in seen]
     before = _psnr(network, kept_out, facts)
     _train(network, seen, facts, np.random.default_rng(seed), steps)
     network.eval().requires_grad_(False)
@@ -99,10 +100,6 @@ def _batches(pairs: Sequence[Example], rng: np.random.Generator) -> Iterator[tup
         yield number, *(torch.from_numpy(np.stack([extract(a, p) for p in places]))[:, None] for a in pairs[number])
 
 
-def _tell(x: torch.Tensor, facts: torch.Tensor) -> torch.Tensor:
-    return torch.cat([x, facts.to(x)[None, :, None, None, None].expand(len(x), -1, *x.shape[2:])], dim=1)
-
-
 def _train(
     network: torch.nn.Module,
     pairs: Sequence[Example],
@@ -110,12 +107,13 @@ def _train(
     rng: np.random.Generator,
     steps: int,
 ) -> None:
-    device, optimizer = next(network.parameters()).device, torch.optim.Adam(network.parameters(), RATE)
+    device, optimizer = facts[0].device, torch.optim.Adam(network.parameters(), RATE)
     with keep_freed_memory():
         for step, (number, lr, hr) in zip(range(steps), _batches(pairs, rng), strict=False):
             optimizer.param_groups[0]["lr"] = RATE * 0.5 * (1 + math.cos(math.pi * step / steps))
             optimizer.zero_grad()
-            log_mse(network(_tell(lr.to(device), facts[number])), hr.to(device)).backward()
+            sr = network.resolve(lr.to(device), facts[number].expand(BATCH, -1))
+            log_mse(sr, hr.to(device)).backward()
             optimizer.step()
 
 
@@ -124,7 +122,7 @@ def _psnr(network: torch.nn.Module, pairs: Sequence[Example], facts: Sequence[to
     """PSNR in dB over all pairs, data range 1."""
     error, count = 0.0, 0
     for (lr, hr), fact in zip(pairs, facts, strict=True):
-        x, y = (torch.from_numpy(np.ascontiguousarray(a))[None, None] for a in (lr, hr))
-        error += float((network(_tell(x, fact)) - y).square().sum(dtype=torch.float64))
+        x, y = (torch.from_numpy(np.ascontiguousarray(a))[None, None].to(fact.device) for a in (lr, hr))
+        error += float((network.resolve(x, fact[None]) - y).square().sum(dtype=torch.float64))
         count += y.numel()
     return -10 * math.log10(error / count)

@@ -20,13 +20,16 @@ import numpy as np
 import torch
 
 from srlib import __version__, headers, synthesis, tiled
+from srlib.adapt import adapt
+from srlib.checks import findings
 from srlib.claims import claimed, sweep
 from srlib.device import layout
 from srlib.headers import MAX_VOXELS
-from srlib.images import WHOLE, load, read_shape, read_table, save
+from srlib.images import WHOLE, load, read_shape, read_table, read_thickness, save
 from srlib.infer import THICK, Model, find_weights, load_model, output_factor, super_resolve, with_uncertainty
 from srlib.inputs import Job, fingerprint
-from srlib.paths import InputError, atomic, first_line, sha256
+from srlib.paths import InputError, atomic, first_line, make_dir, sha256
+from srlib.report import write_report
 from srlib.volume import Volume, axcodes, describe
 
 COPIES = 5  # float32 copies of the result that live at once, before, between and after the tiles
@@ -136,9 +139,13 @@ def enhance_file(
     by: Mapping[str, object],
     dtype: str = "float32",
     force: bool = False,
+    report: str | Path | None = None,
     **settings: object,
 ) -> Outcome:
     """Super-resolve a file into another, or leave what was made just so before; ``tell`` hears what was read.
+
+    ``report`` is a folder for a page on it, see ``report.write_report``; with the setting ``adapt`` the model is trained
+    further on the scan first, see there.
 
     A NIfTI keeps its header (``headers.kept``), which then says how it was made: ``by`` what, from which source, with
     which ``settings``, those of ``super_resolve``. ``dtype``: see ``headers.store_as``. Raises InputError as these, when
@@ -163,12 +170,18 @@ def enhance_file(
         if len(there) == len(outputs) and not force:
             tell(f"{job.source.name}: done before")
             return Outcome(job, "done before", "", there[job.target]["spacing_in"], headers.read_spacing(job.target))
-        scan, sr, notes = _enhance(job, model, tell, record, dtype, settings)
+        scan, sr, notes = _enhance(job, model, tell, record, dtype, report, settings)
     return Outcome(job, "enhanced", notes, scan.spacing_mm, sr.spacing_mm, time.perf_counter() - begin)
 
 
 def _enhance(
-    job: Job, model: Model, tell: Callable[[str], None], record: dict, dtype: str, settings: Mapping
+    job: Job,
+    model: Model,
+    tell: Callable[[str], None],
+    record: dict,
+    dtype: str,
+    report: str | Path | None,
+    settings: dict,
 ) -> tuple[Volume, Volume, str]:
     """Raises InputError for a scan of one slice where the model needs more, and one too large for the memory."""
     experiment, gb = model.experiment, settings.get("max_memory_gb", tiled.MAX_MEMORY_GB)
@@ -182,7 +195,7 @@ def _enhance(
     if experiment.spacing_mm:
         made, finer = f"{experiment.spacing_mm:g} mm", np.divide(scan.spacing_mm, experiment.spacing_mm)
     else:
-        finer = output_factor(scan, model, settings.get("factor"), settings.get("spacing_mm"))
+        finer = output_factor(scan, model, *(settings.get(k) for k in ("factor", "spacing_mm", "zero_filled")))
         made = "x" + " ".join(f"{f:.4g}" for f in finer)
     _check_size([math.ceil(n * f) for n, f in zip(scan.shape, finer, strict=True)], gb)
     spacing = scan.spacing_mm
@@ -192,7 +205,18 @@ def _enhance(
         f"{'' if experiment.spacing_mm else ', ' + made}"
     )
     notes = [*headers.doubts(job.source), *synthesis.doubts(scan, experiment, other)]
-    b = None
+    mixture, told = experiment.mixture, np.multiply(finer, settings.get("zero_filled") or 1)
+    if mixture and told.max() > (mixture.thick if np.sum(told > 1) == 1 else mixture.isotropic):
+        notes.append(
+            f"a factor of {told.max():.3g}; {experiment.name} was trained on up to {mixture.isotropic:g}, or {mixture.thick:g} along one axis"
+        )
+    b, lines = None, [f"{experiment.name}{'' if experiment.spacing_mm else ', ' + made}, srlib {__version__}"]
+    if settings.pop("adapt", False):
+        if settings.get("zero_filled"):
+            raise InputError("adapting learns from slices that are thick, not from zero-filled planes; leave one out")
+        model, line = adapt(scan, model, finer)
+        lines.append(line)
+        tell(f"{job.source.name}: {line}")
     if job.uncertainty:
         if settings.get("factor") or settings.get("spacing_mm"):
             raise InputError("the uncertainty comes on the model's own grid; leave factor and spacing out")
@@ -212,6 +236,10 @@ def _enhance(
     for note in notes:
         tell(f"warning: {note}")
     try:
+        if report:
+            page = make_dir(Path(report)) / f"{job.target.name.removesuffix('.gz').rpartition('.')[0]}.html"
+            seen = findings(scan, thickness_mm=read_thickness(job.source))
+            write_report(scan, sr, page, f"{job.source.name}, enhanced", lines, [*notes, *seen], b)
         save(sr, job.target, header.get_data_dtype(), header)
     except BaseException:
         if job.uncertainty:

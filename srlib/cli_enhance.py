@@ -22,6 +22,7 @@ def example(*commands: str) -> str:
 
 @click.command(
     epilog=example(
+        "srlib enhance clinical.nii.gz sr.nii.gz --report pages",
         "srlib enhance lr.nii.gz sr.nii.gz --weights mdcsrn_res --factor 2 2 2",
         "srlib enhance my_scans enhanced --weights synthsr_thick --workers 2",
         "srlib enhance mine.csv enhanced --weights recnn_x2_t2  # T1 and T2 of each subject",
@@ -29,8 +30,12 @@ def example(*commands: str) -> str:
 )
 @click.argument("sources", metavar="IN...", nargs=-1, required=True)
 @click.argument("target", metavar="OUT")
-@click.option("--weights", required=True, help="A weights file, or the name of an experiment trained here.")
-@click.option("--factor", **FACTOR, help="How much finer, per voxel axis [default: the model's own].")
+@click.option(
+    "--weights", default="robust", show_default=True, help="Shipped, published or own weights: a file or a name."
+)
+@click.option(
+    "--factor", **FACTOR, help="How much finer, per voxel axis [default: thick axes as fine as the others, else 2]."
+)
 @click.option("--spacing", "spacing_mm", **FACTOR, help="Target spacing in mm, instead of a factor.")
 @click.option(
     "--reference", help="Scan of another contrast, or a folder of them, if the model takes one; not registered."
@@ -49,6 +54,13 @@ def example(*commands: str) -> str:
     show_default=True,
     help="Numbers that the output holds; 'same': those of the input.",
 )
+@click.option(
+    "--zero-filled", **FACTOR, help="robust: by how much the scanner interpolated already, per axis; the grid stays."
+)
+@click.option(
+    "--adapt", is_flag=True, help="robust: first train some minutes on the planes of a scan with thick slices."
+)
+@click.option("--report", type=click.Path(), metavar="FOLDER", help="Write a page on each scan there: NAME_sr.html.")
 @click.option("--ct", is_flag=True, help="SynthSR: clip the scan to 0 to 80 HU first.")
 @click.option("--no-flip", is_flag=True, help="SynthSR: one pass, instead of the mean with the mirrored scan's.")
 @click.option("--uncertainty", metavar="OUT", help="SynthSR trained with 'laplace': write the uncertainty here.")

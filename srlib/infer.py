@@ -10,6 +10,7 @@ import torch
 from srlib.data import Pair, bring, degradation_of, network_input
 from srlib.device import choose_device, layout
 from srlib.experiments import TASKS, Experiment
+from srlib.images import load
 from srlib.mixture import told
 from srlib.models.robust import Told
 from srlib.paths import InputError, published_file, results_root, shipped_file
@@ -129,7 +130,11 @@ def choose_factor(volume: Volume, model: Model) -> tuple[float, float, float]:
 
 
 def output_factor(
-    volume: Volume, model: Model, factor: Sequence[float] | None = None, spacing_mm: Sequence[float] | None = None
+    volume: Volume,
+    model: Model,
+    factor: Sequence[float] | None = None,
+    spacing_mm: Sequence[float] | None = None,
+    zero_filled: Sequence[float] | None = None,
 ) -> tuple[float, float, float]:
     """How much finer per axis ``super_resolve`` makes a scan; InputError as there."""
     if factor is not None and spacing_mm is not None:
@@ -138,6 +143,12 @@ def output_factor(
         if len(spacing_mm) != 3 or not all(np.isfinite(s) and s > 0 for s in spacing_mm):
             raise InputError(f"spacing: expected three positive numbers of mm, got {tuple(spacing_mm)}")
         factor = tuple(old / new for old, new in zip(volume.spacing_mm, spacing_mm, strict=True))
+    if zero_filled is not None:
+        if model.experiment.mixture is None:
+            raise InputError(f"{model.experiment.name} knows one resolution; use the model {DEFAULT}")
+        if len(zero_filled) != 3 or not all(np.isfinite(f) and f >= 1 for f in zero_filled):
+            raise InputError(f"zero_filled: expected three numbers of 1 or more, got {tuple(zero_filled)}")
+        factor = (1, 1, 1) if factor is None else factor
     factor = tuple(float(f) for f in (factor if factor is not None else choose_factor(volume, model)))
     if len(factor) != 3 or not all(np.isfinite(f) and f >= 0.999 for f in factor):
         raise InputError(
@@ -147,8 +158,8 @@ def output_factor(
 
 
 def super_resolve(
-    volume: Volume,
-    model: Model,
+    volume: Volume | str | Path,
+    model: Model | str | Path = DEFAULT,
     factor: Sequence[float] | None = None,
     spacing_mm: Sequence[float] | None = None,
     reference: Volume | None = None,
@@ -157,20 +168,23 @@ def super_resolve(
     progress: bool = False,
     ct: bool = False,
     flip: bool = True,
-    zero_filled: Sequence[float] = (1, 1, 1),
+    zero_filled: Sequence[float] | None = None,
 ) -> Volume:
     """Super-resolve a scan from its own grid: cubic-spline interpolation, then the network, or the network alone.
 
-    Models that see one spacing (SynthSR) give RAS axes of that spacing, see ``synthesis.synthesise``; ``ct`` and ``flip``
-    are theirs, factor, spacing and alignment the others'.
+    Scan and model may be files or, for the model, a name as in ``find_weights``. Models that see one spacing (SynthSR)
+    give RAS axes of that spacing, see ``synthesis.synthesise``; ``ct`` and ``flip`` are theirs, factor, spacing and
+    alignment the others'.
 
-    ``factor`` per axis (default: ``choose_factor``) or a target ``spacing_mm`` per axis; the
-    field of view stays, and the affine says where the finer voxels lie. With ``align='corners'`` the outermost voxel
+    ``factor`` per axis (default: ``choose_factor``) or a target ``spacing_mm`` per axis; the field of view stays, and
+    the affine says where the finer voxels lie. With ``align='corners'`` the outermost voxel
     centres stay instead, as in the published SRReCNN3D; also then the affine is the true one. ``zero_filled``: by how
     much the scanner interpolated already, per axis (its matrix over that measured), for models for every factor; with
     it, and without factor and spacing, the grid stays. ``reference``: see ``enhance_on_grid``. Raises InputError for a
     constant scan, a factor below 1 or not finite, or factor and spacing at once.
     """
+    volume = volume if isinstance(volume, Volume) else load(volume)
+    model = model if isinstance(model, Model) else load_model(model)
     if model.experiment.spacing_mm:
         if factor is not None or spacing_mm is not None or align != "center":
             raise InputError(
@@ -180,16 +194,7 @@ def super_resolve(
         return synthesise(model.network, model.experiment, volume, reference, ct, flip, max_memory_gb, progress)[0]
     if ct or not flip:
         raise InputError(f"CT and flipping are choices for SynthSR's models, and {model.experiment.name} is none")
-    filled = tuple(float(f) for f in zero_filled)
-    if len(filled) != 3 or not all(np.isfinite(f) and f >= 1 for f in filled):
-        raise InputError(f"zero_filled: expected three numbers of 1 or more, got {zero_filled}")
-    if max(filled) > 1 and not model.experiment.mixture:
-        raise InputError(
-            f"{model.experiment.name} knows one resolution; leave zero_filled out, or use the model {DEFAULT}"
-        )
-    if max(filled) > 1 and spacing_mm is None:
-        factor = factor or (1, 1, 1)
-    factor = output_factor(volume, model, factor, spacing_mm)
+    factor = output_factor(volume, model, factor, spacing_mm, zero_filled)
     if model.experiment.lr_grid:
         if not np.allclose(factor, model.network.factor, rtol=1e-3) or reference is not None:
             raise InputError(
@@ -200,7 +205,7 @@ def super_resolve(
         align = "first" if TASKS[model.experiment.task][0] == "scanline" else align
         return Volume(sr, fine_grid(volume, model.network.factor, align)[1])
     on_grid = volume if np.allclose(factor, 1) else resample(volume, *fine_grid(volume, factor, align))
-    coarser = tuple(f * z for f, z in zip(factor, filled, strict=True))
+    coarser = tuple(f * z for f, z in zip(factor, zero_filled or (1, 1, 1), strict=True))
     return enhance_on_grid(on_grid, model, reference, max_memory_gb, progress, coarser)
 
 

@@ -139,6 +139,7 @@ LOSSES = {
     "l2": functional.mse_loss,
     "l1_l2": l1_l2,
     "log_mse": log_mse,
+    "log_mse_50db": partial(log_mse, floor=1e-5),
     "laplace": laplace,
     "dice": dice,
     "mse_gdl": mse_gdl,

@@ -16,6 +16,7 @@ from srlib.priors import Prior
 from srlib.volume import Volume
 
 LAGS = (1, 2, 4, 8)  # voxels
+LOOK = 112  # voxels per axis
 MARGIN = 8  # voxels about the patches of a painted scan, which the borders of kernels and of k-space may spoil
 ANY = ((125.0, 70.0), (12.0, 8.0))  # mean and std of the class means, and of the class stds, of the contrast "any"
 
@@ -34,7 +35,9 @@ def paint_patches(
         raise InputError(f"samples: expected the cube of a whole number, got {experiment.samples}")
     hr = paint(rng, label_map, experiment, priors, [count * n + 2 * MARGIN for n in size])
     on_grid, factor = degrade(rng, hr, mixture)
-    maps = np.broadcast_to(told(on_grid.data, factor)[:, None, None, None], (3 * TOLD, *size))
+    facts = told(on_grid.data, factor).reshape(3, TOLD)
+    facts[:, 1:] += rng.normal(0, mixture.jitter, (3, TOLD - 1))
+    maps = np.broadcast_to(facts.reshape(-1, 1, 1, 1), (3 * TOLD, *size))
     places = grid_locations(hr.shape, size, border=(MARGIN,) * 3)
     return [(np.concatenate([extract(on_grid.data[None], p), maps]), extract(hr.data[None], p)) for p in places]
 
@@ -44,10 +47,10 @@ def told(scan: np.ndarray, factor: Sequence[float]) -> np.ndarray:
 
     The first is 1 / factor. The others are logarithms of how the mean squared difference of voxels grows with their
     distance of 1 to 8 voxels, each over the next one's, after the differences of neighbouring differences over those of
-    neighbours: they show kernel and noise, and do not change with a scan's units. Every other line of the other axes
-    is read. An axis of fewer than 9 voxels has the values of white noise, zeros.
+    neighbours: they show kernel and noise, and do not change with a scan's units. The middle of the scan is read, as
+    much as is painted in training, and of it every other line of the other axes. An axis of fewer than 9 voxels has the values of white noise, zeros.
     """
-    found = []
+    found, scan = [], scan[tuple(slice(max(n - LOOK, 0) // 2, max(n - LOOK, 0) // 2 + LOOK) for n in scan.shape)]
     for axis, f in enumerate(factor):
         lines, growth = np.moveaxis(scan, axis, -1)[::2, ::2], np.zeros(len(LAGS))
         if lines.shape[-1] > LAGS[-1]:

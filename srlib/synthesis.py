@@ -141,7 +141,7 @@ def doubts(scan: Volume, experiment: Experiment, reference: Volume | None = None
     found = []
     if experiment.contrast == "image":  # slices, of any part of the body
         return found
-    inputs = experiment.generation.inputs if experiment.generation else (None, None)
+    inputs = experiment.generation.inputs if experiment.spacing_mm else (None, None)
     for volume, trained in zip((scan, reference), (*inputs, None), strict=False):
         if volume is None:
             continue

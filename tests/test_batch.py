@@ -1,5 +1,6 @@
 """srlib enhance on what users have: files of every kind, folders, runs that were stopped, scans that are none."""
 
+import dataclasses
 import gzip
 import json
 import os
@@ -21,7 +22,7 @@ from conftest import AFFINES
 from pydicom.data import get_testdata_file
 from test_keras import make, theirs
 
-from srlib import batch, claims, headers, images, infer, inputs, volume
+from srlib import batch, claims, experiments, headers, images, infer, inputs, volume
 from srlib.cli import main
 from srlib.images import read_table
 from srlib.paths import InputError
@@ -421,7 +422,7 @@ def test_thick_axes_are_brought_to_the_finest_spacing_where_the_model_can(tiny, 
     model = infer.load_model(tiny, "cpu")
     thick, even = (Volume(DATA, np.diag([*mm, 1])) for mm in ((1, 0.9, 4.5), (1, 1.1, 1.19)))
     assert infer.choose_factor(thick, model) == infer.choose_factor(even, model) == (2, 2, 2)
-    object.__setattr__(model.experiment, "any_factor", True)
+    model = infer.Model(model.network, dataclasses.replace(model.experiment, mixture=experiments.get("robust").mixture))
     np.testing.assert_allclose(infer.choose_factor(thick, model), (1, 1, 5))
     assert infer.choose_factor(even, model) == (2, 2, 2)
 

@@ -1,22 +1,29 @@
 """The network for every factor: what it is told, what it does not depend on, what it was trained on, and its weights."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
-from srlib import experiments, mixture
+from srlib import experiments, images, mixture
 from srlib.adapt import adapt
+from srlib.benchmark import BENCHMARK
+from srlib.cli import main
+from srlib.data import degraded
 from srlib.degrade import GaussianDownsample
+from srlib.example import read_template
 from srlib.generator import encode
-from srlib.infer import Model, super_resolve
+from srlib.infer import Model, enhance_pair, load_model, super_resolve
 from srlib.metrics import psnr
 from srlib.models.robust import RobustSR, Told, pack, unpack
-from srlib.paths import InputError
+from srlib.paths import InputError, shipped_file
 from srlib.priors import Label
 from srlib.tiled import run_tiled
-from srlib.volume import Volume
+from srlib.volume import Volume, central, fit_scaling, load, save
+from srlib.weights import read_metadata
 
 SMOKE = experiments.get("robust", "smoke")
 TABLE = [Label(0, 0), *(Label(k, k) for k in (1, 2, 3))]
@@ -162,3 +169,92 @@ def test_adapting_needs_thick_slices_and_the_right_model(noise):
         adapt(Volume(noise((20, 40, 40)), np.eye(4)), model, (1, 1, 3))
     with pytest.raises(InputError, match="use the model robust"):
         adapt(scan, Model(model.network, experiments.get("mdcsrn_res")), (1, 1, 3))
+
+
+def gains(scan, task):
+    """PSNR in dB of the spline and of the shipped weights, data range 1, 8 voxels off each face."""
+    pair = degraded(scan, load_model().experiment, task)
+    inner = [v.data[8:-8, 8:-8, 8:-8] for v in (pair.hr, pair.on_grid, enhance_pair(pair, load_model()))]
+    return psnr(inner[0], inner[1], 1.0), psnr(inner[0], inner[2], 1.0)
+
+
+@pytest.fixture(scope="module")
+def template():
+    """The MNI152 T1 that nilearn ships, the average of 152 real scans; nothing of it was trained on."""
+    scan = central(read_template()[0], 112)
+    return scan.with_data(fit_scaling(scan.data).apply(scan.data))
+
+
+def test_shipped_weights_are_those_of_the_recipe():
+    path = shipped_file("robust")
+    assert path.stat().st_size <= 2e6
+    assert read_metadata(path)["experiment"] == experiments.get("robust").to_json()
+
+
+def test_shipped_weights_gain_at_the_page_s_protocol(template):
+    spline, ours = gains(template, "gaussian_x2")
+    assert spline == pytest.approx(28.87, abs=0.5)  # the page's grid is corner-aligned
+    assert ours > spline + 3.5
+
+
+@pytest.mark.parametrize("task", BENCHMARK)
+def test_shipped_weights_are_above_the_spline_under_every_degradation(template, task):
+    spline, ours = gains(central(template, 80), task)
+    assert ours > spline + 0.5
+
+
+def test_shipped_weights_on_a_single_real_scan():
+    file = Path("/usr/share/mricron/templates/ch2.nii.gz")
+    if not file.is_file():
+        pytest.skip("Debian's mricron-data is not installed, so its scan ch2.nii.gz is not at hand")
+    scan = central(load(file), 80)
+    scan = scan.with_data(fit_scaling(scan.data).apply(scan.data))
+    for task in BENCHMARK:
+        spline, ours = gains(scan, task)
+        assert ours > spline + 0.3, task
+
+
+def enhance(*words):
+    result = CliRunner().invoke(main, ["enhance", *map(str, words)])
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    return result
+
+
+def test_enhance_needs_no_more_than_in_and_out(tmp_path, template):
+    lr = GaussianDownsample((1, 1, 3), 1.26)(central(template, 48))
+    save(lr, tmp_path / "thick.nii.gz")
+    result = enhance(tmp_path / "thick.nii.gz", tmp_path / "sr.nii.gz", "--report", tmp_path / "pages")
+    assert result.exit_code == 0 and "model robust, x1 1 3" in result.stderr
+    sr = load(tmp_path / "sr.nii.gz")
+    assert sr.shape == (48, 48, 48) and sr.spacing_mm == pytest.approx((1, 1, 1))
+    np.testing.assert_allclose(sr.data, super_resolve(tmp_path / "thick.nii.gz").data, atol=1e-6)
+    page = (tmp_path / "pages" / "sr.html").read_text()
+    assert "thick.nii.gz, enhanced" in page and "robust, x1 1 3" in page
+
+
+def test_what_a_scanner_interpolated_is_told(tmp_path, template):
+    hr = central(template, 64)
+    pair = degraded(hr, experiments.get("robust"), "kspace_x2_3d")
+    save(pair.lr, tmp_path / "filled.nii.gz")
+    result = enhance(tmp_path / "filled.nii.gz", tmp_path / "sr.nii.gz", "--zero-filled", 2, 2, 2)
+    assert result.exit_code == 0 and "x1 1 1" in result.stderr
+    sr = images.load(tmp_path / "sr.nii.gz")
+    assert sr.shape == hr.shape
+    np.testing.assert_allclose(sr.data, enhance_pair(pair, load_model()).data, atol=1e-5)
+    wrong = enhance(tmp_path / "filled.nii.gz", tmp_path / "b.nii.gz", "--zero-filled", 0.5, 2, 2)
+    assert wrong.exit_code == 1 and "1 or more" in wrong.stderr and not (tmp_path / "b.nii.gz").exists()
+
+
+def test_adapting_is_an_option_that_tells_what_came_of_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("srlib.adapt.adapt.__defaults__", (0, 3))  # steps
+    save(thick(size=48)[0], tmp_path / "thick.nii.gz")
+    result = enhance(tmp_path / "thick.nii.gz", tmp_path / "sr.nii.gz", "--adapt")
+    assert result.exit_code == 0 and "adapted: slice profile" in result.stderr
+    even = enhance(tmp_path / "thick.nii.gz", tmp_path / "b.nii.gz", "--adapt", "--factor", 2, 2, 2)
+    assert even.exit_code == 1 and "coarser along one axis" in even.stderr and not (tmp_path / "b.nii.gz").exists()
+
+
+def test_factors_beyond_the_training_are_warned_of(tmp_path, noise):
+    save(Volume(noise((40, 40, 9)), np.diag([1, 1, 8.0, 1])), tmp_path / "far.nii.gz")
+    result = enhance(tmp_path / "far.nii.gz", tmp_path / "sr.nii.gz")
+    assert result.exit_code == 0 and "factor of 8" in result.stderr

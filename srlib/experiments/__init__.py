@@ -23,7 +23,7 @@ PROFILES: dict[str, dict[str, dict[str, int]]] = {
     }
     | {e.name: {**_SMOKE, "patch_size": (32, 32, 1)} for e in srresnet2d.EXPERIMENTS}
     | {e.name: {**_SMOKE, "patch_size": 32} for e in synthsr.EXPERIMENTS}
-    | {"robust": {**_SMOKE, "samples": 8}}
+    | {e.name: {**_SMOKE, "samples": 8} for e in robust.EXPERIMENTS}
     | {"synthsr_gan": {**_SMOKE, "patch_size": 32, "max_steps": 14, "critic_steps": 2}},
 }
 

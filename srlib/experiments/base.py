@@ -105,6 +105,7 @@ class Mixture:
     noise: tuple[float, float] = (0.002, 0.03)  # Rician, of the brightest voxel; their logarithm is uniform
     noisy: float = 0.4  # share of scans with noise
     kernels: tuple[str, ...] = ("gaussian", "gaussian", "box", "kspace", "sinc")  # each as likely
+    jitter: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)  # std of noise on what is told of a scan's own differences
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,10 @@ class RobustSR(nn.Module):
         self.live_channels = 8 + 4 * width // PACK**3
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        scan, told = x[:, :1], x[:, 1:, 0, 0, 0]
+        return self.resolve(x[:, :1], x[:, 1:, 0, 0, 0])
+
+    def resolve(self, scan: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
+        """The same from a scan (B, 1, X, Y, Z) and the maps' values (B, 15)."""
         sharp = self._filtered(scan, told.unflatten(1, (3, TOLD)))
         gains = self.gains(told).unflatten(1, (-1, self.first.out_channels))
         gains = gains[..., None, None, None].unbind(1)
@@ -44,7 +47,7 @@ class RobustSR(nn.Module):
         packed = pack(functional.pad(both, [p for n in reversed(shape) for p in (0, -n % PACK)], mode="replicate"))
         weight = self.first.weight.unflatten(1, (2, -1))  # of the sharpened scan, and of what was added
         weight = (weight - weight.mean(dim=(2, 3, 4, 5), keepdim=True)).flatten(1, 2)
-        with torch.autocast(x.device.type, enabled=False):  # small differences of large numbers
+        with torch.autocast(scan.device.type, enabled=False):  # small differences of large numbers
             y = functional.pad(packed, [1] * 6, mode="replicate").contiguous(memory_format=torch.channels_last_3d)
             y = functional.conv3d(y, weight) * gains[0].float()
         for block, gain in zip(self.blocks, gains[1:], strict=True):
@@ -82,10 +85,10 @@ class Told(nn.Module):
         super().__init__()
         self.network, self.halo, self.multiple = network, network.halo, network.multiple
         self.live_channels = network.live_channels
-        self.register_buffer("told", told[None, :, None, None, None])
+        self.register_buffer("told", told[None])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.network(torch.cat([x, self.told.expand(len(x), -1, *x.shape[2:])], dim=1))
+        return self.network.resolve(x, self.told.expand(len(x), -1))
 
 
 class _Block(nn.Module):
