@@ -62,7 +62,9 @@ def example(*commands: str) -> str:
 )
 @click.option("--report", type=click.Path(), metavar="FOLDER", help="Write a page on each scan there: NAME_sr.html.")
 @click.option("--ct", is_flag=True, help="SynthSR: clip the scan to 0 to 80 HU first.")
-@click.option("--no-flip", is_flag=True, help="SynthSR: one pass, instead of the mean with the mirrored scan's.")
+@click.option(
+    "--no-flip", is_flag=True, help="robust, SynthSR: one pass, instead of the mean with the mirrored scan's."
+)
 @click.option("--uncertainty", metavar="OUT", help="SynthSR trained with 'laplace': write the uncertainty here.")
 @click.option("--force", is_flag=True, help="Replace outputs that are there, whatever they were made from.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")

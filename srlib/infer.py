@@ -77,13 +77,15 @@ def enhance_on_grid(
     max_memory_gb: float | None = None,
     progress: bool = False,
     factor: Sequence[float] | None = None,
+    flip: bool = True,
 ) -> Volume:
     """Run a model on a scan that already lies on the output grid, in the scan's own units.
 
     A model with two input channels needs the other contrast as ``reference``, on any grid in the same world: it is
     brought by its affine, and nothing is registered. ``factor``: how much coarser than this grid the scan resolves, per
-    axis, which models for every factor are told; by default that of the experiment's task. Raises InputError when the
-    reference is missing or not wanted.
+    axis, which models for every factor are told; by default that of the experiment's task. Of these models it is the mean
+    with the result of the scan mirrored along all axes, unless ``flip`` is off: it is better, and cannot move anything to
+    one side. Raises InputError when the reference is missing or not wanted.
     """
     if bool(model.experiment.reference) != (reference is not None):
         wanted = f"a reference ({model.experiment.reference})" if model.experiment.reference else "no reference"
@@ -92,9 +94,12 @@ def enhance_on_grid(
     given = network_input(on_grid, brought, model.experiment.intensity)
     network = model.network
     if model.experiment.mixture:
-        network = Told(network, torch.from_numpy(told(given[0], factor or model.factor)))
-        network.to(next(network.parameters()).device)
+        facts = torch.from_numpy(told(given[0], factor or model.factor))
+        network = Told(network, facts.to(next(network.parameters()).device))
     sr = run_tiled(network, given, max_memory_gb, progress)
+    if model.experiment.mixture and flip:
+        sr += run_tiled(network, given[:, ::-1, ::-1, ::-1], max_memory_gb, progress)[::-1, ::-1, ::-1]
+        sr /= 2
     return on_grid.with_data(fit_scaling(on_grid.data, model.experiment.intensity).invert(sr))
 
 
@@ -136,7 +141,10 @@ def output_factor(
     spacing_mm: Sequence[float] | None = None,
     zero_filled: Sequence[float] | None = None,
 ) -> tuple[float, float, float]:
-    """How much finer per axis ``super_resolve`` makes a scan; InputError as there."""
+    """How much finer per axis ``super_resolve`` makes a scan, so that whole voxels fill its field of view.
+
+    InputError as there.
+    """
     if factor is not None and spacing_mm is not None:
         raise InputError("give a factor or a spacing, not both")
     if spacing_mm is not None:
@@ -154,7 +162,8 @@ def output_factor(
         raise InputError(
             f"factor per axis must be at least 1, got {factor}; the scan's spacing is {volume.spacing_mm} mm"
         )
-    return factor
+    # whole voxels over the same field of view: half a voxel over an axis is what the spacing may give way
+    return tuple(max(round(n * f), n) / n for n, f in zip(volume.shape, factor, strict=True))
 
 
 def super_resolve(
@@ -173,11 +182,11 @@ def super_resolve(
     """Super-resolve a scan from its own grid: cubic-spline interpolation, then the network, or the network alone.
 
     Scan and model may be files or, for the model, a name as in ``find_weights``. Models that see one spacing (SynthSR)
-    give RAS axes of that spacing, see ``synthesis.synthesise``; ``ct`` and ``flip`` are theirs, factor, spacing and
-    alignment the others'.
+    give RAS axes of that spacing, see ``synthesis.synthesise``; ``ct`` is theirs, ``flip`` theirs and that of models for
+    every factor, and factor, spacing and alignment are the others'.
 
     ``factor`` per axis (default: ``choose_factor``) or a target ``spacing_mm`` per axis; the field of view stays, and
-    the affine says where the finer voxels lie. With ``align='corners'`` the outermost voxel
+    the affine says where the finer voxels lie, whose spacing gives way by half a voxel over an axis at most. With ``align='corners'`` the outermost voxel
     centres stay instead, as in the published SRReCNN3D; also then the affine is the true one. ``zero_filled``: by how
     much the scanner interpolated already, per axis (its matrix over that measured), for models for every factor; with
     it, and without factor and spacing, the grid stays. ``reference``: see ``enhance_on_grid``. Raises InputError for a
@@ -192,8 +201,10 @@ def super_resolve(
                 "spacing and alignment out"
             )
         return synthesise(model.network, model.experiment, volume, reference, ct, flip, max_memory_gb, progress)[0]
-    if ct or not flip:
-        raise InputError(f"CT and flipping are choices for SynthSR's models, and {model.experiment.name} is none")
+    if ct:
+        raise InputError(f"CT is a choice for SynthSR's models, and {model.experiment.name} is none")
+    if not flip and not model.experiment.mixture:
+        raise InputError(f"{model.experiment.name} takes no mirrored scan; leave flip as it is")
     factor = output_factor(volume, model, factor, spacing_mm, zero_filled)
     if model.experiment.lr_grid:
         if not np.allclose(factor, model.network.factor, rtol=1e-3) or reference is not None:
@@ -206,7 +217,7 @@ def super_resolve(
         return Volume(sr, fine_grid(volume, model.network.factor, align)[1])
     on_grid = volume if np.allclose(factor, 1) else resample(volume, *fine_grid(volume, factor, align))
     coarser = tuple(f * z for f, z in zip(factor, zero_filled or (1, 1, 1), strict=True))
-    return enhance_on_grid(on_grid, model, reference, max_memory_gb, progress, coarser)
+    return enhance_on_grid(on_grid, model, reference, max_memory_gb, progress, coarser, flip)
 
 
 def with_uncertainty(

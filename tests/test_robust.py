@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from scipy import ndimage
 
 from srlib import experiments, images, mixture
 from srlib.adapt import adapt
@@ -21,6 +22,7 @@ from srlib.metrics import psnr
 from srlib.models.robust import RobustSR, Told, pack, unpack
 from srlib.paths import InputError, shipped_file
 from srlib.priors import Label
+from srlib.published import PUBLISHED
 from srlib.tiled import run_tiled
 from srlib.volume import Volume, central, fit_scaling, load, save
 from srlib.weights import read_metadata
@@ -258,3 +260,26 @@ def test_factors_beyond_the_training_are_warned_of(tmp_path, noise):
     save(Volume(noise((40, 40, 9)), np.diag([1, 1, 8.0, 1])), tmp_path / "far.nii.gz")
     result = enhance(tmp_path / "far.nii.gz", tmp_path / "sr.nii.gz")
     assert result.exit_code == 0 and "factor of 8" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["robust", *(n for n in PUBLISHED if n.endswith("caffemodel"))])
+def test_a_blob_stays_in_place_in_every_world(name, affine):
+    try:
+        model = load_model(name)
+    except InputError:
+        pytest.skip(f"{name} is not at hand")
+    scan = Volume(blob_data(), affine)
+    reference = scan if model.experiment.reference else None
+    sr = super_resolve(scan, model, (2, 2, 2), reference=reference)
+    assert np.linalg.norm(middle_of_mass(sr) - middle_of_mass(scan)) < 0.05
+
+
+def blob_data():
+    grid = np.meshgrid(*map(np.arange, (25, 22, 24)), indexing="ij")
+    return 100 * np.exp(-sum((g - c) ** 2 for g, c in zip(grid, (11.3, 10.6, 12.2), strict=True)) / 18)
+
+
+def middle_of_mass(volume):
+    """In mm, of what exceeds half of the maximum."""
+    voxel = ndimage.center_of_mass(np.clip(volume.data - volume.data.max() / 2, 0, None))
+    return volume.affine[:3, :3] @ voxel + volume.affine[:3, 3]
