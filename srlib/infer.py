@@ -186,10 +186,10 @@ def super_resolve(
     every factor, and factor, spacing and alignment are the others'.
 
     ``factor`` per axis (default: ``choose_factor``) or a target ``spacing_mm`` per axis; the field of view stays, and
-    the affine says where the finer voxels lie, whose spacing gives way by half a voxel over an axis at most. With ``align='corners'`` the outermost voxel
-    centres stay instead, as in the published SRReCNN3D; also then the affine is the true one. ``zero_filled``: by how
-    much the scanner interpolated already, per axis (its matrix over that measured), for models for every factor; with
-    it, and without factor and spacing, the grid stays. ``reference``: see ``enhance_on_grid``. Raises InputError for a
+    the affine says where the finer voxels lie, whose spacing gives way by half a voxel over an axis at most. With
+    ``align='corners'`` the outermost voxel centres stay instead, as in the published SRReCNN3D; also then the affine is
+    the true one. ``zero_filled``: by how much the scanner interpolated already, per axis (its matrix over that
+    measured), for models for every factor; with it, and without factor and spacing, the grid stays. ``reference``: see ``enhance_on_grid``. Raises InputError for a
     constant scan, a factor below 1 or not finite, or factor and spacing at once.
     """
     volume = volume if isinstance(volume, Volume) else load(volume)
