@@ -66,12 +66,17 @@ def told(scan: np.ndarray, factor: Sequence[float]) -> np.ndarray:
 def paint(
     rng: np.random.Generator, label_map: LabelMap, experiment: Experiment, priors: Mapping[str, Prior], shape: list[int]
 ) -> Volume:
-    """A painted scan of ``shape`` voxels in a contrast, with texture and softness, drawn from the experiment's mixture."""
+    """A painted scan of ``shape`` voxels in a contrast, with texture and softness, drawn from the experiment's mixture.
+
+    Contrasts without priors are left out.
+    """
     mixture, classes = experiment.mixture, int(label_map.class_of.max()) + 1
     anything = tuple(np.repeat(np.array(part)[:, None], classes, axis=1) for part in ANY)
-    contrast = mixture.contrasts[rng.integers(len(mixture.contrasts))]
+    tables = {**priors, "any": anything}
+    contrasts = [name for name in mixture.contrasts if {name, name.partition("_")[0]} & tables.keys()]
+    contrast = contrasts[rng.integers(len(contrasts))]
     generation = dataclasses.replace(experiment.generation, inputs=(Acquisition(contrast),))
-    parameters = draw(rng, label_map, generation, {**priors, "any": anything}, shape)
+    parameters = draw(rng, label_map, generation, tables, shape)
     parameters = dataclasses.replace(parameters, stds=parameters.stds * rng.uniform(0, mixture.texture))
     data = apply(label_map, parameters, generation).target[0].numpy()
     mottle = ndimage.gaussian_filter(rng.standard_normal(shape, np.float32), rng.uniform(1, 4))

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from srlib.experiments import Experiment, from_json
 from srlib.models import MODELS
-from srlib.paths import InputError, first_line
+from srlib.paths import InputError, atomic, first_line
 
 
 def save_weights(state: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
@@ -24,6 +24,19 @@ def load_weights(path: str | Path) -> dict[str, torch.Tensor]:
         return load_file(path)
     except (SafetensorError, OSError) as err:
         raise InputError(f"{path}: not a readable safetensors file ({first_line(err)})") from err
+
+
+def save_mean(first: str | Path, second: str | Path, path: str | Path) -> None:
+    """Write the mean of two trainings of one network, of which the second went on from the first; metadata of the second.
+
+    Wortsman et al., CVPR 2022: it keeps what the first learned and most of what the second added. InputError as
+    ``load_weights``, and when their tensors differ in name or shape.
+    """
+    one, other = load_weights(first), load_weights(second)
+    if {k: v.shape for k, v in one.items()} != {k: v.shape for k, v in other.items()}:
+        raise InputError(f"{first} and {second} hold weights of two different networks; give two stages of one")
+    with atomic(path) as temporary:
+        save_weights({k: (v + other[k]) / 2 for k, v in one.items()}, temporary, read_metadata(Path(second)))
 
 
 def start_from(network: torch.nn.Module, path: str | Path, name: str) -> None:

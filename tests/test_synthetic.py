@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from conftest import LocalFabric
 from safetensors.torch import load_file
 
-from srlib import data, experiments, figures, losses, phases, store, train, weights
+from srlib import data, experiments, figures, infer, losses, phases, store, train, weights
 from srlib.cli import main
 from srlib.dataset import PairDataset
 from srlib.paths import InputError
@@ -396,3 +396,34 @@ def test_a_chain_of_experiments_is_recorded_with_its_classes(folder, tmp_path):
     assert experiments.from_json(runs["config"]["synthsr_segmenter"]).model_args["out_channels"] == 4
     with pytest.raises(InputError, match="synthsr_dice needs synthsr_segmenter"):
         train.fit_all(["synthsr_thick", "synthsr_dice"], "smoke", folder / "m.csv", folder=tmp_path, **tables)
+
+
+def test_patches_of_several_painted_scans_are_mixed_and_the_stream_is_entered_anywhere(folder):
+    robust = experiments.get("robust_base", "smoke")
+    ours = dataset(folder, robust)
+    assert same(ours[11], dataset(folder, robust)[11]) and not same(ours[11], ours[12])
+    whole = list(islice(example_stream(ours, 0, 0), 150))  # more than a pool of 16 scans
+    for start, workers in ((3, 0), (127, 1), (129, 2)):
+        stream = example_stream(ours, start, workers)
+        for expected in whole[start : start + 4]:
+            assert same(next(stream), expected)
+        stream.close()
+    told = [tuple(given[1:, 0, 0, 0]) for given, _ in whole[:128]]
+    assert len(set(told)) == 16 and len(set(told[:8])) > 3  # 8 patches of each scan, not one after the other
+
+
+def test_the_recipe_trains_in_two_stages_and_its_network_enhances(folder, tmp_path, noise):
+    base = fit(folder, tmp_path / "base", experiments.get("robust_base", "smoke"))
+    final = fit(folder, tmp_path / "robust", experiments.get("robust", "smoke"), start=base)
+    again = fit(folder, tmp_path / "again", experiments.get("robust", "smoke"), start=base)
+    assert final.read_bytes() == again.read_bytes()
+    weights.save_mean(base, final, tmp_path / "mean.safetensors")
+    one, other, mean = (load_file(path) for path in (base, final, tmp_path / "mean.safetensors"))
+    assert all(torch.equal(mean[k], (one[k] + other[k]) / 2) for k in one)
+    with pytest.raises(InputError, match="two different networks"):
+        weights.save_mean(fit(folder, tmp_path / "thick"), final, tmp_path / "no.safetensors")
+    model, scan = infer.load_model(tmp_path / "mean.safetensors"), Volume(noise((24, 22, 8)), np.diag([1, 1, 3.0, 1]))
+    sr = infer.super_resolve(scan, model)
+    assert sr.shape == (24, 22, 24) and np.isfinite(sr.data).all()
+    with pytest.raises(InputError, match="generator weights of 'robust_base'"):
+        fit(folder, tmp_path / "alone", experiments.get("robust", "smoke"))
