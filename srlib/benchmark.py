@@ -28,12 +28,12 @@ SAMPLING_S = 0.002  # between two looks at the memory
 def belongs(experiment: Experiment) -> bool:
     """Whether a system has a place in the table: trained for one of its degradations, T1 in, T1 in the same units out.
 
-    That leaves out networks of 2-D images, segmenters, SynthSR's cases that change the contrast or the units, and what
-    is trained for degradations that are not here.
+    That leaves out networks of 2-D images, segmenters, SynthSR's cases that change the contrast or the units, what is
+    trained for degradations that are not here, and the recipe, which comes as shipped.
     """
     painted = experiment.generation.target if experiment.generation else "input"
     usual = (experiment.contrast, experiment.output, painted) == ("t1", "scan", "input")
-    return usual and experiment.task in BENCHMARK
+    return usual and experiment.task in BENCHMARK and not experiment.mixture
 
 
 def systems(folder: str | Path, profile: str, seed: int = 0) -> dict[str, Path | None]:
@@ -42,7 +42,7 @@ def systems(folder: str | Path, profile: str, seed: int = 0) -> dict[str, Path |
     Of an experiment its newest run in a results folder; of ``robust`` the shipped weights.
     """
     found = {DEFAULT: shipped_file(DEFAULT)}
-    for name in (n for n, e in EXPERIMENTS.items() if belongs(e) and n != DEFAULT):
+    for name in (n for n, e in EXPERIMENTS.items() if belongs(e)):
         runs = Path(folder).glob(f"checkpoints/{name}-{profile}-s{seed}-*/model.safetensors")
         found[name] = max(runs, key=lambda p: (p.stat().st_mtime, str(p)), default=None)
     return found | {f"{e.name}_published": published_file(file) for file, (_, e) in PUBLISHED.items()}
