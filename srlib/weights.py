@@ -26,17 +26,17 @@ def load_weights(path: str | Path) -> dict[str, torch.Tensor]:
         raise InputError(f"{path}: not a readable safetensors file ({first_line(err)})") from err
 
 
-def save_mean(first: str | Path, second: str | Path, path: str | Path) -> None:
-    """Write the mean of two trainings of one network, of which the second went on from the first; metadata of the second.
+def save_mean(first: str | Path, second: str | Path, path: str | Path, share: float = 0.5) -> None:
+    """Write the mean of two trainings of one network, of which the second, with its ``share``, went on from the first.
 
-    Wortsman et al., CVPR 2022: it keeps what the first learned and most of what the second added. InputError as
-    ``load_weights``, and when their tensors differ in name or shape.
+    The metadata are those of the second. Wortsman et al., CVPR 2022: it keeps what the first learned and most of what
+    the second added. Raises InputError as ``load_weights``, and when their tensors differ in name or shape.
     """
     one, other = load_weights(first), load_weights(second)
     if {k: v.shape for k, v in one.items()} != {k: v.shape for k, v in other.items()}:
         raise InputError(f"{first} and {second} hold weights of two different networks; give two stages of one")
     with atomic(path) as temporary:
-        save_weights({k: (v + other[k]) / 2 for k, v in one.items()}, temporary, read_metadata(Path(second)))
+        save_weights({k: v.lerp(other[k], share) for k, v in one.items()}, temporary, read_metadata(Path(second)))
 
 
 def start_from(network: torch.nn.Module, path: str | Path, name: str) -> None:
