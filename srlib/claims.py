@@ -45,7 +45,7 @@ def claimed(path: str | Path) -> Iterator[None]:
 def sweep(folder: Path, names: set[str]) -> None:
     """Delete what killed processes left of the files of these names: temporary files and locks."""
     for path in folder.iterdir():
-        left = re.fullmatch(r"\.\d+\.(.+)|\.(.+)\.lock", path.name)
+        left = re.fullmatch(r"\.\d+-\w+\.(.+)|\.(.+)\.lock", path.name)
         if left and (name := left[1] or left[2]) in names:
             with suppress(InputError), claimed(folder / name):
                 path.unlink(missing_ok=True)

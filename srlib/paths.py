@@ -2,19 +2,34 @@
 
 import hashlib
 import os
+import secrets
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class InputError(ValueError):
     """Something the user gave cannot be used; the message says what was expected, what was got, what to do."""
 
 
+class ScanWarning(UserWarning):
+    """A result should not be trusted without a look: the message says what was seen in the scan or in the result."""
+
+
 def first_line(err: Exception) -> str:
     """First line of an exception's message; its class when it has none."""
     return str(err).strip().partition("\n")[0] or type(err).__name__
+
+
+def choose(table: Mapping[str, T], name: str, what: str) -> T:
+    """The entry ``name`` of a table; InputError that lists what there is when it has none. ``what`` names the kind."""
+    if name not in table:
+        raise InputError(f"unknown {what} {name!r}; expected one of {', '.join(table)}")
+    return table[name]
 
 
 def root() -> Path:
@@ -71,21 +86,25 @@ def make_dir(path: Path) -> Path:
 def atomic(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that replaces it on success and vanishes on failure.
 
-    The suffixes are kept, since writers choose the format by them.
+    The suffixes are kept, since writers choose the format by them. No two writers share a temporary path, so the last
+    one to end wins. Raises InputError, naming ``path``, for what the system refuses: no folder, no right, no space.
     """
     path = Path(path)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    temporary = path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}.{path.name[-200:]}")
     try:
         yield temporary
         os.replace(temporary, path)
-    except FileNotFoundError as err:
-        if path.parent.is_dir():
-            raise
-        raise InputError(f"cannot write {path}: the folder {path.parent} does not exist; create it first") from err
-    except PermissionError as err:
-        raise InputError(f"cannot write {path}: {err.strerror}; choose another place") from err
+    except OSError as err:
+        missing = isinstance(err, FileNotFoundError) and not path.parent.is_dir()
+        reason = (
+            f"the folder {path.parent} does not exist; create it first"
+            if missing
+            else f"{err.strerror or err}; choose another place"
+        )
+        raise InputError(f"cannot write {path}: {reason}") from err
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def sha256(path: str | Path) -> str:

@@ -227,7 +227,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(tmp_path, tiny, enhance):
     time.sleep(0.2)
     done = {p: p.stat().st_mtime_ns for p in target.glob("[!.]*_sr.nii.gz")}
     assert 4 <= len(done) < 13
-    (target / ".4242.b_sr.nii.gz").write_bytes(b"half")
+    (target / ".4242-0a.b_sr.nii.gz").write_bytes(b"half")
     (target / ".b_sr.nii.gz.lock").write_bytes(b"")
     result = enhance(source, target)
     assert result.exit_code == 1
