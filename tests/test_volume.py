@@ -147,7 +147,7 @@ def test_a_failed_save_leaves_everything_as_it_was(tmp_path, noise, monkeypatch)
 
     monkeypatch.setattr(volume.nib, "save", fill_the_disk)
     for name in ("a.nii.gz", "b.mgz"):
-        with pytest.raises(OSError, match="no space"):
+        with pytest.raises(InputError, match="no space"):
             save(scan.with_data(scan.data + 1), tmp_path / name)
     assert [p.name for p in tmp_path.iterdir()] == ["a.nii.gz"]
     assert (tmp_path / "a.nii.gz").read_bytes() == before
