@@ -11,7 +11,7 @@ import numpy as np
 from srlib.degrade import Degradation, SparseView, make_degradation
 from srlib.experiments import TASKS, Experiment
 from srlib.images import load, load_mat, read_shape
-from srlib.paths import InputError, data_dir
+from srlib.paths import InputError, choose, data_dir
 from srlib.volume import HU_WINDOW, Scaling, Volume, central, crop_or_pad, fit_scaling, framed, resample
 
 VOLUMES = ("t1", "t2", "image", "labels", "lr", "mask")
@@ -131,7 +131,7 @@ def make_pair(subject: Subject, experiment: Experiment, task: str = "", middle: 
             file = subject.files["lr"]
             lr = load_mat(file, hr) if file.suffix == ".mat" else load(file)
             on_grid = lr if lr.shape == hr.shape else resample(lr, hr.shape, hr.affine)
-            pair = _pair(lr, on_grid, hr, experiment, degradation_of(experiment.task).factor)
+            pair = _pair(lr, on_grid, hr, experiment, degradation_of(experiment.task, experiment.task_settings).factor)
         else:
             pair = degraded(hr, experiment, task)
     except InputError as err:
@@ -150,7 +150,7 @@ def degraded(hr: Volume, experiment: Experiment, task: str = "") -> Pair:
 
     The truth of few CT views is the reconstruction from all; CT in HU is clipped to the window first.
     """
-    degradation = degradation_of(task or experiment.task)
+    degradation = degradation_of(task or experiment.task, {**TASKS, **experiment.task_settings})
     hr = crop_or_pad(hr, (0, 0, 0), degradation.usable(hr.shape))
     hr = hr.with_data(np.clip(hr.data, *HU_WINDOW)) if experiment.intensity == "hu" else hr
     lr, hr = degradation.pair(hr) if isinstance(degradation, SparseView) else (degradation(hr), hr)
@@ -163,9 +163,9 @@ def _pair(lr: Volume, on_grid: Volume, hr: Volume, experiment: Experiment, facto
     return Pair(lr, on_grid, hr, scaling, factor=factor)
 
 
-def degradation_of(task: str) -> Degradation:
-    """The degradation of a task in TASKS."""
-    name, settings = TASKS[task]
+def degradation_of(task: str, tasks: Mapping[str, tuple[str, dict]] = TASKS) -> Degradation:
+    """The degradation of a task in a table; of an experiment's own task that is its ``task_settings``."""
+    name, settings = choose(tasks, task, "task")
     return make_degradation(name, **settings)
 
 
@@ -193,8 +193,12 @@ def network_input(scan: Volume, reference: Volume | None, rule: str) -> np.ndarr
 def baselines(pair: Pair, experiment: Experiment) -> dict[str, Volume]:
     """What needs no training, by name: the input itself where the task stays on its grid, else interpolations."""
     if pair.lr is pair.on_grid:
-        return {"sparse_fbp" if TASKS[experiment.task][0] == "sparse_view" else "zero_filled": pair.on_grid}
-    linear = degradation_of(experiment.task).to_grid(pair.lr, pair.hr.shape, order=1)
+        return {
+            "sparse_fbp"
+            if experiment.task_settings[experiment.task][0] == "sparse_view"
+            else "zero_filled": pair.on_grid
+        }
+    linear = degradation_of(experiment.task, experiment.task_settings).to_grid(pair.lr, pair.hr.shape, order=1)
     return {"linear": linear, "cubic": pair.on_grid}
 
 

@@ -33,7 +33,10 @@ class PairDataset:
         self.items = [(s, task) for s in subjects for task in (experiment.task, *experiment.more_tasks)]
         self.factor = _whole_factor(experiment) if experiment.lr_grid else (1, 1, 1)
         self.shapes = [
-            tuple(n // f for n, f in zip(degradation_of(task).usable(shape), self.factor, strict=True))
+            tuple(
+                n // f
+                for n, f in zip(degradation_of(task, experiment.task_settings).usable(shape), self.factor, strict=True)
+            )
             for s, task in self.items
             for shape in [experiment.frame or read_shape(s.file(experiment.contrast))]
         ]
@@ -94,7 +97,7 @@ class PairDataset:
 
 def _whole_factor(experiment: Experiment) -> tuple[int, int, int]:
     """The factor of the experiment's task, which a network from grid to grid needs in whole numbers."""
-    factor = degradation_of(experiment.task).coarser
+    factor = degradation_of(experiment.task, experiment.task_settings).coarser
     if any(f != int(f) for f in factor):
         raise InputError(f"{experiment.name} goes from grid to grid and needs a whole factor, got {factor}")
     return tuple(int(f) for f in factor)

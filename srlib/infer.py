@@ -9,7 +9,7 @@ import torch
 
 from srlib.data import Pair, bring, degradation_of, network_input
 from srlib.device import choose_device, layout
-from srlib.experiments import TASKS, Experiment
+from srlib.experiments import Experiment
 from srlib.images import load
 from srlib.mixture import told
 from srlib.models.robust import Told
@@ -34,7 +34,7 @@ class Model:
     @property
     def factor(self) -> tuple[float, float, float]:
         """How much finer the output grid is than the input's; 1 where the task stays on its grid."""
-        return degradation_of(self.experiment.task).coarser
+        return degradation_of(self.experiment.task, self.experiment.task_settings).coarser
 
 
 def find_weights(name: str | Path) -> Path:
@@ -213,7 +213,8 @@ def super_resolve(
                 f"got a factor of {factor}"
             )
         sr = _from_grid_to_grid(volume, model, max_memory_gb, progress)
-        align = "first" if TASKS[model.experiment.task][0] == "scanline" else align
+        settings = model.experiment.task_settings[model.experiment.task]
+        align = "first" if settings[0] == "scanline" else align
         return Volume(sr, fine_grid(volume, model.network.factor, align)[1])
     on_grid = volume if np.allclose(factor, 1) else resample(volume, *fine_grid(volume, factor, align))
     coarser = tuple(f * z for f, z in zip(factor, zero_filled or (1, 1, 1), strict=True))

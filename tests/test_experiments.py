@@ -1,18 +1,26 @@
 """Numbers stand once, with their source; profiles only shrink budgets."""
 
+import copy
 import dataclasses
 import itertools
+import math
 
+import numpy as np
 import pytest
+import torch
 
-from srlib import experiments
+from srlib import data, experiments
 from srlib.degrade import make_degradation
-from srlib.experiments import Experiment
+from srlib.experiments import Experiment, base
+from srlib.experiments.base import Acquisition, Adversarial, Generation, Mixture
+from srlib.infer import Model
 from srlib.losses import LOSSES
 from srlib.models import MODELS
 from srlib.patches import per_axis
 from srlib.paths import InputError
 from srlib.phases import OPTIMIZERS, SCHEDULES, learning_rate
+from srlib.synthesis import OUTPUTS
+from srlib.volume import Volume, fit_scaling
 
 NAMES = list(experiments.EXPERIMENTS)
 # the numbers of a game
@@ -70,7 +78,100 @@ def test_names_lead_somewhere(name):
 def test_json_round_trip(name):
     experiment = experiments.get(name, "quick")
     again = experiments.from_json(experiment.to_json())
-    assert again.to_json() == experiment.to_json()
+    assert again == experiment and again.to_json() == experiment.to_json()
+    assert (again.paper, again.sources, again.deviations) == (
+        experiment.paper,
+        experiment.sources,
+        experiment.deviations,
+    )
+
+
+def test_an_unregistered_experiment_comes_back_equal_and_lists_are_tuples():
+    mine = dataclasses.replace(experiments.get("srgan3d"), name="mine", paper="ours", model_args={"factor": [4, 4, 4]})
+    assert experiments.from_json(mine.to_json()) == mine and mine.model_args["factor"] == (4, 4, 4)
+
+
+def test_reading_an_experiment_leaves_the_tasks_as_they_are_and_keeps_its_own():
+    before = copy.deepcopy(experiments.TASKS)
+    text = experiments.get("recnn_x2").to_json()
+    other = experiments.from_json(text.replace('"sigma": 1.0', '"sigma": 3.5'))
+    mine = experiments.from_json(text.replace("gaussian_x2", "mine"))
+    assert before == experiments.TASKS
+    assert data.degradation_of(other.task, other.task_settings).sigma == (3.5, 3.5, 3.5)
+    scan = Volume(np.random.default_rng(0).random((16, 16, 16), np.float32), np.eye(4))
+    sharp, blurred = (data.degraded(scan, e).lr.data for e in (experiments.get("recnn_x2"), other))
+    assert blurred.std() < 0.5 * sharp.std()
+    np.testing.assert_array_equal(data.degraded(scan, mine).lr.data, sharp)
+    assert Model(torch.nn.Identity(), mine).factor == (2, 2, 2)
+    assert dataclasses.replace(mine, task="gaussian_x3").task_settings == {"gaussian_x3": before["gaussian_x3"]}
+    with pytest.raises(InputError, match="unknown task 'mine'; expected one of gaussian_x2"):
+        data.degradation_of("mine")
+
+
+@pytest.mark.parametrize(
+    "field, value, said",
+    [
+        ("sampling", "gird", "grid, random"),
+        ("intensity", "min-max", "minmax, max"),
+        ("output", "scna", "scan, unit"),
+        ("precision", "bf16", "bf16-mixed"),
+        ("task", "gaussian_2x", "gaussian_x2,"),
+        ("more_tasks", ("gaussian_2x",), "gaussian_x2,"),
+        ("n_train", 0, "at least 1, got 0"),
+        ("max_steps", -4, "at least 1, got -4"),
+        ("max_steps", 2.5, "int of at least 1, got 2.5"),
+        ("batch_size", 0, "at least 1"),
+        ("width", "4", "width must be int, got '4'"),
+        ("patch_size", 0, "at least 1"),
+        ("patch_size", (16, -1, 16), "at least 1"),
+        ("patch_size", (16, 16), "patch_size"),
+        ("stride", 0, "at least 1"),
+        ("border", (-1, 0, 0), "at least 0"),
+        ("samples", 0, "at least 1"),
+        ("critic_steps", -1, "at least 0"),
+        ("loss_crop", 0, "at least 1"),
+        ("learning_rate", 0.0, "more than 0"),
+        ("learning_rate", math.nan, "more than 0, got nan"),
+        ("learning_rate", math.inf, "got inf"),
+        ("bias_rate", -1.0, "more than 0"),
+        ("spacing_mm", 0.0, "more than 0"),
+        ("min_foreground", 1.5, "at most 1"),
+        ("min_foreground", math.nan, "at most 1"),
+        ("dice_weight", -0.1, "at least 0"),
+        ("lr_grid", "no", "bool"),
+    ],
+)
+def test_a_mistyped_number_or_name_is_refused_when_the_experiment_is_made(field, value, said):
+    with pytest.raises(InputError, match=field if field != "more_tasks" else "task") as caught:
+        dataclasses.replace(experiments.get("recnn"), **{field: value})
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "part, field, value",
+    [
+        (Adversarial(1.0), "game", "wassertein"),
+        (Adversarial(1.0), "constraint", "penatly"),
+        (Adversarial(1.0), "labels", "soft"),
+        (Adversarial(1.0), "moves", "generator"),
+        (Adversarial(1.0), "weight", math.nan),
+        (Adversarial(1.0), "extra_every", 0),
+        (Adversarial(1.0), "per_generator", -1),
+        (Generation((Acquisition("t1"),)), "distribution", "gaussian"),
+        (Generation((Acquisition("t1"),)), "scaling", math.nan),
+        (Acquisition("t1"), "spacing_mm", (1.0, 0.0, 1.0)),
+        (Mixture(), "noise", (0.1, math.inf)),
+    ],
+)
+def test_a_mistyped_number_of_a_part_is_refused_too(part, field, value):
+    with pytest.raises(InputError, match=field):
+        dataclasses.replace(part, **{field: value})
+
+
+def test_the_names_that_an_experiment_may_give_are_those_that_there_are():
+    assert set(base.CHOICES["output"]) == set(OUTPUTS)
+    for rule in base.CHOICES["intensity"]:
+        fit_scaling(np.array([0.0, 1000.0]), rule)
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", "3", '{"name": "mdcsrn"}', "{" * 50])

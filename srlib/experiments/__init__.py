@@ -5,8 +5,9 @@ import functools
 import json
 
 from srlib.experiments import mdcsrn, recnn, robust, srgan3d, srresnet2d, synthsr
-from srlib.experiments.base import TASKS, Acquisition, Adversarial, Experiment, Generation, Mixture
-from srlib.paths import InputError
+from srlib.experiments.base import TASKS as TASKS
+from srlib.experiments.base import Acquisition, Adversarial, Experiment, Generation, Mixture, as_tuples
+from srlib.paths import InputError, choose
 
 SYSTEMS = (mdcsrn, recnn, srgan3d, srresnet2d, synthsr, robust)
 EXPERIMENTS: dict[str, Experiment] = {e.name: e for system in SYSTEMS for e in system.EXPERIMENTS}
@@ -30,11 +31,8 @@ PROFILES: dict[str, dict[str, dict[str, int]]] = {
 
 def get(name: str, profile: str = "paper") -> Experiment:
     """An experiment with its profile's budget; InputError for an unknown name or profile."""
-    if profile not in PROFILES:
-        raise InputError(f"unknown profile {profile!r}; expected one of {', '.join(PROFILES)}")
-    if name not in EXPERIMENTS:
-        raise InputError(f"unknown experiment {name!r}; expected one of {', '.join(EXPERIMENTS)}")
-    return dataclasses.replace(EXPERIMENTS[name], **PROFILES[profile][name])
+    shrunk, experiment = choose(PROFILES, profile, "profile"), choose(EXPERIMENTS, name, "experiment")
+    return dataclasses.replace(experiment, **shrunk[name])
 
 
 def numbers(name: str, profile: str) -> list[dict[str, object]]:
@@ -51,24 +49,17 @@ def numbers(name: str, profile: str) -> list[dict[str, object]]:
 
 
 def from_json(text: str) -> Experiment:
-    """The experiment that ``to_json`` wrote; InputError when the text is not one."""
+    """The experiment that ``to_json`` wrote, with its own tasks' settings; InputError when the text is not one."""
     try:
-        fields = json.loads(text)
-        tasks = fields.pop("task_settings")
-        if fields.get("adversarial"):
-            fields["adversarial"] = Adversarial(**fields["adversarial"])
-        if fields.get("mixture"):
-            parts = fields["mixture"].items()
-            fields["mixture"] = Mixture(**{k: tuple(v) if isinstance(v, list) else v for k, v in parts})
+        fields = as_tuples(json.loads(text))
         if given := fields.get("generation"):
-            fields["generation"] = Generation(**{**given, "inputs": tuple(Acquisition(**a) for a in given["inputs"])})
-        experiment = Experiment(
-            paper=EXPERIMENTS[fields["name"]].paper if fields["name"] in EXPERIMENTS else "", **fields
-        )
-        for name in (experiment.task, *experiment.more_tasks):
-            TASKS.setdefault(name, tuple(tasks[name]))
+            fields["generation"] = {**given, "inputs": tuple(Acquisition(**part) for part in given["inputs"])}
+        for name, part in {"adversarial": Adversarial, "generation": Generation, "mixture": Mixture}.items():
+            fields[name] = part(**fields[name]) if fields.get(name) else None
+        known = EXPERIMENTS.get(fields["name"])
+        prose = {name: getattr(known, name) for name in ("paper", "sources", "deviations")} if known else {"paper": ""}
+        return Experiment(**prose, **fields)
     except (TypeError, ValueError, KeyError, IndexError, AttributeError) as err:
         raise InputError(
             f"not the description of an experiment ({err}); the file is not one of ours or is damaged"
         ) from err
-    return experiment

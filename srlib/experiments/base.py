@@ -2,8 +2,13 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Integral, Real
+from typing import get_args, get_origin
+
+from srlib.paths import InputError, choose
 
 # name -> (degradation, its settings); a task's name is the `degradation` column of results
 TASKS: dict[str, tuple[str, dict]] = {
@@ -30,6 +35,63 @@ TASKS: dict[str, tuple[str, dict]] = {
     "kspace_x5_inplane_12bit": ("kspace", {"factor": (1, 5, 5), "stored_12bit": True}),
 }
 
+# what fields of that name may say; those of other names lead to tables in upper rooms
+CHOICES: dict[str, tuple[str, ...]] = {
+    "sampling": ("grid", "random"),
+    "intensity": ("minmax", "max", "12bit", "halfmax", "hu"),
+    "output": ("scan", "unit", "synthsr", "hyperfine"),
+    "precision": ("32-true", "64-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true"),
+    "game": ("wasserstein", "least_squares", "cross_entropy"),
+    "constraint": ("penalty", "clip"),
+    "labels": ("per_step", "code", "hard"),
+    "moves": ("both", "critic"),
+    "distribution": ("normal", "uniform"),
+}
+# the least and the greatest of numbers, where that is not 0 and any finite one
+_TINY = 1e-300
+LIMITS: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("max_steps", "n_train", "batch_size", "width", "patch_size"), (1, math.inf)),
+    **dict.fromkeys(("stride", "frame", "samples", "loss_crop", "extra_every"), (1, math.inf)),
+    **dict.fromkeys(("learning_rate", "bias_rate", "spacing_mm"), (_TINY, math.inf)),
+    "min_foreground": (0, 1),
+}
+
+
+def _fits(value: object, kind: object, low: float, high: float) -> bool:
+    """Whether a value is of an annotated kind, and its numbers are finite and lie within bounds."""
+    if kind in (int, float):
+        number = isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
+        return number and low <= value <= high and abs(value) < math.inf
+    parts, origin = get_args(kind), get_origin(kind)
+    if origin is tuple:
+        parts = parts[:1] * len(value) if isinstance(value, tuple) and parts[-1] is ... else parts
+        same = isinstance(value, tuple) and len(value) == len(parts)
+        return same and all(_fits(v, k, low, high) for v, k in zip(value, parts, strict=True))
+    if origin is None or issubclass(origin, Mapping):
+        return isinstance(value, origin or kind)
+    return any(_fits(value, k, low, high) for k in parts)
+
+
+def _check(part: object) -> None:
+    """Raise InputError when a field is of another kind than annotated, out of LIMITS, or not among its CHOICES."""
+    for entry in dataclasses.fields(part):
+        value, where = getattr(part, entry.name), f"{type(part).__name__.lower()} {entry.name}"
+        low, high = LIMITS.get(entry.name, (0, math.inf))
+        if not _fits(value, entry.type, low, high):
+            kind = entry.type.__name__ if isinstance(entry.type, type) else str(entry.type)
+            least = "more than 0" if low == _TINY else f"at least {low}"
+            bounds = f" of {least}" + (f" and at most {high}" if high < math.inf else "")
+            raise InputError(f"{where} must be {kind}{bounds * (not isinstance(value, str))}, got {value!r}")
+        if entry.name in CHOICES:
+            choose(dict.fromkeys(CHOICES[entry.name]), value, where)
+
+
+def as_tuples(value: object) -> object:
+    """The same with tuples in place of lists, all the way down, as JSON does not tell the two apart."""
+    if isinstance(value, dict):
+        return {name: as_tuples(part) for name, part in value.items()}
+    return tuple(map(as_tuples, value)) if isinstance(value, list | tuple) else value
+
 
 @dataclass(frozen=True)
 class Adversarial:
@@ -50,6 +112,9 @@ class Adversarial:
     labels: str = "per_step"  # rule of losses.draw_labels, of the latter two
     moves: str = "both"  # or, there, the "critic" alone
 
+    def __post_init__(self) -> None:
+        _check(self)
+
 
 @dataclass(frozen=True)
 class Acquisition:
@@ -59,6 +124,9 @@ class Acquisition:
     spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)  # of its slices along the RAS axes
     thickness_mm: tuple[float, float, float] | None = None  # of its slices; None: as their spacing
     random_mm: float | None = None  # spacing of each axis drawn up to so much, thickness up to that, instead
+
+    def __post_init__(self) -> None:
+        _check(self)
 
 
 @dataclass(frozen=True)
@@ -90,6 +158,9 @@ class Generation:
     residual_mm: float = 0.5
     reliability: bool = True  # each input is followed by a map of where it was measured
 
+    def __post_init__(self) -> None:
+        _check(self)
+
 
 @dataclass(frozen=True)
 class Mixture:
@@ -107,13 +178,16 @@ class Mixture:
     kernels: tuple[str, ...] = ("gaussian", "gaussian", "box", "kspace", "sinc")  # each as likely
     jitter: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)  # std of noise on what is told of a scan's own differences
 
+    def __post_init__(self) -> None:
+        _check(self)
+
 
 @dataclass(frozen=True)
 class Experiment:
     """A published system on a task, with the source of each number and the deviations from the paper."""
 
     name: str
-    paper: str
+    paper: str = field(compare=False)
     task: str  # key of TASKS
     model: str  # key of models.MODELS
     width: int  # the network's base number of feature maps (growth rate, filters)
@@ -154,13 +228,21 @@ class Experiment:
     loss_crop: int | None = None  # voxels per axis in the middle of a patch that the loss sees
     segmenter: str = ""  # experiment whose trained network judges the output by its Dice
     dice_weight: float = 0.0  # of that term in the loss
-    sources: Mapping[str, str] = field(default_factory=dict)  # number -> "paper", "code" or "ours: ..."
-    deviations: tuple[str, ...] = ()
+    task_settings: Mapping[str, tuple[str, dict]] = field(default_factory=dict)  # of its tasks; else those of TASKS
+    sources: Mapping[str, str] = field(default_factory=dict, compare=False)  # number -> "paper", "code" or "ours: ..."
+    deviations: tuple[str, ...] = field(default=(), compare=False)
+
+    def __post_init__(self) -> None:
+        for entry in dataclasses.fields(self):
+            object.__setattr__(self, entry.name, as_tuples(getattr(self, entry.name)))
+        _check(self)
+        known = {**TASKS, **self.task_settings}
+        tasks = {name: as_tuples(choose(known, name, "task")) for name in (self.task, *self.more_tasks)}
+        object.__setattr__(self, "task_settings", tasks)
 
     def to_json(self) -> str:
         """All fields that decide what is computed, as canonical JSON (prose left out)."""
         fields = dataclasses.asdict(self)
         for prose in ("paper", "sources", "deviations"):
             del fields[prose]
-        tasks = {name: TASKS[name] for name in (self.task, *self.more_tasks)}
-        return json.dumps({**fields, "task_settings": tasks}, sort_keys=True)
+        return json.dumps(fields, sort_keys=True)
