@@ -2,6 +2,7 @@
 
 import ast
 import csv
+import os
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from srlib import __version__
 from srlib.cli_enhance import FACTOR, enhance, example, one_line
-from srlib.paths import InputError, results_dir, root
+from srlib.paths import InputError, root
 
 EVERY = {"gaussian": None, "kspace": None, "scanline": 4, "sparse_view": 16}  # degradations, published whole factors
 
@@ -30,6 +31,9 @@ class Group(click.Group):
 @click.version_option(__version__)
 def main() -> None:
     """Replications of published medical-image super-resolution systems, side by side."""
+    # Large tensors on huge pages where Linux offers them: whole-scan inference takes half the time. PyTorch reads this
+    # once, at its first large allocation; kernels of notebooks inherit it.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 def _literal(text: str) -> object:
@@ -78,25 +82,19 @@ def run(notebooks, profile, cohort, seed, parameters, force) -> None:
 @click.option("--classes", type=click.Path(), help="Classes of labels (csv/README.md), where examples are synthetic.")
 @click.option("--priors", type=click.Path(), help="Their intensities, made by 'srlib priors'.")
 @click.option("--segmenter", help="Trained segmenter (file or experiment), for experiments that need one.")
-def train(
-    experiment, cohort, profile, seed, out, device, processes, start, store, snapshots, start_critic, tensorboard,
-    classes, priors, segmenter,
-) -> None:  # fmt: skip
+@click.option("--restart", is_flag=True, help="Set an interrupted run's checkpoint aside and start again.")
+def train(experiment, cohort, profile, seed, out, device, start, segmenter, **options) -> None:
     """Train one experiment; an interrupted training goes on where its last checkpoint was."""
     from srlib import data, experiments, infer
-    from srlib import results as tables
     from srlib import train as training
 
-    chosen = experiments.get(experiment, profile)
-    subjects = data.read_manifest(cohort)
-    split = {name: [s for s in subjects if s.split == name] for name in ("train", "val")}
-    folder = results_dir(profile, cohort) / "checkpoints" / tables.run_id(experiment, profile, seed, cohort)
-    begin, judge = (infer.find_weights(name) if name else None for name in (start, segmenter))
-    parts = split["train"], split["val"]
-    weights = training.fit(
-        chosen, *parts, out or folder, seed, device, processes, start=begin, store=store, snapshots=snapshots,
-        start_critic=start_critic, tensorboard=tensorboard, classes=classes, priors=priors, segmenter=judge,
-    )  # fmt: skip
+    chosen, subjects = experiments.get(experiment, profile), data.read_manifest(cohort)
+    options |= {k: v and infer.find_weights(v) for k, v in {"start": start, "segmenter": segmenter}.items()}
+    if out:
+        split = ([s for s in subjects if s.split == part] for part in ("train", "val"))
+        weights = training.fit(chosen, *split, out, seed, device, **options)
+    else:  # in its place, where the notebooks look for it
+        weights = training.fit_recorded(experiment, profile, cohort, subjects, seed, device, **options)
     click.echo(weights)
 
 

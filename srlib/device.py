@@ -1,7 +1,6 @@
 """The one place where a device is chosen and the CPU's memory allocator is told how to behave."""
 
 import ctypes
-import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,10 +8,6 @@ from contextlib import contextmanager
 import torch
 
 from srlib.paths import InputError
-
-# Large tensors on huge pages where Linux offers them: whole-scan inference takes half the time. PyTorch reads
-# this once, at its first large allocation.
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -24,6 +19,22 @@ def choose_device(name: str = "auto") -> torch.device:
     except (RuntimeError, AssertionError) as err:
         raise InputError(f"device {name!r} cannot be used ({str(err).splitlines()[0]}); try --device cpu") from err
     return torch.device(name)
+
+
+def fabric_devices(device: torch.device, processes: int = 1) -> int | list[int]:
+    """What Lightning Fabric must be told: that very GPU, or how many processes; InputError when it cannot be done."""
+    if not isinstance(processes, int) or processes < 1:
+        raise InputError(f"processes must be a whole number of 1 or more, got {processes!r}")
+    if processes == 1:
+        return [device.index] if device.type == "cuda" and device.index is not None else 1
+    most = {"cuda": torch.cuda.device_count(), "mps": 1}.get(device.type, processes)
+    if device.type == "cuda" and device.index is not None:
+        raise InputError(
+            f"{processes} processes take the first {processes} GPUs; give the device as cuda, not {device}"
+        )
+    if processes > most:
+        raise InputError(f"{processes} processes need a GPU each, and there are {most}; ask for fewer processes")
+    return processes
 
 
 def layout(network: torch.nn.Module) -> torch.memory_format:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
+RESULTS_VERSION = 1  # raise it when the same inputs give other results
 
 
 class InputError(ValueError):

@@ -15,6 +15,7 @@ from srlib.models.mdcsrn import Critic
 from srlib.models.srgan3d import Discriminator3D
 from srlib.models.srresnet2d import Discriminator2D
 from srlib.patches import per_axis
+from srlib.paths import InputError, choose, first_line
 
 # name -> share of the learning rate at a step of max_steps, given the experiment's schedule_args
 SCHEDULES: dict[str, Callable[..., float]] = {
@@ -79,6 +80,31 @@ def build_critic(experiment: Experiment, seed: int = 0) -> torch.nn.Module:
             critic = Discriminator2D(experiment.width, per_axis(experiment.patch_size)[:2])
             return critic.to(memory_format=layout(critic))
         return Critic(4 * experiment.width, experiment.patch_size, game.slope)
+
+
+def check_parts(experiment: Experiment) -> None:
+    """Raise InputError for a name that is in no table, and for settings that what it names does not take.
+
+    Networks are built without their weights, so this costs nothing.
+    """
+    tables = {"model": MODELS, "loss": losses.LOSSES, "optimizer": OPTIMIZERS, "schedule": SCHEDULES}
+    for what, table in tables.items():
+        choose(table, getattr(experiment, what), what)
+    try:
+        with torch.device("meta"):
+            network = build_model(experiment)
+            if experiment.adversarial:
+                build_critic(experiment)
+        _optimizer(network, experiment)
+        rates = [learning_rate(experiment, step) for step in (0, experiment.max_steps - 1)]
+    except InputError:
+        raise
+    except (TypeError, ValueError, KeyError, ArithmeticError, RuntimeError, AssertionError) as err:
+        raise InputError(
+            f"{experiment.name}: its network, optimizer or schedule does not take its settings ({first_line(err)})"
+        ) from err
+    if not all(0 <= rate < math.inf for rate in rates):
+        raise InputError(f"{experiment.name}: expected learning rates from 0 on, its schedule gives {rates}")
 
 
 class SupervisedPhase:
@@ -201,15 +227,18 @@ def _setup(fabric, networks: dict[str, torch.nn.Module], experiment: Experiment)
     """Each network and its optimiser, made ready for the device and the processes by Fabric."""
     models, optimizers = {}, {}
     for name, network in networks.items():
-        named = list(network.named_parameters())
-        groups = [
-            {"params": [p for n, p in named if n.endswith("bias") == biases], "rate": rate}
-            for biases, rate in ((False, 1.0), (True, experiment.bias_rate))
-        ]
-        make = OPTIMIZERS[experiment.optimizer]
-        optimizer = make(groups, lr=experiment.learning_rate, **experiment.optimizer_args)
-        models[name], optimizers[name] = fabric.setup(network, optimizer)
+        models[name], optimizers[name] = fabric.setup(network, _optimizer(network, experiment))
     return models, optimizers
+
+
+def _optimizer(network: torch.nn.Module, experiment: Experiment) -> torch.optim.Optimizer:
+    named = list(network.named_parameters())
+    groups = [
+        {"params": [p for n, p in named if n.endswith("bias") == biases], "rate": rate}
+        for biases, rate in ((False, 1.0), (True, experiment.bias_rate))
+    ]
+    make = OPTIMIZERS[experiment.optimizer]
+    return make(groups, lr=experiment.learning_rate, **experiment.optimizer_args)
 
 
 def _image(x: torch.Tensor) -> torch.Tensor:

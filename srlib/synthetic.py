@@ -168,7 +168,7 @@ def with_classes(experiment: Experiment, table: Sequence[Label]) -> Experiment:
     return dataclasses.replace(experiment, model_args={**experiment.model_args, "out_channels": count})
 
 
-def fingerprint(table: Sequence[Label], priors: Mapping[str, Prior]) -> dict[str, str]:
+def table_hashes(table: Sequence[Label], priors: Mapping[str, Prior]) -> dict[str, str]:
     """SHA-256 of the classes and of the priors, whatever files they stood in."""
     held = {
         "classes": sorted((entry.label, entry.class_, entry.name, entry.side) for entry in table),

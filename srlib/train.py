@@ -1,8 +1,6 @@
 """Training: the supervised loop on Lightning Fabric, with exact resume and a history."""
 
-import csv
-import math
-import pickle
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -16,16 +14,29 @@ from tqdm import tqdm
 from srlib import experiments, results
 from srlib.data import Subject, read_manifest
 from srlib.dataset import PairDataset, ahead, batches, patch_stream
-from srlib.device import choose_device, keep_freed_memory, layout
+from srlib.device import choose_device, fabric_devices, keep_freed_memory, layout
 from srlib.experiments import Experiment
 from srlib.patches import per_axis
-from srlib.paths import InputError, atomic, first_line, make_dir, results_dir, sha256, source_hash
-from srlib.phases import learning_rate, make_phase
+from srlib.paths import RESULTS_VERSION, InputError, make_dir, results_dir, sha256, source_hash
+from srlib.phases import check_parts, learning_rate, make_phase
 from srlib.priors import read_classes, read_priors
 from srlib.store import PatchStore
-from srlib.synthetic import SyntheticDataset, example_stream, fingerprint, with_classes
-from srlib.validate import board_writer, fixed_examples, fixed_patches, snapshot_writer, validation
-from srlib.weights import load_network, read_metadata, save_weights, start_from
+from srlib.synthetic import SyntheticDataset, example_stream, table_hashes, with_classes
+from srlib.validate import LOOKED_AT, board_writer, fixed_examples, fixed_patches, snapshot_writer, validation
+from srlib.weights import (
+    contents,
+    difference,
+    finish,
+    load_network,
+    read_checkpoint,
+    read_metadata,
+    require_finite,
+    resume,
+    save_checkpoint,
+    stamp,
+    start_from,
+    weights_hash,
+)
 
 ROWS = 20  # of history.csv, at most: one per 5 % of the steps
 
@@ -48,6 +59,7 @@ def fit(
     classes: str | Path | None = None,
     priors: str | Path | None = None,
     segmenter: str | Path | None = None,
+    restart: bool = False,
 ) -> Path:
     """Train an experiment on the subjects' pairs and return the path of ``model.safetensors`` in ``folder``.
 
@@ -57,38 +69,47 @@ def fit(
     being cut from ``train``. An experiment with a ``generation`` draws examples from label maps instead, those of
     ``val`` for validation, and needs the tables ``classes`` and ``priors`` (see ``priors``).
 
-    A finished run of the same experiment, data, seed and source is returned as it is; an interrupted one
-    goes on from ``checkpoint.pt`` (written every ``checkpoint_every`` steps; by default a fifth of the
-    run, at most 1,000) and ends in the same weights, to the bit, as an uninterrupted one on one CPU process.
+    A run is known by its experiment, seed, the content of all that is read, and ``paths.RESULTS_VERSION``. A finished
+    one is returned as it is; an interrupted one goes on from ``checkpoint.pt`` (written every ``checkpoint_every``
+    steps; by default a fifth of the run, at most 1,000) and ends in the same weights, to the bit, as an uninterrupted
+    one on one CPU process. Another run's finished weights are kept beside the new ones, with a hash in their name;
+    another run's checkpoint is refused, or set aside with ``restart``.
     ``history.csv``: step, learning rate, mean losses, validation PSNR (dB, data range 1, fixed patches of ``val``) or
     Dice (see ``validate``), the critic's mean score of their real minus their generated versions, patches per second,
     share of the time spent waiting for patches. With ``processes`` > 1 each takes its share of a batch (Fabric's DDP)
     and batch-norm statistics are the first process's. With ``snapshots`` each row also leaves what the network makes of
     one patch of ``val`` as ``snapshots/STEP_sr.nii.gz``, in its place in the world; with ``tensorboard`` it goes to that
     folder as scalars and an image.
-    Raises InputError for unusable data, device or folder, and when the loss is no longer finite.
+    Raises InputError for unusable numbers, data, device or folder, and when training diverges: nothing that is not
+    finite is ever saved.
     """
-    folder = make_dir(Path(folder))
     chosen = choose_device(device)
+    devices = fabric_devices(chosen, processes)
+    for what, number, least in (("seed", seed, 0), ("checkpoint_every", checkpoint_every, 1)):
+        if number is not None and (int(number) != number or number < least):
+            raise InputError(f"{what} must be a whole number of {least} or more, got {number!r}")
     starts = {"generator": start, "critic": start_critic, "segmenter": segmenter}
-    named = (experiment.start, experiment.start_critic, experiment.segmenter)
-    for (kind, given), name in zip(starts.items(), named, strict=True):
+    options = ("start", "start_critic", "segmenter")
+    for (kind, given), option in zip(starts.items(), options, strict=True):
+        name, flag = getattr(experiment, option), f"--{option.replace('_', '-')}"
         if bool(name) != bool(given):
-            wanted = f"the {kind} weights of {name!r}" if name else f"no {kind} weights"
-            raise InputError(f"{experiment.name} expects {wanted}, got {given}")
+            wanted = f"the {kind} weights of {name!r}; give them by" if name else f"no {kind} weights; leave out"
+            raise InputError(f"{experiment.name} expects {wanted} {flag} (in Python: {option})")
     tables = {}
     if experiment.generation:
         if not (classes and priors) or store or snapshots:
             raise InputError(
-                f"{experiment.name} draws its examples from label maps: give it a table of their classes and intensity "
-                "priors, which csv/README.md describes and 'srlib priors' measures, and no store and no snapshots"
+                f"{experiment.name} draws its examples from label maps: give it a table of their classes (--classes) and "
+                "intensity priors (--priors), which csv/README.md describes and 'srlib priors' measures, and no store and "
+                "no snapshots"
             )
         table, intensities = read_classes(classes), read_priors(priors)
-        experiment, tables = with_classes(experiment, table), fingerprint(table, intensities)
+        experiment, tables = with_classes(experiment, table), table_hashes(table, intensities)
         train, val = ([s for s in part if "labels" in s.files] for part in (train, val))
     elif classes or priors:
         raise InputError(f"{experiment.name} is trained on scans, not on label maps; leave out classes and priors")
-    if segmenter and read_metadata(segmenter).get("classes") != tables["classes"]:
+    check_parts(experiment)
+    if segmenter and read_metadata(segmenter).get("classes") != tables.get("classes"):
         raise InputError(f"{segmenter}: trained with another table of classes than {classes}; train it with this one")
     if not train and not store:
         filled = " and labels" if experiment.generation else ""
@@ -98,30 +119,34 @@ def fit(
     train = sorted(train, key=lambda s: s.name)[: experiment.n_train]
     if experiment.generation:
         dataset = SyntheticDataset(train, experiment, table, intensities, seed)
-        columns = dataset.columns
     else:
-        dataset = _read_store(store, experiment) if store else PairDataset(train, experiment)
-        columns = [c for c in (experiment.contrast, experiment.reference) if c]
+        dataset, val = _read_store(store, experiment) if store else PairDataset(train, experiment), val[:LOOKED_AT]
     identity = {
         "experiment": experiment.to_json(),
-        "seed": str(seed),
-        "source": source_hash(),
-        "data": ",".join(f"{s.name}:{s.file(c).stat().st_size}" for s in [*train, *val] for c in columns),
+        "seed": int(seed),
+        "results_version": RESULTS_VERSION,
+        "train": {} if store else contents(train, experiment),
+        "val": contents(val, experiment),
         "store": sha256(store) if store else "",
-        "start": ",".join(sha256(path) if path else "" for path in starts.values()),
+        "starts": {kind: weights_hash(path) for kind, path in starts.items() if path},
         **tables,
     }
     if snapshots and not val:
         raise InputError("snapshots show a validation scan; give at least one row of the manifest the split val")
-    final = folder / "model.safetensors"
-    if not (final.is_file() and read_metadata(final) == identity):
+    folder = make_dir(Path(folder))
+    final, checkpoint = folder / "model.safetensors", folder / "checkpoint.pt"
+    if final.is_file() and not difference(read_metadata(final), identity):
+        if read_metadata(final)["source"] != source_hash():
+            print(f"{final} is kept: the same run, by other source code", file=sys.stderr)
+    else:
+        seen, state = stamp(checkpoint), read_checkpoint(checkpoint, identity, restart)
         with keep_freed_memory() if chosen.type == "cpu" else nullcontext():
             shows = [snapshot_writer(val[0], experiment, folder / "snapshots")] if snapshots else []
             pairs = fixed_examples(val, dataset) if experiment.generation else fixed_patches(val, experiment)
             shows += [board_writer(pairs, experiment, folder / "tensorboard")] if tensorboard else []
             _train(
-                experiment, dataset, pairs, folder, seed, identity, chosen, processes, checkpoint_every, progress,
-                starts, shows,
+                experiment, dataset, pairs, folder, seed, identity, chosen.type, devices, processes, checkpoint_every,
+                progress, starts, shows, state, seen if state else None,
             )  # fmt: skip
     return final
 
@@ -142,8 +167,7 @@ def fit_all(
     results; ``classes`` and ``priors`` go to those that draw examples from label maps. Raises InputError as ``fit``, and
     when an experiment stands before one that it needs.
     """
-    folder, subjects = Path(folder or results_dir(profile, cohort)), read_manifest(cohort)
-    split = {part: [s for s in subjects if s.split == part] for part in ("train", "val")}
+    subjects = read_manifest(cohort)
     weights: dict[str, Path | None] = {"": None}
     tables = {"classes": classes, "priors": priors}
     for name in names:
@@ -151,31 +175,52 @@ def fit_all(
         for first in (experiment.start, experiment.start_critic, experiment.segmenter):
             if first not in weights:
                 raise InputError(f"{name} needs {first}, which must be trained before it")
-        run = folder / "checkpoints" / results.run_id(name, profile, seed, cohort)
-        started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
-        start, critic = weights[experiment.start], weights[experiment.start_critic]
-        critic = critic and critic.with_name("critic.safetensors")
-        weights[name] = fit(
-            experiment, split["train"], split["val"], run, seed, device, start=start, start_critic=critic,
-            segmenter=weights[experiment.segmenter], **(tables if experiment.generation else {}),
+        critic = weights[experiment.start_critic]
+        weights[name] = fit_recorded(
+            name, profile, cohort, subjects, seed, device, folder, start=weights[experiment.start],
+            start_critic=critic and critic.with_name("critic.safetensors"), segmenter=weights[experiment.segmenter],
+            **(tables if experiment.generation else {}),
         )  # fmt: skip
-        seconds, where = time.perf_counter() - clock, str(choose_device(device))
-        trained = experiments.from_json(read_metadata(weights[name])["experiment"])  # its number of classes is known
-        results.record_run(folder, trained, profile, seed, cohort, weights[name], started, seconds, where)
     del weights[""]
     return weights
 
 
+def fit_recorded(
+    name: str,
+    profile: str,
+    cohort: str | Path,
+    subjects: Sequence[Subject],
+    seed: int = 0,
+    device: str = "auto",
+    folder: str | Path | None = None,
+    **options: object,
+) -> Path:
+    """Train an experiment on the subjects of a cohort, in its place under ``folder``, and record it in ``runs.csv``.
+
+    Returns the weights; ``folder`` is by default the cohort's results, ``options`` are those of ``fit``, which says what
+    it raises.
+    """
+    folder = Path(folder or results_dir(profile, cohort))
+    run = folder / "checkpoints" / results.run_id(name, profile, seed, cohort)
+    train, val = ([s for s in subjects if s.split == part] for part in ("train", "val"))
+    started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
+    weights = fit(experiments.get(name, profile), train, val, run, seed, device, **options)
+    seconds, where = time.perf_counter() - clock, str(choose_device(device))
+    trained = experiments.from_json(read_metadata(weights)["experiment"])  # its number of classes is known
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # one of the processes that share the batches
+        results.record_run(folder, trained, profile, seed, cohort, weights, started, seconds, where)
+    return weights
+
+
 def _train(
-    experiment, dataset, pairs, folder, seed, identity, chosen, processes, checkpoint_every, progress, starts, shows
-) -> None:
+    experiment, dataset, pairs, folder, seed, identity, accelerator, devices, processes, checkpoint_every, progress,
+    starts, shows, state, seen,
+) -> None:  # fmt: skip
     from lightning_fabric import Fabric  # three seconds of import that only training needs
 
     checkpoint = folder / "checkpoint.pt"
-    fabric = Fabric(
-        accelerator=chosen.type, devices=processes, strategy="ddp" if processes > 1 else "auto",
-        precision=experiment.precision,
-    )  # fmt: skip
+    strategy = "ddp" if processes > 1 else "auto"
+    fabric = Fabric(accelerator=accelerator, devices=devices, strategy=strategy, precision=experiment.precision)
     fabric.launch()
     segmenter = None
     if starts["segmenter"]:
@@ -185,7 +230,7 @@ def _train(
     for kind, network in phase.networks.items():
         if starts[kind]:
             start_from(network, starts[kind], f"the {kind} of {experiment.name}")
-    step, history, pending = _resume(checkpoint, identity, phase)
+    step, history, pending = resume(state, phase, fabric.device, checkpoint) if state else (0, [], [])
     check = validation(pairs, experiment)
     share, first = experiment.batch_size // processes, step * experiment.batch_size
     stream = example_stream(dataset, first) if experiment.generation else patch_stream(dataset, seed, first)
@@ -206,31 +251,32 @@ def _train(
             pending.append(phase.step(step, lr, hr))
             step += 1
             bar.update()
-            if step % row_every == 0 or step == experiment.max_steps:
+            save = step % checkpoint_every == 0 and step < experiment.max_steps
+            row = step % row_every == 0 or step == experiment.max_steps
+            if save or row:
+                require_finite(phase, pending, step, checkpoint)
+            if row:
                 seconds = time.perf_counter() - began
                 names = sorted({name for losses in pending for name in losses})
                 means = {name: float(torch.stack([p[name] for p in pending if name in p]).mean()) for name in names}
-                if not all(map(math.isfinite, means.values())):
-                    raise InputError(f"training diverged at step {step} ({means}); lower the learning rate")
                 speed = (step - since) * experiment.batch_size / seconds
                 history.append({
                     "step": step, "learning_rate": learning_rate(experiment, step - 1), **means,
                     **check(phase.networks, fabric.device),
                     "patches_per_s": speed, "wait_share": waited / seconds,
                 })  # fmt: skip
-                bar.set_postfix(loss=f"{means.get('loss', math.nan):.4f}", patches=f"{speed:.1f}/s", refresh=False)
+                shown = {name: f"{means[name]:.4f}" for name in ("loss", "critic_loss") if name in means}
+                bar.set_postfix(**shown, patches=f"{speed:.1f}/s", refresh=False)
                 for show in shows if fabric.global_rank == 0 else ():
                     show(history[-1], phase.networks["generator"])
                 pending, waited, since, began = [], 0.0, step, time.perf_counter()
-            if fabric.global_rank == 0 and step % checkpoint_every == 0 and step < experiment.max_steps:
-                _save_checkpoint(checkpoint, identity, phase, step, history, pending)
+            if save and fabric.global_rank == 0:
+                progressed = {"identity": identity, "step": step, "history": history, "pending": pending}
+                seen = save_checkpoint(checkpoint, progressed, phase, seen)
     if fabric.global_rank == 0:
-        _write_history(folder / "history.csv", history)
-        for name, network in reversed(phase.networks.items()):  # the generator last: its file says that all is done
-            weights = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
-            with atomic(folder / f"{'model' if name == 'generator' else name}.safetensors") as temporary:
-                save_weights(weights, temporary, identity)
-        checkpoint.unlink(missing_ok=True)
+        finish(folder, identity, phase, history)
+        if stamp(checkpoint) == seen:
+            checkpoint.unlink(missing_ok=True)
     fabric.barrier()
 
 
@@ -242,36 +288,3 @@ def _read_store(path: str | Path, experiment: Experiment) -> PatchStore:
             f"{path}: {experiment.name} expects patches (C, x, y, z) of {expected}, got {store.shapes[0][1:]}"
         )
     return store
-
-
-def _save_checkpoint(path: Path, identity: dict, phase, step: int, history: list, pending: list) -> None:
-    state = {"identity": identity, "step": step, "history": history, "pending": pending}
-    for kind in ("networks", "optimizers"):
-        state[kind] = {name: part.state_dict() for name, part in getattr(phase, kind).items()}
-    with atomic(path) as temporary:
-        torch.save(state, temporary)
-
-
-def _resume(path: Path, identity: dict, phase) -> tuple[int, list, list]:
-    """Load a checkpoint of this very run into the phase: (step, history, losses since its last row)."""
-    if not path.is_file():
-        return 0, [], []
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as err:
-        raise InputError(f"{path}: damaged checkpoint ({first_line(err)}); delete it to start again") from err
-    if state["identity"] != identity:
-        print(f"{path} belongs to other settings, data or source: training starts again", file=sys.stderr)
-        return 0, [], []
-    for kind in ("networks", "optimizers"):
-        for name, part in getattr(phase, kind).items():
-            part.load_state_dict(state[kind][name])
-    return state["step"], state["history"], state["pending"]
-
-
-def _write_history(path: Path, history: list[dict]) -> None:
-    names = list(dict.fromkeys(name for row in history for name in row))
-    with atomic(path) as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        writer.writerows({k: v if k == "step" else f"{v:.6g}" for k, v in row.items()} for row in history)

@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,23 @@ from srlib.paths import InputError, make_dir
 from srlib.synthetic import SyntheticDataset
 from srlib.volume import Volume, crop_or_pad, save
 
+LOOKED_AT = 2  # scans
 VALIDATION_SEED = 2_000_000_011  # its examples are those of no likely seed of a training
 Pair = tuple[np.ndarray, np.ndarray]  # input (C, X, Y, Z) and truth (1 or more, X', Y', Z') of a network
+
+
+@contextmanager
+def _looked_at(*networks: torch.nn.Module) -> Iterator[None]:
+    """Networks in evaluation mode, without gradients, so that a look changes nothing of them; then as they were."""
+    modes = [network.training for network in networks]
+    try:
+        with torch.no_grad():
+            for network in networks:
+                network.eval()
+            yield
+    finally:
+        for network, mode in zip(networks, modes, strict=True):
+            network.train(mode)
 
 
 def _fullest(subject: Subject, experiment: Experiment, count: int) -> tuple[PairDataset, list[PatchLocation]]:
@@ -31,7 +47,7 @@ def _fullest(subject: Subject, experiment: Experiment, count: int) -> tuple[Pair
 
 def fixed_patches(subjects: Sequence[Subject], experiment: Experiment) -> list[Pair]:
     """The four patches with the most foreground of each of the first two subjects, as (input, truth)."""
-    chosen = (_fullest(subject, experiment, 4) for subject in subjects[:2])
+    chosen = (_fullest(subject, experiment, 4) for subject in subjects[:LOOKED_AT])
     return [dataset.read(0, place) for dataset, places in chosen for place in places]
 
 
@@ -56,18 +72,16 @@ def validation(
     """
     measure, name = (_dice, "val_dice") if experiment.loss == "dice" else (_psnr, "val_psnr")
 
-    @torch.no_grad()
     def check(networks: Mapping[str, torch.nn.Module], device: torch.device) -> dict[str, float]:
-        row = {name: []}
-        generator, critic = networks["generator"].eval(), networks.get("critic")
-        if critic:
-            row["val_gap"] = []
-        for pair in pairs:
-            lr, hr = (torch.from_numpy(side)[None].to(device) for side in pair)
-            sr, hr = generator(lr), hr[:, :1]  # classes may follow the image
-            row[name].append(measure(sr, hr))
-            if critic:
-                row["val_gap"].append(float(critic(hr) - critic(sr[:, :1])))
+        generator, critic = networks["generator"], networks.get("critic")
+        row = {name: [], "val_gap": []} if critic else {name: []}
+        with _looked_at(*networks.values()):
+            for pair in pairs:
+                lr, hr = (torch.from_numpy(side)[None].to(device) for side in pair)
+                sr, hr = generator(lr), hr[:, :1]  # classes may follow the image
+                row[name].append(measure(sr, hr))
+                if critic:
+                    row["val_gap"].append(float(critic(hr) - critic(sr[:, :1])))
         return {name: float(np.mean(values)) if values else math.nan for name, values in row.items()}
 
     return check
@@ -98,12 +112,12 @@ def board_writer(pairs: Sequence[Pair], experiment: Experiment, folder: Path) ->
         raise InputError("tensorboard is not installed; pip install tensorboard, or leave its option out") from err
     board = SummaryWriter(str(make_dir(folder)))
 
-    @torch.no_grad()
     def write(row: Mapping[str, float], network: torch.nn.Module) -> None:
         for name, value in row.items():
             board.add_scalar(name, value, row["step"])
         for given, truth in pairs[:1]:
-            sr = network.eval()(torch.from_numpy(given[None]).to(next(network.parameters()).device))[0].cpu().numpy()
+            with _looked_at(network):
+                sr = network(torch.from_numpy(given[None]).to(next(network.parameters()).device))[0].cpu().numpy()
             if experiment.loss == "dice":
                 sr, truth = sr.argmax(0)[None] / (len(sr) - 1), truth / (len(sr) - 1)
             for name, side in (("input", given), ("output", sr), ("truth", truth)):
@@ -128,9 +142,9 @@ def snapshot_writer(subject: Subject, experiment: Experiment, folder: Path) -> S
     affine = crop_or_pad(pair.hr, target.start, (1, 1, 1)).affine
     given = torch.from_numpy(extract(network_input(scan, pair.reference, experiment.intensity), place)[None])
 
-    @torch.no_grad()
     def write(row: Mapping[str, float], network: torch.nn.Module) -> None:
-        sr = network.eval()(given.to(next(network.parameters()).device))[0, 0]
+        with _looked_at(network):
+            sr = network(given.to(next(network.parameters()).device))[0, 0]
         save(Volume(pair.scaling.invert(sr.cpu().numpy()), affine), folder / f"{row['step']:06d}_sr.nii.gz")
 
     return write

@@ -14,6 +14,7 @@ from test_keras import make, theirs
 from srlib import data, experiments, train, volume
 from srlib.cli import main
 from srlib.models.unet3d import UNet3D
+from srlib.weights import save_weights
 
 
 @pytest.fixture
@@ -199,7 +200,7 @@ def test_uncertainty_from_the_command_line(srlib, tmp_path, blob):
     torch.manual_seed(0)
     network = UNet3D(width=experiment.width, **experiment.model_args)
     weights = tmp_path / "model.safetensors"
-    train.save_weights(network.state_dict(), weights, {"experiment": experiment.to_json()})
+    save_weights(network.state_dict(), weights, {"experiment": experiment.to_json()})
     scan = volume.save(blob((30, 31, 12), np.diag([1, 1, 3, 1])), tmp_path / "in.nii.gz")
     words = ("enhance", scan, tmp_path / "out.nii.gz", "--weights", weights, "--uncertainty", tmp_path / "b.nii.gz")
     assert srlib(*words).exit_code == 0
