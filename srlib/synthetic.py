@@ -52,15 +52,10 @@ class SyntheticDataset:
     def __reduce__(self) -> tuple:
         return SyntheticDataset, (self.subjects, self.experiment, self.table, self.priors, self.seed)
 
-    @property
-    def columns(self) -> list[str]:
-        """The manifest's columns that examples are made from."""
-        return ["labels", self.experiment.contrast] if self.experiment.generation.target == "real" else ["labels"]
-
     def _load(self, index: int) -> tuple[LabelMap, np.ndarray | None]:
         """A subject's label map and, where it is the target, the real scan on the same grid."""
         subject = self.subjects[index]
-        volumes = [reorient(load(subject.file(column))) for column in self.columns]
+        volumes = [reorient(load(subject.file(column))) for column in self.experiment.columns]
         labels, real = volumes[0], volumes[1] if len(volumes) > 1 else None
         try:
             if real and (real.shape != labels.shape or not np.allclose(real.affine, labels.affine, atol=1e-2)):

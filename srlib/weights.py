@@ -107,16 +107,12 @@ def contents(subjects: Sequence[Subject], experiment: Experiment) -> dict[str, d
 
     Raises InputError for a file that cannot be read or is missing, and for two subjects of one name.
     """
-    columns = [c for c in (experiment.contrast, experiment.reference) if c]
-    if experiment.generation:
-        columns = ["labels"] + [experiment.contrast] * (experiment.generation.target == "real")
-    further = ["lr"] if experiment.given and not experiment.generation else []
     found: dict[str, dict[str, str]] = {}
     for subject in subjects:
         if subject.name in found:
             raise InputError(f"two subjects are called {subject.name}; give each a name of its own")
-        read = [*columns, *(c for c in further if c in subject.files)]
-        found[subject.name] = {column: fingerprint(subject.file(column)) for column in read}
+        given = ("lr",) if experiment.given and "lr" in subject.files else ()
+        found[subject.name] = {column: fingerprint(subject.file(column)) for column in (*experiment.columns, *given)}
     return found
 
 

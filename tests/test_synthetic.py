@@ -23,7 +23,7 @@ from srlib.cli import main
 from srlib.dataset import PairDataset
 from srlib.paths import InputError
 from srlib.priors import read_classes, read_priors
-from srlib.synthetic import SyntheticDataset, example_stream, fingerprint, with_classes
+from srlib.synthetic import SyntheticDataset, example_stream, table_hashes, with_classes
 from srlib.volume import Volume, load, reorient, save
 
 THICK = experiments.get("synthsr_thick", "smoke")
@@ -361,10 +361,10 @@ def test_a_real_scan_on_another_grid_is_refused(folder, tmp_path):
 
 def test_the_tables_count_not_their_files(folder, tmp_path):
     table, priors = read_classes(folder / "classes.csv"), read_priors(folder / "priors.csv")
-    assert fingerprint(table[::-1], priors) == fingerprint(table, priors)
-    assert fingerprint(table[1:], priors)["classes"] != fingerprint(table, priors)["classes"]
+    assert table_hashes(table[::-1], priors) == table_hashes(table, priors)
+    assert table_hashes(table[1:], priors)["classes"] != table_hashes(table, priors)["classes"]
     brighter = {"t1": (priors["t1"][0] + 1, priors["t1"][1])}
-    assert fingerprint(table, brighter)["priors"] != fingerprint(table, priors)["priors"]
+    assert table_hashes(table, brighter)["priors"] != table_hashes(table, priors)["priors"]
 
 
 def test_the_command_trains_and_logs_on_label_maps(folder, tmp_path, monkeypatch):

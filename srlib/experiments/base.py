@@ -240,6 +240,13 @@ class Experiment:
         tasks = {name: as_tuples(choose(known, name, "task")) for name in (self.task, *self.more_tasks)}
         object.__setattr__(self, "task_settings", tasks)
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The manifest's columns that training reads of every subject."""
+        if self.generation:
+            return ("labels", self.contrast) if self.generation.target == "real" else ("labels",)
+        return (self.contrast, self.reference) if self.reference else (self.contrast,)
+
     def to_json(self) -> str:
         """All fields that decide what is computed, as canonical JSON (prose left out)."""
         fields = dataclasses.asdict(self)
