@@ -30,6 +30,7 @@ from srlib.weights import (
     load_network,
     read_checkpoint,
     read_metadata,
+    remove_checkpoint,
     require_finite,
     resume,
     save_checkpoint,
@@ -138,6 +139,7 @@ def fit(
     if final.is_file() and not difference(read_metadata(final), identity):
         if read_metadata(final)["source"] != source_hash():
             print(f"{final} is kept: the same run, by other source code", file=sys.stderr)
+        remove_checkpoint(checkpoint, identity)  # it was stopped between the two
     else:
         seen, state = stamp(checkpoint), read_checkpoint(checkpoint, identity, restart)
         with keep_freed_memory() if chosen.type == "cpu" else nullcontext():
@@ -275,8 +277,7 @@ def _train(
                 seen = save_checkpoint(checkpoint, progressed, phase, seen)
     if fabric.global_rank == 0:
         finish(folder, identity, phase, history)
-        if stamp(checkpoint) == seen:
-            checkpoint.unlink(missing_ok=True)
+        remove_checkpoint(checkpoint, identity)
     fabric.barrier()
 
 

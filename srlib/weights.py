@@ -125,7 +125,7 @@ def difference(found: Mapping[str, object], run: Mapping[str, object]) -> str:
     if "results_version" not in found:
         return "it is of an earlier srlib, which knew scans by their size and not by their content"
     old, new = dict(_leaves(found)), dict(_leaves(run))
-    names = [name for name in dict.fromkeys([*new, *old]) if old.get(name) != new.get(name)]
+    names = [name for name in dict.fromkeys([*new, *old]) if old.get(name, ...) != new.get(name, ...)]
     told = [f"{name} {_short(old.get(name))} -> {_short(new.get(name))}" for name in names[:SHOWN]]
     return ", ".join(told) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
@@ -169,10 +169,10 @@ def save_checkpoint(
 ) -> tuple[int, int] | None:
     """Write a training's progress and a phase's states in place of the file with the stamp ``seen``; its new stamp.
 
-    Raises InputError, and leaves what is there, when another process wrote it meanwhile or the system refuses.
+    Raises InputError, and leaves what is there, when another run wrote it meanwhile or the system refuses.
     """
-    if stamp(path) != seen:
-        raise InputError(f"{path} was written by another training meanwhile; train one run at a time in a folder")
+    if stamp(path) not in (None, seen):
+        read_checkpoint(path, progress["identity"])
     content = io.BytesIO()  # in memory first, since torch makes other errors of a full disk
     torch.save({**progress, **states(phase), "source": source_hash()}, content)
     with atomic(path) as temporary:
@@ -202,9 +202,14 @@ def read_checkpoint(path: Path, identity: Mapping[str, object], restart: bool = 
         raise InputError(
             f"{path} is another run's: {other}; train in another folder, or set it aside by --restart (restart=True)"
         )
-    if state["source"] != source_hash():
-        print(f"{path} was written by other source code; going on from it", file=sys.stderr)
     return state
+
+
+def remove_checkpoint(path: Path, identity: Mapping[str, object]) -> None:
+    """Delete the checkpoint of a run that is finished; another run's stays."""
+    with suppress(InputError):
+        if read_checkpoint(path, identity):
+            path.unlink()
 
 
 def states(phase: object) -> dict[str, dict[str, dict]]:
@@ -218,6 +223,8 @@ def resume(state: Mapping[str, object], phase: object, device: torch.device, pat
 
     Raises InputError when its networks are of other shapes.
     """
+    if state["source"] != source_hash():
+        print(f"{path} was written by other source code; going on from it", file=sys.stderr)
     try:
         for kind, held in states(phase).items():
             for name in held:
@@ -253,8 +260,8 @@ def require_finite(phase: object, pending: Sequence[Mapping[str, torch.Tensor]],
 def finish(folder: Path, identity: Mapping[str, object], phase: object, history: Sequence[Mapping[str, float]]) -> None:
     """Write ``history.csv`` and a phase's weights; another run's get names of their own, with a hash in them, before."""
     final = folder / "model.safetensors"
-    if final.is_file():
-        other, key = difference(read_metadata(final), identity), sha256(final)[:12]
+    if final.is_file() and (other := difference(read_metadata(final), identity)):
+        key = sha256(final)[:12]
         for path in (folder / "history.csv", folder / "critic.safetensors", final):
             kept = set_aside(path, key) if path.is_file() else path
         print(f"{final}: another run's weights were there and are kept as {kept.name}; {other}", file=sys.stderr)

@@ -7,6 +7,7 @@ import logging
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -312,21 +313,40 @@ def test_a_number_that_experiments_did_not_have_counts_as_its_default():
     old = {**new, "experiment": json.dumps(fields), "source": "another"}
     assert difference(old, new) == ""
     assert difference({**old, "seed": 3}, new) == "seed 3 -> 0"
+    fields["model_args"]["kernel"] = None
+    assert difference({**old, "experiment": json.dumps(fields)}, new) == "model_args kernel none -> 3"
+    del fields["model_args"]["kernel"]
+    assert difference({**old, "experiment": json.dumps(fields)}, new) == "model_args kernel none -> 3"
 
 
 def test_two_trainings_in_one_folder_do_not_take_each_other_s_checkpoint(two, kill, monkeypatch):
     checkpoint, step = two / "run" / "checkpoint.pt", phases.SupervisedPhase.step
+    other = interrupted(two, kill, seed=1).rename(two / "other.pt")
+    meanwhile = []
 
     def disturbed(self, index, lr, hr):
         if index == 2:
-            with atomic(checkpoint) as temporary:
-                temporary.write_bytes(b"of the other one")
+            meanwhile[0](checkpoint)
         return step(self, index, lr, hr)
 
     monkeypatch.setattr(phases.SupervisedPhase, "step", disturbed)
-    with pytest.raises(InputError, match="another training"):
+    meanwhile[:] = [lambda path: shutil.copy(other, path)]
+    with pytest.raises(InputError, match=r"checkpoint\.pt is another run's: seed 1 -> 0"):
         quick(two)
-    assert checkpoint.read_bytes() == b"of the other one"
+    assert checkpoint.read_bytes() == other.read_bytes()
+    checkpoint.unlink()
+    meanwhile[:] = [lambda path: path.unlink()]  # a user who tidies up stops nothing
+    assert quick(two).is_file()
+    meanwhile[:] = [lambda path: path.write_bytes(path.read_bytes())]  # nor does a copy of its own
+    assert quick(two, seed=2).is_file() and not checkpoint.exists()
+
+
+def test_a_run_that_was_stopped_before_it_removed_its_checkpoint_is_finished(two, kill):
+    kept = interrupted(two, kill).rename(two / "kept.pt")
+    quick(two)
+    checkpoint = kept.rename(two / "run" / "checkpoint.pt")
+    quick(two)
+    assert not checkpoint.exists() and quick(two, seed=1).is_file()
 
 
 @contextlib.contextmanager
