@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from datetime import UTC, datetime
+from numbers import Integral
 from pathlib import Path
 
 import torch
@@ -87,7 +88,7 @@ def fit(
     chosen = choose_device(device)
     devices = fabric_devices(chosen, processes)
     for what, number, least in (("seed", seed, 0), ("checkpoint_every", checkpoint_every, 1)):
-        if number is not None and (int(number) != number or number < least):
+        if number is not None and not (isinstance(number, Integral) and number >= least):
             raise InputError(f"{what} must be a whole number of {least} or more, got {number!r}")
     starts = {"generator": start, "critic": start_critic, "segmenter": segmenter}
     options = ("start", "start_critic", "segmenter")

@@ -48,11 +48,10 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "distribution": ("normal", "uniform"),
 }
 # the least and the greatest of numbers, where that is not 0 and any finite one
-_TINY = 1e-300
 LIMITS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("max_steps", "n_train", "batch_size", "width", "patch_size"), (1, math.inf)),
     **dict.fromkeys(("stride", "frame", "samples", "loss_crop", "extra_every"), (1, math.inf)),
-    **dict.fromkeys(("learning_rate", "bias_rate", "spacing_mm"), (_TINY, math.inf)),
+    "spacing_mm": (1e-3, math.inf),
     "min_foreground": (0, 1),
 }
 
@@ -79,8 +78,7 @@ def _check(part: object) -> None:
         low, high = LIMITS.get(entry.name, (0, math.inf))
         if not _fits(value, entry.type, low, high):
             kind = entry.type.__name__ if isinstance(entry.type, type) else str(entry.type)
-            least = "more than 0" if low == _TINY else f"at least {low}"
-            bounds = f" of {least}" + (f" and at most {high}" if high < math.inf else "")
+            bounds = f" of at least {low}" + (f" and at most {high}" if high < math.inf else "")
             raise InputError(f"{where} must be {kind}{bounds * (not isinstance(value, str))}, got {value!r}")
         if entry.name in CHOICES:
             choose(dict.fromkeys(CHOICES[entry.name]), value, where)
