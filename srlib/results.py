@@ -39,7 +39,7 @@ def _files(table: pd.DataFrame) -> pd.Series:
 
     The region ``mask`` goes with ``volume``, since both are measured at once. Of ``runs.csv`` one for each run.
     """
-    parts = table[[c for c in ("run_id", "degradation", "dataset", "region") if c in table]]
+    parts = table[[c for c in ("run_id", "experiment", "degradation", "dataset", "region") if c in table]]
     parts = parts.replace({"region": {"mask": "volume"}})
     names = [hashlib.sha256("\n".join(row).encode()).hexdigest()[:16] + ".csv" for row in parts.itertuples(index=False)]
     return pd.Series(names, table.index, dtype=str)
@@ -60,10 +60,9 @@ def _record(path: Path, rows: pd.DataFrame, without: Iterable[str] = ()) -> None
         made = there
 
 
-def _there(folder: Path) -> dict[str, tuple[int, int]]:
+def _there(folder: Path) -> set[tuple[str, int, int]]:
     """Files with rows and which version of them; hidden ones are being written."""
-    found = {path.name: path.stat() for path in folder.glob("[!.]*.csv")}
-    return {name: (stat.st_ino, stat.st_mtime_ns) for name, stat in found.items()}
+    return {(path.name, (stat := path.stat()).st_ino, stat.st_mtime_ns) for path in folder.glob("[!.]*.csv")}
 
 
 def _write(path: Path, table: pd.DataFrame) -> None:
@@ -74,14 +73,12 @@ def _write(path: Path, table: pd.DataFrame) -> None:
 def _read(path: Path, columns: list[str]) -> pd.DataFrame:
     """All rows, text, sorted: those of the files, and what else the table at ``path`` holds, as that of a fresh clone."""
     files = sorted((path.parent / "rows" / path.stem).glob("[!.]*.csv"))
-    tables = []
+    tables = [pd.DataFrame(columns=columns, dtype=str)]
     for file in [*files, *([path] if path.is_file() else [])]:
         table = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8")
         if list(table.columns) != columns:
             raise InputError(f"{file}: expected the columns {', '.join(columns)}, got {', '.join(table.columns)}")
         tables.append(table[~_files(table).isin({f.name for f in files})] if file == path else table)
-    if not tables:
-        return pd.DataFrame(columns=columns, dtype=str)
     key = [c for c in METRIC_KEY if c in columns] if "metric" in columns else ["run_id"]
     return pd.concat(tables).drop_duplicates(key, keep="last").sort_values(key, ignore_index=True)
 
@@ -156,14 +153,15 @@ def record_run(
         "checkpoint_sha256": sha256(checkpoint),
         "config": experiment.to_json(),
     }
-    table, path = read_runs(folder), Path(folder) / "metrics.csv"
-    old = next((r for r in table.to_dict("records") if r["run_id"] == row["run_id"]), None)
+    old = next((r for r in read_runs(folder).to_dict("records") if r["run_id"] == row["run_id"]), None)
     if old is None or any(old[k] != v for k, v in row.items() if k not in OCCASION):
         _record(Path(folder) / "runs.csv", pd.DataFrame([row], columns=RUN_COLUMNS))
     if old and old["checkpoint_sha256"] != row["checkpoint_sha256"]:
-        measured_rows = _read(path, METRIC_COLUMNS)
-        stale = measured_rows[measured_rows["run_id"] == row["run_id"]]
-        _record(path, stale[:0], without=set(_files(stale)))
+        path = Path(folder) / "metrics.csv"
+        stale = _read(path, METRIC_COLUMNS)
+        stale = stale[stale["run_id"] == row["run_id"]]
+        if len(stale):
+            _record(path, stale[:0], without=set(_files(stale)))
     return row["run_id"]
 
 
