@@ -3,6 +3,7 @@
 import hashlib
 import os
 import secrets
+import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -168,3 +169,21 @@ def source_hash() -> str:
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def source_commit() -> dict[str, str]:
+    """Commit of the checkout that this package lies in, and whether what computes results differs from it."""
+    own = checkout()
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}  # a hook's name another repository
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=own, env=environment, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        if own and Path(git("rev-parse", "--show-toplevel")).samefile(own):
+            changed = git("status", "--porcelain", "--", "srlib", "notebooks", "csv", "pyproject.toml")
+            return {"commit": git("rev-parse", "--short=12", "HEAD"), "dirty": "yes" if changed else "no"}
+    except (OSError, subprocess.CalledProcessError):
+        pass
+    return {"commit": "unknown", "dirty": "unknown"}

@@ -1,9 +1,7 @@
 """Tidy tables of what was run and measured: sorted, in a fixed format, so that a re-run gives the same bytes."""
 
 import hashlib
-import os
 import platform
-import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +13,7 @@ from scipy import stats
 from srlib import metrics
 from srlib.experiments import Experiment
 from srlib.images import read_table
-from srlib.paths import InputError, atomic, checkout, choose, cohort_label, locate, make_dir, sha256
+from srlib.paths import InputError, atomic, choose, cohort_label, locate, make_dir, sha256, source_commit
 from srlib.volume import Volume
 
 METRIC_KEY = ["run_id", "experiment", "degradation", "dataset", "subject", "region", "metric"]
@@ -144,7 +142,7 @@ def record_run(
         "experiment": experiment.name,
         "profile": profile,
         "seed": str(seed),
-        **_git_state(),
+        **source_commit(),
         "started": started,
         "seconds": f"{seconds:.1f}",
         "device": device,
@@ -163,24 +161,6 @@ def record_run(
         if len(stale):
             _record(path, stale[:0], without=set(_files(stale)))
     return row["run_id"]
-
-
-def _git_state() -> dict[str, str]:
-    """Commit of the checkout that this package lies in, and whether what computes results differs from it."""
-    own = checkout()
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}  # a hook's name another repository
-
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], cwd=own, env=environment, capture_output=True, text=True, check=True)
-        return done.stdout.strip()
-
-    try:
-        if own and Path(git("rev-parse", "--show-toplevel")).samefile(own):
-            changed = git("status", "--porcelain", "--", "srlib", "notebooks", "csv", "pyproject.toml")
-            return {"commit": git("rev-parse", "--short=12", "HEAD"), "dirty": "yes" if changed else "no"}
-    except (OSError, subprocess.CalledProcessError):
-        pass
-    return {"commit": "unknown", "dirty": "unknown"}
 
 
 def read_runs(folder: str | Path) -> pd.DataFrame:

@@ -162,11 +162,11 @@ def test_the_commit_is_that_of_the_checkout_alone(tmp_path, monkeypatch):
     monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))
     (tmp_path / "srlib").mkdir()
     for own in (None, tmp_path / "srlib"):
-        monkeypatch.setattr(results, "checkout", lambda own=own: own)
-        assert results._git_state() == {"commit": "unknown", "dirty": "unknown"}
-    monkeypatch.setattr(results, "checkout", lambda: tmp_path)
+        monkeypatch.setattr(paths, "checkout", lambda own=own: own)
+        assert paths.source_commit() == {"commit": "unknown", "dirty": "unknown"}
+    monkeypatch.setattr(paths, "checkout", lambda: tmp_path)
     head = git(["git", "rev-parse", "--short=12", "HEAD"]).stdout.strip()
-    assert results._git_state() == {"commit": head, "dirty": "no"}
+    assert paths.source_commit() == {"commit": head, "dirty": "no"}
 
 
 def test_seeds_and_datasets_are_told_apart_and_never_averaged(tmp_path):
