@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from srlib.paths import InputError, atomic, root
+from srlib.paths import InputError, atomic, checkout
 from srlib.results import DIGITS, read_metrics, summary, tested
 
 MARKER = re.compile(
@@ -51,11 +51,17 @@ def render(text: str, results: Path) -> str:
 
 
 def update(check: bool = False, readme: Path | None = None, results: Path | None = None) -> bool:
-    """Rewrite the README's tables; returns whether they were stale. With ``check`` nothing is written."""
-    path = readme or root() / "README.md"
-    old = path.read_text()
-    new = render(old, results or root() / "results")
+    """Rewrite the README's tables; returns whether they were stale. With ``check`` nothing is written.
+
+    Raises InputError outside a checkout.
+    """
+    own = checkout()
+    if own is None and readme is None:
+        raise InputError("srlib is installed without its README; make its tables in a clone of the repository")
+    path = readme or own / "README.md"
+    old = path.read_text(encoding="utf-8")
+    new = render(old, results or own / "results")
     if new != old and not check:
         with atomic(path) as temporary:
-            temporary.write_text(new)
+            temporary.write_text(new, encoding="utf-8")
     return new != old

@@ -6,6 +6,7 @@ from scipy import ndimage
 
 from srlib import example
 from srlib.example import FULL_SCALE, make_subject, read_template
+from srlib.paths import InputError
 
 
 @pytest.fixture(scope="module")
