@@ -7,7 +7,7 @@ from pathlib import Path
 from srlib import example
 from srlib.data import Subject, read_manifest
 from srlib.layouts import write_manifest
-from srlib.paths import InputError, cohort_label, data_dir, locate, make_dir, root
+from srlib.paths import InputError, built_in, cohort_label, data_dir, locate, make_dir, root
 from srlib.priors import Label, Prior, estimate_priors, read_classes, read_priors, write_priors
 from srlib.volume import load
 
@@ -41,8 +41,11 @@ def find(manifest: str = "", classes: str = "", priors: str = "") -> LabelMaps:
 
 
 def builtin() -> LabelMaps:
-    """The built-in cohort's, of four tissues; it is made when it is not there."""
-    classes, manifest = root() / "csv" / "classes_tissue.csv", root() / "csv" / "example.csv"
+    """The built-in cohort's, of four tissues; it is made when it is not there. InputError outside a checkout."""
+    manifest = root() / "csv" / "example.csv"
+    classes = manifest.with_name("classes_tissue.csv")
+    if not built_in(manifest):
+        raise InputError("no label maps: srlib is installed without the built-in ones; give a manifest and its classes")
     try:
         read_manifest(manifest, "train")
     except InputError:  # its volumes are not there
