@@ -7,7 +7,7 @@ import torch
 
 from srlib import phantoms
 from srlib.fields import band_noise, draw_warp, sample, smooth_field
-from srlib.paths import InputError, atomic, data_dir, make_dir
+from srlib.paths import atomic, data_dir, make_dir
 from srlib.ultrasound import scan_convert
 from srlib.volume import Volume, crop_or_pad, save
 
@@ -40,7 +40,10 @@ def build(folder: Path | None = None, manifest: Path | None = None, seed: int = 
             save(volume, folder / files[kind], dtype=np.uint8 if kind == "labels" else np.int16)
         cells = [f"example/{files[kind]}" for kind in ("t1", "t2", "labels", "labels")]
         rows.append(",".join([name, split, *cells]))
-    return _write_manifest(manifest or data_dir() / "example.csv", rows)
+    manifest = manifest or data_dir() / "example.csv"
+    with atomic(manifest) as temporary:
+        temporary.write_text("\n".join(rows) + "\n")
+    return manifest
 
 
 def build_images(kind: str, folder: Path | None = None, manifest: Path | None = None, seed: int = 0) -> Path:
@@ -62,16 +65,10 @@ def build_images(kind: str, folder: Path | None = None, manifest: Path | None = 
         stack = Volume(np.concatenate([i.data for i in images], axis=2), images[0].affine)
         save(stack, folder / f"{name}.nii.gz", dtype=np.int16 if kind == "ct" else np.float32)
         rows.append(f"{name},{split},example_{kind}/{name}.nii.gz")
-    return _write_manifest(manifest or data_dir() / f"example_{kind}.csv", rows)
-
-
-def _write_manifest(path: Path, rows: list[str]) -> Path:
-    text = "\n".join(rows) + "\n"
-    if path.is_file() and path.read_text(encoding="utf-8", errors="replace") != text:
-        raise InputError(f"{path} is another manifest than the built-in cohort's, and stays; give it a name of its own")
-    with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    return path
+    manifest = manifest or data_dir() / f"example_{kind}.csv"
+    with atomic(manifest) as temporary:
+        temporary.write_text("\n".join(rows) + "\n")
+    return manifest
 
 
 def read_template() -> tuple[Volume, torch.Tensor]:

@@ -4,9 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from srlib import example
 from srlib.example import FULL_SCALE, make_subject, read_template
-from srlib.paths import InputError
 
 
 @pytest.fixture(scope="module")
@@ -87,19 +85,3 @@ def test_air_is_empty_and_the_brain_noisy(subject):
     white = ndimage.binary_erosion(labels == 3, iterations=2)
     rough = t1 - ndimage.gaussian_filter(t1, 1)
     assert 0.002 < rough[white].std() / np.median(t1[white]) < 0.1
-
-
-def test_a_users_manifest_of_the_same_name_stays(tmp_path, monkeypatch, template, subject):
-    """The built-in cohort is made anew over its own manifest alone."""
-    monkeypatch.setattr(example, "read_template", lambda: template)
-    monkeypatch.setattr(example, "make_subject", lambda *_: subject)
-    monkeypatch.setattr(example, "save", lambda *_, **__: None)
-    own, mine = tmp_path / "example.csv", tmp_path / "mine" / "example.csv"
-    for _ in range(2):
-        assert example.build(tmp_path / "data", own) == own
-    mine.parent.mkdir()
-    mine.write_text("subject,split,t1\nweeks,test,of_work.nii.gz\n")
-    before = mine.read_bytes()
-    with pytest.raises(InputError, match="another manifest"):
-        example.build(tmp_path / "data", mine)
-    assert mine.read_bytes() == before
