@@ -52,13 +52,14 @@ def _literal(text: str) -> object:
 @click.option("--force", is_flag=True, help="Run also what is finished and unchanged.")
 def run(notebooks, profile, cohort, seed, parameters, force) -> None:
     """Execute the notebooks in order (all, or those named) and print the result table."""
-    from srlib import results
+    from srlib import readme, results
     from srlib import run as runner
 
     given = {name: _literal(value) for name, value in parameters}
     folder = runner.run(profile, cohort, seed, notebooks, given, force)
     if (folder / "metrics.csv").is_file():
-        click.echo(f"\n{results.to_text(results.summary(results.read_metrics(folder)))}")
+        table = results.tested(results.read_metrics(folder), cohort, seed)
+        click.echo("" if table.empty else f"\n{readme.to_text(results.summary(table))}")
         if profile != "paper":
             click.echo(f"Profile {profile}: shows that the code learns; not a replication.")
     click.echo(f"results: {folder}")

@@ -11,7 +11,7 @@ import numpy as np
 from srlib.degrade import Degradation, SparseView, make_degradation
 from srlib.experiments import TASKS, Experiment
 from srlib.images import load, load_mat, read_shape
-from srlib.paths import InputError, choose, data_dir
+from srlib.paths import InputError, choose, data_dir, locate
 from srlib.volume import HU_WINDOW, Scaling, Volume, central, crop_or_pad, fit_scaling, framed, resample
 
 VOLUMES = ("t1", "t2", "image", "labels", "lr", "mask")
@@ -39,7 +39,7 @@ def read_manifest(path: str | Path, split: str | None = None) -> list[Subject]:
     that names row, column and file: unknown or missing column, missing or unreadable or 4-D volume,
     unknown split, a subject twice or in two splits, a mask or label map whose shape is not the t1's.
     """
-    path = Path(path)
+    path = locate(path)
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             rows = list(csv.reader(file))

@@ -52,7 +52,13 @@ def evaluate(
 
 
 def statistics(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean, variance (of the population, as NumPy's), median, least and greatest value per region and metric."""
+    """Mean, variance (of the population, as NumPy's), median, least and greatest value per region and metric.
+
+    Raises InputError when a subject stands twice in a region, as in tables of two models or tasks put together.
+    """
+    twice = table[table.duplicated(["subject", "region"])]
+    if len(twice):
+        raise InputError(f"{twice.iloc[0]['subject']} stands twice in the region {twice.iloc[0]['region']}; choose one")
     values = table.drop(columns="subject").melt("region", var_name="metric").groupby(["region", "metric"], sort=False)
     found = values["value"].agg(["mean", lambda v: v.var(ddof=0), "median", "min", "max"])
     return found.set_axis(STATISTICS, axis=1)

@@ -1,5 +1,9 @@
 """Whole scans through a trained network, placed by the affine."""
 
+import functools
+import os
+import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +25,7 @@ from srlib.volume import Volume, fine_grid, fit_scaling, resample
 from srlib.weights import load_network
 
 DEFAULT = "robust"  # the shipped weights that are used when none are named
+BEST = ("paper", "study", "quick", "smoke")  # profiles, the one whose runs are taken first
 THICK = 1.2  # times the finest spacing: from there on an axis counts as thick
 
 
@@ -38,21 +43,41 @@ class Model:
 
 
 def find_weights(name: str | Path) -> Path:
-    """A weights file by its path, a shipped or published one by its name, or an experiment's newest run in ``results/``.
+    """A weights file, from its path or its run's folder, the name of shipped or published weights, a run_id, or an experiment.
 
-    Raises InputError when there is neither.
+    Of an experiment's runs in ``results/`` it is the best: ``paper`` before ``study``, ``quick`` and ``smoke``, then the
+    newest. A line on stderr says so where there is a choice. Raises InputError when there is nothing of that name; what
+    looks like a path is nothing else.
     """
-    if Path(name).is_file():
-        return Path(name)
-    if found := shipped_file(str(name)) or published_file(Path(name).name):
-        return found
-    runs = results_root().glob(f"*/checkpoints/{Path(name).name}-*/model.safetensors")
-    newest = max(runs, key=lambda p: p.stat().st_mtime, default=None)
-    if newest is None:
+    name, path = str(name), Path(name).expanduser()
+    inside = path / "model.safetensors"
+    if path.is_file():
+        return path
+    if "/" in name or os.sep in name or name.startswith((".", "~")):
+        if inside.is_file():
+            return inside
+        wanted = "has no model.safetensors; give the folder of a finished run" if path.is_dir() else "no such file"
+        raise InputError(f"{name}: {wanted}, or a name without a path: shipped, published, an experiment or a run_id")
+    runs = []  # of a profile's rank, time and path
+    for file in results_root().glob("*/checkpoints/*/model.safetensors"):
+        parts = re.fullmatch(rf"(.+?)-({'|'.join(BEST)})-s-?\d+-.+", file.parent.name)
+        if name in (file.parent.name, parts and parts[1]):
+            runs.append((-BEST.index(parts[2]) if parts else 0, file.stat().st_mtime, str(file)))
+    places = [Path(file) for *_, file in sorted(runs, reverse=True)]
+    given = shipped_file(name) or published_file(name)
+    found = [p for p in (given, inside.is_file() and inside, *places) if p]
+    if not found:
         raise InputError(
             f"{name}: no such weights; give a .safetensors file, a published one, or an experiment that was trained here"
         )
-    return newest
+    if len(found) > 1:
+        _say(f"{name}: taking {found[0]}; for other weights of this name give a path: {', '.join(map(str, found[1:]))}")
+    return found[0]
+
+
+@functools.cache
+def _say(line: str) -> None:  # once: weights are looked for several times
+    print(line, file=sys.stderr)
 
 
 def load_model(weights: str | Path = DEFAULT, device: str = "auto") -> Model:

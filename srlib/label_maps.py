@@ -1,14 +1,13 @@
 """Where label maps to paint come from: a manifest with its table of classes and its intensity priors."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from srlib import example
 from srlib.data import Subject, read_manifest
 from srlib.layouts import write_manifest
-from srlib.paths import InputError, data_dir, make_dir, root
+from srlib.paths import InputError, built_in, cohort_label, data_dir, locate, make_dir, root
 from srlib.priors import Label, Prior, estimate_priors, read_classes, read_priors, write_priors
 from srlib.volume import load
 
@@ -24,31 +23,34 @@ class LabelMaps:
     priors: Path
 
 
-def find(cohort: str | Path, manifest: str = "", classes: str = "", priors: str = "") -> LabelMaps:
+def find(manifest: str = "", classes: str = "", priors: str = "") -> LabelMaps:
     """Label maps to train on: those given; else SynthSR's, where they are at hand; else those of the built-in cohort.
 
-    SynthSR's tutorial data are looked for in ``synthsr/`` of the data folder and in ``shared/data`` beside the
-    checkout. Priors that are not given are measured on the rows' own scans. Raises InputError: a manifest without
-    classes, and as ``read_manifest`` and ``estimate_priors``.
+    SynthSR's tutorial data are looked for in ``synthsr/`` of the data folder. Priors that are not given are measured on
+    the rows' own scans. Raises InputError: a manifest without classes, and as ``read_manifest`` and ``estimate_priors``.
     """
     if manifest:
         if not classes:
             raise InputError(f"{manifest}: label maps need a table of their classes; see csv/README.md")
-        return LabelMaps(Path(manifest), Path(classes), Path(priors) if priors else _measured(manifest, classes))
-    for folder in (data_dir() / "synthsr", root().parent / "shared" / "data"):
-        if (folder / "priors" / "generation_labels.npy").is_file() and (folder / "labels").is_dir():
-            return _synthsr(folder)
-    return builtin(cohort)
+        manifest, classes = locate(manifest), locate(classes)
+        return LabelMaps(manifest, classes, locate(priors) if priors else _measured(manifest, classes))
+    folder = data_dir() / "synthsr"
+    if (folder / "priors" / "generation_labels.npy").is_file() and (folder / "labels").is_dir():
+        return _synthsr(folder)
+    return builtin()
 
 
-def builtin(cohort: str | Path = "csv/example.csv") -> LabelMaps:
-    """The built-in cohort's, of four tissues; it is made when it is not there."""
-    classes, manifest = root() / "csv" / "classes_tissue.csv", data_dir() / "example.csv"
-    for place in (root() / cohort, manifest):
-        with suppress(InputError):  # its volumes are not there
-            if place.stem == "example" and read_manifest(place, "train"):
-                return LabelMaps(place, classes, _measured(place, classes))
-    return LabelMaps(example.build(manifest=manifest), classes, _measured(manifest, classes))
+def builtin() -> LabelMaps:
+    """The built-in cohort's, of four tissues; it is made when it is not there. InputError outside a checkout."""
+    manifest = root() / "csv" / "example.csv"
+    classes = manifest.with_name("classes_tissue.csv")
+    if not built_in(manifest):
+        raise InputError("no label maps: srlib is installed without the built-in ones; give a manifest and its classes")
+    try:
+        read_manifest(manifest, "train")
+    except InputError:  # its volumes are not there
+        manifest = example.build(manifest=manifest)
+    return LabelMaps(manifest, classes, _measured(manifest, classes))
 
 
 def measure(subjects: Sequence[Subject], table: Sequence[Label]) -> dict[str, Prior]:
@@ -65,7 +67,7 @@ def measure(subjects: Sequence[Subject], table: Sequence[Label]) -> dict[str, Pr
 
 
 def _measured(manifest: str | Path, classes: str | Path) -> Path:
-    out = make_dir(data_dir()) / f"{Path(manifest).stem}_priors.csv"
+    out = make_dir(data_dir()) / f"{cohort_label(manifest)}_priors.csv"
     return write_priors(measure(read_manifest(manifest, "train"), read_classes(classes)), out)
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import secrets
+import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -11,6 +12,11 @@ from typing import TypeVar
 
 T = TypeVar("T")
 RESULTS_VERSION = 1  # raise it when the same inputs give other results
+BUILT_IN = (
+    "example.csv",
+    "example_us.csv",
+    "example_ct.csv",
+)  # manifests in the checkout's csv/ that the project makes
 
 
 class InputError(ValueError):
@@ -33,10 +39,21 @@ def choose(table: Mapping[str, T], name: str, what: str) -> T:
     return table[name]
 
 
+def checkout() -> Path | None:
+    """Folder of the checkout that this package lies in; None when it is installed without one."""
+    folder = Path(__file__).resolve().parents[1]
+    return folder if (folder / "notebooks").is_dir() and (folder / "pyproject.toml").is_file() else None
+
+
 def root() -> Path:
     """Folder of the checkout, or the working directory when srlib is installed outside one."""
-    checkout = Path(__file__).resolve().parents[1]
-    return checkout if (checkout / "notebooks").is_dir() else Path.cwd()
+    return checkout() or Path.cwd()
+
+
+def locate(path: str | Path) -> Path:
+    """A file as named; a relative one that is not in the working directory is looked for in the checkout."""
+    path, beside = Path(path), root() / path
+    return beside if beside.exists() and not path.exists() else path
 
 
 def data_dir() -> Path:
@@ -44,13 +61,15 @@ def data_dir() -> Path:
     return Path(os.environ.get("SRLIB_DATA") or root() / "data").resolve()
 
 
-def published_file(name: str) -> Path | None:
-    """A file that the original authors published, in ``published/`` of the data folder or of ``shared/`` beside the checkout.
+def published_dir() -> Path:
+    """Folder of files that original authors published: ``SRLIB_PUBLISHED``, else ``published/`` of the data folder."""
+    return Path(os.environ.get("SRLIB_PUBLISHED") or data_dir() / "published").resolve()
 
-    None when it is not at hand.
-    """
-    places = (data_dir() / "published" / name, root().parent / "shared" / "published" / name)
-    return next((path for path in places if path.is_file()), None)
+
+def published_file(name: str) -> Path | None:
+    """A file that the original authors published, by its name; None when it is not at hand."""
+    file = published_dir() / Path(name).name
+    return file if file.is_file() else None
 
 
 def shipped_file(name: str) -> Path | None:
@@ -66,8 +85,38 @@ def results_root() -> Path:
 
 def results_dir(profile: str, cohort: str | Path = "csv/example.csv") -> Path:
     """Folder of one profile's results; cohorts other than the built-in one get a folder of their own."""
-    stem = Path(cohort).stem
-    return results_root() / (profile if stem == "example" else f"{profile}_{stem}")
+    with suppress(OSError):  # what is to be written there says why it cannot be
+        results_root().mkdir(parents=True, exist_ok=True)
+    label = cohort_label(cohort)
+    return results_root() / (profile if label == "example" else f"{profile}_{label}")
+
+
+def built_in(manifest: str | Path) -> str:
+    """Name of the manifest in the checkout's ``csv/`` that the project makes itself, however it is spelled; or ""."""
+    path, folder = locate(manifest).resolve(), checkout()
+    return path.stem if folder and path.parent == folder / "csv" and path.name in BUILT_IN else ""
+
+
+def cohort_label(cohort: str | Path) -> str:
+    """What folders, run_ids and tables call a manifest: its name, of which no second one in the results has the like.
+
+    The first manifest of a name keeps it: the link ``cohorts/NAME`` in the folder of all results leads to it, and is
+    made here, where that folder is there. Others get a part of their path's hash, as does a manifest that is not there.
+    Delete the link to set a name free.
+    """
+    path = locate(cohort)
+    if name := built_in(path):
+        return name
+    path = path.parent.resolve() / path.name
+    link = results_root() / "cohorts" / path.stem
+    target = os.path.relpath(path, link.parent)  # so that a project can move as a whole
+    if path.is_file() and f"{path.stem}.csv" not in BUILT_IN:
+        with suppress(OSError):  # it is taken, or nothing can be written there
+            link.parent.mkdir(exist_ok=True)
+            link.symlink_to(target)
+        if not os.path.lexists(link) or (link.is_symlink() and os.readlink(link) == target):
+            return path.stem
+    return f"{path.stem}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
 
 
 def make_dir(path: Path) -> Path:
@@ -120,3 +169,21 @@ def source_hash() -> str:
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def source_commit() -> dict[str, str]:
+    """Commit of the checkout that this package lies in, and whether what computes results differs from it."""
+    own = checkout()
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}  # a hook's name another repository
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=own, env=environment, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        if own and Path(git("rev-parse", "--show-toplevel")).samefile(own):
+            changed = git("status", "--porcelain", "--", "srlib", "notebooks", "csv", "pyproject.toml")
+            return {"commit": git("rev-parse", "--short=12", "HEAD"), "dirty": "yes" if changed else "no"}
+    except (OSError, subprocess.CalledProcessError):
+        pass
+    return {"commit": "unknown", "dirty": "unknown"}

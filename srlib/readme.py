@@ -1,15 +1,35 @@
-"""The README's result tables, generated from results between markers."""
+"""Tables as text, and the README's, generated from results between markers."""
 
+import io
 import re
 from pathlib import Path
 
-from srlib.paths import InputError, atomic, root
-from srlib.results import read_metrics, summary, to_text
+import pandas as pd
+
+from srlib.paths import InputError, atomic, checkout
+from srlib.results import DIGITS, read_metrics, summary, tested
 
 MARKER = re.compile(
     r"(?P<head><!-- results:(?P<profile>\w+):(?P<region>\w+)(:(?P<subject>\w+))? -->\n).*?(?P<end><!-- /results -->)",
     re.DOTALL,
 )
+
+
+def to_text(table: pd.DataFrame, markdown: bool = False) -> str:
+    """A summary as aligned text or as a Markdown table, metrics to fixed digits."""
+    table = table.dropna(axis="columns", how="all")  # single slices have no 3-D SSIM
+    cells = [[f"{v:.{DIGITS[c]}f}" if c in DIGITS else str(v) for c, v in row.items()] for _, row in table.iterrows()]
+    rows = [list(table.columns), *cells]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    if markdown:
+        rows.insert(1, ["-" * (w - 1) + (":" if i > 2 else "-") for i, w in enumerate(widths)])
+    out = io.StringIO()
+    for row in rows:
+        padded = [
+            cell.rjust(w) if i > 2 else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ]
+        out.write(("| " + " | ".join(padded) + " |" if markdown else "  ".join(padded).rstrip()) + "\n")
+    return out.getvalue()
 
 
 def render(text: str, results: Path) -> str:
@@ -21,7 +41,7 @@ def render(text: str, results: Path) -> str:
     def table(match: re.Match) -> str:
         profile, region = match["profile"], match["region"]
         note = "" if profile == "paper" else f"Profile `{profile}`: shows that the code learns; not a replication.\n"
-        rows = summary(read_metrics(results / profile), region)
+        rows = summary(tested(read_metrics(results / profile), "csv/example.csv"), region)
         chosen = rows[rows["subject"] == match["subject"]] if match["subject"] else rows
         return f"{match['head']}{note}\n{to_text(chosen, markdown=True)}\n{match['end']}"
 
@@ -31,11 +51,17 @@ def render(text: str, results: Path) -> str:
 
 
 def update(check: bool = False, readme: Path | None = None, results: Path | None = None) -> bool:
-    """Rewrite the README's tables; returns whether they were stale. With ``check`` nothing is written."""
-    path = readme or root() / "README.md"
-    old = path.read_text()
-    new = render(old, results or root() / "results")
+    """Rewrite the README's tables; returns whether they were stale. With ``check`` nothing is written.
+
+    Raises InputError outside a checkout.
+    """
+    own = checkout()
+    if own is None and readme is None:
+        raise InputError("srlib is installed without its README; make its tables in a clone of the repository")
+    path = readme or own / "README.md"
+    old = path.read_text(encoding="utf-8")
+    new = render(old, results or own / "results")
     if new != old and not check:
         with atomic(path) as temporary:
-            temporary.write_text(new)
+            temporary.write_text(new, encoding="utf-8")
     return new != old

@@ -1,9 +1,8 @@
-"""Tidy tables of what was run and measured: sorted, fixed format, upserted by key, so a re-run gives the same bytes."""
+"""Tidy tables of what was run and measured: sorted, in a fixed format, so that a re-run gives the same bytes."""
 
-import io
+import hashlib
 import platform
-import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,10 +12,12 @@ from scipy import stats
 
 from srlib import metrics
 from srlib.experiments import Experiment
-from srlib.paths import InputError, atomic, make_dir, root, sha256
+from srlib.images import read_table
+from srlib.paths import InputError, atomic, choose, cohort_label, locate, make_dir, sha256, source_commit
 from srlib.volume import Volume
 
 METRIC_KEY = ["run_id", "experiment", "degradation", "dataset", "subject", "region", "metric"]
+METRIC_COLUMNS = [*METRIC_KEY, "value"]
 RUN_COLUMNS = [
     "run_id", "experiment", "profile", "seed", "commit", "dirty", "started", "seconds", "device", "versions",
     "manifest_sha256", "checkpoint_sha256", "config",
@@ -28,31 +29,70 @@ OCCASION = ["commit", "dirty", "started", "seconds"]  # what may differ between 
 
 def run_id(experiment: str, profile: str, seed: int, cohort: str | Path) -> str:
     """Name of a run, also of its folder under ``checkpoints/``."""
-    return f"{experiment}-{profile}-s{seed}-{Path(cohort).stem}"
+    return f"{experiment}-{profile}-s{seed}-{cohort_label(cohort)}"
 
 
-def _write(path: Path, table: pd.DataFrame, key: list[str]) -> None:
-    make_dir(path.parent)
-    table = table.drop_duplicates(key, keep="last").sort_values(key)
+def _files(table: pd.DataFrame) -> pd.Series:
+    """Name of the file for each row: one for all subjects of a run under one degradation, in one dataset and region.
+
+    The region ``mask`` goes with ``volume``, since both are measured at once. Of ``runs.csv`` one for each run.
+    """
+    parts = table[[c for c in ("run_id", "experiment", "degradation", "dataset", "region") if c in table]]
+    parts = parts.replace({"region": {"mask": "volume"}})
+    names = [hashlib.sha256("\n".join(row).encode()).hexdigest()[:16] + ".csv" for row in parts.itertuples(index=False)]
+    return pd.Series(names, table.index, dtype=str)
+
+
+def _record(path: Path, rows: pd.DataFrame, without: Iterable[str] = ()) -> None:
+    """Put rows into files of their own, in place of those that are there, and make the table at ``path`` of all files.
+
+    ``without`` names files to empty. There is no lock: a file is renamed into place, and whoever has written the table
+    looks again for files that came meanwhile. Rows of the table that no file covers stay.
+    """
+    folder = make_dir(path.parent / "rows" / path.stem)
+    for name, part in [*((name, rows[:0]) for name in without), *rows.groupby(_files(rows))]:
+        _write(folder / name, part)
+    made = None
+    while made != (there := _there(folder)):
+        _write(path, _read(path, list(rows.columns)))
+        made = there
+
+
+def _there(folder: Path) -> set[tuple[str, int, int]]:
+    """Files with rows and which version of them; hidden ones are being written."""
+    return {(path.name, (stat := path.stat()).st_ino, stat.st_mtime_ns) for path in folder.glob("[!.]*.csv")}
+
+
+def _write(path: Path, table: pd.DataFrame) -> None:
     with atomic(path) as temporary:
-        table.to_csv(temporary, index=False, lineterminator="\n")
+        table.to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8")
 
 
 def _read(path: Path, columns: list[str]) -> pd.DataFrame:
-    if not path.is_file():
-        return pd.DataFrame(columns=columns, dtype=str)
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    if list(table.columns) != columns:
-        raise InputError(f"{path}: expected the columns {', '.join(columns)}, got {', '.join(table.columns)}")
-    return table
+    """All rows, text, sorted: those of the files, and what else the table at ``path`` holds, as that of a fresh clone."""
+    files = sorted((path.parent / "rows" / path.stem).glob("[!.]*.csv"))
+    tables = [pd.DataFrame(columns=columns, dtype=str)]
+    for file in [*files, *([path] if path.is_file() else [])]:
+        table = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8")
+        if list(table.columns) != columns:
+            raise InputError(f"{file}: expected the columns {', '.join(columns)}, got {', '.join(table.columns)}")
+        tables.append(table[~_files(table).isin({f.name for f in files})] if file == path else table)
+    key = [c for c in METRIC_KEY if c in columns] if "metric" in columns else ["run_id"]
+    return pd.concat(tables).drop_duplicates(key, keep="last").sort_values(key, ignore_index=True)
 
 
 def record_metrics(folder: str | Path, rows: Iterable[Mapping[str, object]]) -> None:
-    """Upsert rows into ``metrics.csv``; each has the columns of ``METRIC_KEY`` and a ``value`` (kept to 6 decimals)."""
-    path, columns = Path(folder) / "metrics.csv", [*METRIC_KEY, "value"]
-    new = pd.DataFrame(rows, columns=columns)
+    """Put rows into ``metrics.csv``, in place of all that their runs had under that degradation, dataset and region.
+
+    So give all subjects at once: one that is not measured again is gone. Each row has the columns of ``METRIC_KEY`` and
+    a ``value``, of which 6 decimals are kept. Any number of processes may record into one folder. Raises InputError
+    when there is none.
+    """
+    new = pd.DataFrame(list(rows), columns=METRIC_COLUMNS)
+    if new.empty:
+        raise InputError(f"{folder}: nothing was measured; train first, with 'srlib train' or the notebooks 10 to 15")
     new["value"] = [f"{float(v):.6f}" for v in new["value"]]
-    _write(path, pd.concat([_read(path, columns), new.astype(str)]), METRIC_KEY)
+    _record(Path(folder) / "metrics.csv", new.astype(str))
 
 
 def measured(
@@ -91,44 +131,36 @@ def record_run(
     seconds: float,
     device: str,
 ) -> str:
-    """Upsert a training run into ``runs.csv`` and return its run_id; ``started`` in ISO 8601, UTC.
+    """Put a training run into ``runs.csv`` and return its run_id; ``started`` in ISO 8601, UTC.
 
-    When the same weights came out of the same configuration before, the old row stays as it was.
+    When the same weights came out of the same configuration before, the old row stays as it was. With other weights
+    what was measured of the run before leaves ``metrics.csv``.
     """
-    path = Path(folder) / "runs.csv"
     packages = ("torch", "numpy", "scipy", "scikit-image", "nibabel")
     row = {
         "run_id": run_id(experiment.name, profile, seed, cohort),
         "experiment": experiment.name,
         "profile": profile,
         "seed": str(seed),
-        **_git_state(),
+        **source_commit(),
         "started": started,
         "seconds": f"{seconds:.1f}",
         "device": device,
         "versions": " ".join([f"python={platform.python_version()}", *(f"{p}={version(p)}" for p in packages)]),
-        "manifest_sha256": sha256(cohort),
+        "manifest_sha256": sha256(locate(cohort)),
         "checkpoint_sha256": sha256(checkpoint),
         "config": experiment.to_json(),
     }
-    table = read_runs(folder)
-    old = table[table["run_id"] == row["run_id"]].drop(columns=OCCASION)
-    if old.empty or old.iloc[0].to_dict() != {k: v for k, v in row.items() if k not in OCCASION}:
-        _write(path, pd.concat([table, pd.DataFrame([row], columns=RUN_COLUMNS)]), ["run_id"])
+    old = next((r for r in read_runs(folder).to_dict("records") if r["run_id"] == row["run_id"]), None)
+    if old is None or any(old[k] != v for k, v in row.items() if k not in OCCASION):
+        _record(Path(folder) / "runs.csv", pd.DataFrame([row], columns=RUN_COLUMNS))
+    if old and old["checkpoint_sha256"] != row["checkpoint_sha256"]:
+        path = Path(folder) / "metrics.csv"
+        stale = _read(path, METRIC_COLUMNS)
+        stale = stale[stale["run_id"] == row["run_id"]]
+        if len(stale):
+            _record(path, stale[:0], without=set(_files(stale)))
     return row["run_id"]
-
-
-def _git_state() -> dict[str, str]:
-    """Commit of the checkout, and whether what computes results differs from it."""
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=root(), capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--", "srlib", "notebooks", "csv", "pyproject.toml")
-        return {"commit": git("rev-parse", "--short=12", "HEAD"), "dirty": "yes" if changed else "no"}
-    except (OSError, subprocess.CalledProcessError):
-        return {"commit": "unknown", "dirty": "unknown"}
 
 
 def read_runs(folder: str | Path) -> pd.DataFrame:
@@ -138,25 +170,58 @@ def read_runs(folder: str | Path) -> pd.DataFrame:
 
 def read_metrics(folder: str | Path) -> pd.DataFrame:
     """``metrics.csv`` with numeric values; InputError when nothing was recorded yet."""
-    table = _read(Path(folder) / "metrics.csv", [*METRIC_KEY, "value"])
+    table = _read(Path(folder) / "metrics.csv", METRIC_COLUMNS)
     if table.empty:
-        raise InputError(f"{folder}: no metrics.csv yet; run 'srlib run' first")
+        raise InputError(f"{folder}: no metrics.csv yet, nothing was measured; run 'srlib run' first")
     return table.assign(value=table["value"].astype(float))
+
+
+def tested(rows: pd.DataFrame, cohort: str | Path, seed: int | None = None) -> pd.DataFrame:
+    """Rows of ``metrics.csv`` for a cohort's tables: without subjects that are not in its split ``test`` any more.
+
+    With ``seed`` the trained runs are those of this seed. Rows of other datasets stay.
+    """
+    subjects = [row["subject"] for row in read_table(locate(cohort)) if row["split"] == "test"]
+    chosen = (rows["dataset"] != cohort_label(cohort)) | rows["subject"].isin(subjects)
+    seeds = rows["run_id"].str.extract(r"-s(-?\d+)-", expand=False)  # see run_id; what is not trained here has none
+    return rows[chosen if seed is None else chosen & (seeds.isna() | (seeds == str(seed)))]
+
+
+def wide(rows: pd.DataFrame | Iterable[Mapping], index: Sequence[str], columns: str = "metric") -> pd.DataFrame:
+    """Values of tidy rows with one row per ``index`` and one column per ``columns``, in their order; nothing is averaged.
+
+    Raises InputError when two values belong in one cell; it names the column in which they differ.
+    """
+    rows, key = pd.DataFrame(rows).drop_duplicates(), [*index, columns]
+    for _, cell in rows[rows.duplicated(key, keep=False)].groupby(key):
+        others = {c: cell[c].unique() for c in cell if c not in (*key, "value") and cell[c].nunique() > 1}
+        one_of = " and ".join(f"one {c} of {', '.join(map(str, found))}" for c, found in others.items())
+        where = ", ".join(map(str, cell.iloc[0][key]))
+        raise InputError(f"{where}: {len(cell)} values where a table has one; choose {one_of or 'one of them'} first")
+    order = pd.MultiIndex.from_frame(rows[[*index]].drop_duplicates()) if len(index) > 1 else rows[index[0]].unique()
+    return rows.set_index(key)["value"].unstack(columns).reindex(index=order, columns=rows[columns].unique())
 
 
 def summary(metrics: pd.DataFrame, region: str | None = None) -> pd.DataFrame:
     """Wide table: one row per degradation, subject and experiment, one column per metric, best PSNR last.
 
     ``region`` is ``mask`` where there are masks and ``volume`` otherwise (where there is neither, the first), when not
-    given. Raises InputError when no row has it.
+    given. Experiments with several runs stand with their run_id, subjects of several datasets with their dataset. Raises
+    InputError when no row has the region.
     """
-    region = region or next(r for r in ("mask", "volume", *metrics["region"]) if (metrics["region"] == r).any())
+    region = region or next((r for r in ("mask", "volume", *metrics["region"]) if (metrics["region"] == r).any()), "")
     chosen = metrics[metrics["region"] == region]
     if chosen.empty:
         raise InputError(f"no rows of the region {region!r}; expected one of {', '.join(metrics['region'].unique())}")
-    wide = chosen.pivot_table("value", ["degradation", "subject", "experiment"], "metric").reset_index()
-    wide = wide.sort_values(["degradation", "subject", "psnr"], kind="stable", ignore_index=True)
-    return wide.rename_axis(columns=None).reindex(columns=["degradation", "subject", "experiment", *DIGITS])
+    runs = chosen.groupby("experiment")["run_id"].transform("nunique")
+    sets = chosen.groupby("subject")["dataset"].transform("nunique")
+    chosen = chosen.assign(
+        experiment=chosen["experiment"].where(runs == 1, chosen["run_id"]),
+        subject=chosen["subject"].where(sets == 1, chosen["dataset"] + "/" + chosen["subject"]),
+    )
+    table = wide(chosen, ["degradation", "subject", "experiment"]).sort_index().reset_index()
+    table = table.sort_values(["degradation", "subject", "psnr"], kind="stable", ignore_index=True)
+    return table.rename_axis(columns=None).reindex(columns=["degradation", "subject", "experiment", *DIGITS])
 
 
 def paired(table: pd.DataFrame, baseline: str = "cubic", metric: str = "psnr") -> pd.DataFrame:
@@ -164,11 +229,18 @@ def paired(table: pd.DataFrame, baseline: str = "cubic", metric: str = "psnr") -
 
     Columns: ``n`` scans; their ``mean`` difference; ``low`` and ``high``, its 95 % interval (percentile bootstrap over
     the scans, always the same draws; nan for one scan); ``p`` of a two-sided Wilcoxon signed-rank test (nan without a
-    difference), which n scans cannot bring below 2^(1 - n). ``table`` has the columns of ``metrics.csv``, one region.
+    difference), which n scans cannot bring below 2^(1 - n). ``table`` has the columns of ``metrics.csv``. Raises
+    InputError when there is more than one region, dataset, or run of an experiment in it, and without the baseline.
     """
     chosen = table[table["metric"] == metric]
-    wide = chosen.pivot_table("value", ["degradation", "subject"], "experiment", sort=False)
-    differences = wide.sub(wide[baseline], axis=0)
+    choose(dict.fromkeys(chosen["experiment"]), baseline, f"baseline of {metric}")
+    whole = chosen.assign(experiment="all rows")
+    for column, groups in (("region", whole), ("dataset", whole), ("run_id", chosen)):
+        for name, values in groups.groupby("experiment")[column]:
+            if values.nunique() > 1:
+                raise InputError(f"{name}: more than one {column} ({', '.join(values.unique())}); choose one of them")
+    scans = wide(chosen, ["degradation", "subject"], "experiment")
+    differences = scans.sub(scans[baseline], axis=0)
     found = []
     for task, group in differences.groupby(level="degradation", sort=False):
         for name, values in group.items():
@@ -195,29 +267,13 @@ def ranks(differences: pd.DataFrame) -> pd.DataFrame:
     others have none. ``degradations`` counts those that an experiment has; ``mean``, ``worst`` and ``worst_at`` are over
     these.
     """
-    wide = differences.pivot(index="experiment", columns="degradation", values="mean")
+    gains = wide(differences.rename(columns={"mean": "value"}), ["experiment"], "degradation")
+    gains = gains.sort_index().sort_index(axis="columns")
     columns = {
-        "degradations": wide.notna().sum(axis=1),
-        "mean_rank": wide.dropna().rank(ascending=False).mean(axis=1),
-        "mean": wide.mean(axis=1),
-        "worst": wide.min(axis=1),
-        "worst_at": wide.idxmin(axis=1),
+        "degradations": gains.notna().sum(axis=1),
+        "mean_rank": gains.dropna().rank(ascending=False).mean(axis=1),
+        "mean": gains.mean(axis=1),
+        "worst": gains.min(axis=1),
+        "worst_at": gains.idxmin(axis=1),
     }
     return pd.DataFrame(columns).sort_values(["mean_rank", "worst"], ascending=[True, False], kind="stable")
-
-
-def to_text(table: pd.DataFrame, markdown: bool = False) -> str:
-    """A summary as aligned text or as a Markdown table, metrics to fixed digits."""
-    table = table.dropna(axis="columns", how="all")  # single slices have no 3-D SSIM
-    cells = [[f"{v:.{DIGITS[c]}f}" if c in DIGITS else str(v) for c, v in row.items()] for _, row in table.iterrows()]
-    rows = [list(table.columns), *cells]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    if markdown:
-        rows.insert(1, ["-" * (w - 1) + (":" if i > 2 else "-") for i, w in enumerate(widths)])
-    out = io.StringIO()
-    for row in rows:
-        padded = [
-            cell.rjust(w) if i > 2 else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        ]
-        out.write(("| " + " | ".join(padded) + " |" if markdown else "  ".join(padded).rstrip()) + "\n")
-    return out.getvalue()

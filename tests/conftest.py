@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from srlib import experiments
+from srlib import experiments, paths
 from srlib.models.mdcsrn import MDCSRN
 from srlib.volume import Volume, save
 from srlib.weights import save_weights
@@ -120,12 +120,20 @@ def noise():
     return make
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_results(tmp_path_factory):
+    """No test writes into the checkout's results, nor finds what was trained there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SRLIB_RESULTS", str(tmp_path_factory.mktemp("all") / "results"))
+        yield
+
+
 @pytest.fixture(scope="session")
 def published_dir() -> Path:
     """Folder of the weights that the original authors published; the test is skipped without it."""
-    folder = Path(__file__).resolve().parents[1].parent / "shared" / "published"
+    folder = paths.published_dir()
     if not folder.is_dir():
-        pytest.skip(f"no published weights: {folder} is missing; get the files from their authors")
+        pytest.skip(f"no published weights: {folder} is missing; get the files, name their folder in SRLIB_PUBLISHED")
     return folder
 
 

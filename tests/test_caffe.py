@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 
 from srlib.caffe import MAX_BLOBS, read_blobs
-from srlib.paths import InputError
+from srlib.paths import InputError, published_dir
 
-PUBLISHED = Path(__file__).parents[2] / "shared" / "published"
-REAL = PUBLISHED / "SRCNN3D_iter_470000.caffemodel"
+REAL = published_dir() / "SRCNN3D_iter_470000.caffemodel"
 
 
 def varint(value: int) -> bytes:
@@ -236,7 +235,7 @@ def test_mutants_are_read_or_refused(tmp_path):
 
 def test_mutants_of_a_published_file_are_read_or_refused(tmp_path):
     if not REAL.is_file():
-        pytest.skip(f"{REAL.name} is not at hand")
+        pytest.skip(f"{REAL.name} is not at hand; SRLIB_PUBLISHED names its folder")
     content = REAL.read_bytes()
     structure = content[:200]  # up to the first weights
     tracemalloc.start()
@@ -249,7 +248,7 @@ def test_mutants_of_a_published_file_are_read_or_refused(tmp_path):
 
 def test_published_weights_are_little_endian_floats():
     if not REAL.is_file():
-        pytest.skip(f"{REAL.name} is not at hand")
+        pytest.skip(f"{REAL.name} is not at hand; SRLIB_PUBLISHED names its folder")
     blobs = read_blobs(REAL)
     assert [b.shape for layer in blobs.values() for b in layer] == [
         (64, 1, 9, 9, 9), (64,), (32, 64, 1, 1, 1), (32,), (1, 32, 5, 5, 5), (1,),

@@ -11,7 +11,7 @@ from srlib import experiments, generator, synthesis
 from srlib.degrade import GaussianDownsample
 from srlib.experiments import Acquisition, Generation
 from srlib.fields import separable
-from srlib.paths import InputError
+from srlib.paths import InputError, data_dir
 from srlib.priors import Label, estimate_priors, partners, read_classes, read_priors
 from srlib.slices import Axis, axis_reliability
 from srlib.volume import Volume, load
@@ -139,7 +139,7 @@ def test_a_crop_is_a_part_of_the_whole(encoded, labels):
 
 def test_priors_of_painted_scans_are_those_that_painted_them():
     """SynthSR's T1 priors where they are at hand; scans of several label maps, units back from the clip."""
-    folder = ROOT.parent / "shared" / "data"
+    folder = data_dir() / "synthsr"
     if (folder / "labels").is_dir():
         maps = [load(path) for path in sorted((folder / "labels").glob("*.nii.gz"))[:2]]
         table = read_classes(folder / "priors" / "generation_labels.npy")

@@ -1,5 +1,7 @@
 """Whole scans: tiles change nothing, memory stays within its budget, and voxels stay in place."""
 
+import os
+import re
 import subprocess
 import sys
 
@@ -8,9 +10,9 @@ import pytest
 import torch
 
 from srlib import experiments
-from srlib.infer import Model, load_model, super_resolve
+from srlib.infer import Model, find_weights, load_model, super_resolve
 from srlib.models.mdcsrn import MDCSRN
-from srlib.paths import InputError
+from srlib.paths import InputError, shipped_file
 from srlib.tiled import run_patches, run_tiled
 from srlib.volume import Volume
 from srlib.weights import save_weights
@@ -239,3 +241,66 @@ def test_stitched_patches_equal_the_whole_where_the_margin_covers_what_the_netwo
     covered = run_patches(network, data, patch_size=12, margin=network.halo)
     np.testing.assert_allclose(covered, whole, atol=1e-5)
     assert np.abs(run_patches(network, data, patch_size=12, margin=1) - whole).max() > 1e-3
+
+
+@pytest.fixture
+def trained(tmp_path, monkeypatch):
+    """Maker of a run's folder in the results, with a weights file of the given age in seconds."""
+    monkeypatch.setenv("SRLIB_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("SRLIB_PUBLISHED", str(tmp_path / "published"))
+    monkeypatch.chdir(tmp_path)
+
+    def make(run, folder="quick", age=0):
+        file = tmp_path / "results" / folder / "checkpoints" / run / "model.safetensors"
+        file.parent.mkdir(parents=True)
+        file.write_text(run)
+        os.utime(file, (2e9 - age, 2e9 - age))
+        return file
+
+    return make
+
+
+def test_of_an_experiments_runs_the_best_profile_counts_then_the_newest(trained, capsys):
+    trained("mdcsrn-smoke-s0-mine", age=0)
+    only = trained("mdcsrn_res-smoke-s0-mine", age=1)
+    assert find_weights("mdcsrn_res") == only and not capsys.readouterr().err
+    trained("mdcsrn-quick-s0-mine", age=1)
+    trained("mdcsrn-study-s0-mine", age=2)
+    trained("mdcsrn-paper-s0-mine", age=4)
+    newest = trained("mdcsrn-paper-s1-mine", "paper_mine", age=3)
+    assert find_weights("mdcsrn") == newest
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1 and "mdcsrn-paper-s0-mine" in line and "mdcsrn_res" not in line
+    find_weights("mdcsrn")
+    assert not capsys.readouterr().err, "said once"
+
+
+def test_a_run_is_found_by_its_id_and_by_its_folder(trained, tmp_path):
+    one, two = trained("mdcsrn_res-quick-s0-mine.v2"), trained("mdcsrn_res-quick-s0-mine.v2-1a2b3c4d")
+    assert find_weights("mdcsrn_res-quick-s0-mine.v2") == one
+    assert find_weights(str(two.parent)) == find_weights(f"{two.parent}/") == find_weights(two) == two
+    assert find_weights("results/quick/checkpoints/mdcsrn_res-quick-s0-mine.v2").resolve() == one
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "model.safetensors").write_text("")
+    assert find_weights("mine") == find_weights(tmp_path / "mine").relative_to(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["/no/such/folder/mdcsrn_res", "./mdcsrn_res", "~/no-such/mdcsrn_res", "mdcsrn_res.safetensors", "mdcsrn", "mdcsrn_r",
+     "mdcsrn_res-quick", "mdcsrn_res-quick-s0", "*", "mdcsrn_re[s]", "results/quick", "./SRCNN3D_iter_470000.caffemodel"],
+)  # fmt: skip
+def test_what_leads_nowhere_is_never_another_run(trained, tmp_path, name):
+    trained("mdcsrn_res-quick-s0-mine")
+    (tmp_path / "published").mkdir()
+    (tmp_path / "published" / "SRCNN3D_iter_470000.caffemodel").write_text("")
+    with pytest.raises(InputError, match=re.escape(name)) as error:
+        find_weights(name)
+    assert "\n" not in str(error.value)
+    assert find_weights("SRCNN3D_iter_470000.caffemodel").is_file()
+
+
+def test_ones_own_robust_is_reached_while_robust_is_the_shipped_one(trained, capsys):
+    own = trained("robust-paper-s0-mine")
+    assert find_weights("robust") == shipped_file("robust") and str(own) in capsys.readouterr().err
+    assert find_weights("robust-paper-s0-mine") == find_weights(own.parent) == own

@@ -36,12 +36,12 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 def test_given_label_maps_are_taken_and_their_priors_measured(labelled):
-    found = label_maps.find("csv/example.csv", f"{labelled}/mine.csv", f"{labelled}/classes.csv")
+    found = label_maps.find(f"{labelled}/mine.csv", f"{labelled}/classes.csv")
     assert (found.manifest, found.classes) == (labelled / "mine.csv", labelled / "classes.csv")
     means, _ = read_priors(found.priors)["t1"]
     assert means[0, 1] < means[0, 2] and means[0, 3] == pytest.approx(255 * 120 / 210, rel=0.03)
     assert found.priors.parent == labelled / "data"
-    given = label_maps.find("csv/example.csv", f"{labelled}/mine.csv", f"{labelled}/classes.csv", f"{found.priors}")
+    given = label_maps.find(f"{labelled}/mine.csv", f"{labelled}/classes.csv", f"{found.priors}")
     assert given == found
 
 
@@ -56,7 +56,7 @@ def test_synthsrs_own_data_are_found_with_one_map_for_validation(labelled):
     for name in ("t1_hr", "t2"):
         np.save(folder / "priors" / f"prior_means_{name}.npy", np.array([[0.0, 200, 100], [0, 5, 6]]))
         np.save(folder / "priors" / f"prior_stds_{name}.npy", np.array([[0.0, 10, 10], [0, 1, 1]]))
-    found = label_maps.find("csv/example.csv")
+    found = label_maps.find()
     assert sorted(s.split for s in read_manifest(found.manifest)) == ["train", "train", "val"]
     assert {e.label: e.class_ for e in read_classes(found.classes)} == {0: 0, 2: 1, 41: 1, 3: 2}
     assert set(read_priors(found.priors)) == {"t1_hr", "t2"}
@@ -66,12 +66,14 @@ def test_the_built_in_cohort_is_made_where_only_its_table_is_there(tmp_path, mon
     made = []
     monkeypatch.setattr(label_maps.example, "build", lambda manifest: made.append(manifest) or manifest)
     monkeypatch.setattr(label_maps, "_measured", lambda *files: tmp_path / "priors.csv")
-    assert label_maps.builtin().manifest == tmp_path / "data" / "example.csv" == made[0]
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "example.csv").write_text("mine")  # a user's own is neither read nor written
+    assert label_maps.builtin().manifest == root() / "csv" / "example.csv" == made[0]
 
 
 def test_label_maps_need_classes_and_priors_need_scans(labelled):
     with pytest.raises(InputError, match="need a table of their classes"):
-        label_maps.find("csv/example.csv", f"{labelled}/mine.csv")
+        label_maps.find(f"{labelled}/mine.csv")
     subjects = [s for s in read_manifest(labelled / "mine.csv") if "t1" not in s.files]
     with pytest.raises(InputError, match="no row has a scan"):
         label_maps.measure(subjects, read_classes(labelled / "classes.csv"))

@@ -8,9 +8,12 @@ import sys
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
+from nbclient import NotebookClient
 
 from srlib import example, results
+from srlib.volume import Volume, save
 
 ROOT = Path(__file__).parents[1]
 BOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -79,6 +82,21 @@ def test_the_chain_on_a_users_own_scans_twice(cohort, tmp_path):
     again = srlib("run", "--profile", "smoke", "--cohort", cohort, **places | {"SRLIB_RESULTS": str(tmp_path / "one")})
     assert again.stdout.count("unchanged, skipped") == len(BOOKS)
     assert (one / "runs.csv").read_bytes() == before
+
+
+def test_notebooks_opened_by_hand_find_their_files_from_where_the_kernel_starts(tmp_path, monkeypatch):
+    """As JupyterLab opens them: in their own folder, with the parameters that stand in them."""
+    (tmp_path / "data" / "example").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name in {cell for line in (ROOT / "csv" / "example.csv").read_text().splitlines() for cell in line.split(",")}:
+        if name.endswith(".gz"):
+            save(Volume(rng.random((24, 24, 24)) * 1000, np.eye(4)), tmp_path / "data" / name)
+    for name in ("RESULTS", "DATA"):
+        monkeypatch.setenv(f"SRLIB_{name}", str(tmp_path / name.lower()))
+    for name in ("01_manifest", "02_degradations"):
+        book = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+        NotebookClient(book, resources={"metadata": {"path": str(ROOT / "notebooks")}}).execute()
+    assert (tmp_path / "results" / "quick" / "figures" / "degradations.png").is_file()
 
 
 def test_the_built_in_cohort_builds_and_equals_its_manifest(tmp_path):

@@ -9,11 +9,11 @@ from click.testing import CliRunner
 
 from srlib import volume
 from srlib.cli import main
-from srlib.paths import InputError
+from srlib.paths import InputError, data_dir
 from srlib.priors import Label, estimate_priors, read_classes, read_priors, write_priors
 from srlib.volume import Volume
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
+DATA = data_dir() / "synthsr"  # of its tutorial
 TABLE = "label,name,class,side\n0,,0,\n2,,1,left\n41,Right-Cerebral-White-Matter,1,right\n4,,2,left\n99,cyst,,\n"
 CLASSES = (Label(0, 0), Label(2, 1), Label(41, 1), Label(4, 2))
 LABELS = np.repeat(np.array([0, 2, 41, 4]), 250).reshape(10, 10, 10)
@@ -23,7 +23,7 @@ STDS = np.array([[0.0, 15.0, 25.0], [0.0, 2.0, 5.0]])
 
 def at_hand(name: str) -> Path:
     if not (DATA / name).is_file():
-        pytest.skip(f"{name} is not at hand")
+        pytest.skip(f"{DATA / name}, of SynthSR's tutorial, is not at hand")
     return DATA / name
 
 

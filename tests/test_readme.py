@@ -37,6 +37,14 @@ def test_a_readme_without_markers_is_refused(tmp_path):
         readme.update(readme=tmp_path / "README.md", results=ROOT / "results")
 
 
+def test_outside_a_checkout_there_is_no_readme_to_update(tmp_path, monkeypatch):
+    monkeypatch.setattr(readme, "checkout", lambda: None)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "README.md").write_text("<!-- results:quick:mask -->\n<!-- /results -->\n")  # somebody's own
+    with pytest.raises(InputError, match="without its README"):
+        readme.update()
+
+
 def test_every_command_in_the_readme_exists():
     from srlib.cli import main
 

@@ -13,12 +13,12 @@ from srlib.metrics import psnr
 from srlib.models import MODELS
 from srlib.models.recnn import SRCNN3D, ReCNN
 from srlib.patches import tiles
-from srlib.paths import InputError
+from srlib.paths import InputError, published_dir
 from srlib.published import load_published
 from srlib.tiled import run_tiled
 from srlib.volume import Volume
 
-PUBLISHED = Path(__file__).parents[2] / "shared" / "published"
+PUBLISHED = published_dir()
 MONO = "SRReCNN3D_10Layers_IsoScalex2.caffemodel"
 MULTI = "MultiSRReCNN3D_10Layers_IsoScalex2.caffemodel"
 SRCNN = "SRCNN3D_iter_470000.caffemodel"
@@ -26,7 +26,7 @@ SRCNN = "SRCNN3D_iter_470000.caffemodel"
 
 def published(name: str) -> Path:
     if not (PUBLISHED / name).is_file():
-        pytest.skip(f"{name} is not at hand")
+        pytest.skip(f"{name} is not at hand; SRLIB_PUBLISHED names its folder")
     return PUBLISHED / name
 
 
