@@ -27,7 +27,9 @@ def _whole(value: int, name: str = "factor") -> int:
 def _check_fits(factor: Sequence[float], shape: Sequence[int]) -> None:
     """Raise InputError where a factor is larger than an axis; single slices are left as they are."""
     if any(f > n > 1 for f, n in zip(factor, shape, strict=True)):
-        raise InputError(f"a factor of {factor} leaves nothing of a scan of {tuple(shape)} voxels; choose a smaller one")
+        raise InputError(
+            f"a factor of {factor} leaves nothing of a scan of {tuple(shape)} voxels; choose a smaller one"
+        )
 
 
 class _Whole:

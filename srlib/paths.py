@@ -4,6 +4,8 @@ import hashlib
 import os
 import secrets
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -120,6 +122,19 @@ def atomic(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def unspoilt(path: str | Path) -> str | Path:
+    """The path itself; OSError where it is a ZIP archive, as PyTorch writes, with a part that is not as its checksum."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as parts:
+            try:
+                damaged = parts.testzip()
+            except (zipfile.BadZipFile, NotImplementedError, zlib.error) as err:
+                raise OSError(first_line(err)) from err
+        if damaged:
+            raise OSError(f"{damaged} is not what its checksum says")
+    return path
 
 
 def sha256(path: str | Path) -> str:

@@ -19,7 +19,7 @@ from srlib.dataset import PairDataset, ahead, batches, patch_stream
 from srlib.device import choose_device, keep_freed_memory, layout
 from srlib.experiments import Experiment
 from srlib.patches import per_axis
-from srlib.paths import InputError, atomic, first_line, make_dir, results_dir, sha256, source_hash
+from srlib.paths import InputError, atomic, first_line, make_dir, results_dir, sha256, source_hash, unspoilt
 from srlib.phases import learning_rate, make_phase
 from srlib.priors import read_classes, read_priors
 from srlib.store import PatchStore
@@ -257,7 +257,7 @@ def _resume(path: Path, identity: dict, phase) -> tuple[int, list, list]:
     if not path.is_file():
         return 0, [], []
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(unspoilt(path), map_location="cpu", weights_only=True)
     except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as err:
         raise InputError(f"{path}: damaged checkpoint ({first_line(err)}); delete it to start again") from err
     if state["identity"] != identity:

@@ -3,8 +3,9 @@
 import os
 
 import pytest
+import torch
 
-from srlib.paths import InputError, apart, file_name
+from srlib.paths import InputError, apart, file_name, unspoilt
 
 
 @pytest.mark.parametrize("name", ["a", "sub-01", "a.b c", "größe", "\udce9", "..a", "x" * 200])
@@ -28,3 +29,14 @@ def test_no_output_is_an_input_however_it_is_spelled(tmp_path, monkeypatch):
     for output in ("../scan", "../hard", tmp_path / "soft", "../folder/../scan"):
         with pytest.raises(InputError, match="different files"):
             apart(["../new", output], [tmp_path / "scan"])
+
+
+def test_a_bit_that_changed_in_a_file_of_pytorch_is_seen(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    torch.save({"a": torch.zeros(400)}, path)
+    assert unspoilt(path) == path
+    whole = bytearray(path.read_bytes())
+    whole[len(whole) // 2] ^= 1  # among the numbers, where PyTorch does not look
+    path.write_bytes(whole)
+    with pytest.raises(OSError, match=r"checksum|CRC"):
+        unspoilt(path)
