@@ -2,6 +2,7 @@
 
 import ast
 import csv
+import io
 import os
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 
 from srlib import __version__
 from srlib.cli_enhance import FACTOR, enhance, example, one_line
-from srlib.paths import InputError, root
+from srlib.paths import InputError, apart, first_line, root
 
 EVERY = {"gaussian": None, "kspace": None, "scanline": 4, "sparse_view": 16}  # degradations, published whole factors
 
@@ -24,6 +25,11 @@ class Group(click.Group):
             super().invoke(context)
         except InputError as err:
             click.echo(one_line(err), err=True)
+            sys.exit(1)
+        except BrokenPipeError:
+            raise
+        except OSError as err:  # such as a full disk behind the standard output
+            click.echo(one_line(err.strerror or first_line(err)), err=True)
             sys.exit(1)
 
 
@@ -163,10 +169,12 @@ def convert(collection, folder, out, table) -> None:
 
 
 @main.command(epilog=example("srlib degrade hr.nii.gz lr.nii.gz --degradation gaussian --factor 2 2 2"))
-@click.argument("source", metavar="IN")
-@click.argument("target", metavar="OUT")
+@click.argument("source", metavar="IN", type=click.Path(path_type=Path))
+@click.argument("target", metavar="OUT", type=click.Path(path_type=Path))
 @click.option("--degradation", type=click.Choice(list(EVERY)), default="gaussian", show_default=True)
-@click.option("--factor", **FACTOR, help="Per voxel axis, 1 or more, of gaussian and kspace [default: 2 2 2].")
+@click.option(
+    "--factor", **FACTOR, help="Per voxel axis, 1 or more, of gaussian and kspace [default: 2, 1 across an image]."
+)
 @click.option(
     "--every", type=int, help="scanline: keep every N-th column; sparse_view: N-th of 1,000 [default: 4, 16]."
 )
@@ -174,9 +182,14 @@ def convert(collection, folder, out, table) -> None:
 @click.option("--sigma", type=float, help="Gaussian blur in HR voxels [default: 1].")
 @click.option("--align", type=click.Choice(["center", "corners"]), help="Gaussian sampling grid [default: center].")
 @click.option("--on-grid", is_flag=True, help="Interpolate the result back on the input's grid (cubic spline).")
-def degrade(source, target, degradation, factor, every, window, sigma, align, on_grid) -> None:
-    """Make a low-resolution scan; its affine says where the coarse voxels lie."""
-    from srlib import images
+@click.option("--force", is_flag=True, help="Replace OUT also where this command did not make it.")
+def degrade(source, target, degradation, factor, every, window, sigma, align, on_grid, force) -> None:
+    """Make a low-resolution scan; its affine says where the coarse voxels lie.
+
+    A NIfTI keeps its header, as by 'srlib enhance'. OUT is replaced where this command made it, and nothing else is
+    without --force.
+    """
+    from srlib import headers, images
     from srlib.degrade import make_degradation
 
     settings = {k: v for k, v in {"sigma": sigma, "align": align}.items() if v is not None}
@@ -185,11 +198,22 @@ def degrade(source, target, degradation, factor, every, window, sigma, align, on
     wrong = "every" if EVERY[degradation] is None else "factor"
     if {"every": every, "factor": factor}[wrong] is not None:
         raise InputError(f"--{wrong} does not belong to --degradation {degradation}; leave it out")
-    model = make_degradation(degradation, factor=every or EVERY[degradation] or factor or (2, 2, 2), **settings)
+    if window and not (np.isfinite(window).all() and window[0] < window[1]):
+        raise InputError(f"--window: expected two numbers, the lower one first, got {window[0]:g} and {window[1]:g}")
+    apart([target, target.parent], [source])  # nor among the slices of a DICOM series
+    made = os.path.lexists(target) and "degradation" in (headers.read_record(target) or {})
+    if os.path.lexists(target) and not (made or force):
+        raise InputError(f"{target} exists and was not made by 'srlib degrade'; --force replaces it")
     hr = images.load(source)
+    chosen = every if EVERY[degradation] else factor or tuple(min(n, 2) for n in hr.shape)
+    model = make_degradation(degradation, factor=EVERY[degradation] if chosen is None else chosen, **settings)
     hr = hr.with_data(np.clip(hr.data, *window)) if window else hr
     lr = model(hr)
-    click.echo(images.save(model.to_grid(lr, hr.shape) if on_grid else lr, target))
+    lr = model.to_grid(lr, hr.shape) if on_grid else lr
+    record = {"srlib": __version__, "degradation": repr(model), "window": window, "on_grid": on_grid}
+    header = headers.kept(source, hr.affine, lr.affine, lr.shape, f"srlib degrade {degradation}", record)
+    headers.store_as(header, "float32", source, lr.data)
+    click.echo(images.save(lr, target, np.float32, header))
 
 
 main.add_command(enhance)
@@ -206,25 +230,35 @@ main.add_command(enhance)
 @click.option("--task", default="", help="Degradation, by its name in the tables [default: that of training].")
 @click.option("--out", type=click.Path(), help="Folder for the HR, LR and SR scans and metrics.csv.")
 def evaluate(hr, sr, mask, data_range, weights, cohort, split, task, out) -> None:
-    """Measure an estimate (one CSV row, with its conventions), or a model on every test scan of a manifest."""
+    """Measure an estimate (one CSV row, with its conventions), or a model on every test scan of a manifest.
+
+    SR and mask lie anywhere in the world of HR, and SR covers it: where their voxels coincide they are compared as they
+    are, else SR is interpolated on the grid of HR first, which is said.
+    """
     if weights and out and not hr:
         from srlib import data, infer
         from srlib import evaluate as whole
 
+        apart([Path(out, "metrics.csv")], [cohort])
         table = whole.evaluate(infer.load_model(weights), data.read_manifest(cohort, split), out, task)
         click.echo(f"{whole.statistics(table).round(4).to_string()}\n{out}")
         return
     if weights or out or not sr:
         raise InputError("expected two scans, HR and SR, or --weights and --out; see 'srlib evaluate --help'")
     from srlib import images, metrics
+    from srlib.volume import resample_to, same_lattice
 
     truth, estimate = images.load(hr), images.load(sr)
-    if not np.allclose(truth.affine, estimate.affine, atol=1e-3):
-        click.echo("warning: the two scans' affines differ; voxels are compared by index", err=True)
-    inside = images.load(mask).data != 0 if mask else None
+    placed, inside = resample_to(estimate, truth, least=1, what=f"{sr}, the estimate,"), None
+    if not same_lattice(estimate, truth):
+        click.echo(f"note: {sr} lies on another grid; it was interpolated on that of {hr} (cubic spline)", err=True)
+    if mask:
+        inside = resample_to(images.load(mask), truth, order=0, outside=0, what=f"{mask}, the mask,").data != 0
     peak = data_range if data_range is not None else float(np.ptp(truth.data))
+    if data_range is None and not peak:
+        raise InputError(f"{hr}: the truth is constant and has no range; give one by --data-range")
     region = "mask" if mask else "volume"
-    row = metrics.evaluate(truth.data, estimate.data, peak, inside)[region]
+    row = metrics.evaluate(truth.data, placed.data, peak, inside)[region]
     row |= {
         "region": region,
         "data_range": peak,
@@ -232,9 +266,10 @@ def evaluate(hr, sr, mask, data_range, weights, cohort, split, task, out) -> Non
         "ssim2d_axis": 2,
         "nrmse_norm": "euclidean",
     }
-    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer = csv.writer(text := io.StringIO(), lineterminator="\n")
     writer.writerow(row)
     writer.writerow(f"{v:.6g}" if isinstance(v, float) else v for v in row.values())
+    click.echo(text.getvalue(), nl=False)
 
 
 @main.command(epilog=example("srlib readme --check"))

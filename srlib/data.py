@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,23 @@ import numpy as np
 from srlib.degrade import Degradation, SparseView, make_degradation
 from srlib.experiments import TASKS, Experiment
 from srlib.images import load, load_mat, read_shape
-from srlib.paths import InputError, choose, data_dir, locate
-from srlib.volume import HU_WINDOW, Scaling, Volume, central, crop_or_pad, fit_scaling, framed, resample
+from srlib.paths import InputError, ScanWarning, choose, data_dir, locate
+from srlib.volume import (
+    HU_WINDOW,
+    Scaling,
+    Volume,
+    central,
+    covered,
+    crop_or_pad,
+    fit_scaling,
+    framed,
+    resample,
+    resample_to,
+    same_lattice,
+)
 
 VOLUMES = ("t1", "t2", "image", "labels", "lr", "mask")
+GIVEN_COVERS = 0.9  # share of a true scan that a given low-resolution one shows at least; the rest is mirrored
 SPLITS = ("train", "val", "eval", "test")
 
 
@@ -120,18 +134,17 @@ def make_pair(subject: Subject, experiment: Experiment, task: str = "", middle: 
 
     ``middle`` cuts the scan to so many voxels of each axis first.
 
-    The given one is a scan anywhere in the same world, which is interpolated by a cubic spline, or a ``.mat`` file on
-    the true scan's grid; the reference, too, is brought by its affine alone: no registration is done.
+    The given one, which belongs to the experiment's own task alone, is a scan anywhere in the same world or a ``.mat``
+    file on the true scan's grid. It is interpolated on that grid by a cubic spline; for a network that sees coarse
+    grids it is brought on the task's first. The reference, too, is brought by its affine alone: no registration is done.
+    Raises InputError for a given scan that covers less than GIVEN_COVERS of the true one.
     """
-    hr = load(subject.file(experiment.contrast))
-    hr = framed(hr, experiment.frame) if experiment.frame else hr
+    whole = load(subject.file(experiment.contrast))
+    hr = framed(whole, experiment.frame) if experiment.frame else whole
     hr = central(hr, middle) if middle else hr
     try:
-        if experiment.given and "lr" in subject.files:
-            file = subject.files["lr"]
-            lr = load_mat(file, hr) if file.suffix == ".mat" else load(file)
-            on_grid = lr if lr.shape == hr.shape else resample(lr, hr.shape, hr.affine)
-            pair = _pair(lr, on_grid, hr, experiment, degradation_of(experiment.task, experiment.task_settings).factor)
+        if experiment.given and "lr" in subject.files and task in ("", experiment.task):
+            pair = _given(subject.files["lr"], whole, hr, experiment)
         else:
             pair = degraded(hr, experiment, task)
     except InputError as err:
@@ -143,6 +156,22 @@ def make_pair(subject: Subject, experiment: Experiment, task: str = "", middle: 
     except InputError as err:
         raise InputError(f"subject {subject.name}, {experiment.reference}: {err}") from err
     return dataclasses.replace(pair, reference=reference)
+
+
+def _given(file: Path, whole: Volume, hr: Volume, experiment: Experiment) -> Pair:
+    """The pair of a low-resolution scan and the part ``hr`` of a true scan."""
+    lr, degradation = (
+        load_mat(file, whole) if file.suffix == ".mat" else load(file),
+        degradation_of(experiment.task, experiment.task_settings),
+    )
+    hr = crop_or_pad(hr, (0, 0, 0), degradation.usable(hr.shape))
+    on_grid = resample_to(lr, hr, least=GIVEN_COVERS, what=f"the lr {file}")
+    if (share := covered(lr, hr)) < 1:
+        said = f"{file} covers {int(1000 * share) / 10:g} % of its true scan; the rest is mirrored"
+        warnings.warn(said, ScanWarning, stacklevel=3)
+    if experiment.lr_grid:
+        lr = resample_to(lr, degradation(hr))
+    return _pair(on_grid if same_lattice(lr, hr) else lr, on_grid, hr, experiment, degradation.factor)
 
 
 def degraded(hr: Volume, experiment: Experiment, task: str = "") -> Pair:
@@ -170,19 +199,11 @@ def degradation_of(task: str, tasks: Mapping[str, tuple[str, dict]] = TASKS) -> 
 
 
 def bring(reference: Volume, grid: Volume, order: int = 3) -> Volume:
-    """A scan of another contrast on a scan's grid, by their affines; its minimum where it saw nothing.
+    """A scan of another contrast on a scan's grid, as ``resample_to``; its minimum where it saw nothing.
 
-    Spline of the given order; nothing is registered. Raises InputError when the two fields of view do not meet.
+    Raises InputError when the two fields of view do not meet.
     """
-    if reference.shape == grid.shape and np.allclose(reference.affine, grid.affine, atol=1e-4):
-        return reference
-    low = float(reference.data.min())
-    brought = resample(reference, grid.shape, grid.affine, order, outside=low)
-    if not (brought.data != low).any():
-        raise InputError(
-            "the reference shows nothing in the scan's field of view; their headers must place both in one world"
-        )
-    return brought
+    return resample_to(reference, grid, order, outside=float(reference.data.min()), what="the reference")
 
 
 def network_input(scan: Volume, reference: Volume | None, rule: str) -> np.ndarray:
@@ -193,21 +214,21 @@ def network_input(scan: Volume, reference: Volume | None, rule: str) -> np.ndarr
 def baselines(pair: Pair, experiment: Experiment) -> dict[str, Volume]:
     """What needs no training, by name: the input itself where the task stays on its grid, else interpolations."""
     if pair.lr is pair.on_grid:
-        return {
-            "sparse_fbp"
-            if experiment.task_settings[experiment.task][0] == "sparse_view"
-            else "zero_filled": pair.on_grid
-        }
-    linear = degradation_of(experiment.task, experiment.task_settings).to_grid(pair.lr, pair.hr.shape, order=1)
+        sparse = experiment.task_settings[experiment.task][0] == "sparse_view"
+        return {"sparse_fbp" if sparse else "zero_filled": pair.on_grid}
+    linear = resample(pair.lr, pair.hr.shape, pair.on_grid.affine, order=1)  # where the cubic one lies
     return {"linear": linear, "cubic": pair.on_grid}
 
 
-def load_mask(subject: Subject, like: Volume | None = None) -> np.ndarray | None:
-    """Where the subject's ``mask`` is non-zero, boolean, on its own grid or that of ``like``; None without a mask."""
+def load_mask(subject: Subject, like: Volume) -> np.ndarray | None:
+    """Where the subject's ``mask`` is non-zero on the grid of a scan, by their affines; boolean, None without a mask.
+
+    Raises InputError when the two fields of view do not meet.
+    """
     if "mask" not in subject.files:
         return None
-    mask = load(subject.files["mask"])
-    return (resample(mask, like.shape, like.affine, order=0, outside=0) if like else mask).data != 0
+    file = subject.files["mask"]
+    return resample_to(load(file), like, order=0, outside=0, what=f"subject {subject.name}: the mask {file}").data != 0
 
 
 def training_subjects(subjects: Sequence[Subject], experiment: Experiment) -> list[Subject]:

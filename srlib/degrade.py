@@ -24,6 +24,14 @@ def _whole(value: int, name: str = "factor") -> int:
     return int(value)
 
 
+def _check_fits(factor: Sequence[float], shape: Sequence[int]) -> None:
+    """Raise InputError where a factor is larger than an axis; single slices are left as they are."""
+    if any(f > n > 1 for f, n in zip(factor, shape, strict=True)):
+        raise InputError(
+            f"a factor of {factor} leaves nothing of a scan of {tuple(shape)} voxels; choose a smaller one"
+        )
+
+
 class _Whole:
     """What degradations share that take all of a scan and stay on its grid."""
 
@@ -124,6 +132,7 @@ class GaussianDownsample:
         return tuple(int(n - n % f) if self.whole else n for n, f in zip(shape, self.factor, strict=True))
 
     def __call__(self, hr: Volume) -> Volume:
+        _check_fits(self.factor, hr.shape)
         sigma = [s if f > 1 else 0.0 for s, f in zip(self.sigma, self.factor, strict=True)]
         blurred = hr.with_data(ndimage.gaussian_filter(hr.data, sigma, mode="reflect"))
         lr = resample(blurred, *coarse_grid(hr.shape, hr.affine, self.factor, self.align), order=self.order)
@@ -162,6 +171,7 @@ class BlockAverage:
         return tuple(shape)
 
     def __call__(self, hr: Volume) -> Volume:
+        _check_fits(self.factor, hr.shape)
         shape, affine = coarse_grid(hr.shape, hr.affine, self.factor)
         missing = [(0, n * f - m) for n, f, m in zip(shape, self.factor, hr.shape, strict=True)]
         blocks = np.pad(hr.data, missing, mode="edge").reshape(
@@ -193,6 +203,7 @@ class ScanlineDecimation(_Whole):
         return (float(self.factor), 1.0, 1.0)
 
     def __call__(self, hr: Volume) -> Volume:
+        _check_fits(self.coarser, hr.shape)
         return Volume(hr.data[:: self.factor], hr.affine @ np.diag([self.factor, 1.0, 1.0, 1.0]))
 
     def to_grid(self, lr: Volume, shape: Sequence[int], order: int = 3) -> Volume:
@@ -218,6 +229,8 @@ class SparseView(_Whole):
     def __post_init__(self) -> None:
         object.__setattr__(self, "factor", _whole(self.factor))
         object.__setattr__(self, "views", _whole(self.views, "views"))
+        if self.factor > self.views:
+            raise InputError(f"factor: expected at most the {self.views} views, got {self.factor}")
         if self.truth not in ("fbp", "image"):
             raise InputError(f"truth is 'fbp' or 'image', got {self.truth!r}")
 

@@ -10,9 +10,10 @@ from srlib import metrics
 from srlib.data import Subject, load_mask, make_pair
 from srlib.experiments import TASKS
 from srlib.infer import Model, enhance_pair
-from srlib.paths import InputError, atomic, make_dir
+from srlib.paths import InputError, apart, atomic, file_name, make_dir
 from srlib.volume import save
 
+KINDS = ("hr", "lr", "sr")
 STATISTICS = ("mean", "var", "median", "min", "max")
 
 
@@ -27,18 +28,21 @@ def evaluate(
 
     One row per subject and region: ``volume`` and, where there is a mask, ``mask`` (the voxels inside, data range of
     the truth) and ``masked`` (3D-SRGAN's convention: both scans times the mask, whole, data range = joint maximum -
-    minimum). ``task`` degrades otherwise than in training. Raises InputError as ``make_pair``, for an unknown task
-    and when there is no subject.
+    minimum). ``task`` degrades otherwise than in training. Raises InputError as ``make_pair``, for an unknown task,
+    when there is no subject, one whose name leads out of the folder, and where an output is one of the scans.
     """
     if task and task not in TASKS:
         raise InputError(f"unknown task {task!r}; expected one of {', '.join(TASKS)}")
     if not subjects:
         raise InputError("no subject to evaluate; give at least one row of the manifest this split")
     folder, rows = make_dir(Path(folder)), []
+    names = [file_name(s.name, f"subject {s.name}") for s in subjects]
+    outputs = [folder / "metrics.csv", *(folder / f"{name}_{kind}.nii.gz" for name in names for kind in KINDS)]
+    apart(outputs, [file for s in subjects for file in s.files.values()])
     for subject in subjects:
         pair = make_pair(subject, model.experiment, task)
         sr, mask = enhance_pair(pair, model, max_memory_gb), load_mask(subject, pair.hr)
-        for kind, scan in (("hr", pair.hr), ("lr", pair.lr), ("sr", sr)):
+        for kind, scan in zip(KINDS, (pair.hr, pair.lr, sr), strict=True):
             save(scan, folder / f"{subject.name}_{kind}.nii.gz")
         quality = metrics.evaluate(pair.hr.data, sr.data, float(np.ptp(pair.hr.data)), mask)
         if mask is not None:

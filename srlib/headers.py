@@ -1,19 +1,22 @@
 """Headers of scan files: what they must say before voxels are read, and what that of an enhanced scan keeps."""
 
+import gzip
 import json
-import logging
 import math
+import threading
 import zlib
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from nibabel.arrayproxy import ArrayProxy
 
 from srlib.paths import InputError, first_line
 
 MAX_VOXELS = 10**9  # of a scan: more is refused before memory is taken
+PACKED = (".gz", ".mgz", ".bz2", ".zst")  # names of files that end with a checksum
 GZIP_RATIO = 1032  # what deflate compresses at most
 DTYPES = ("float32", "int16", "uint8", "uint16", "int32", "same")
 FEW_LEVELS = 255  # intensities over a smaller range lose what was enhanced when they are rounded
@@ -31,7 +34,26 @@ DAMAGED = (
     MemoryError,
     zlib.error,
 )
-nib.imageglobals.logger.setLevel(logging.CRITICAL)  # it mends headers and says so; ``opened`` judges them itself
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """What nibabel logs in this thread meanwhile is not heard: it mends headers and says so, ``opened`` judges them."""
+    here, logger = threading.get_ident(), nib.imageglobals.logger
+
+    def elsewhere(record) -> bool:
+        return record.thread != here
+
+    logger.addFilter(elsewhere)
+    try:
+        yield
+    finally:
+        logger.removeFilter(elsewhere)
+
+
+def _loaded(path: str | Path) -> nib.spatialimages.SpatialImage:
+    with _unheard():
+        return nib.load(path)
 
 
 def opened(path: str | Path) -> nib.spatialimages.SpatialImage:
@@ -44,7 +66,7 @@ def opened(path: str | Path) -> nib.spatialimages.SpatialImage:
     if not path.is_file():
         raise InputError(f"{path}: {'a link that leads nowhere' if path.is_symlink() else 'no such file'}")
     try:
-        image = nib.load(path)
+        image = _loaded(path)
         shape, spacing = shape_of(image, path), _declared_spacing(image)
         kind, held = image.get_data_dtype(), Path(image.file_map["image"].filename).stat().st_size
         affine = np.asarray(image.affine)
@@ -59,7 +81,7 @@ def opened(path: str | Path) -> nib.spatialimages.SpatialImage:
         raise InputError(
             f"{path}: its header says a spacing of {spacing} mm; expected positive numbers, repair it first"
         )
-    if path.name.endswith("gz") and math.prod(shape) * kind.itemsize > held * GZIP_RATIO:
+    if path.name.lower().endswith("gz") and math.prod(shape) * kind.itemsize > held * GZIP_RATIO:
         raise InputError(f"{path}: its header says {shape} voxels, more than its {held} bytes can hold; copy it again")
     with np.errstate(all="ignore"):
         turned = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
@@ -69,17 +91,54 @@ def opened(path: str | Path) -> nib.spatialimages.SpatialImage:
 
 
 def shape_of(image: nib.spatialimages.SpatialImage, path: str | Path) -> tuple[int, int, int]:
-    """The three axes of an image; InputError for other formats, more axes, none, and more than MAX_VOXELS."""
+    """The three axes of an image, of which a plain one (X, Y) has one slice.
+
+    InputError for other formats, more axes, fewer, and more than MAX_VOXELS.
+    """
     if not isinstance(image, nib.analyze.AnalyzeImage | nib.MGHImage):
         raise InputError(f"{path}: expected NIfTI, MGH or Analyze, got {type(image).__name__}; convert it first")
     shape = tuple(int(n) for n in image.shape)
-    if len(shape) < 3 or any(n != 1 for n in shape[3:]) or min(shape) < 1:
+    if len(shape) < 2 or min(shape) < 1:
+        raise InputError(f"{path}: expected a 3-D scan or a 2-D image, got shape {shape}")
+    if any(n != 1 for n in shape[3:]):
         raise InputError(f"{path}: expected a 3-D scan, got shape {shape}; split it into 3-D volumes first")
     if math.prod(shape) > MAX_VOXELS:
         raise InputError(
             f"{path}: its header says {shape} voxels, more than {MAX_VOXELS:,}; crop it or repair the header"
         )
-    return shape[:3]
+    return (*shape, 1)[:3]
+
+
+def voxels(image: nib.spatialimages.SpatialImage) -> np.ndarray:
+    """The voxels of an image from ``opened``, float32; compressed files are read to their end, where a checksum stands.
+
+    Raises one of DAMAGED for a file that is cut off or whose content is not that of its checksum.
+    """
+    proxy = image.dataobj
+    data = None
+    for part in ("header", "image"):
+        holder = image.file_map.get(part)
+        if holder is None or not holder.filename.lower().endswith(PACKED):
+            continue
+        with holder.get_prepare_fileobj("rb") as file:
+            if part == "image":
+                kind = proxy.shape, proxy.dtype, proxy.offset, proxy.slope, proxy.inter
+                data = np.asarray(ArrayProxy(file, kind, mmap=False), dtype=np.float32)
+            _read_on(file)
+    return np.asarray(proxy, dtype=np.float32) if data is None else data
+
+
+def _read_on(file: nib.openers.ImageOpener) -> None:
+    """Read to the end of a compressed file; what follows a whole gzip stream is not looked at, as by gzip itself."""
+    try:
+        for _ in range(2**14):
+            if not file.read(2**16):
+                return
+    except gzip.BadGzipFile as err:
+        if str(err).startswith("Not a gzipped file"):
+            return
+        raise
+    raise ValueError("it goes on for more than a GB after its voxels")
 
 
 def _declared_spacing(image: nib.spatialimages.SpatialImage) -> tuple[float, ...]:
@@ -91,7 +150,7 @@ def _declared_spacing(image: nib.spatialimages.SpatialImage) -> tuple[float, ...
 
 def _image(path: Path) -> nib.spatialimages.SpatialImage | None:
     """The file as nibabel sees it; None for DICOM, PNG and NumPy."""
-    return None if _is_dicom(path) or path.suffix.lower() in (".png", ".npz") else nib.load(path)
+    return None if _is_dicom(path) or path.suffix.lower() in (".png", ".npz") else _loaded(path)
 
 
 def _is_dicom(path: Path) -> bool:
@@ -182,7 +241,7 @@ def limits(dtype: type | np.dtype) -> tuple[float, float]:
 def read_record(path: Path) -> dict[str, object] | None:
     """The record that ``kept`` wrote into a NIfTI; None where there is none."""
     try:
-        texts = [e.get_content() for e in nib.load(path).header.extensions if e.get_code() == 6]
+        texts = [e.get_content() for e in _loaded(path).header.extensions if e.get_code() == 6]
         return next((r for r in map(json.loads, (t.rstrip(b"\0") for t in texts)) if "srlib" in r), None)
     except (*DAMAGED, AttributeError):
         return None
@@ -190,4 +249,4 @@ def read_record(path: Path) -> dict[str, object] | None:
 
 def read_spacing(path: Path) -> tuple[float, float, float]:
     """Spacing in mm by a NIfTI's or MGH's affine."""
-    return tuple(float(mm) for mm in nib.affines.voxel_sizes(nib.load(path).affine))
+    return tuple(float(mm) for mm in nib.affines.voxel_sizes(_loaded(path).affine))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
+from PIL import Image
 from pydicom.pixels import apply_modality_lut
 from scipy.io import loadmat
 from skimage import io
@@ -82,6 +83,8 @@ def load_png(path: str | Path, spacing_mm: Sequence[float] = (1.0, 1.0, 1.0), de
     are HU (Yan et al., JMI 2018). Raises InputError, naming the file, for anything else.
     """
     try:
+        with Image.open(path) as image:
+            image.verify()  # compares the checksums, which reading the pixels does not
         pixels = np.asarray(io.imread(Path(path)))
     except Exception as err:  # Pillow raises SyntaxError, OSError, ValueError and others for damaged files
         raise InputError(f"{path}: missing, unreadable or truncated image ({first_line(err)})") from err

@@ -1,6 +1,7 @@
 """Image quality, equal to scikit-image's figures, at a fraction of its memory; the data range is always given."""
 
 import math
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -13,32 +14,47 @@ WINDOWS = {
     "uniform": {"win_size": 7},
     "gaussian": {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False},
 }
+ORDINARY = 2  # data ranges from zero, up to which scikit-image may compute in float32; farther off it gets float64
 RADIUS = {"uniform": 3, "gaussian": 5}  # of each window, in voxels
 
 
 def _pair(hr: np.ndarray, sr: np.ndarray, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     if hr.shape != sr.shape:
         raise InputError(f"the scans differ in shape: {hr.shape} and {sr.shape}; resample one onto the other's grid")
-    if mask is None:
-        return hr, sr
-    if mask.dtype != bool:
-        raise InputError(f"expected a boolean mask, got {mask.dtype}; give e.g. mask > 0")
-    if mask.shape != hr.shape:
-        raise InputError(f"the mask has shape {mask.shape}, the scans {hr.shape}")
-    if not mask.any():
-        raise InputError("the mask is empty")
-    return hr[mask], sr[mask]
+    if not hr.size:
+        raise InputError(f"the scans have no voxels, their shape is {hr.shape}")
+    if mask is not None:
+        if mask.dtype != bool:
+            raise InputError(f"expected a boolean mask, got {mask.dtype}; give e.g. mask > 0")
+        if mask.shape != hr.shape:
+            raise InputError(f"the mask has shape {mask.shape}, the scans {hr.shape}")
+        if not mask.any():
+            raise InputError("the mask is empty")
+        hr, sr = hr[mask], sr[mask]
+    hr, sr = _real(hr), _real(sr)
+    for name, values in (("truth", hr), ("estimate", sr)):
+        bad = values.size - np.count_nonzero(np.isfinite(values))
+        if bad:
+            raise InputError(f"{bad} voxels of the {name} are NaN or infinite; there is nothing to measure")
+    return hr, sr
+
+
+def _real(data: np.ndarray) -> np.ndarray:
+    """Numbers that differences and squares can be taken of: float32 at least, float64 where its squares would be none."""
+    usual = 1e-12 < max(abs(float(end)) for end in (data.min(), data.max())) < 1e12
+    return data.astype(np.result_type(data, np.float32 if usual else np.float64), copy=False)
 
 
 def _check_range(data_range: float) -> None:
-    if not data_range > 0:
-        raise InputError(f"data_range must be positive, got {data_range}")
+    if not 0 < data_range < math.inf:
+        raise InputError(f"data_range must be positive and finite, got {data_range}")
 
 
 def psnr(hr: np.ndarray, sr: np.ndarray, data_range: float, mask: np.ndarray | None = None) -> float:
     """Peak signal-to-noise ratio in dB, over all voxels or those of a boolean mask; infinite for equal scans.
 
-    Raises InputError when shapes differ, the mask is empty or not boolean, or the range is not positive.
+    Raises InputError when shapes differ, a voxel that counts is not finite, the mask is empty or not boolean, or the
+    range is not positive.
     """
     hr, sr = _pair(hr, sr, mask)
     _check_range(data_range)
@@ -47,8 +63,13 @@ def psnr(hr: np.ndarray, sr: np.ndarray, data_range: float, mask: np.ndarray | N
 
 
 def nrmse(hr: np.ndarray, sr: np.ndarray, mask: np.ndarray | None = None) -> float:
-    """Root of the squared error over the squared ``hr`` (scikit-image's Euclidean normalisation)."""
-    return float(reference.normalized_root_mse(*_pair(hr, sr, mask)))
+    """Root of the squared error over the squared ``hr`` (scikit-image's Euclidean normalisation); infinite for no truth.
+
+    Raises InputError as ``psnr``; nan where both scans are zero.
+    """
+    hr, sr = _pair(hr, sr, mask)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(reference.normalized_root_mse(hr, sr))
 
 
 def sharpness(hr: np.ndarray, sr: np.ndarray, mask: np.ndarray | None = None) -> float:
@@ -62,7 +83,7 @@ def sharpness(hr: np.ndarray, sr: np.ndarray, mask: np.ndarray | None = None) ->
 
 
 def _gradient_energy(data: np.ndarray, mask: np.ndarray | None) -> float:
-    energy = 0.0
+    energy, data = 0.0, _real(data)
     for axis in range(data.ndim):
         step = np.diff(data, axis=axis)
         if mask is not None:
@@ -106,9 +127,11 @@ def _ssim(
     _check_range(data_range)
     if kind not in ("3d", "2d") or window not in WINDOWS:
         raise InputError(f"expected kind 3d or 2d and window {' or '.join(WINDOWS)}, got {kind!r} and {window!r}")
+    if hr.ndim != 3:
+        raise InputError(f"SSIM needs scans (X, Y, Z), got shape {hr.shape}; an image has one slice, (X, Y, 1)")
     hr, sr = np.moveaxis(hr, axis, 0), np.moveaxis(sr, axis, 0)
     radius, n = RADIUS[window], len(hr)
-    if min(hr.shape if kind == "3d" else hr.shape[1:]) <= 2 * radius:
+    if not _fits(hr.shape, kind, window):
         raise InputError(
             f"{kind} SSIM with a {window} window needs at least {2 * radius + 1} voxels per axis, got shape {hr.shape}"
         )
@@ -116,15 +139,30 @@ def _ssim(
     interior = np.zeros(hr.shape, dtype=bool)
     interior[(slice(radius, n - radius) if kind == "3d" else slice(None), *(slice(radius, -radius),) * 2)] = True
     regions = [interior if mask is None else np.moveaxis(mask, axis, 0) for mask in masks]
-    totals, step = np.zeros(len(regions)), SLAB if kind == "3d" else 1
+    ordinary = _ordinary(hr, sr, data_range)
+    totals, step = np.zeros(len(regions)), (SLAB if ordinary else SLAB // 2) if kind == "3d" else 1
     for start in range(0, n, step):
         stop = min(start + step, n)
         low, high = _slab(start, stop, radius, n) if kind == "3d" else (start, stop)
         pair = (hr[low:high], sr[low:high]) if kind == "3d" else (hr[start], sr[start])
+        pair = pair if ordinary else [v.astype(np.float64) for v in pair]
         local = reference.structural_similarity(*pair, data_range=data_range, full=True, **WINDOWS[window])[1]
         local = local.reshape(high - low, *hr.shape[1:])[start - low : stop - low]
         totals += [local[region[start:stop]].sum(dtype=np.float64) for region in regions]
+    if not np.isfinite(totals).all():
+        raise InputError("voxels are NaN or infinite within the windows of SSIM; replace them first")
     return [float(total / np.count_nonzero(region)) for total, region in zip(totals, regions, strict=True)]
+
+
+def _fits(shape: Sequence[int], kind: str, window: str = "uniform") -> bool:
+    """Whether a window fits into a scan whose slices lie along its first axis."""
+    return min(shape if kind == "3d" else shape[1:]) > 2 * RADIUS[window]
+
+
+def _ordinary(hr: np.ndarray, sr: np.ndarray, data_range: float) -> bool:
+    """Whether float32 holds the windows' variances, differences of squares, to five digits of the squared range."""
+    largest = max(abs(float(end)) for v in (hr, sr) for end in (v.min(), v.max()))
+    return largest <= ORDINARY * data_range and 1e-12 < data_range < 1e12
 
 
 def _slab(start: int, stop: int, halo: int, n: int) -> tuple[int, int]:
@@ -158,13 +196,14 @@ def evaluate(
 ) -> dict[str, dict[str, float]]:
     """All of ``METRICS`` by region: ``volume`` (every voxel) and, where a boolean mask is given, ``mask``.
 
-    Equal to calling each metric by itself, in one pass. ``data_range`` in the scans' own units. Slices that are too few
-    for the windows of ``ssim3d``, as of 2-D images, have none: nan.
+    Equal to calling each metric by itself, in one pass. ``data_range`` in the scans' own units. Scans (X, Y, Z) below
+    the windows of ``ssim3d``, as 2-D images, or of ``ssim2d`` have none: nan. Raises InputError as ``psnr``.
     """
     regions = {"volume": None} if mask is None else {"volume": None, "mask": mask}
-    ssims = {"3d": [math.nan] * len(regions)}
-    for kind in ("2d", "3d") if hr.shape[2] > 2 * RADIUS["uniform"] else ("2d",):
-        ssims[kind] = _ssim(hr, sr, data_range, list(regions.values()), kind)
+    ssims = {kind: [math.nan] * len(regions) for kind in ("3d", "2d")}
+    for kind in ssims:
+        if hr.ndim != 3 or _fits(hr.shape[::-1], kind):
+            ssims[kind] = _ssim(hr, sr, data_range, list(regions.values()), kind)
     return {
         name: {
             "psnr": psnr(hr, sr, data_range, region),

@@ -5,7 +5,9 @@ import os
 import secrets
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
@@ -43,6 +45,21 @@ def checkout() -> Path | None:
     """Folder of the checkout that this package lies in; None when it is installed without one."""
     folder = Path(__file__).resolve().parents[1]
     return folder if (folder / "notebooks").is_dir() and (folder / "pyproject.toml").is_file() else None
+
+
+def file_name(name: str, where: str) -> str:
+    """The name itself, where it can be that of a file within a folder; InputError, which begins with ``where``, otherwise."""
+    if name in ("", ".", "..") or any(c in "/\\" or c < " " for c in name) or len(os.fsencode(name)) > 200:
+        raise InputError(f"{where}: {name!r} cannot name a file; expected a name without slashes, up to 200 bytes long")
+    return name
+
+
+def apart(outputs: Iterable[str | Path], inputs: Iterable[str | Path]) -> None:
+    """Raise InputError for an output that is one of the inputs, whatever links or spelling lead there."""
+    sources = [Path(p) for p in inputs if os.path.exists(p)]
+    for output in outputs:
+        if os.path.exists(output) and any(source.samefile(output) for source in sources):
+            raise InputError(f"{output} is an input; inputs and outputs must be different files, choose another place")
 
 
 def root() -> Path:
@@ -155,6 +172,19 @@ def atomic(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def unspoilt(path: str | Path) -> str | Path:
+    """The path itself; OSError where it is a ZIP archive, as PyTorch writes, with a part that is not as its checksum."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as parts:
+            try:
+                damaged = parts.testzip()
+            except (zipfile.BadZipFile, NotImplementedError, zlib.error) as err:
+                raise OSError(first_line(err)) from err
+        if damaged:
+            raise OSError(f"{damaged} is not what its checksum says")
+    return path
 
 
 def sha256(path: str | Path) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from srlib.paths import InputError, atomic, first_line
-from srlib.volume import Volume
+from srlib.volume import Volume, resample_to
 
 FREESURFER = {
     0: "background", 2: "Left-Cerebral-White-Matter", 3: "Left-Cerebral-Cortex", 4: "Left-Lateral-Ventricle",
@@ -117,8 +117,9 @@ def estimate_priors(
 
     The scan's 2nd and 98th percentile become 0 and 255, and it is clipped there (``rescale``); zeros count for class 0
     alone; the MAD is times 1.4826 (all as the code). Unlike there, a subject without a class does not count as 0 for
-    it. Raises InputError, naming the subject: other grids, labels that are not whole numbers or have no class; and for
-    a class with no voxel in any subject.
+    it. Label maps are brought on their scans' grids by the affines (nearest neighbour). Raises InputError, naming the
+    subject: a map that does not cover its scan, labels that are not whole numbers or have no class; and for a class
+    with no voxel in any subject.
     """
     found = []
     for subject, scan, labels in pairs:
@@ -142,11 +143,7 @@ def estimate_priors(
 
 def _statistics(scan: Volume, labels: Volume, classes: Sequence[Label], rescale: bool) -> np.ndarray:
     """Median and scaled MAD of each class, (2, K); NaN where it has no voxel."""
-    if scan.shape != labels.shape or not np.allclose(scan.affine, labels.affine, atol=1e-2):
-        raise InputError(
-            f"the scan has shape {scan.shape} and the label map {labels.shape}, or their affines differ; "
-            "bring the label map on the scan's grid"
-        )
+    labels = resample_to(labels, scan, order=0, least=1, what="the label map")
     known = dict.fromkeys(UNDETERMINED) | {entry.label: entry.class_ for entry in classes}
     values, inverse = known_labels(labels, known)
     data = scan.data

@@ -12,13 +12,13 @@ from srlib.experiments import EXPERIMENTS, Experiment
 from srlib.experiments.synthsr import SYNTHSR_HYPERFINE, SYNTHSR_PUBLISHED
 from srlib.keras import read_weights
 from srlib.models import MODELS
-from srlib.paths import InputError, first_line
+from srlib.paths import InputError, first_line, unspoilt
 
 
 def _mdcsrn(path: Path) -> dict[str, torch.Tensor]:
     """hz2538/E6040-super-resolution-project: a PyTorch state dict of 85 tensors."""
     try:
-        theirs = torch.load(path, map_location="cpu", weights_only=True)
+        theirs = torch.load(unspoilt(path), map_location="cpu", weights_only=True)
     except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as err:
         raise InputError(f"{path}: not a PyTorch state dict, or damaged ({first_line(err)})") from err
     ours = {}

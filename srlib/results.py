@@ -14,7 +14,7 @@ from srlib import metrics
 from srlib.experiments import Experiment
 from srlib.images import read_table
 from srlib.paths import InputError, atomic, choose, cohort_label, locate, make_dir, sha256, source_commit
-from srlib.volume import Volume
+from srlib.volume import Volume, resample_to
 
 METRIC_KEY = ["run_id", "experiment", "degradation", "dataset", "subject", "region", "metric"]
 METRIC_COLUMNS = [*METRIC_KEY, "value"]
@@ -107,13 +107,15 @@ def measured(
     """Rows of ``metrics.csv`` for estimates of one scan, by experiment; ``key`` holds the other columns.
 
     ``data_range`` is the truth's maximum - minimum when not given; ``region`` names what the whole of ``truth`` is;
+    Estimates lie anywhere in the truth's world and cover it, see ``volume.resample_to``; the mask lies on its grid.
     ``runs`` maps trained experiments to their run_id (the others' is their name).
     """
     peak = float(np.ptp(truth.data)) if data_range is None else data_range
     return [
         {"run_id": (runs or {}).get(name, name), "experiment": name, **key, "region": where, "metric": m, "value": v}
         for name, estimate in estimates.items()
-        for where, values in metrics.evaluate(truth.data, estimate.data, peak, mask).items()
+        for placed in [resample_to(estimate, truth, least=1, what=name)]
+        for where, values in metrics.evaluate(truth.data, placed.data, peak, mask).items()
         for where in [region if where == "volume" else where]
         for m, v in values.items()
         if not np.isnan(v)  # 2-D images have no ssim3d

@@ -13,7 +13,7 @@ from srlib.losses import uncertainty
 from srlib.paths import InputError
 from srlib.slices import ISOTROPIC
 from srlib.tiled import run_tiled
-from srlib.volume import Scaling, Volume, axcodes, coarse_grid, crop_or_pad, fit_scaling, reorient, resample
+from srlib.volume import Scaling, Volume, coarse_grid, fit_scaling, reorient, resample
 
 CT_HU = (0.0, 80.0)  # code: the window of soft tissue
 MAX_MEMORY_GB = 6.0  # a head of 256^3 voxels of 1 mm in one piece, as tiles with the U-Net's halo are hopeless
@@ -124,16 +124,6 @@ def reliability(scan: Volume, grid: Volume) -> np.ndarray:
             place -= np.clip(np.rint(place), 0, n - 1)
             measured *= np.maximum(1 - np.abs(place) * (mm / spacing), 0)
     return measured
-
-
-def on_grid_of(sr: Volume, grid: Volume) -> Volume:
-    """A prediction on another grid of its world: the same voxels where the two coincide, else a cubic spline."""
-    turned = reorient(sr, axcodes(grid))
-    mapping = np.linalg.inv(turned.affine) @ grid.affine
-    start = np.rint(mapping[:3, 3])
-    if np.allclose(mapping[:3], np.column_stack([np.eye(3), start]), atol=1e-4):
-        return grid.with_data(crop_or_pad(turned, start.astype(int), grid.shape).data)
-    return resample(sr, grid.shape, grid.affine)
 
 
 def doubts(scan: Volume, experiment: Experiment, reference: Volume | None = None) -> list[str]:

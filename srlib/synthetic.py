@@ -20,7 +20,7 @@ from srlib.images import load
 from srlib.mixture import paint_patches
 from srlib.paths import InputError
 from srlib.priors import Label, Prior
-from srlib.volume import reorient
+from srlib.volume import reorient, resample_to
 
 KEPT = 8  # label maps in the memory of each process
 POOL = 16  # painted scans whose patches are mixed
@@ -53,17 +53,13 @@ class SyntheticDataset:
         return SyntheticDataset, (self.subjects, self.experiment, self.table, self.priors, self.seed)
 
     def _load(self, index: int) -> tuple[LabelMap, np.ndarray | None]:
-        """A subject's label map and, where it is the target, the real scan on the same grid."""
+        """A subject's label map and, where it is the target, the real scan, brought on the same grid by its affine."""
         subject = self.subjects[index]
-        volumes = [reorient(load(subject.file(column))) for column in self.experiment.columns]
-        labels, real = volumes[0], volumes[1] if len(volumes) > 1 else None
+        labels, *others = (reorient(load(subject.file(column))) for column in self.experiment.columns)
         try:
-            if real and (real.shape != labels.shape or not np.allclose(real.affine, labels.affine, atol=1e-2)):
-                raise InputError(
-                    f"its {self.experiment.contrast} has shape {real.shape} and its label map {labels.shape}, or their "
-                    "affines differ; bring the label map on the scan's grid"
-                )
-            return encode(labels, self.table), real and real.data
+            what = f"its {self.experiment.contrast}"
+            real = resample_to(others[0], labels, least=1, what=what).data if others else None
+            return encode(labels, self.table), real
         except InputError as err:
             raise InputError(f"subject {subject.name}, {subject.file('labels')}: {err}") from err
 

@@ -17,7 +17,7 @@ from srlib.data import Subject
 from srlib.experiments import Experiment, from_json
 from srlib.inputs import fingerprint
 from srlib.models import MODELS
-from srlib.paths import InputError, atomic, choose, first_line, sha256, source_hash
+from srlib.paths import InputError, atomic, choose, first_line, sha256, source_hash, unspoilt
 
 SHOWN = 4  # differences between two runs, at most, in one line
 
@@ -192,7 +192,7 @@ def read_checkpoint(path: Path, identity: Mapping[str, object], restart: bool = 
         print(f"{path} is set aside as {set_aside(path).name}", file=sys.stderr)
         return None
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(unspoilt(path), map_location="cpu", weights_only=True)
         other = difference(state["identity"], identity)
     except Exception as err:  # whatever comes of a damaged file
         raise InputError(

@@ -131,7 +131,7 @@ def test_bad_arguments_are_one_line(srlib, scan, weights, cohort, tmp_path):
     assert_refused(srlib("manifest", "flat", tmp_path / "nowhere", "--out", tmp_path / "m.csv"), "nowhere")
     assert_refused(srlib("manifest", "flat", tmp_path, "--out", tmp_path / "m.csv", "--split", "a/b"), "--split")
     other = volume.save(volume.Volume(np.ones((3, 3, 3)), np.eye(4)), tmp_path / "small.nii")
-    assert_refused(srlib("evaluate", scan, other), "shape")
+    assert_refused(srlib("evaluate", scan, other), "field of view")
     assert not out.exists()
 
 

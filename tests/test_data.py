@@ -10,13 +10,23 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from srlib import experiments
-from srlib.data import Subject, make_pair, read_manifest
+from srlib.data import Subject, baselines, degraded, load_mask, make_pair, read_manifest
 from srlib.dataset import POOL, PairDataset, patch_stream
 from srlib.patches import extract, grid_locations
-from srlib.paths import InputError
-from srlib.volume import Volume, fit_scaling, load, save
+from srlib.paths import InputError, ScanWarning
+from srlib.volume import (
+    Volume,
+    coarse_grid,
+    crop_or_pad,
+    fit_scaling,
+    load,
+    reorient,
+    resample,
+    save,
+)
 
 AFFINE = np.diag([1.0, 1.0, 1.0, 1.0])
 
@@ -117,8 +127,8 @@ def four_dimensional(path: Path) -> None:
     nib.save(nib.Nifti1Image(np.ones((4, 4, 4, 2), np.float32), AFFINE), path)
 
 
-def two_dimensional(path: Path) -> None:
-    nib.save(nib.Nifti1Image(np.ones((4, 4), np.float32), AFFINE), path)
+def one_dimensional(path: Path) -> None:
+    nib.save(nib.Nifti1Image(np.ones(4, np.float32), AFFINE), path)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +138,7 @@ def two_dimensional(path: Path) -> None:
         (Path.touch, "unreadable scan"),
         (truncated_in_its_header, "unreadable scan"),
         (four_dimensional, "expected a 3-D scan, got shape (4, 4, 4, 2)"),
-        (two_dimensional, "expected a 3-D scan, got shape (4, 4)"),
+        (one_dimensional, "expected a 3-D scan or a 2-D image, got shape (4,)"),
     ],
 )
 @pytest.mark.parametrize("column", ["t1", "t2", "labels", "mask", "lr"])
@@ -363,3 +373,79 @@ def test_free_pairs_are_those_of_the_manifest(tmp_path: Path) -> None:
     pair = make_pair(Subject("s", "train", {**subject.files, "lr": given}), experiments.get("recnn_free", "smoke"))
     assert np.array_equal(pair.lr.data, hr.data[::2, ::2, ::2] * 3) and pair.on_grid.shape == hr.shape
     assert np.allclose(pair.on_grid.data[::2, ::2, ::2], pair.lr.data, atol=0.01)  # where its affine places it
+
+
+def given(folder: Path, lr: Volume, **changes: object) -> tuple[Subject, experiments.Experiment]:
+    """A subject with a smooth scan, in RAS order, and a low-resolution scan; an experiment that takes the latter."""
+    hr = ndimage.gaussian_filter(np.random.default_rng(0).standard_normal((24, 20, 18)), 1.5)
+    files = {"t1": save(Volume(hr, AFFINE), folder / "hr.nii"), "lr": save(lr, folder / "lr.nii")}
+    return Subject("s", "train", files), dataclasses.replace(experiments.get("recnn_free", "smoke"), **changes)
+
+
+def smooth() -> Volume:
+    hr = ndimage.gaussian_filter(np.random.default_rng(0).standard_normal((24, 20, 18)), 1.5)
+    return Volume(ndimage.gaussian_filter(hr, 0.7), AFFINE)
+
+
+@pytest.mark.parametrize("axes", ["RAS", "LAS", "SPL"])
+def test_a_given_lr_is_taken_where_it_lies_though_its_shape_is_that_of_the_truth(tmp_path: Path, axes: str) -> None:
+    lr = smooth()
+    pair = make_pair(*given(tmp_path, reorient(lr, axes)))
+    np.testing.assert_array_equal(pair.on_grid.data, lr.data)
+    assert list(baselines(pair, experiments.get("recnn_free"))) == ["zero_filled"]  # nothing is to be interpolated
+    coarse = resample(lr, *coarse_grid(lr.shape, lr.affine, (2, 2, 2)))
+    straight = make_pair(*given(tmp_path, coarse))
+    turned = make_pair(*given(tmp_path, reorient(coarse, axes)))
+    np.testing.assert_allclose(turned.on_grid.data, straight.on_grid.data, atol=1e-5)
+    for pair in (straight, turned):
+        linear = baselines(pair, experiments.get("recnn_free"))["linear"]
+        assert np.corrcoef(linear.data.ravel(), pair.hr.data.ravel())[0, 1] > 0.9
+
+
+def test_a_given_lr_belongs_to_the_experiments_own_task(tmp_path: Path) -> None:
+    subject, experiment = given(tmp_path, smooth())
+    assert np.array_equal(make_pair(subject, experiment, experiment.task).lr.data, smooth().data)
+    for task in ("gaussian_x3", "kspace_x2_3d"):
+        pair, expected = make_pair(subject, experiment, task), degraded(load(subject.file("t1")), experiment, task)
+        assert np.array_equal(pair.lr.data, expected.lr.data)
+
+
+@pytest.mark.filterwarnings("ignore:.*covers 95.8 %")  # columns that were left out at the far face
+@pytest.mark.parametrize("task", ["gaussian_x2", "gaussian_x2_corners", "scanline_x4"])
+@pytest.mark.parametrize("axes", ["RAS", "LPS", "SAL"])
+def test_networks_from_grid_to_grid_get_a_given_lr_on_the_coarse_grid(tmp_path: Path, task: str, axes: str) -> None:
+    subject, experiment = given(tmp_path, smooth(), task=task, lr_grid=True)
+    expected = degraded(load(subject.file("t1")), experiment)
+    given(tmp_path, reorient(expected.lr, axes))  # as another program stores it
+    pair = make_pair(subject, experiment)
+    np.testing.assert_allclose(pair.lr.affine, expected.lr.affine, atol=1e-5)
+    np.testing.assert_allclose(pair.lr.data, expected.lr.data, atol=1e-6)
+    given(tmp_path, reorient(smooth(), axes))  # and on the fine grid, brought on the coarse one
+    pair = make_pair(subject, experiment)
+    assert pair.lr.shape == expected.lr.shape
+    place = resample(pair.lr, pair.hr.shape, pair.hr.affine).data
+    assert np.corrcoef(place.ravel(), pair.hr.data.ravel())[0, 1] > 0.5
+
+
+def test_a_given_lr_that_covers_too_little_is_told_or_refused(tmp_path: Path) -> None:
+    lr = smooth()
+    with pytest.warns(ScanWarning, match=r"lr.nii covers 94.4 % of its true scan"):
+        pair = make_pair(*given(tmp_path, reorient(crop_or_pad(lr, (0, 0, 0), (24, 20, 17)), "LAS")))
+    np.testing.assert_allclose(pair.on_grid.data[..., :17], lr.data[..., :17], atol=1e-5)
+    with pytest.raises(InputError, match=r"subject s, .*hr.nii: the lr .*lr.nii covers 50 %"):
+        make_pair(*given(tmp_path, crop_or_pad(lr, (0, 0, 0), (24, 20, 9))))
+    with pytest.raises(InputError, match=r"subject s, .*lr.nii shows nothing in the scan's field of view"):
+        make_pair(*given(tmp_path, Volume(lr.data, np.eye(4) + np.outer([0, 1, 0, 0], [0, 0, 0, 90]))))
+
+
+def test_a_mask_is_brought_by_its_affine(tmp_path: Path) -> None:
+    scan, inside = smooth(), np.zeros((24, 20, 18))
+    inside[3:9, 4:15, 2:11] = 1
+    for axes in ("RAS", "LPS", "AIL"):
+        mask = reorient(Volume(inside, AFFINE), axes)
+        mask = crop_or_pad(mask, (1, 1, 1), [n - 2 for n in mask.shape])  # all of it that is not zero
+        subject = Subject("s", "test", {"mask": save(mask, tmp_path / "mask.nii.gz")})
+        found = load_mask(subject, scan)
+        assert found.dtype == bool and np.array_equal(found, inside)
+    with pytest.raises(InputError, match=r"subject s: the mask .*mask.nii.gz shows nothing"):
+        load_mask(subject, Volume(scan.data, np.eye(4) + np.outer([0, 1, 0, 0], [0, 0, 0, 90])))

@@ -15,7 +15,7 @@ from srlib.dataset import PairDataset
 from srlib.infer import Model, enhance_pair, super_resolve
 from srlib.models.srgan3d import SRGAN3D
 from srlib.paths import InputError
-from srlib.volume import Volume, fine_grid, save
+from srlib.volume import Volume, fine_grid, reorient, save
 
 SMOKE = experiments.get("srgan3d_res_subpixel", "smoke")
 FACTORS = {"gaussian_x2": (2, 2, 2), "gaussian_x4": (4, 4, 4), "gaussian_1x1x4": (1, 1, 4)}
@@ -180,6 +180,26 @@ def test_the_masked_convention_and_the_population_variance(tmp_path, blob):
         evaluate.evaluate(model, rows, tmp_path / "none", task="x9")
     with pytest.raises(InputError, match="no subject to evaluate"):
         evaluate.evaluate(model, [], tmp_path / "none")
+
+
+def test_an_evaluation_writes_in_its_folder_and_over_no_scan(tmp_path, blob):
+    scan = save(blob((16, 16, 16), sigma=3), tmp_path / "a_hr.nii.gz")
+    before, model = scan.read_bytes(), make("gaussian_x2")
+    for name, words in (("../escaped", "cannot name a file"), ("a", "different files")):
+        with pytest.raises(InputError, match=words):
+            evaluate.evaluate(model, [Subject(name, "test", {"t1": scan})], tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["a_hr.nii.gz"] and scan.read_bytes() == before
+
+
+def test_a_mask_of_an_evaluation_goes_by_its_affine(tmp_path, blob):
+    scan, model = blob((16, 18, 20), sigma=3), make("gaussian_x2")
+    mask = scan.with_data(scan.data > 0.2)
+    tables = []
+    for number, stored in enumerate((mask, reorient(mask, "LPS"), reorient(mask, "SAR"))):
+        files = {"t1": tmp_path / "a.nii", "mask": save(stored, tmp_path / f"{number}.nii", dtype=np.uint8)}
+        save(scan, files["t1"])
+        tables.append(evaluate.evaluate(model, [Subject("a", "test", files)], tmp_path / "out"))
+    assert tables[0].equals(tables[1]) and tables[0].equals(tables[2])
 
 
 def test_the_halfmax_rule_gives_minus_one_to_one():

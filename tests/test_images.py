@@ -45,6 +45,21 @@ def test_png_of_deeplesion_is_in_hu(tmp_path: Path) -> None:
     refused(lambda: load_png(tmp_path / "b.png", deeplesion=True), r"b\.png: expected a 16-bit")
 
 
+def test_a_bit_that_changed_in_a_png_is_seen(tmp_path: Path) -> None:
+    rng, path = np.random.default_rng(0), tmp_path / "a.png"
+    io.imsave(path, np.cumsum(rng.integers(0, 3, (32, 32)), 0).astype(np.uint16), check_contrast=False)
+    whole, image, refused = path.read_bytes(), load_png(path).data, 0
+    for _ in range(60):
+        damaged = bytearray(whole)
+        damaged[rng.integers(len(whole) // 4, len(whole))] ^= 1 << rng.integers(8)
+        path.write_bytes(damaged)
+        try:
+            np.testing.assert_array_equal(load_png(path).data, image)
+        except InputError:
+            refused += 1
+    assert refused > 50
+
+
 def test_bad_pngs(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 65535, (40, 50), dtype=np.uint16)
     io.imsave(tmp_path / "whole.png", noise, check_contrast=False)

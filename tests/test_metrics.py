@@ -109,7 +109,7 @@ def test_pairs_that_cannot_be_compared_are_refused(pair, name):
 
 
 @pytest.mark.parametrize("name", ["psnr", "ssim3d", "ssim2d"])
-@pytest.mark.parametrize("data_range", [0, -1, np.nan])
+@pytest.mark.parametrize("data_range", [0, -1, np.nan, np.inf])
 def test_a_data_range_that_is_none_is_refused(pair, name, data_range):
     hr, sr, _ = pair((13, 12, 11))
     with pytest.raises(InputError, match="data_range"):
@@ -155,6 +155,98 @@ def test_sharpness_is_the_ratio_of_gradient_energies(pair):
     ramp = np.arange(5.0)[:, None, None] * np.ones((5, 5, 5))
     assert sharpness(ramp, np.where(inside, 3 * ramp, 100), inside) == pytest.approx(9)
     assert np.isnan(sharpness(np.ones((4, 4, 4)), np.zeros((4, 4, 4))))
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.uint16, np.int32, np.float16, bool])
+def test_figures_do_not_hang_on_the_type_of_the_numbers(kind):
+    rng = np.random.default_rng(0)
+    hr = np.cumsum(rng.integers(-200, 250, (13, 12, 14)), axis=0)
+    sr = hr + rng.integers(-60, 60, hr.shape)
+    top = {np.uint8: 255, np.int16: 30_000, np.uint16: 60_000, np.int32: 2**30, np.float16: 60_000, bool: 1.49}[kind]
+    low = {np.int16: -30_000, np.int32: -(2**30)}.get(kind, 0)
+    hr, sr = (np.rint((v - hr.min() + 60) / (np.ptp(hr) + 120) * (top - low) + low).astype(kind) for v in (hr, sr))
+    expected = evaluate(hr.astype(float), sr.astype(float), float(top - low))["volume"]
+    assert evaluate(hr, sr, float(top - low))["volume"] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("offset", "span"), [(0, 1000), (-1024, 3000), (4000, 20), (10_000, 50), (32_768, 300), (32_768, 100), (-3e5, 900)]
+)
+@pytest.mark.parametrize("window", SETTINGS)
+def test_ssim_is_that_of_double_precision_however_far_from_zero(offset, span, window):
+    rng = np.random.default_rng(0)
+    smooth = ndimage.gaussian_filter(rng.standard_normal((18, 19, 53)), 1)
+    hr = (offset + span * (smooth - smooth.min()) / np.ptp(smooth)).astype(np.float32)
+    sr = (hr + 0.02 * span * rng.standard_normal(hr.shape)).astype(np.float32)
+    peak = float(np.ptp(hr))
+    double = hr.astype(float), sr.astype(float)
+    expected = reference.structural_similarity(*double, data_range=peak, **SETTINGS[window])
+    assert ssim(hr, sr, peak, window=window) == pytest.approx(expected, abs=1e-5)
+    expected, _ = per_slice(*double, 2, window, peak)
+    assert ssim(hr, sr, peak, kind="2d", window=window) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e20, 1e34])
+def test_figures_do_not_hang_on_the_unit(pair, scale):
+    hr, sr, mask = pair((13, 12, 11))
+    expected = evaluate(hr, sr, 9.0, mask)
+    found = evaluate(hr * np.float32(scale), sr * np.float32(scale), 9.0 * scale, mask)
+    for region, values in expected.items():
+        assert found[region] == pytest.approx(values, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("shape", "without"),
+    [
+        ((32, 32, 5), {"ssim3d"}),
+        ((5, 32, 32), {"ssim3d", "ssim2d"}),
+        ((32, 6, 32), {"ssim3d", "ssim2d"}),
+        ((64, 48, 1), {"ssim3d"}),
+        ((1, 30, 31), {"ssim3d", "ssim2d"}),
+        ((3, 3, 3), {"ssim3d", "ssim2d"}),
+        ((1, 1, 2), {"ssim3d", "ssim2d"}),
+    ],
+)
+def test_what_is_too_small_for_a_window_has_all_other_figures(pair, shape, without):
+    hr, sr, _ = pair(shape)
+    mask = np.ones(shape, dtype=bool)
+    for found in evaluate(hr, sr, 1.0, mask).values():
+        assert {name for name, value in found.items() if np.isnan(value)} == without
+        assert found["psnr"] == pytest.approx(psnr(hr, sr, 1.0))
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_mask_of_one_voxel_and_a_truth_of_zeros(pair):
+    hr, sr, mask = pair((9, 9, 9))
+    mask[:] = False
+    mask[4, 4, 4] = True
+    found = evaluate(hr, sr, 9.0, mask)["mask"]
+    assert found["psnr"] == pytest.approx(10 * np.log10(81 / (hr[4, 4, 4] - sr[4, 4, 4]) ** 2), rel=1e-5)
+    assert np.isnan(found["sharpness"]) and np.isfinite(found["ssim3d"])
+    assert nrmse(hr * 0, sr) == np.inf and np.isnan(nrmse(hr * 0, sr * 0))
+
+
+@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_refused_in_one_line(pair, name, value):
+    hr, sr, mask = pair((13, 12, 11))
+    mask[6, 6, 6] = True
+    sr[6, 6, 6] = value
+    for inside in (None, mask):
+        with pytest.raises(InputError, match="NaN or infinite") as error:
+            METRICS[name](hr, sr, data_range=9.0, mask=inside)
+        assert "\n" not in str(error.value)
+    if name in ("psnr", "nrmse", "sharpness"):
+        mask[6, 6, 6] = False  # which does not count
+        assert np.isfinite(METRICS[name](hr, sr, data_range=9.0, mask=mask))
+
+
+def test_arrays_that_are_no_scans_are_refused(pair):
+    hr, sr, _ = pair((13, 12, 11))
+    with pytest.raises(InputError, match=r"X, Y, Z"):
+        evaluate(hr[0], sr[0], 1.0)
+    with pytest.raises(InputError, match="no voxels"):
+        evaluate(hr[:0], sr[:0], 1.0)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from srlib import volume
 from srlib.cli import main
 from srlib.paths import InputError, data_dir
 from srlib.priors import Label, estimate_priors, read_classes, read_priors, write_priors
-from srlib.volume import Volume
+from srlib.volume import Volume, crop_or_pad, fine_grid, reorient
 
 DATA = data_dir() / "synthsr"  # of its tutorial
 TABLE = "label,name,class,side\n0,,0,\n2,,1,left\n41,Right-Cerebral-White-Matter,1,right\n4,,2,left\n99,cyst,,\n"
@@ -135,18 +135,25 @@ def test_bad_tables_are_refused_in_one_line(tmp_path, text):
     assert BAD_TABLES[text] in str(error.value) and "\n" not in str(error.value)
 
 
-def shifted(labels):
-    return Volume(labels.astype(np.float32), np.diag([1, 1, 2, 1.0]))
-
-
+FAR = np.eye(4) + np.outer([0, 0, 1, 0], [0, 0, 0, 50])
 BAD_PAIRS = {
     "7 .250 voxels. has no class": lambda scan: (scan, grid(np.where(LABELS == 4, 7, LABELS))),
     r"class 2 \(4\) has no voxel above zero": lambda scan: (scan, grid(np.where(LABELS == 4, 0, LABELS))),
-    "label map .10, 10, 9": lambda scan: (scan, grid(LABELS[..., :9])),
-    "affines differ": lambda scan: (scan, shifted(LABELS)),
+    r"label map covers 90 % of": lambda scan: (scan, grid(LABELS[..., :9])),
+    "label map shows nothing in": lambda scan: (scan, Volume(LABELS, FAR)),
     "not whole": lambda scan: (scan, grid(LABELS + 0.25)),
     "constant": lambda scan: (grid(np.ones(LABELS.shape)), grid(LABELS)),
 }
+
+
+@pytest.mark.parametrize("axes", ["LPS", "SAR"])
+def test_a_label_map_meets_its_scan_by_their_affines(axes):
+    scan = draw(LABELS, CLASSES, MEANS[0], STDS[0], 0)
+    expected = estimate_priors([("anna", scan, grid(LABELS))], CLASSES)
+    wider = crop_or_pad(grid(LABELS), (-2, -1, 0), (14, 12, 11))  # on the same lattice, of another size
+    fine = Volume(LABELS.repeat(2, 0).repeat(2, 1).repeat(2, 2), fine_grid(grid(LABELS), (2, 2, 2))[1])
+    for labels in (grid(LABELS), wider, fine):
+        np.testing.assert_array_equal(estimate_priors([("anna", scan, reorient(labels, axes))], CLASSES), expected)
 
 
 @pytest.mark.parametrize("words", BAD_PAIRS)

@@ -12,6 +12,7 @@ from srlib.paths import InputError
 from srlib.volume import (
     Volume,
     coarse_grid,
+    covered,
     crop_or_pad,
     fine_grid,
     fit_scaling,
@@ -19,6 +20,8 @@ from srlib.volume import (
     read_shape,
     reorient,
     resample,
+    resample_to,
+    same_lattice,
     save,
 )
 
@@ -59,6 +62,66 @@ def test_slope_and_intercept_are_applied(tmp_path, oblique, suffix):
 def test_a_trailing_single_axis_is_dropped(tmp_path, noise):
     nib.save(nib.Nifti1Image(noise((4, 5, 6, 1)), np.eye(4)), tmp_path / "a.nii")
     assert load(tmp_path / "a.nii").shape == read_shape(tmp_path / "a.nii") == (4, 5, 6)
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (6, 5, 1), (6, 5, 1, 1)])
+def test_an_image_of_two_axes_has_one_slice(tmp_path, noise, shape):
+    image = noise(shape)
+    nib.save(nib.Nifti1Image(image, np.diag([0.5, 0.7, 1, 1])), tmp_path / "a.nii.gz")
+    scan = load(tmp_path / "a.nii.gz")
+    assert scan.shape == read_shape(tmp_path / "a.nii.gz") == (6, 5, 1)
+    np.testing.assert_array_equal(scan.data[..., 0], image.reshape(6, 5))
+    np.testing.assert_allclose(scan.spacing_mm[:2], (0.5, 0.7), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "A.NII.GZ", "a.mgz", "a.img.gz", "a.nii.bz2"])
+def test_a_bit_that_changed_in_a_compressed_file_is_seen(tmp_path, name):
+    rng, path = np.random.default_rng(0), tmp_path / name
+    scan = (1000 * ndimage.gaussian_filter(rng.standard_normal((16, 16, 16)), 2)).astype(np.int16)
+    kind = {"mgz": nib.MGHImage, "img.gz": nib.Nifti1Pair}.get(name.partition(".")[2], nib.Nifti1Image)
+    nib.save(kind(scan, np.eye(4)), path.with_name(name.lower()))
+    path.with_name(name.lower()).rename(path)
+    whole, refused = path.read_bytes(), 0
+    np.testing.assert_array_equal(load(path).data, scan)
+    for _ in range(40):
+        damaged = bytearray(whole)
+        damaged[rng.integers(len(whole) // 4, len(whole))] ^= 1 << rng.integers(8)
+        path.write_bytes(damaged)
+        try:
+            np.testing.assert_array_equal(load(path).data, scan)  # as in a file's padding
+        except InputError as err:
+            refused += str(path) in str(err) and "\n" not in str(err)
+    assert refused > 35
+    for missing in (1, 5, 100):
+        path.write_bytes(whole[:-missing])
+        with pytest.raises(InputError, match=name):
+            load(path)
+
+
+def test_what_stands_around_a_whole_compressed_scan_is_let_pass(tmp_path, noise):
+    scan = noise((7, 6, 5))
+    raw = nib.Nifti1Image(scan, np.eye(4)).to_bytes()
+    files = {
+        "zeros": gzip.compress(raw) + bytes(700),
+        "letters": gzip.compress(raw) + b"copied by somebody " * 40,
+        "parts": gzip.compress(raw[:500]) + gzip.compress(raw[500:]),
+        "more": gzip.compress(raw + bytes(100_000)),
+    }
+    for name, content in files.items():
+        (tmp_path / f"{name}.nii.gz").write_bytes(content)
+        np.testing.assert_array_equal(load(tmp_path / f"{name}.nii.gz").data, scan)
+
+
+def test_nibabel_is_silent_within_our_own_reading_alone(tmp_path, caplog):
+    raw = bytearray(nib.Nifti1Image(ONES, None).to_bytes())
+    raw[84:88] = np.float32(0).tobytes()  # the spacing along y, which nibabel mends
+    raw[44:46] = np.int16(1).tobytes()
+    (tmp_path / "a.nii").write_bytes(raw)
+    nib.imageglobals.logger.propagate = True
+    load(tmp_path / "a.nii")
+    assert not caplog.records
+    nib.load(tmp_path / "a.nii")
+    assert caplog.records and not nib.imageglobals.logger.filters
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -106,7 +169,7 @@ BAD = {
     "truncated.nii": truncated,
     "huge.nii": huge,
     "four.nii": lambda path: nifti(path, np.ones((4, 4, 4, 2), dtype=np.float32)),
-    "two.nii": lambda path: nifti(path, np.ones((4, 4), dtype=np.float32)),
+    "one.nii": lambda path: nifti(path, np.ones(4, dtype=np.float32)),
     "complex.nii": lambda path: nifti(path, ONES.astype(np.complex64)),
     "nan.nii": lambda path: nifti(path, ONES * np.float32("nan")),
     "inf.nii": lambda path: nifti(path, ONES * np.float32("inf")),
@@ -266,6 +329,58 @@ def test_a_blob_stays_where_it_is_on_a_turned_grid(blob, oblique, centre_of_mass
     out = resample(scan, (33, 31, 21), grid)
     inner = Volume(np.where(out.data > 0.02, out.data, 0), grid)  # mirrored copies lie beyond the scan
     assert np.linalg.norm(centre_of_mass(inner) - centre_of_mass(scan)) < 0.05
+
+
+@pytest.mark.parametrize("axes", ["RAS", "LPS", "PIR", "SAL", "ILA"])
+@pytest.mark.parametrize("box", [((0, 0, 0), None), ((1, 2, 0), (5, 4, 3)), ((-2, -1, 3), (9, 12, 5))])
+def test_voxels_of_one_lattice_are_taken_as_they_are(affine, noise, axes, box):
+    scan = Volume(noise((7, 8, 9)) + 1, affine)
+    turned = reorient(scan, axes)
+    grid = crop_or_pad(turned, box[0], box[1] or turned.shape)
+    brought = resample_to(scan, grid.with_data(grid.data * 0), outside=0)
+    assert same_lattice(scan, grid) and same_lattice(grid, scan)
+    np.testing.assert_array_equal(brought.data, grid.data)
+    np.testing.assert_array_equal(brought.affine, grid.affine)
+    filled = resample_to(scan, grid, outside=-3).data
+    np.testing.assert_array_equal(filled, np.where(grid.data, grid.data, -3))
+    assert covered(scan, grid) == np.count_nonzero(grid.data) / grid.data.size
+    mirrored = resample_to(scan, grid).data  # beyond the field of view, as a spline goes on
+    np.testing.assert_allclose(mirrored[grid.data > 0], grid.data[grid.data > 0], atol=1e-5)
+    assert mirrored.min() > 0.5
+
+
+def test_a_scan_on_its_own_grid_is_itself(affine, noise):
+    scan = Volume(noise((7, 8, 9)), affine)
+    rounded = Volume(scan.data, affine.astype(np.float32) + 1e-6)
+    assert resample_to(scan, rounded) is scan
+
+
+def test_other_lattices_are_interpolated(affine, blob, centre_of_mass):
+    scan = blob((25, 24, 23), affine)
+    for grid in (
+        fine_grid(scan, (1.5, 2, 1)),
+        coarse_grid(scan.shape, affine, (1, 1, 1.2)),
+        (scan.shape, moved(affine)),
+    ):
+        grid = Volume(np.zeros(grid[0]), grid[1])
+        brought = resample_to(scan, grid)
+        assert not same_lattice(scan, grid)
+        np.testing.assert_array_equal(brought.data, resample(scan, grid.shape, grid.affine).data)
+        assert np.linalg.norm(centre_of_mass(brought) - centre_of_mass(scan)) < 0.05 * min(scan.spacing_mm)
+
+
+def moved(affine, voxels=0.4):
+    return affine @ np.block([[np.eye(3), np.full((3, 1), voxels)], [0, 0, 0, 1]])
+
+
+def test_fields_of_view_that_do_not_meet_or_not_enough_are_refused(affine, noise):
+    scan = Volume(noise((7, 8, 9)), affine)
+    with pytest.raises(InputError, match="the mask shows nothing in the scan's field of view"):
+        resample_to(scan, Volume(scan.data, moved(affine, 40)), what="the mask")
+    larger = crop_or_pad(scan, (0, 0, 0), (7, 8, 10))
+    with pytest.raises(InputError, match=r"covers 90 % of the scan's field of view"):
+        resample_to(scan, larger, least=1)
+    assert resample_to(scan, larger, least=0.9).shape == (7, 8, 10)
 
 
 @pytest.mark.parametrize(
