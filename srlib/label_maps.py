@@ -1,5 +1,6 @@
 """Where label maps to paint come from: a manifest with its table of classes and its intensity priors."""
 
+import hashlib
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from pathlib import Path
 from srlib import example
 from srlib.data import Subject, read_manifest
 from srlib.layouts import write_manifest
-from srlib.paths import InputError, data_dir, make_dir, root
+from srlib.paths import InputError, built_in, data_dir, make_dir, root
 from srlib.priors import Label, Prior, estimate_priors, read_classes, read_priors, write_priors
 from srlib.volume import load
 
@@ -42,13 +43,17 @@ def find(cohort: str | Path, manifest: str = "", classes: str = "", priors: str 
 
 
 def builtin(cohort: str | Path = "csv/example.csv") -> LabelMaps:
-    """The built-in cohort's, of four tissues; it is made when it is not there."""
-    classes, manifest = root() / "csv" / "classes_tissue.csv", data_dir() / "example.csv"
-    for place in (root() / cohort, manifest):
-        with suppress(InputError):  # its volumes are not there
-            if place.stem == "example" and read_manifest(place, "train"):
-                return LabelMaps(place, classes, _measured(place, classes))
-    return LabelMaps(example.build(manifest=manifest), classes, _measured(manifest, classes))
+    """The built-in cohort's, of four tissues; it is made when its volumes are not there."""
+    classes, manifest = root() / "csv" / "classes_tissue.csv", root() / cohort
+    with suppress(InputError):
+        if built_in(cohort) and read_manifest(manifest, "train"):
+            return LabelMaps(manifest, classes, _measured(manifest, classes))
+    manifest = example.list_cohort(make_dir(data_dir()) / "example.csv")
+    try:
+        read_manifest(manifest)
+    except InputError:  # its volumes are not there
+        example.build(manifest=manifest)
+    return LabelMaps(manifest, classes, _measured(manifest, classes))
 
 
 def measure(subjects: Sequence[Subject], table: Sequence[Label]) -> dict[str, Prior]:
@@ -60,13 +65,14 @@ def measure(subjects: Sequence[Subject], table: Sequence[Label]) -> dict[str, Pr
             pairs = ((s.name, load(s.file(contrast)), load(s.file("labels"))) for s in chosen)
             found[contrast] = estimate_priors(pairs, table)
     if not found:
-        raise InputError("no row has a scan (t1 or t2) and labels")
+        raise InputError("no row has a scan (t1 or t2) and labels; fill in these columns, or give another --split")
     return found
 
 
 def _measured(manifest: str | Path, classes: str | Path) -> Path:
-    out = make_dir(data_dir()) / f"{Path(manifest).stem}_priors.csv"
-    return write_priors(measure(read_manifest(manifest, "train"), read_classes(classes)), out)
+    found = measure(read_manifest(manifest, "train"), read_classes(classes))
+    content = hashlib.sha256(repr([(k, p[0].tolist(), p[1].tolist()) for k, p in found.items()]).encode()).hexdigest()
+    return write_priors(found, make_dir(data_dir()) / f"{Path(manifest).stem}_priors_{content[:8]}.csv")
 
 
 def _synthsr(folder: Path) -> LabelMaps:

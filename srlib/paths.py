@@ -10,6 +10,11 @@ from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
+BUILT_IN = (
+    "example.csv",
+    "example_us.csv",
+    "example_ct.csv",
+)  # manifests in the checkout's csv/ that the project makes
 
 
 class InputError(ValueError):
@@ -41,6 +46,12 @@ def root() -> Path:
 def data_dir() -> Path:
     """Folder of made or fetched volumes: ``SRLIB_DATA``, else ``data/`` in the checkout."""
     return Path(os.environ.get("SRLIB_DATA") or root() / "data").resolve()
+
+
+def built_in(manifest: str | Path) -> str:
+    """Name of the manifest in the checkout's ``csv/`` that the project makes itself, however it is spelled; or ""."""
+    path = Path(manifest) if Path(manifest).exists() else root() / manifest
+    return path.stem if path.resolve().parent == root() / "csv" and path.name in BUILT_IN else ""
 
 
 def published_file(name: str) -> Path | None:
