@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,12 +43,13 @@ def read_manifest(path: str | Path, split: str | None = None) -> list[Subject]:
     t1 (its grid may be another).
     """
     path, subjects, taken = Path(path), [], {}
+    folders = path.parent.absolute(), data_dir()
     for row in read_table(path, ("subject", "split"), VOLUMES):
         name, split_ = row["subject"], row["split"]
         check_name(name, f"{row.place}, column subject", taken)
         if split_ not in SPLITS:
             raise InputError(f"{row.place}, column split: expected one of {', '.join(SPLITS)}, got {split_!r}")
-        files = {c: _resolve(path, c, row[c], f"{row.place}, column {c}") for c in VOLUMES if row.get(c)}
+        files = {c: _resolve(folders, c, row[c], f"{row.place}, column {c}") for c in VOLUMES if row.get(c)}
         if not files:
             raise InputError(f"{row.place}: no volume given; fill at least one of {', '.join(VOLUMES)}")
         for column in [c for c in ("labels", "mask") if c in files and "t1" in files]:
@@ -64,10 +66,9 @@ def read_manifest(path: str | Path, split: str | None = None) -> list[Subject]:
     return chosen
 
 
-def _resolve(manifest: Path, column: str, cell: str, where: str) -> Path:
-    for folder in (manifest.parent, data_dir()):
-        if (folder / cell).is_file() or (column == "image" and (folder / cell).is_dir()):  # a DICOM series
-            file = (folder / cell).absolute()
+def _resolve(folders: Sequence[Path], column: str, cell: str, where: str) -> Path:
+    for file in (folder / cell for folder in folders):
+        if os.path.isfile(file) or (column == "image" and os.path.isdir(file)):  # a DICOM series
             if column == "lr" and file.suffix.lower() == ".mat":  # MATLAB has no image header to check
                 return file
             try:
@@ -75,7 +76,7 @@ def _resolve(manifest: Path, column: str, cell: str, where: str) -> Path:
             except InputError as err:
                 raise InputError(f"{where}: {err}") from err
             return file
-    raise InputError(f"{where}: {cell} is neither in {manifest.parent.absolute()} nor in {data_dir()}")
+    raise InputError(f"{where}: {cell} is neither in {folders[0]} nor in {folders[1]}")
 
 
 def _grid(file: Path) -> Grid:
@@ -91,6 +92,8 @@ def _read_grid(file: Path, *state: int) -> Grid:
 
 def _meet(one: Grid, other: Grid) -> bool:
     """Whether two scans may see the same place: on no axis of either does the other lie beyond its faces."""
+    if one[0] == other[0] and np.array_equal(one[1], other[1]):
+        return True
     for (shape, affine), (its_shape, its_affine) in ((one, other), (other, one)):
         corners = np.stack(np.meshgrid(*([-0.5, n - 0.5] for n in its_shape), [1.0])).reshape(4, -1)
         at = (np.linalg.solve(affine, its_affine) @ corners)[:3].T

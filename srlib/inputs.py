@@ -100,17 +100,17 @@ def _listed(manifest: Path, columns: Sequence[str]) -> list[tuple[Path, str, Pat
 
 def _place(manifest: Path, cell: str) -> Path:
     places = [folder / cell for folder in (manifest.parent, data_dir())]
-    return next((p for p in places if p.exists()), places[0])
+    return next((p for p in places if os.path.exists(p)), places[0])
 
 
 def fingerprint(scan: Path) -> str:
     """SHA-256 of a scan's file, or of the sums of its files where there are several; InputError when unreadable."""
     parts = [scan.with_suffix(s) for s in (".hdr", ".img", ".mat")] if scan.suffix in (".hdr", ".img") else [scan]
-    parts = sorted(scan.iterdir()) if scan.is_dir() else parts
+    parts = sorted(scan.iterdir()) if os.path.isdir(scan) else parts
     try:
-        sums = [sha256(p) for p in parts if p.is_file()]
+        sums = [sha256(p) for p in parts if os.path.isfile(p)]
     except OSError as err:
         raise InputError(f"{scan}: cannot be read ({err.strerror})") from err
     if not sums:
-        raise InputError(f"{scan}: {'a link that leads nowhere' if scan.is_symlink() else 'no such file'}")
+        raise InputError(f"{scan}: {'a link that leads nowhere' if os.path.islink(scan) else 'no such file'}")
     return sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()

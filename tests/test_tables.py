@@ -100,6 +100,16 @@ def test_enhance_needs_no_split_and_no_file_of_other_rows(folder):
     assert [j.reference for j in pairs] == [None, None, folder / "b.nii"]
 
 
+def test_a_path_that_no_file_system_takes_is_one_line(folder):
+    manifest = folder / "mine.csv"
+    manifest.write_text(f"subject,split,t1\na,train,{'x' * 300}.nii\n")
+    with pytest.raises(InputError, match=r"row 2, column t1: x+\.nii is neither in"):
+        data.read_manifest(manifest)
+    (job,) = inputs.jobs([manifest], folder / "out")
+    with pytest.raises(InputError):
+        inputs.fingerprint(job.source)
+
+
 def quirks(text: str) -> list[bytes]:
     """A table as spreadsheets and people write it."""
     spaced = text.replace(",", ", ").replace("\n", "\n,,,\n")
