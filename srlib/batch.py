@@ -25,11 +25,12 @@ from srlib.checks import findings
 from srlib.claims import claimed, sweep
 from srlib.device import layout
 from srlib.headers import MAX_VOXELS
-from srlib.images import WHOLE, load, read_shape, read_table, read_thickness, save
+from srlib.images import WHOLE, load, read_shape, read_thickness, save
 from srlib.infer import THICK, Model, find_weights, load_model, output_factor, super_resolve, with_uncertainty
 from srlib.inputs import Job, fingerprint
 from srlib.paths import InputError, atomic, first_line, make_dir, sha256
 from srlib.report import write_report
+from srlib.tables import read_table
 from srlib.volume import Volume, axcodes, describe
 
 COPIES = 5  # float32 copies of the result that live at once, before, between and after the tiles

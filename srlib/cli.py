@@ -110,14 +110,15 @@ def train(experiment, cohort, profile, seed, out, device, start, segmenter, **op
 @click.option("--cohort", default="csv/example.csv", show_default=True, help="Manifest with train rows.")
 @click.option("--profile", default="quick", show_default=True, help="Budget: smoke, quick or paper.")
 @click.option("--out", required=True, type=click.Path(), help="The HDF5 file to write.")
-def store(experiment, cohort, profile, out) -> None:
+@click.option("--force", is_flag=True, help="Replace what is there.")
+def store(experiment, cohort, profile, out, force) -> None:
     """Write an experiment's training patches as HDF5 (data and label), for 'srlib train --store' or for Caffe."""
     from srlib import data, dataset, experiments
     from srlib import store as stores
 
     chosen = experiments.get(experiment, profile)
     subjects = data.training_subjects(data.read_manifest(cohort, "train"), chosen)
-    click.echo(stores.write_store(dataset.PairDataset(subjects, chosen), out))
+    click.echo(stores.write_store(dataset.PairDataset(subjects, chosen), out, force=force))
 
 
 @main.command(epilog=example("srlib manifest flat my_scans --out csv/mine.csv --split 0.7/0.1/0.2 --seed 0"))
@@ -126,8 +127,9 @@ def store(experiment, cohort, profile, out) -> None:
 @click.option("--out", required=True, help="The CSV to write.")
 @click.option("--split", default="0.7/0.1/0.2", show_default=True, help="train/val/test or train/val/eval/test.")
 @click.option("--seed", default=0, show_default=True)
-@click.option("--subjects", help="CSV whose first column is id: only these subjects.")
-def manifest(layout, folder, out, split, seed, subjects) -> None:
+@click.option("--subjects", help="CSV with the column id: only these subjects.")
+@click.option("--force", is_flag=True, help="Replace what is there.")
+def manifest(layout, folder, out, split, seed, subjects, force) -> None:
     """Write a manifest for a folder in a known layout: hcp, adni, kirby, bids, synthsr or flat."""
     from srlib import layouts
 
@@ -135,7 +137,7 @@ def manifest(layout, folder, out, split, seed, subjects) -> None:
         shares = tuple(float(part) for part in split.split("/"))
     except ValueError as err:
         raise InputError(f"--split: expected numbers between slashes, like 0.7/0.1/0.2, got {split!r}") from err
-    click.echo(layouts.write_manifest(layout, folder, out, shares, seed, subjects))
+    click.echo(layouts.write_manifest(layout, folder, out, shares, seed, subjects, force))
 
 
 @main.command(epilog=example("srlib priors csv/mine.csv --classes classes.csv --out priors.csv"))
@@ -143,17 +145,20 @@ def manifest(layout, folder, out, split, seed, subjects) -> None:
 @click.option("--classes", required=True, help="CSV with label and class, or the original generation_labels.npy.")
 @click.option("--out", required=True, type=click.Path(), help="The CSV to write.")
 @click.option("--split", default="train", show_default=True, help="Rows of the manifest to use.")
-def priors(manifest, classes, out, split) -> None:
+@click.option("--force", is_flag=True, help="Replace what is there.")
+def priors(manifest, classes, out, split, force) -> None:
     """Measure how bright each class of labels is: SynthSR's priors, for t1 and t2, from scans with label maps."""
     from srlib import data, label_maps
     from srlib import priors as intensities
+    from srlib.tables import keep
 
     subjects = data.read_manifest(manifest, split)
+    keep(out, force)
     found = label_maps.measure(subjects, intensities.read_classes(classes))
     for contrast, prior in found.items():
         scans = sum({contrast, "labels"} <= set(s.files) for s in subjects)
         click.echo(f"{contrast}: {prior[0].shape[1]} classes from {scans} scans", err=True)
-    click.echo(intensities.write_priors(found, out))
+    click.echo(intensities.write_priors(found, out, force))
 
 
 @main.command(epilog=example("srlib convert deeplesion DeepLesion --out data/deeplesion --manifest csv/deeplesion.csv"))
@@ -161,11 +166,12 @@ def priors(manifest, classes, out, split) -> None:
 @click.argument("folder", type=click.Path())
 @click.option("--out", required=True, type=click.Path(), help="Folder for the NIfTI files.")
 @click.option("--manifest", "table", required=True, type=click.Path(), help="The CSV to write.")
-def convert(collection, folder, out, table) -> None:
+@click.option("--force", is_flag=True, help="Replace what is there.")
+def convert(collection, folder, out, table, force) -> None:
     """Turn a published collection of 2-D images (deeplesion or duke) into NIfTI files and a manifest."""
     from srlib import convert as collections
 
-    click.echo(collections.convert(collection, folder, out, table))
+    click.echo(collections.convert(collection, folder, out, table, force))
 
 
 @main.command(epilog=example("srlib degrade hr.nii.gz lr.nii.gz --degradation gaussian --factor 2 2 2"))

@@ -1,7 +1,8 @@
 """Manifests (CSV, one row per subject), and the degraded pairs that experiments make of their scans."""
 
-import csv
 import dataclasses
+import functools
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +12,9 @@ import numpy as np
 
 from srlib.degrade import Degradation, SparseView, make_degradation
 from srlib.experiments import TASKS, Experiment
-from srlib.images import load, load_mat, read_shape
+from srlib.images import Grid, load, load_mat, read_grid
 from srlib.paths import InputError, ScanWarning, choose, data_dir, locate
+from srlib.tables import VOLUMES, check_name, read_table
 from srlib.volume import (
     HU_WINDOW,
     Scaling,
@@ -27,9 +29,9 @@ from srlib.volume import (
     same_lattice,
 )
 
-VOLUMES = ("t1", "t2", "image", "labels", "lr", "mask")
 GIVEN_COVERS = 0.9  # share of a true scan that a given low-resolution one shows at least; the rest is mirrored
 SPLITS = ("train", "val", "eval", "test")
+EDGE = 1e-3  # voxels by which scans that only touch may seem to overlap
 
 
 @dataclass(frozen=True)
@@ -50,69 +52,68 @@ def read_manifest(path: str | Path, split: str | None = None) -> list[Subject]:
     """Subjects of a manifest, or of one split of it; the columns are described in csv/README.md.
 
     Paths are relative to the CSV's folder or, where not found there, to ``SRLIB_DATA``. Raises InputError
-    that names row, column and file: unknown or missing column, missing or unreadable or 4-D volume,
-    unknown split, a subject twice or in two splits, a mask or label map whose shape is not the t1's.
+    that names row, column and file: what ``read_table`` refuses, a missing or unreadable or 4-D volume, an
+    unknown split, a subject twice or with a name that cannot name a file, a mask or label map that lies nowhere in the
+    t1 (its grid may be another).
     """
-    path = locate(path)
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.reader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as err:
-        raise InputError(f"{path}: cannot be read as a CSV ({err}); give the path of a manifest") from err
-    rows = [
-        (number, [cell.strip() for cell in row]) for number, row in enumerate(rows, 1) if any(c.strip() for c in row)
-    ]
-    if len(rows) < 2:
-        raise InputError(f"{path}: expected a header and at least one row, got {len(rows)} lines; see csv/README.md")
-    header = rows[0][1]
-    unknown = sorted(set(header) - {"subject", "split", *VOLUMES})
-    if unknown or not {"subject", "split"} <= set(header) or len(set(header)) < len(header):
-        wrong = f"unknown column {unknown[0]!r}" if unknown else "a column is missing or stands twice"
-        raise InputError(f"{path}: {wrong}; expected subject, split and any of {', '.join(VOLUMES)}")
-    subjects: dict[str, Subject] = {}
-    for number, cells in rows[1:]:
-        if len(cells) > len(header):
-            raise InputError(f"{path}, row {number}: {len(cells)} cells under {len(header)} columns")
-        row = dict(zip(header, cells, strict=False))
-        name, where = row.get("subject", ""), f"{path}, row {number}"
-        if not name:
-            raise InputError(f"{where}: the column subject is empty")
-        if row.get("split") not in SPLITS:
-            raise InputError(f"{where}, column split: expected one of {', '.join(SPLITS)}, got {row.get('split')!r}")
-        if name in subjects:
-            other = subjects[name].split
-            twice = f"in two splits, {other} and {row['split']}" if other != row["split"] else "twice"
-            raise InputError(f"{where}, column subject: {name} stands {twice}; one row per subject")
-        files = {
-            column: _resolve(path, column, row[column], f"{where}, column {column}")
-            for column in VOLUMES
-            if row.get(column)
-        }
+    path, subjects, taken = locate(path), [], {}
+    folders = path.parent.absolute(), data_dir()
+    for row in read_table(path, ("subject", "split"), VOLUMES):
+        name, split_ = row["subject"], row["split"]
+        check_name(name, f"{row.place}, column subject", taken)
+        if split_ not in SPLITS:
+            raise InputError(f"{row.place}, column split: expected one of {', '.join(SPLITS)}, got {split_!r}")
+        files = {c: _resolve(folders, c, row[c], f"{row.place}, column {c}") for c in VOLUMES if row.get(c)}
         if not files:
-            raise InputError(f"{where}: no volume given; fill at least one of {', '.join(VOLUMES)}")
+            raise InputError(f"{row.place}: no volume given; fill at least one of {', '.join(VOLUMES)}")
         for column in [c for c in ("labels", "mask") if c in files and "t1" in files]:
-            shape, expected = read_shape(files[column]), read_shape(files["t1"])
-            if shape != expected:
-                raise InputError(f"{where}, column {column}: {files[column]} has shape {shape}, the t1 {expected}")
-        subjects[name] = Subject(name, row["split"], files)
-    chosen = [s for s in subjects.values() if split in (None, s.split)]
+            if not _meet(_grid(files[column]), _grid(files["t1"])):
+                raise InputError(
+                    f"{row.place}, column {column}: {files[column]} lies nowhere in the t1; "
+                    "their headers must place both in one world"
+                )
+        subjects.append(Subject(name, split_, files))
+    chosen = [s for s in subjects if split in (None, s.split)]
     if not chosen:
-        raise InputError(f"{path}: no row has split {split!r}")
+        there = ", ".join(dict.fromkeys(s.split for s in subjects))
+        raise InputError(f"{path}: no row has split {split!r}, only {there}; give some rows this split")
     return chosen
 
 
-def _resolve(manifest: Path, column: str, cell: str, where: str) -> Path:
-    for folder in (manifest.parent, data_dir()):
-        if (folder / cell).is_file() or (column == "image" and (folder / cell).is_dir()):  # a DICOM series
-            file = (folder / cell).absolute()
+def _resolve(folders: Sequence[Path], column: str, cell: str, where: str) -> Path:
+    for file in (folder / cell for folder in folders):
+        if os.path.isfile(file) or (column == "image" and os.path.isdir(file)):  # a DICOM series
             if column == "lr" and file.suffix.lower() == ".mat":  # MATLAB has no image header to check
                 return file
             try:
-                read_shape(file)
+                _grid(file)
             except InputError as err:
                 raise InputError(f"{where}: {err}") from err
             return file
-    raise InputError(f"{where}: {cell} is neither in {manifest.parent.absolute()} nor in {data_dir()}")
+    raise InputError(f"{where}: {cell} is neither in {folders[0]} nor in {folders[1]}")
+
+
+def _grid(file: Path) -> Grid:
+    """A scan's shape and affine; a header is read once, as long as its file does not change."""
+    state = file.stat()
+    return _read_grid(file, state.st_ino, state.st_size, state.st_mtime_ns)
+
+
+@functools.cache
+def _read_grid(file: Path, *state: int) -> Grid:
+    return read_grid(file)
+
+
+def _meet(one: Grid, other: Grid) -> bool:
+    """Whether two scans may see the same place: on no axis of either does the other lie beyond its faces."""
+    if one[0] == other[0] and np.array_equal(one[1], other[1]):
+        return True
+    for (shape, affine), (its_shape, its_affine) in ((one, other), (other, one)):
+        corners = np.stack(np.meshgrid(*([-0.5, n - 0.5] for n in its_shape), [1.0])).reshape(4, -1)
+        at = (np.linalg.solve(affine, its_affine) @ corners)[:3].T
+        if (at.max(0) <= -0.5 + EDGE).any() or (at.min(0) >= np.array(shape) - 0.5 - EDGE).any():
+            return False
+    return True
 
 
 @dataclass(frozen=True, eq=False)

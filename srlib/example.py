@@ -7,7 +7,8 @@ import torch
 
 from srlib import phantoms
 from srlib.fields import band_noise, draw_warp, sample, smooth_field
-from srlib.paths import atomic, data_dir, make_dir
+from srlib.paths import data_dir, make_dir
+from srlib.tables import write_table
 from srlib.ultrasound import scan_convert
 from srlib.volume import Volume, crop_or_pad, save
 
@@ -21,40 +22,45 @@ FULL_SCALE = 4095  # 12-bit integers, as scanners write
 
 
 def build(folder: Path | None = None, manifest: Path | None = None, seed: int = 0) -> Path:
-    """Write volumes and manifest of the cohort (T1, T2, label map per subject); the same bytes for the same seed.
+    """Write manifest and volumes of the cohort (T1, T2, label map per subject); the same bytes for the same seed.
 
     Row ``mni152`` is the MNI152 2009a T1 template that nilearn ships: the average of 152 real scans, in the
     test split and never trained on. The others share its anatomy up to a strong warp, with contrast, texture,
-    bias and Rician noise of their own. Labels: 0 background, 1 CSF, 2 grey, 3 white matter.
+    bias and Rician noise of their own. Labels: 0 background, 1 CSF, 2 grey, 3 white matter. Raises InputError, before
+    anything is written, for a manifest that is there and another.
     """
-    folder = make_dir(folder or data_dir() / "example")
+    manifest, folder = list_cohort(manifest), make_dir(folder or data_dir() / "example")
     template, tissues = read_template()
-    rows = ["subject,split,t1,t2,labels,mask"]
     save(template, folder / "mni152_t1.nii.gz")
     save(template.with_data(tissues.argmax(0).numpy()), folder / "mni152_labels.nii.gz", dtype=np.uint8)
-    rows.append("mni152,test,example/mni152_t1.nii.gz,,example/mni152_labels.nii.gz,example/mni152_labels.nii.gz")
-    for index, split in enumerate(SPLITS):
-        name = f"syn{index + 1:02d}"
-        files = {kind: f"{name}_{kind}.nii.gz" for kind in ("t1", "t2", "labels")}
+    for index in range(len(SPLITS)):
         for kind, volume in make_subject(template.affine, tissues, np.random.default_rng([seed, index])).items():
-            save(volume, folder / files[kind], dtype=np.uint8 if kind == "labels" else np.int16)
-        cells = [f"example/{files[kind]}" for kind in ("t1", "t2", "labels", "labels")]
-        rows.append(",".join([name, split, *cells]))
-    manifest = manifest or data_dir() / "example.csv"
-    with atomic(manifest) as temporary:
-        temporary.write_text("\n".join(rows) + "\n")
+            file = folder / f"syn{index + 1:02d}_{kind}.nii.gz"
+            save(volume, file, dtype=np.uint8 if kind == "labels" else np.int16)
     return manifest
+
+
+def list_cohort(manifest: Path | None = None) -> Path:
+    """Write the manifest that ``build`` writes; InputError when another one is there."""
+    rows = []
+    for name, split in (("mni152", "test"), *((f"syn{i:02d}", split) for i, split in enumerate(SPLITS, 1))):
+        t1, t2, labels = (f"example/{name}_{kind}.nii.gz" for kind in ("t1", "t2", "labels"))
+        rows.append((name, split, t1, "" if name == "mni152" else t2, labels, labels))
+    return write_table(manifest or data_dir() / "example.csv", ("subject", "split", "t1", "t2", "labels", "mask"), rows)
 
 
 def build_images(kind: str, folder: Path | None = None, manifest: Path | None = None, seed: int = 0) -> Path:
     """Write a cohort of 2-D images, ``ct`` or ``us``: stacks of IMAGE_SLICES independent simulated images; see phantoms.
 
     CT slices in HU, whole numbers; ultrasound in [0, 1], scan-converted. No patient's. The same bytes for the same seed.
+    Raises InputError, before anything is written, for a manifest that is there and another.
     """
-    folder = make_dir(folder or data_dir() / f"example_{kind}")
-    rows, shape = ["subject,split,image"], (IMAGE_SIZE, IMAGE_SIZE)
-    for index, split in enumerate(IMAGE_SPLITS):
-        name, images = f"{kind}{index + 1:02d}", []
+    folder, shape = make_dir(folder or data_dir() / f"example_{kind}"), (IMAGE_SIZE, IMAGE_SIZE)
+    names = [f"{kind}{index + 1:02d}" for index in range(len(IMAGE_SPLITS))]
+    rows = [(n, split, f"example_{kind}/{n}.nii.gz") for n, split in zip(names, IMAGE_SPLITS, strict=True)]
+    manifest = write_table(manifest or data_dir() / f"example_{kind}.csv", ("subject", "split", "image"), rows)
+    for index, name in enumerate(names):
+        images = []
         for number in range(IMAGE_SLICES):
             rng = np.random.default_rng([seed, index, number])
             if kind == "ct":
@@ -64,10 +70,6 @@ def build_images(kind: str, folder: Path | None = None, manifest: Path | None = 
                 images.append(scan_convert(polar, radii[0], radii[-1], angles[0], angles[-1], shape))
         stack = Volume(np.concatenate([i.data for i in images], axis=2), images[0].affine)
         save(stack, folder / f"{name}.nii.gz", dtype=np.int16 if kind == "ct" else np.float32)
-        rows.append(f"{name},{split},example_{kind}/{name}.nii.gz")
-    manifest = manifest or data_dir() / f"example_{kind}.csv"
-    with atomic(manifest) as temporary:
-        temporary.write_text("\n".join(rows) + "\n")
     return manifest
 
 

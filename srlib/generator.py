@@ -112,7 +112,7 @@ def draw(
 ) -> Parameters:
     """Parameters of one example of ``patch_size`` voxels of ``spacing_mm`` (that of the label map when None).
 
-    Iglesias et al., NeuroImage 2021; bounds in ``Generation``. Raises InputError for priors without a modality or with
+    Iglesias et al., NeuroImage 2021; bounds in ``Generation``. Raises InputError for priors without a modality or of
     another number of classes, and for an unknown distribution.
     """
     g, inputs, voxel, shape = generation, generation.inputs, label_map.spacing_mm, label_map.index.shape
@@ -271,8 +271,11 @@ def _prior(name: str, priors: Mapping[str, Prior], classes: int) -> Prior:
     found = priors.get(name, priors.get(name.partition("_")[0]))
     if found is None:
         raise InputError(f"no intensity priors for {name!r}; the table has {', '.join(priors)}")
-    if found[0].shape[1] < classes:
-        raise InputError(f"priors of {name!r} for {found[0].shape[1]} classes; the label table has {classes}")
+    if found[0].shape[1] != classes:
+        raise InputError(
+            f"priors of {name!r} for {found[0].shape[1]} classes; the label table has {classes}: measure them with it "
+            "('srlib priors --classes')"
+        )
     return found
 
 

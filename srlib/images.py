@@ -1,6 +1,5 @@
 """Scans of any format: NIfTI and MGH, PNG, DICOM, and the DeepLesion and Duke ultrasound collections."""
 
-import csv
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -13,13 +12,15 @@ from scipy.io import loadmat
 from skimage import io
 
 from srlib import volume
-from srlib.headers import MAX_VOXELS
+from srlib.headers import MAX_VOXELS, opened, shape_of
 from srlib.paths import InputError, atomic, first_line
+from srlib.tables import read_table
 from srlib.volume import HU_WINDOW, Scaling, Volume
 
 HU_ZERO = 32768  # of DeepLesion's 16-bit PNG
 SCANS = (".nii", ".nii.gz", ".mgh", ".mgz", ".hdr", ".img", ".npz")  # what is looked for in a folder
 WHOLE = (".png", ".dcm", ".npz")  # kinds of files whose shape is not known from a header
+Grid = tuple[tuple[int, int, int], np.ndarray]  # shape, affine
 GEOMETRY = ("initial_radius", "final_radius", "initial_angle", "final_angle")
 
 
@@ -53,10 +54,17 @@ def is_series(folder: Path) -> bool:
     return False
 
 
-def read_shape(path: str | Path) -> tuple[int, int, int]:
-    """Shape of a scan: from the header of NIfTI and MGH files, from the whole of others."""
+def read_grid(path: str | Path) -> Grid:
+    """Shape and affine of a scan: from the header of NIfTI and MGH files, from the whole of others."""
     path = Path(path)
-    return load(path).shape if path.is_dir() or path.suffix.lower() in WHOLE else volume.read_shape(path)
+    if path.is_dir() or path.suffix.lower() in WHOLE:
+        return (scan := load(path)).shape, scan.affine
+    return shape_of(image := opened(path), path), image.affine
+
+
+def read_shape(path: str | Path) -> tuple[int, int, int]:
+    """Shape of a scan, read as by ``read_grid``."""
+    return read_grid(path)[0]
 
 
 def save(scan: Volume, path: str | Path, *how: object) -> Path:
@@ -232,32 +240,25 @@ def deeplesion_rows(folder: str | Path) -> list[tuple[Path, str, tuple[float, fl
     """
     table = Path(folder) / "DL_info.csv"
     found, splits = {}, {}
-    for number, row in enumerate(read_table(table), 2):
+    for row in read_table(table):
         try:
             series, _, slice_name = row["File_name"].rpartition("_")
-            split = {"1": "train", "2": "val", "3": "test"}[row["Train_Val_Test"].strip()]
+            split = {"1": "train", "2": "val", "3": "test"}[row["Train_Val_Test"]]
             x, y, z = (float(v) for v in row["Spacing_mm_px_"].split(","))
             size, noisy = [int(v) for v in row["Image_size"].split(",")], int(row["Possibly_noisy"])
-        except (KeyError, ValueError, AttributeError, TypeError) as err:
-            raise InputError(f"{table}, row {number}: not as published ({first_line(err)}); copy it again") from err
+            if not np.isfinite([x, y, z]).all() or "/" in row["File_name"]:
+                raise ValueError("a spacing that is none, or a path for a name")
+        except (KeyError, ValueError) as err:
+            raise InputError(f"{row.place}: not as published ({first_line(err)}); copy it again") from err
         patient = series.split("_")[0]
         if splits.setdefault(patient, split) != split:
-            raise InputError(f"{table}, row {number}: patient {patient} is in two splits; copy it again")
+            raise InputError(f"{row.place}: patient {patient} is in two splits; copy it again")
         file = Path(folder) / "Images_png" / series / slice_name
         if size == [512, 512] and not noisy and min(x, y) >= 0.6 and 1 <= z <= 6 and file.is_file():
             found[file] = (split, (x, y, z))
     if not found:
         raise InputError(f"{folder}: no slice of DL_info.csv found; expected Images_png/000001_01_01/109.png and so on")
     return [(file, *found[file]) for file in sorted(found)]
-
-
-def read_table(path: Path) -> list[dict[str, str]]:
-    """Rows of a CSV by column; InputError when it cannot be read."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            return list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as err:
-        raise InputError(f"{path}: cannot be read as a CSV ({first_line(err)})") from err
 
 
 def load_duke(
@@ -283,6 +284,8 @@ def load_duke(
         if table is not None:
             row = next((r for r in read_table(Path(table)) if r["filename"] == path.name), {})
             geometry = {name: float(row[name]) for name in GEOMETRY}
+            if not np.isfinite([*geometry.values()]).all():
+                raise ValueError("numbers that are not finite")
         else:
             acquired = record["acq_params"]
             depths, apex = acquired["r"], np.atleast_1d(acquired.get("apex", acquired.get("apex_coordinates")))[-1]

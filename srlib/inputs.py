@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from srlib.images import read_table, scans_in
+from srlib.images import scans_in
 from srlib.paths import InputError, data_dir, make_dir, sha256
+from srlib.tables import VOLUMES, check_name, read_table
 
 WRITTEN = (".nii", ".nii.gz", ".mgz", ".png")
 
@@ -81,34 +82,35 @@ def _scans(source: str | Path) -> list[Path]:
 
 
 def _listed(manifest: Path, columns: Sequence[str]) -> list[tuple[Path, str, Path | None]]:
-    """Scan, name and reference of each row of a manifest; whether the files are there is not asked."""
-    found = []
-    for number, row in enumerate(read_table(manifest), 2):
-        files = [(row.get(c) or "").strip() for c in columns if c]
-        if not all(files):
-            wanted = " and ".join(c for c in columns if c)
-            raise InputError(f"{manifest}, row {number}: expected {wanted}, which this model takes; fill in each")
-        folders = (manifest.parent, data_dir())
-        places = [
-            next((p for p in (f / cell for f in folders) if p.exists()), manifest.parent / cell) for cell in files
-        ]
-        name = (row.get("subject") or "").strip() or _stem(places[0])
-        if Path(name).name != name:
-            raise InputError(f"{manifest}, row {number}: the subject {name!r} cannot name a file")
-        found.append((places[0], name, places[1] if len(places) > 1 else None))
-    if not found:
-        raise InputError(f"{manifest}: expected a header and at least one row; see csv/README.md")
+    """Scan, name and reference of each row of a manifest; whether the files are there is not asked.
+
+    A row without a scan stands for a file that is not there, so that it is told and stops no other.
+    """
+    found, taken, columns = [], {}, [c for c in columns if c]
+    rows = read_table(manifest, columns, ("subject", "split", *VOLUMES))
+    if not any(row[columns[0]] for row in rows):
+        raise InputError(f"{rows[0].place}: expected {columns[0]}, which this model takes; fill in that column")
+    for row in rows:
+        scan, *reference = (_place(manifest, row[c]) if row[c] else None for c in columns)
+        name = row["subject"] if "subject" in row else _stem(scan or manifest)
+        check_name(name, row.place, taken)
+        found.append((scan or Path(f"{row.place}, column {columns[0]} (empty)"), name, *(reference or [None])))
     return found
+
+
+def _place(manifest: Path, cell: str) -> Path:
+    places = [folder / cell for folder in (manifest.parent, data_dir())]
+    return next((p for p in places if os.path.exists(p)), places[0])
 
 
 def fingerprint(scan: Path) -> str:
     """SHA-256 of a scan's file, or of the sums of its files where there are several; InputError when unreadable."""
     parts = [scan.with_suffix(s) for s in (".hdr", ".img", ".mat")] if scan.suffix in (".hdr", ".img") else [scan]
-    parts = sorted(scan.iterdir()) if scan.is_dir() else parts
+    parts = sorted(scan.iterdir()) if os.path.isdir(scan) else parts
     try:
-        sums = [sha256(p) for p in parts if p.is_file()]
+        sums = [sha256(p) for p in parts if os.path.isfile(p)]
     except OSError as err:
         raise InputError(f"{scan}: cannot be read ({err.strerror})") from err
     if not sums:
-        raise InputError(f"{scan}: {'a link that leads nowhere' if scan.is_symlink() else 'no such file'}")
+        raise InputError(f"{scan}: {'a link that leads nowhere' if os.path.islink(scan) else 'no such file'}")
     return sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()

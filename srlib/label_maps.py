@@ -1,5 +1,6 @@
 """Where label maps to paint come from: a manifest with its table of classes and its intensity priors."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,13 +63,14 @@ def measure(subjects: Sequence[Subject], table: Sequence[Label]) -> dict[str, Pr
             pairs = ((s.name, load(s.file(contrast)), load(s.file("labels"))) for s in chosen)
             found[contrast] = estimate_priors(pairs, table)
     if not found:
-        raise InputError("no row has a scan (t1 or t2) and labels")
+        raise InputError("no row has a scan (t1 or t2) and labels; fill in these columns, or give another --split")
     return found
 
 
 def _measured(manifest: str | Path, classes: str | Path) -> Path:
-    out = make_dir(data_dir()) / f"{cohort_label(manifest)}_priors.csv"
-    return write_priors(measure(read_manifest(manifest, "train"), read_classes(classes)), out)
+    found = measure(read_manifest(manifest, "train"), read_classes(classes))
+    content = hashlib.sha256(repr([(k, p[0].tolist(), p[1].tolist()) for k, p in found.items()]).encode()).hexdigest()
+    return write_priors(found, make_dir(data_dir()) / f"{cohort_label(manifest)}_priors_{content[:8]}.csv")
 
 
 def _synthsr(folder: Path) -> LabelMaps:

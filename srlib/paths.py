@@ -49,8 +49,11 @@ def checkout() -> Path | None:
 
 def file_name(name: str, where: str) -> str:
     """The name itself, where it can be that of a file within a folder; InputError, which begins with ``where``, otherwise."""
-    if name in ("", ".", "..") or any(c in "/\\" or c < " " for c in name) or len(os.fsencode(name)) > 200:
-        raise InputError(f"{where}: {name!r} cannot name a file; expected a name without slashes, up to 200 bytes long")
+    unfit = not name or name.startswith(".") or not name.isprintable() or {*name} & {*"/\\"}
+    if unfit or len(os.fsencode(name)) > 200:
+        raise InputError(
+            f"{where}: {name!r} cannot name a file; expected up to 200 letters without slashes and a first dot"
+        )
     return name
 
 

@@ -1,16 +1,15 @@
 """Intensity priors of SynthSR's generative model: classes of labels, and how bright scans show them."""
 
-import csv
-import io
 import re
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 
-from srlib.paths import InputError, atomic, first_line
+from srlib.paths import InputError, first_line
+from srlib.tables import read_table, write_table
 from srlib.volume import Volume, resample_to
 
 FREESURFER = {
@@ -28,6 +27,7 @@ UNDETERMINED = (29, 61)  # FreeSurfer's labels of stray voxels, left out where a
 PERCENTILES = (2, 98)  # of a scan, brought to 0 and 255 before it is measured
 MAD_TO_STD = 1.4826  # the median absolute deviation of a Gaussian, as its std
 QUANTITIES = ("mean", "std")
+PRIORS = ("modality", "class", "quantity", "mean", "std")  # columns
 
 Prior = tuple[np.ndarray, np.ndarray]  # (2, K) each: row 0 mean, row 1 std, of the class means and of the class stds
 
@@ -51,11 +51,11 @@ def read_classes(path: str | Path) -> tuple[Label, ...]:
     path = Path(path)
     if path.suffix == ".npy":
         labels, classes = (_array(file) for file in _both(path, "labels", "classes"))
-        if labels.ndim != 1 or labels.shape != classes.shape or not (labels % 1 == 0).all():
+        if labels.ndim != 1 or labels.shape != classes.shape or not (np.stack([labels, classes]) % 1 == 0).all():
             raise InputError(f"{path}: expected lists of whole numbers, as many labels as classes")
-        rows = [(f"{path}", {"label": f"{a:g}", "class": f"{b:g}"}) for a, b in zip(labels, classes, strict=True)]
+        rows = [(f"{path}", {"label": f"{a:.0f}", "class": f"{b:.0f}"}) for a, b in zip(labels, classes, strict=True)]
     else:
-        rows = list(_rows(path, ("label", "class"), ("name", "side")))
+        rows = [(row.place, row) for row in read_table(path, ("label", "class"), ("name", "side"))]
     table: dict[int, Label] = {}
     for where, row in rows:
         label = _whole(row["label"], f"{where}, label")
@@ -164,17 +164,18 @@ def _statistics(scan: Volume, labels: Volume, classes: Sequence[Label], rescale:
     return out
 
 
-def write_priors(priors: Mapping[str, Prior], path: str | Path) -> Path:
-    """Write the priors of each modality as a tidy CSV: modality, class, quantity (mean or std), and its mean and std."""
-    writer = csv.writer(text := io.StringIO(), lineterminator="\n")
-    writer.writerow(["modality", "class", "quantity", "mean", "std"])
-    for modality, prior in priors.items():
-        for index in range(prior[0].shape[1]):
-            for quantity, values in zip(QUANTITIES, prior, strict=True):
-                writer.writerow([modality, index, quantity, *(f"{v:.6f}" for v in values[:, index])])
-    with atomic(path) as temporary:
-        temporary.write_text(text.getvalue(), encoding="utf-8")
-    return Path(path)
+def write_priors(priors: Mapping[str, Prior], path: str | Path, force: bool = False) -> Path:
+    """Write the priors of each modality as a tidy CSV: modality, class, quantity (mean or std), and its mean and std.
+
+    Raises InputError when something else is there, unless ``force``.
+    """
+    rows = [
+        (modality, index, quantity, *(f"{v:.6f}" for v in values[:, index]))
+        for modality, prior in priors.items()
+        for index in range(prior[0].shape[1])
+        for quantity, values in zip(QUANTITIES, prior, strict=True)
+    ]
+    return write_table(path, PRIORS, rows, force)
 
 
 def read_priors(path: str | Path) -> dict[str, Prior]:
@@ -193,14 +194,18 @@ def read_priors(path: str | Path) -> dict[str, Prior]:
         priors = {key: (means[2 * i : 2 * i + 2], stds[2 * i : 2 * i + 2]) for i, key in enumerate(names)}
     else:
         cells: dict[str, dict[tuple[str, int], tuple[float, float]]] = {}
-        for where, row in _rows(path, ("modality", "class", "quantity", "mean", "std")):
-            key = row["quantity"], _whole(row["class"], f"{where}, class")
+        for row in read_table(path, PRIORS, ()):
+            key = row["quantity"], _whole(row["class"], f"{row.place}, class")
+            if not row["modality"]:
+                raise InputError(f"{row.place}: the column modality is empty")
             if key[0] not in QUANTITIES or key in cells.setdefault(row["modality"], {}):
-                raise InputError(f"{where}: expected one row for mean and one for std of each class, got {key[0]!r}")
+                raise InputError(
+                    f"{row.place}: expected one row for mean and one for std of each class, got {key[0]!r}"
+                )
             try:
                 cells[row["modality"]][key] = float(row["mean"]), float(row["std"])
             except ValueError as err:
-                raise InputError(f"{where}: expected numbers, got {row['mean']!r} and {row['std']!r}") from err
+                raise InputError(f"{row.place}: expected numbers, got {row['mean']!r} and {row['std']!r}") from err
         priors = {}
         for modality, held in cells.items():
             if set(held) != set(product(QUANTITIES, range(len(held) // 2))):
@@ -210,23 +215,6 @@ def read_priors(path: str | Path) -> dict[str, Prior]:
         if not (np.isfinite(means).all() and np.isfinite(stds).all()) or min(means[1].min(), stds.min()) < 0:
             raise InputError(f"{path}: {modality} has a number that is not finite, or a negative spread")
     return priors
-
-
-def _rows(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> Iterator[tuple[str, dict[str, str]]]:
-    """(place, cells by column) of each row of a CSV that holds something."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            header, *rows = ([cell.strip() for cell in row] for row in csv.reader(file))
-    except (OSError, ValueError, csv.Error) as err:
-        raise InputError(f"{path}: cannot be read as a CSV with a header ({first_line(err)})") from err
-    if not set(needed) <= set(header) <= {*needed, *optional} or len(set(header)) < len(header):
-        wanted = ", ".join(needed) + (f" and perhaps {', '.join(optional)}" if optional else "")
-        raise InputError(f"{path}: expected the columns {wanted}, got {', '.join(header)}")
-    for number, row in enumerate(rows, 2):
-        if any(row):
-            if len(row) != len(header):
-                raise InputError(f"{path}, row {number}: {len(row)} cells under {len(header)} columns")
-            yield f"{path}, row {number}", dict(zip(header, row, strict=True))
 
 
 def _whole(cell: str, where: str) -> int:

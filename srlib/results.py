@@ -12,8 +12,8 @@ from scipy import stats
 
 from srlib import metrics
 from srlib.experiments import Experiment
-from srlib.images import read_table
 from srlib.paths import InputError, atomic, choose, cohort_label, locate, make_dir, sha256, source_commit
+from srlib.tables import read_table
 from srlib.volume import Volume, resample_to
 
 METRIC_KEY = ["run_id", "experiment", "degradation", "dataset", "subject", "region", "metric"]

@@ -1,5 +1,6 @@
 """Training patches in an HDF5 file (`data` and `label`), as the SRReCNN3D code and Caffe exchange them."""
 
+import io
 from pathlib import Path
 
 import h5py
@@ -8,6 +9,7 @@ from tqdm import tqdm
 
 from srlib.dataset import PairDataset
 from srlib.paths import InputError, atomic, first_line, make_dir
+from srlib.tables import keep
 
 CHUNK = 16  # patches read or written at once
 MAX_CHUNK_BYTES = 2**30  # what a file may ask to hold in memory for one read
@@ -15,20 +17,54 @@ MAX_CHUNK_BYTES = 2**30  # what a file may ask to hold in memory for one read
 _DAMAGED = (OSError, KeyError, RuntimeError, ValueError, TypeError, OverflowError, MemoryError, AttributeError)
 
 
-def write_store(dataset: PairDataset, path: str | Path, progress: bool = True) -> Path:
+class _Target(io.FileIO):
+    """A file for HDF5, which crashes when it cannot close what it could not write: so it never hears of that.
+
+    What the system refused is raised when this file is left.
+    """
+
+    refused: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        """Write all; nothing any more once the system has refused."""
+        left = memoryview(data).cast("B")
+        try:
+            while left and not self.refused:
+                left = left[super().write(left) :]
+        except OSError as err:
+            self.refused = err
+        return len(data)
+
+    def truncate(self, size: int | None = None) -> int | None:
+        """Set the length."""
+        try:
+            return super().truncate(size)
+        except OSError as err:
+            self.refused = self.refused or err
+            return size
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        if self.refused:
+            raise self.refused
+
+
+def write_store(dataset: PairDataset, path: str | Path, progress: bool = True, force: bool = False) -> Path:
     """Write all grid patches of a dataset: float32 (N, C, x, y, z) ``data`` and (N, 1, x, y, z) ``label``.
 
     Names and axes are those of the published code. The file appears under its name only when it is whole. Raises
-    InputError for an experiment that draws its patches at random, and when the disk is full.
+    InputError for an experiment that draws its patches at random, when something is there already unless ``force``, and
+    when the disk is full.
     """
     if dataset.experiment.sampling != "grid" or dataset.experiment.generation:
         raise InputError(
             f"{dataset.experiment.name} draws new patches all the time; a store holds fixed ones, of sampling 'grid'"
         )
+    keep(path, force)
     counts = [len(dataset.grid(index)) for index in range(len(dataset))]
     make_dir(Path(path).parent)
     bar = tqdm(total=sum(counts), desc="patches", unit="patch", disable=not progress)
-    with atomic(Path(path)) as temporary, bar, h5py.File(temporary, "w") as file:
+    with atomic(Path(path)) as temporary, bar, _Target(temporary, "w+") as target, h5py.File(target, "w") as file:
         row = 0
         for index in range(len(dataset)):
             places = dataset.grid(index)
@@ -39,6 +75,8 @@ def write_store(dataset: PairDataset, path: str | Path, progress: bool = True) -
                         shape = (sum(counts), *patches.shape[1:])
                         file.create_dataset(name, shape, np.float32, chunks=(min(CHUNK, shape[0]), *shape[1:]))
                     file[name][row : row + len(patches)] = patches
+                if target.refused:
+                    raise target.refused
                 row += len(pairs)
                 bar.update(len(pairs))
         file.attrs["items"] = counts

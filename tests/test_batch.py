@@ -24,8 +24,8 @@ from test_keras import make, theirs
 
 from srlib import batch, claims, experiments, headers, images, infer, inputs, volume
 from srlib.cli import main
-from srlib.images import read_table
 from srlib.paths import InputError
+from srlib.tables import read_table
 from srlib.volume import Volume
 
 OBLIQUE = AFFINES["oblique"]

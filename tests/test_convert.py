@@ -57,6 +57,59 @@ def test_duke_records_are_scan_converted(tmp_path):
     assert (image.data > 0.5).sum() * np.prod(image.spacing_mm[:2]) == pytest.approx(sector, rel=0.02)
 
 
+def test_a_conversion_replaces_nothing(deeplesion, tmp_path):
+    (tmp_path / "out").mkdir()
+    mine = tmp_path / "out" / "000002_01_01_109.nii.gz"
+    for place in (mine, tmp_path / "m.csv"):
+        place.write_text("mine")
+        with pytest.raises(InputError, match="exists; --force replaces it"):
+            convert("deeplesion", deeplesion, tmp_path / "out", tmp_path / "m.csv")
+        assert place.read_text() == "mine" and len(list((tmp_path / "out").iterdir())) <= 1
+        place.unlink()
+    first = convert("deeplesion", deeplesion, tmp_path / "out", tmp_path / "m.csv").read_bytes()
+    assert convert("deeplesion", deeplesion, tmp_path / "out", tmp_path / "m.csv", force=True).read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("000002_01_01_109.png", "../../000002_01_01_109.png"),
+        ("0.8, 0.7, 5", "nan, 0.7, 5"),
+        ("0.8,", "inf,"),
+        (",1\n", ",9\n"),
+    ],
+)
+def test_rows_that_were_never_published_are_refused(deeplesion, tmp_path, old, new):
+    table = deeplesion / "DL_info.csv"
+    table.write_text(table.read_text().replace(old, new))
+    with pytest.raises(InputError, match=r"DL_info\.csv, row \d: not as published"):
+        convert("deeplesion", deeplesion, tmp_path / "out", tmp_path / "m.csv")
+    assert not (tmp_path / "out").exists() and not (tmp_path / "m.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("files", "rows", "match"),
+    [
+        (("a.mat", "x/a.mat"), {"train": "a.mat,100,400,-0.5,0.5"}, r"train\.csv, row 2: .*a\.mat or .*a\.mat"),
+        (("a.mat",), {"train": "a.mat,100,400,-0.5,0.5", "test": "a.mat,100,400,-0.5,0.5"}, "a stands twice"),
+        (("a.mat", "A.mat"), {"val": "a.mat,100,400,-0.5,0.5\nA.mat,100,400,-0.5,0.5"}, "stands twice"),
+        (("a.mat",), {"val": "a.mat,100,nan,-0.5,0.5"}, "no geometry"),
+        (("a.mat",), {"val": "../a.mat,100,400,-0.5,0.5"}, "whose column filename lists"),
+    ],
+)
+def test_records_whose_names_collide_are_refused(tmp_path, files, rows, match):
+    folder, out = tmp_path / "duke", tmp_path / "out"
+    for name in files:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        savemat(folder / name, {"dtce": np.ones((300, 40), np.float32)})
+    for split, text in rows.items():
+        head = "filename,initial_radius,final_radius,initial_angle,final_angle"
+        (folder / f"{split}.csv").write_text(f"{head}\n{text}\n")
+    with pytest.raises(InputError, match=match):
+        convert("duke", folder, out, tmp_path / "m.csv")
+    assert not list(out.glob("*")) and not (tmp_path / "m.csv").exists()
+
+
 def test_other_folders_are_refused_and_nothing_is_left(tmp_path):
     for collection, match in (
         ("deeplesion", "DL_info.csv"),

@@ -15,6 +15,7 @@ from scipy import ndimage
 from srlib import experiments
 from srlib.data import Subject, baselines, degraded, load_mask, make_pair, read_manifest
 from srlib.dataset import POOL, PairDataset, patch_stream
+from srlib.images import read_grid
 from srlib.patches import extract, grid_locations
 from srlib.paths import InputError, ScanWarning
 from srlib.volume import (
@@ -85,21 +86,21 @@ def test_rows_are_counted_as_the_editor_shows_them(folder: Path) -> None:
         ("subject,split,t1\na,train,a.nii.gz\na,train,b.nii\n", ["row 3", "column subject", "a stands twice"]),
         (
             "subject,split,t1\na,train,a.nii.gz\na,test,b.nii\n",
-            ["row 3", "column subject", "a stands in two splits, train and test"],
+            ["row 3", "column subject", "a stands twice"],
         ),
         (
             "subject,split,flair\na,train,a.nii.gz\n",
             ["unknown column 'flair'", "expected subject, split and any of t1"],
         ),
-        ("subject,t1\na,a.nii.gz\n", ["a column is missing or stands twice"]),
-        ("subject,split,t1,t1\na,train,a.nii.gz,b.nii\n", ["a column is missing or stands twice"]),
+        ("subject,t1\na,a.nii.gz\n", ["no column 'split'"]),
+        ("subject,split,t1,t1\na,train,a.nii.gz,b.nii\n", ["a column stands twice, 't1'"]),
         (
             "subject,split,t1\na,training,a.nii.gz\n",
             ["row 2", "column split", "got 'training'", "train, val, eval, test"],
         ),
         ("subject,split,t1\na,,a.nii.gz\n", ["row 2", "column split", "got ''"]),
-        ("subject,split,t1\na\n", ["row 2", "column split", "got None"]),
-        ("subject,split,t1\n,train,a.nii.gz\n", ["row 2", "the column subject is empty"]),
+        ("subject,split,t1\na\n", ["row 2", "column split", "ends before it"]),
+        ("subject,split,t1\n,train,a.nii.gz\n", ["row 2", "column subject", "'' cannot name a file"]),
         ("subject,split,t1\na,train,\n", ["row 2", "no volume given"]),
         ("subject,split,t1\na,train,a.nii.gz,b.nii\n", ["row 2", "4 cells under 3 columns"]),
         ("subject,split,t1\n", ["expected a header and at least one row, got 1 lines"]),
@@ -184,16 +185,60 @@ def test_matlab_twins_belong_into_the_column_lr(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("column", ["labels", "mask"])
-def test_masks_and_label_maps_lie_on_the_scans_grid(folder: Path, column: str) -> None:
-    scan(folder / "other.nii", (4, 4, 5))
-    with pytest.raises(InputError, match=rf"row 2, column {column}: .*other\.nii has shape \(4, 4, 5\)"):
-        read_manifest(table(folder, f"subject,split,t1,{column}\na,train,a.nii.gz,other.nii\n"))
+def test_masks_and_label_maps_lie_where_the_scan_lies(folder: Path, column: str) -> None:
+    """On whatever grid: what is stored otherwise is brought by its affine, and what lies elsewhere is refused."""
+    turned, away, beside = np.diag([-1.0, -1, 1, 1]), np.eye(4), np.diag([2.0, 2, 2, 1])
+    turned[:3, 3], away[:3, 3], beside[:3, 3] = (3, 3, 0), (0, 50, 0), (-4.5, 0, 0)
+    manifest = table(folder, f"subject,split,t1,{column}\na,train,a.nii.gz,other.nii\n")
+    for shape, affine in (((4, 4, 4), turned), ((2, 2, 5), np.diag([2.0, 2, 2, 1])), ((4, 4, 5), np.eye(4))):
+        save(Volume(np.ones(shape), affine), folder / "other.nii")
+        assert len(read_manifest(manifest)) == 1
+    for shape, affine in (((4, 4, 4), away), ((2, 2, 2), beside)):  # the second touches it with one face
+        save(Volume(np.ones(shape), affine), folder / "other.nii")
+        with pytest.raises(InputError, match=rf"row 2, column {column}: .*other\.nii lies nowhere in the t1"):
+            read_manifest(manifest)
+        labels_alone = table(folder, f"subject,split,{column}\na,train,other.nii\n").rename(folder / "alone.csv")
+        assert len(read_manifest(labels_alone)) == 1
+        manifest = table(folder, f"subject,split,t1,{column}\na,train,a.nii.gz,other.nii\n")
     manifest = table(folder, "subject,split,t1,t2,lr\na,train,a.nii.gz,other.nii,other.nii\n")
-    assert len(read_manifest(manifest)) == 1  # another contrast or an LR scan has a grid of its own
+    assert len(read_manifest(manifest)) == 1  # another contrast or an LR scan may lie anywhere
+
+
+@pytest.mark.parametrize(
+    "name", ["", "a/b", "../escaped", "/tmp/a", "a\\b", ".", "..", ".hidden", "a\tb", "a\u200bb", '"a\nb"']
+)
+def test_subjects_name_files(folder: Path, name: str) -> None:
+    with pytest.raises(InputError, match=r"row 2, column subject: .* cannot name a file"):
+        read_manifest(table(folder, f"subject,split,t1\n{name},train,a.nii.gz\n"))
+
+
+@pytest.mark.parametrize(("one", "other"), [("anna", "Anna"), ("a b", "a  b"), ("é", "e\u0301"), ("s1", "s1 ")])
+def test_names_that_a_file_system_may_take_for_one(folder: Path, one: str, other: str) -> None:
+    text = f"subject,split,t1\n{one},train,a.nii.gz\n{other},test,b.nii\n"
+    with pytest.raises(InputError, match=r"row 3, column subject: .* stands twice"):
+        read_manifest(table(folder, text))
+
+
+def test_names_of_digits_stay_as_they_are(folder: Path) -> None:
+    manifest = table(folder, "subject,split,t1\n001,train,a.nii.gz\n1,train,b.nii\n1e3,test,b.nii\nNA,val,b.nii\n")
+    assert [s.name for s in read_manifest(manifest)] == ["001", "1", "1e3", "NA"]
+
+
+def test_a_header_is_read_once_while_its_file_does_not_change(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Manifests of 10,000 rows are read again and again; the time goes into headers."""
+    read: list[Path] = []
+    monkeypatch.setattr("srlib.data.read_grid", lambda file: read.append(file) or read_grid(file))
+    rows = [f"s{i},train,a.nii.gz,b.nii,b.nii" for i in range(10_000)]
+    manifest = table(folder, "\n".join(["subject,split,t1,labels,mask", *rows]))
+    assert len(read_manifest(manifest)) == len(read_manifest(manifest)) == 10_000
+    assert read == [folder / "a.nii.gz", folder / "b.nii"]
+    four_dimensional(folder / "b.nii")
+    with pytest.raises(InputError, match=r"row 2, column labels: .*b\.nii: expected a 3-D scan"):
+        read_manifest(manifest)
 
 
 def test_no_row_of_the_split(folder: Path) -> None:
-    with pytest.raises(InputError, match="no row has split 'eval'"):
+    with pytest.raises(InputError, match="no row has split 'eval', only train"):
         read_manifest(table(folder, "subject,split,t1\na,train,a.nii.gz\n"), "eval")
 
 

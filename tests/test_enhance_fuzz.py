@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from srlib import headers, images, inputs, volume
 from srlib.cli import main
-from srlib.images import read_table
+from srlib.tables import read_table
 
 FILES, FOLDERS = 2000, 20
 TYPES = {

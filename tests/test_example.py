@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from srlib import example
 from srlib.example import FULL_SCALE, make_subject, read_template
+from srlib.paths import InputError, root
 
 
 @pytest.fixture(scope="module")
@@ -15,6 +17,20 @@ def template():
 @pytest.fixture(scope="module")
 def subject(template):
     return make_subject(template[0].affine, template[1], np.random.default_rng([0, 0]))
+
+
+def test_a_manifest_of_a_user_is_never_written_over(tmp_path, monkeypatch):
+    monkeypatch.setenv("SRLIB_DATA", str(tmp_path / "data"))
+    mine = tmp_path / "example.csv"
+    mine.write_text("subject,split,t1\n")
+    for build in (example.build, lambda manifest: example.build_images("ct", manifest=manifest)):
+        with pytest.raises(InputError, match=r"example\.csv exists"):
+            build(manifest=mine)
+    assert mine.read_text() == "subject,split,t1\n"
+    assert not list(tmp_path.rglob("*.nii.gz"))
+    tracked = root() / "csv" / "example.csv"
+    before = tracked.stat().st_mtime_ns
+    assert example.list_cohort(tracked).stat().st_mtime_ns == before  # the same bytes
 
 
 def test_the_template_and_its_tissues_share_a_grid(template):

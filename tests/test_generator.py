@@ -276,6 +276,9 @@ def test_examples_that_cannot_be_made(encoded, generation, real, message):
         example(encoded, generation, real=real)
 
 
-def test_priors_for_fewer_classes_are_refused(encoded):
-    with pytest.raises(InputError, match="3 classes; the label table has 4"):
-        generator.draw(np.random.default_rng(0), encoded, Generation((THICK,)), {"t1": (MEANS[:, :3], STDS[:, :3])}, 8)
+def test_priors_for_another_number_of_classes_are_refused(encoded):
+    """Also for more: those of the first classes are not those of this table."""
+    more = tuple(np.concatenate([part, part[:, :1]], axis=1) for part in (MEANS, STDS))
+    for prior, count in (((MEANS[:, :3], STDS[:, :3]), 3), (more, 5)):
+        with pytest.raises(InputError, match=f"{count} classes; the label table has 4"):
+            generator.draw(np.random.default_rng(0), encoded, Generation((THICK,)), {"t1": prior}, 8)

@@ -1,6 +1,8 @@
 """Folder layouts: every one found, split by person, written so that the data room reads it back."""
 
 import csv
+import os
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 
 from srlib import data
-from srlib.layouts import COLUMNS, LAYOUTS, write_manifest
+from srlib.layouts import LAYOUTS, _choose, write_manifest
 from srlib.paths import InputError
 from srlib.volume import Volume, save
 
@@ -36,8 +38,7 @@ def counts(manifest: Path) -> dict[str, int]:
     return dict(Counter(row["split"] for row in rows(manifest).values()))
 
 
-def test_columns_are_those_of_the_data_room() -> None:
-    assert set(COLUMNS) == set(data.VOLUMES)
+def test_layouts_that_are_known() -> None:
     assert list(LAYOUTS) == ["hcp", "adni", "kirby", "bids", "synthsr", "flat"]
 
 
@@ -99,13 +100,46 @@ def test_bids(tmp_path: Path) -> None:
     assert first.file("t1").name == "sub-01_run-1_T1w.nii.gz" and first.file("t2").name == "sub-01_T2w.nii"
 
 
+def test_bids_runs_are_numbers(tmp_path: Path) -> None:
+    for run in (1, 2, 10):  # as text, run-10 comes first
+        scan(tmp_path / f"sub-01/anat/sub-01_run-{run}_T1w.nii.gz")
+    (subject,) = data.read_manifest(write_manifest("bids", tmp_path, tmp_path / "bids.csv"))
+    assert subject.file("t1").name == "sub-01_run-1_T1w.nii.gz"
+
+
+def test_names_that_file_systems_may_take_for_one_are_refused(tmp_path: Path) -> None:
+    scan(tmp_path / "anna.nii")
+    scan(tmp_path / "Anna.nii.gz")
+    if len([*tmp_path.iterdir()]) == 2:
+        with pytest.raises(InputError, match="stands twice, once as Anna"):
+            write_manifest("flat", tmp_path, tmp_path / "m.csv")
+
+
+def test_names_that_are_not_utf8_are_refused_in_one_line(tmp_path: Path) -> None:
+    file = scan(tmp_path / "x.nii")
+    try:
+        os.rename(file, os.fsencode(tmp_path) + b"/caf\xe9.nii")
+    except OSError:
+        pytest.skip("this file system has UTF-8 names alone")
+    with pytest.raises(InputError, match="cannot name a file"):
+        write_manifest("flat", tmp_path, tmp_path / "m.csv")
+
+
+def test_10_000_ids_are_chosen_in_seconds(tmp_path: Path) -> None:
+    people = {f"sub-{i}_ses-{j}": f"sub-{i}" for i in range(5000) for j in range(2)}
+    (tmp_path / "ids.csv").write_text("\n".join(["id", *people]))
+    begin = time.process_time()
+    assert _choose(people, tmp_path / "ids.csv") == people
+    assert time.process_time() - begin < 5
+
+
 def test_bids_keeps_a_persons_sessions_in_one_split(tmp_path: Path) -> None:
     for person in range(6):
         for session in range(3):
             name = f"sub-{person}_ses-{session}"
             scan(tmp_path / f"sub-{person}/ses-{session}/anat/{name}_T1w.nii")
     for seed in range(10):
-        table = rows(write_manifest("bids", tmp_path, tmp_path / "m.csv", split=(0.5, 0.25, 0.25), seed=seed))
+        table = rows(write_manifest("bids", tmp_path, tmp_path / f"m{seed}.csv", split=(0.5, 0.25, 0.25), seed=seed))
         assert len(table) == 18
         pairs = {(name.split("_")[0], row["split"]) for name, row in table.items()}
         assert len(pairs) == 6
@@ -115,7 +149,7 @@ def test_bids_keeps_a_persons_sessions_in_one_split(tmp_path: Path) -> None:
     assert list(table) == [*(f"sub-1_ses-{s}" for s in range(3)), "sub-2_ses-0", *(f"sub-3_ses-{s}" for s in range(3))]
 
 
-def test_synthsr_by_name_and_by_order(tmp_path: Path) -> None:
+def test_synthsr_by_name(tmp_path: Path) -> None:
     for name in ("brain1", "brain2", "brain10"):  # sorted names alone would pair brain1 with brain10_labels
         scan(tmp_path / "labels" / f"{name}_labels.nii.gz")
         if name != "brain2":
@@ -132,6 +166,45 @@ def test_synthsr_by_name_and_by_order(tmp_path: Path) -> None:
         scan(other / "labels" / f"map{index}.nii")
     found = {s.name: s for s in data.read_manifest(write_manifest("synthsr", other, tmp_path / "o.csv"))}
     assert {name: s.file("t1").name for name, s in found.items()} == {"map1": "scan1.nii", "map2": "scan2.nii"}
+
+
+@pytest.mark.parametrize(
+    ("labels", "images"),
+    [
+        ("subject{}_parcels", "subject{}"),  # in sorted order, subject10_parcels comes before subject1_parcels
+        ("subject{}_parcels", "subject{}_brain"),
+        ("parcels-sub-{}-3T", "brain-sub-{}-1.5T"),
+        ("{}.aparc+aseg", "orig {}"),
+    ],
+)
+def test_synthsr_pairs_by_what_tells_names_apart(tmp_path: Path, labels: str, images: str) -> None:
+    for number in (1, 2, 3, 10, 11):
+        scan(tmp_path / "labels" / f"{labels.format(number)}.nii.gz")
+        if number != 2:
+            scan(tmp_path / "images" / f"{images.format(number)}.nii.gz")
+    found = data.read_manifest(write_manifest("synthsr", tmp_path, tmp_path / "m.csv"))
+    pairs = {s.file("labels").name: s.file("t1").name for s in found if "t1" in s.files}
+    assert pairs == {f"{labels.format(n)}.nii.gz": f"{images.format(n)}.nii.gz" for n in (1, 3, 10, 11)}
+
+
+@pytest.mark.parametrize(
+    ("labels", "images", "left"),
+    [
+        (("anna", "bert"), ("anna", "cleo"), "cleo"),  # as many of both, but not of the same people
+        (("anna_seg",), ("bert",), "bert"),
+        (("p1", "p2"), ("q2", "q3"), "q3"),
+        (("p01", "p02"), ("q1", "q2"), "q1"),
+        (("s1_a", "s1_b"), ("t2_a", "t2_b"), "t2_a"),
+        (("anna", "anna_2"), ("bert", "bert_2"), "bert"),
+    ],
+)
+def test_synthsr_refuses_what_names_do_not_pair(tmp_path: Path, labels: tuple, images: tuple, left: str) -> None:
+    for folder, names in (("labels", labels), ("images", images)):
+        for name in names:
+            scan(tmp_path / folder / f"{name}.nii")
+    with pytest.raises(InputError, match=rf"{left}\.nii: no label map of the same name"):
+        write_manifest("synthsr", tmp_path, tmp_path / "m.csv")
+    assert not (tmp_path / "m.csv").exists()
 
 
 def test_synthsr_refuses_a_scan_without_labels(tmp_path: Path) -> None:
@@ -195,7 +268,8 @@ def test_split_counts(tmp_path: Path, people: int, split: tuple, expected: dict[
 @pytest.mark.parametrize("people", range(3, 30))
 def test_shares_place_everybody_and_leave_no_split_empty(tmp_path: Path, people: int) -> None:
     for split in ((0.7, 0.1, 0.2), (0.01, 0.01, 0.98), (1 / 3, 1 / 3, 1 / 3)):
-        found = counts(write_manifest("flat", flat(tmp_path, people), tmp_path / "m.csv", split=split))
+        manifest = write_manifest("flat", flat(tmp_path, people), tmp_path / "m.csv", split=split, force=True)
+        found = counts(manifest)
         assert sum(found.values()) == people and set(found) == {"train", "val", "test"}
         for share, name in zip(split, ("train", "val", "test"), strict=True):
             assert abs(found[name] - share * people) < (1 if min(split) * people >= 1 else 3)
@@ -213,7 +287,7 @@ def test_hcp_counts_of_the_paper(tmp_path: Path) -> None:
     "split",
     [
         (0.7, 0.1, 0.1), (0.7, 0.3), (0.2,) * 5, (1.2, -0.1, -0.1), (3, 1, 2), (0, 0, 0), (-1, 1, 1), (2.5, 1, 0.5),
-        (float("nan"), 0.5, 0.5), (float("inf"), 0, 0), ("a", "b", "c"), 0.7,
+        (float("nan"), 0.5, 0.5), (float("inf"), 0, 0), (1e300, 0, 0), (0.5, 0.6, -0.1), ("a", "b", "c"), 0.7,
     ],
 )  # fmt: skip
 def test_bad_splits(tmp_path: Path, split: tuple) -> None:
@@ -235,7 +309,7 @@ def test_subjects_may_name_the_person(tmp_path: Path) -> None:
     folder, ids = flat(tmp_path / "scans", 12), tmp_path / "ids.csv"
     ids.write_text("id,person\n" + "".join(f"s{i:02d},p{i % 4}\n" for i in range(12)))
     for seed in range(10):
-        table = rows(write_manifest("flat", folder, tmp_path / "m.csv", (0.5, 0.25, 0.25), seed, ids))
+        table = rows(write_manifest("flat", folder, tmp_path / f"m{seed}.csv", (0.5, 0.25, 0.25), seed, ids))
         assert len({(int(name[1:]) % 4, row["split"]) for name, row in table.items()}) == 4
 
 
@@ -243,10 +317,10 @@ def test_subjects_may_name_the_person(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("id\ns00\nx1\nx2\nx3\nx4\n", r"4 ids without a scan: x1, x2, x3;"),
-        ("subject\ns00\n", "expected the column id"),
-        ("id,split\ns00,test\n", "expected the column id"),
+        ("subject\ns00\n", "unknown column 'subject'; expected id and any of person"),
+        ("id,split\ns00,test\n", "unknown column 'split'"),
         ("id\n", "at least one row"),
-        ("", "cannot be read"),
+        ("", "at least one row"),
         (None, "cannot be read"),
     ],
 )

@@ -111,12 +111,12 @@ def test_the_original_classes():
 
 
 BAD_TABLES = {
-    "": "CSV with a header",
-    "label,name\n0,a\n": "expected the columns",
-    "label,class,colour\n0,0,red\n": "expected the columns",
-    "label,class,label\n0,0,0\n": "expected the columns",
-    "label,class\n": "every class",
-    "label,class\n0,0\n2\n": "row 3: 1 cells",
+    "": "expected a header and at least one row",
+    "label,name\n0,a\n": "expected label, class and any of name, side",
+    "label,class,colour\n0,0,red\n": "unknown column 'colour'",
+    "label,class,label\n0,0,0\n": "a column stands twice, 'label'",
+    "label,class\n": "at least one row",
+    "label,class\n0,0\n2\n": "row 3, column class: the row ends before it",
     "label,class\n0,0\n0,1\n": "twice",
     "label,class\n0,0\n2,2\n": "every class from 0 to 1",
     "label,class\n0,1\n2,2\n": "every class from 0 to 1",

@@ -2,6 +2,8 @@
 
 import dataclasses
 import itertools
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -98,6 +100,30 @@ def test_an_interrupted_write_leaves_nothing(dataset, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         write_store(dataset, tmp_path / "patches.h5", progress=False)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("limit", [0, 1000, 100_000, 380_000])
+def test_a_full_disk_is_one_line(cohort, tmp_path, limit):
+    """Without a crash of HDF5, which cannot close what it could not write."""
+    code = (
+        "import resource, sys; from srlib.cli import main\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); sys.argv = sys.argv[1:]; main()"
+    )
+    words = ["store", "recnn_x2", "--profile", "smoke", "--cohort", cohort, "--out", tmp_path / "out" / "p.h5"]
+    (tmp_path / "out").mkdir()
+    done = subprocess.run([sys.executable, "-c", code, "srlib", *map(str, words)], capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: cannot write ")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_nothing_that_is_there_is_replaced(dataset, tmp_path):
+    for path in (tmp_path / "mine.csv", tmp_path):
+        (tmp_path / "mine.csv").write_text("mine")
+        with pytest.raises(InputError, match="exists; --force replaces it"):
+            write_store(dataset, path, progress=False)
+    assert [p.read_text() for p in tmp_path.iterdir()] == ["mine"]
+    assert len(PatchStore(write_store(dataset, tmp_path / "mine.csv", progress=False, force=True))) == 6
 
 
 def make(path, data=(8, 1, 3, 3, 3), label=(8, 1, 3, 3, 3), written=8, dtype=np.float32, **attributes):
