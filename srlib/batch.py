@@ -24,8 +24,9 @@ from srlib.adapt import adapt
 from srlib.checks import findings
 from srlib.claims import claimed, sweep
 from srlib.device import layout
+from srlib.dicom import read_thickness
 from srlib.headers import MAX_VOXELS
-from srlib.images import WHOLE, load, read_shape, read_table, read_thickness, save
+from srlib.images import is_whole, load, read_shape, read_table, save
 from srlib.infer import THICK, Model, find_weights, load_model, output_factor, super_resolve, with_uncertainty
 from srlib.inputs import Job, fingerprint
 from srlib.paths import InputError, atomic, first_line, make_dir, sha256
@@ -185,7 +186,7 @@ def _enhance(
 ) -> tuple[Volume, Volume, str]:
     """Raises InputError for a scan of one slice where the model needs more, and one too large for the memory."""
     experiment, gb = model.experiment, settings.get("max_memory_gb", tiled.MAX_MEMORY_GB)
-    if not job.source.is_dir() and job.source.suffix.lower() not in WHOLE:
+    if not is_whole(job.source):
         _check_size(read_shape(job.source), gb)
     scan, other = load(job.source), load(job.reference) if job.reference else None
     flat = layout(model.network) is torch.channels_last

@@ -89,7 +89,7 @@ def read_manifest(path: str | Path, split: str | None = None) -> list[Subject]:
 
 def _resolve(manifest: Path, column: str, cell: str, where: str) -> Path:
     for folder in (manifest.parent, data_dir()):
-        if (folder / cell).is_file() or (column == "image" and (folder / cell).is_dir()):  # a DICOM series
+        if (folder / cell).is_file() or (folder / cell).is_dir():  # a DICOM series
             file = (folder / cell).absolute()
             if column == "lr" and file.suffix.lower() == ".mat":  # MATLAB has no image header to check
                 return file
