@@ -265,9 +265,11 @@ def write_summary(folder: Path, outcomes: Sequence[Outcome]) -> Path:
         rows = {row["file"]: row for row in (read_table(path) if path.is_file() else []) if {*row} == {*COLUMNS}}
     for o in outcomes:
         given, made = (" ".join(f"{mm:.6g}" for mm in spacing) for spacing in (o.spacing_in, o.spacing_out))
-        values = (str(o.job.source), o.status, f"{o.seconds:.1f}", given, made, o.message)
+        name = str(o.job.source).encode(errors="backslashreplace").decode()  # as it is read back: it need not be text
+        values = (name, o.status, f"{o.seconds:.1f}", given, made, o.message)
         rows[values[0]] = dict(zip(COLUMNS, values, strict=True))
-    with atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8", errors="replace") as file:
+    how = {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
+    with atomic(path) as temporary, open(temporary, "w", **how) as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows[name] for name in sorted(rows))

@@ -31,7 +31,7 @@ def convert(collection: str, folder: str | Path, out: str | Path, manifest: str 
         file = save(image, out / f"{name}.nii.gz", dtype=dtype)
         writer.writerow([name, split, file.absolute()])
     with atomic(Path(manifest)) as temporary:
-        temporary.write_text(text.getvalue())
+        temporary.write_text(text.getvalue(), encoding="utf-8")
     return Path(manifest)
 
 

@@ -42,7 +42,7 @@ def build(folder: Path | None = None, manifest: Path | None = None, seed: int = 
         rows.append(",".join([name, split, *cells]))
     manifest = manifest or data_dir() / "example.csv"
     with atomic(manifest) as temporary:
-        temporary.write_text("\n".join(rows) + "\n")
+        temporary.write_text("\n".join(rows) + "\n", encoding="utf-8")
     return manifest
 
 
@@ -67,7 +67,7 @@ def build_images(kind: str, folder: Path | None = None, manifest: Path | None = 
         rows.append(f"{name},{split},example_{kind}/{name}.nii.gz")
     manifest = manifest or data_dir() / f"example_{kind}.csv"
     with atomic(manifest) as temporary:
-        temporary.write_text("\n".join(rows) + "\n")
+        temporary.write_text("\n".join(rows) + "\n", encoding="utf-8")
     return manifest
 
 

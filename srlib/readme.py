@@ -33,9 +33,9 @@ def render(text: str, results: Path) -> str:
 def update(check: bool = False, readme: Path | None = None, results: Path | None = None) -> bool:
     """Rewrite the README's tables; returns whether they were stale. With ``check`` nothing is written."""
     path = readme or root() / "README.md"
-    old = path.read_text()
+    old = path.read_text(encoding="utf-8")
     new = render(old, results or root() / "results")
     if new != old and not check:
         with atomic(path) as temporary:
-            temporary.write_text(new)
+            temporary.write_text(new, encoding="utf-8")
     return new != old

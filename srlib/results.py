@@ -122,7 +122,8 @@ def _git_state() -> dict[str, str]:
     """Commit of the checkout, and whether what computes results differs from it."""
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=root(), capture_output=True, text=True, check=True).stdout.strip()
+        done = subprocess.run(["git", *words], cwd=root(), capture_output=True, encoding="utf-8", check=True)
+        return done.stdout.strip()
 
     try:
         changed = git("status", "--porcelain", "--", "srlib", "notebooks", "csv", "pyproject.toml")

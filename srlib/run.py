@@ -66,7 +66,7 @@ def run(
         began = time.perf_counter()
         _execute(book, books, values)
         with atomic(books / f"{book.stem}.json") as temporary:
-            temporary.write_text(json.dumps({"key": _key(book, books, values, path)}))
+            temporary.write_text(json.dumps({"key": _key(book, books, values, path)}), encoding="utf-8")
         print(f" {time.perf_counter() - began:.0f} s", flush=True)
     return folder
 
@@ -79,24 +79,31 @@ def _parameters(book: Path) -> set[str]:
 
 def _key(book: Path, books: Path, values: Mapping[str, object], manifest: Path) -> str:
     """Hash of everything a notebook's outcome depends on: code, parameters, data, earlier notebooks, the package."""
-    cells = [c["source"] for c in json.loads(book.read_text())["cells"] if c["cell_type"] == "code"]
+    cells = [c["source"] for c in json.loads(book.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
     upstream = [_stored(books, p) for p in notebooks() if p.stem < book.stem]
     manifests, files = [manifest, *(Path(v) for v in values.values() if str(v).endswith(".csv"))], []
     manifests = [path for path in dict.fromkeys(manifests) if path.is_file()]
     with contextlib.suppress(InputError):  # volumes that are not there yet are made by the first notebook
         stats = [(f, f.stat()) for path in manifests for s in read_manifest(path) for f in s.files.values()]
         files = [(str(f), s.st_size, s.st_mtime_ns) for f, s in stats]
-    parts = [cells, values, [path.read_text() for path in manifests], files, upstream, source_hash()]
+    parts = [
+        cells,
+        values,
+        [path.read_text(encoding="utf-8", errors="replace") for path in manifests],
+        files,
+        upstream,
+        source_hash(),
+    ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _stored(books: Path, book: Path) -> str | None:
     path = books / f"{book.stem}.json"
-    return json.loads(path.read_text())["key"] if path.is_file() else None
+    return json.loads(path.read_text(encoding="utf-8"))["key"] if path.is_file() else None
 
 
 def _finished(book: Path, books: Path, values: Mapping[str, object], manifest: Path, folder: Path) -> bool:
-    writes = json.loads(book.read_text())["metadata"].get("srlib", {}).get("writes", [])
+    writes = json.loads(book.read_text(encoding="utf-8"))["metadata"].get("srlib", {}).get("writes", [])
     there = (books / book.name).is_file() and all(any(folder.glob(pattern)) for pattern in writes)
     return there and _stored(books, book) == _key(book, books, values, manifest)
 

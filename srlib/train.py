@@ -271,7 +271,7 @@ def _resume(path: Path, identity: dict, phase) -> tuple[int, list, list]:
 
 def _write_history(path: Path, history: list[dict]) -> None:
     names = list(dict.fromkeys(name for row in history for name in row))
-    with atomic(path) as temporary, open(temporary, "w", newline="") as file:
+    with atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows({k: v if k == "step" else f"{v:.6g}" for k, v in row.items()} for row in history)

@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+from click.testing import CliRunner
 from pydicom.data import get_testdata_file
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
@@ -18,6 +19,7 @@ from scipy.io import savemat
 from skimage import io
 
 from srlib import headers, inputs, volume
+from srlib.cli import main
 from srlib.dicom import read_thickness
 from srlib.images import deeplesion_rows, hu_window, load, load_dicom, load_duke, load_png, read_shape, save, scans_in
 from srlib.paths import InputError, ScanWarning
@@ -415,6 +417,27 @@ def test_what_a_header_leaves_open_is_told(series) -> None:
         load_dicom(folder)
     assert ["MONOCHROME1" in str(w.message) or "need not be HU" in str(w.message) for w in told] == [True, True]
     assert len(headers.doubts(folder)) == 2 and headers.doubts(series(name="plain")) == []
+
+
+def test_names_that_are_not_utf8_are_enhanced_reported_and_listed(tmp_path: Path, tiny, noise) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/in\xe9"))
+    folder.mkdir()
+    scans = [Path(os.fsdecode(os.fsencode(folder) + b"/" + name)) for name in (b"caf\xe9.nii", b"caf\xe8.nii")]
+    for scan in scans:
+        os.rename(volume.save(volume.Volume(noise((8, 9, 10)), np.eye(4)), tmp_path / "a.nii"), scan)
+    words = ["enhance", folder, tmp_path / "out", "--weights", tiny, "--report", tmp_path / "pages"]
+    for status in ("enhanced", "done before"):
+        result = CliRunner().invoke(main, [*map(os.fspath, words)])
+        assert result.exit_code == 0, result.output
+        rows = (tmp_path / "out/summary.csv").read_text(encoding="utf-8").splitlines()
+        assert len(rows) == 3 and all(f",{status}," in row for row in rows[1:])
+        assert rows[1].startswith(f"{tmp_path}/in\\udce9/caf\\udce8.nii,")
+    pages = sorted((tmp_path / "pages").iterdir())
+    assert len(pages) == 2 and "caf\\udce8.nii, enhanced" in pages[0].read_text(encoding="utf-8")
+    result = CliRunner().invoke(main, ["degrade", os.fspath(scans[0]), os.fspath(folder / "lr.nii")])
+    assert result.exit_code == 0 and result.stdout.endswith("/in\\udce9/lr.nii\n")
+    result = CliRunner().invoke(main, ["manifest", "flat", os.fspath(folder), "--out", str(tmp_path / "m.csv")])
+    assert result.exit_code == 1 and "is not UTF-8; rename" in result.stderr and not (tmp_path / "m.csv").exists()
 
 
 def ultrasound(file: Path, pixels: np.ndarray, regions=((1, 1, 3, 0.02, 0.03),), **tags) -> Path:
