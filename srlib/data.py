@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from srlib.degrade import Degradation, SparseView, make_degradation
+from srlib.dicom import is_series
 from srlib.experiments import TASKS, Experiment
 from srlib.images import load, load_mat, read_shape
 from srlib.paths import InputError, data_dir
@@ -89,7 +90,7 @@ def read_manifest(path: str | Path, split: str | None = None) -> list[Subject]:
 
 def _resolve(manifest: Path, column: str, cell: str, where: str) -> Path:
     for folder in (manifest.parent, data_dir()):
-        if (folder / cell).is_file() or (folder / cell).is_dir():  # a DICOM series
+        if (folder / cell).is_file() or is_series(folder / cell):
             file = (folder / cell).absolute()
             if column == "lr" and file.suffix.lower() == ".mat":  # MATLAB has no image header to check
                 return file

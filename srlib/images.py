@@ -44,7 +44,9 @@ def _named(path: Path) -> Path:
     nifti = ".nii" if b"n+" in (head[344:346], head[4:6]) else ""
     like = next((suffix for suffix, begin in magic.items() if head.startswith(begin)), nifti)
     advice = f"; it begins like a {like}: rename it" if like else ""
-    raise InputError(f"{path}: expected NIfTI, MGH or Analyze ({', '.join(SCANS)}), .png or DICOM{advice}")
+    raise InputError(
+        f"{path}: unreadable scan: expected NIfTI, MGH or Analyze ({', '.join(SCANS)}), .png or DICOM{advice}"
+    )
 
 
 def scans_in(folder: str | Path) -> list[Path]:

@@ -306,10 +306,16 @@ def test_what_is_not_dicom_and_has_no_suffix_is_explained(tmp_path: Path, noise)
     scan = volume.Volume(noise((4, 5, 6)), np.eye(4))
     for suffix in (".nii.gz", ".nii"):
         os.rename(save(scan, tmp_path / f"a{suffix}"), tmp_path / "scan")
-        refused(lambda: load(tmp_path / "scan"), rf"scan: expected NIfTI, .* it begins like a \{suffix}: rename it")
+        refused(
+            lambda: load(tmp_path / "scan"),
+            rf"scan: unreadable scan: expected NIfTI, .* it begins like a \{suffix}: rename it",
+        )
     (tmp_path / "scan").write_text("notes")
     for read in (load, read_shape):
-        refused(lambda read=read: read(tmp_path / "scan"), r"scan: expected NIfTI, MGH or Analyze .* or DICOM$")
+        refused(
+            lambda read=read: read(tmp_path / "scan"),
+            r"scan: unreadable scan: expected NIfTI, MGH or Analyze .* or DICOM$",
+        )
 
 
 @pytest.mark.parametrize("missing", [1, 2, 3])
