@@ -107,20 +107,23 @@ def load_png(path: str | Path, spacing_mm: Sequence[float] = (1.0, 1.0, 1.0), de
         raise InputError(f"{path}: missing, unreadable or truncated image ({first_line(err)})") from err
     if pixels.ndim != 2 or pixels.dtype not in ((np.uint16,) if deeplesion else (np.uint8, np.uint16)):
         expected = "a 16-bit grey PNG" if deeplesion else "an 8- or 16-bit grey PNG"
-        raise InputError(f"{path}: expected {expected}, got {pixels.dtype} of shape {pixels.shape}")
+        raise InputError(f"{path}: expected {expected}, got {pixels.dtype} of shape {pixels.shape}; convert it to that")
     data = pixels.T[:, :, None].astype(np.float32)
     return Volume(data - HU_ZERO if deeplesion else data, np.diag([*spacing_mm, 1.0]))
 
 
 def load_npz(path: str | Path) -> Volume:
-    """Read the one array (X, Y, Z) of a NumPy archive: RAS axes of 1 mm, since it holds no geometry."""
+    """Read the one array, (X, Y, Z) or (X, Y), of a NumPy archive: RAS axes of 1 mm, since it holds no geometry."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             if sum(part.file_size for part in arrays.zip.infolist()) > 8 * MAX_VOXELS:
                 raise ValueError(f"it says that it holds more than {MAX_VOXELS:,} voxels")
-            (data,) = arrays.values()
+            if len(arrays.files) != 1:
+                raise ValueError(f"it holds {len(arrays.files)}: {', '.join(arrays.files)}")
+            data = arrays[arrays.files[0]]
     except Exception as err:  # NumPy and zipfile raise OSError, ValueError, BadZipFile, TypeError and others
         raise InputError(f"{path}: expected a readable .npz file with one array ({first_line(err)})") from err
+    data = data[..., None] if data.ndim == 2 else data
     if data.ndim != 3 or data.dtype.kind not in "iuf" or not data.size or not np.isfinite(data).all():
         raise InputError(f"{path}: expected finite numbers (X, Y, Z), got {data.dtype} of shape {data.shape}")
     return Volume(data, np.eye(4))

@@ -67,6 +67,17 @@ def test_bad_pngs(tmp_path: Path) -> None:
     refused(lambda: load_png(tmp_path / "colour.png"), r"colour\.png: expected an 8- or 16-bit grey PNG, got .*3\)")
 
 
+def test_archives_of_one_array(tmp_path: Path) -> None:
+    data = np.arange(60.0).reshape(3, 4, 5)
+    for array in (data, data[..., 0]):
+        np.savez(tmp_path / "a.npz", array)
+        np.testing.assert_array_equal(load(tmp_path / "a.npz").data, array.reshape(3, 4, -1))
+    np.savez(tmp_path / "a.npz", hr=data, lr=data)
+    refused(lambda: load(tmp_path / "a.npz"), r"one array .it holds 2: hr, lr")
+    np.savez(tmp_path / "a.npz")
+    refused(lambda: load(tmp_path / "a.npz"), r"one array .it holds 0")
+
+
 def test_ct_small_of_pydicom() -> None:
     path = get_testdata_file("CT_small.dcm", download=False)
     image, header = load_dicom(path), pydicom.dcmread(path)
@@ -348,7 +359,7 @@ def test_a_tilted_gantry_gives_a_sheared_affine(series) -> None:
 
 
 @pytest.mark.parametrize("tilt_mm", [0.4, 0.02])
-def test_a_tilted_gantry_stands_in_the_sform_alone(series, tmp_path: Path, tilt_mm: float) -> None:
+def test_a_tilted_gantry_stands_in_the_sform_alone(series, tmp_path: Path, tiny, tilt_mm: float) -> None:
     def tilt(header, index: int) -> None:
         shift = tilt_mm * index * series.axes[:, 1]
         header.ImagePositionPatient = [f"{v:.9f}" for v in np.array(header.ImagePositionPatient, float) + shift]
@@ -364,6 +375,11 @@ def test_a_tilted_gantry_stands_in_the_sform_alone(series, tmp_path: Path, tilt_
             np.testing.assert_allclose(back.header.get_zooms(), np.linalg.norm(made[:3, :3], axis=0), rtol=1e-6)
             again = headers.kept(tmp_path / "a.nii.gz", made, made @ np.diag([0.5, 1, 1, 1]), read.shape, "", {})
             assert int(again["qform_code"]) == code and int(again["sform_code"]) == 1  # and from NIfTI to NIfTI
+    words = ("enhance", folder, tmp_path / "sr.nii.gz", "--weights", tiny, "--factor", 2, 2, 1)
+    assert CliRunner().invoke(main, [*map(str, words)]).exit_code == 0
+    back = nib.load(tmp_path / "sr.nii.gz")
+    assert int(back.header["qform_code"]) == 0 and int(back.header["sform_code"]) == 1
+    np.testing.assert_allclose(back.affine @ [0.5, 0.5, 4, 1], read.affine @ [0, 0, 4, 1], atol=1e-4)
     for name in ("b.nii.gz", "b.mgz"):  # without a header
         back = nib.load(volume.save(read, tmp_path / name))
         np.testing.assert_allclose(back.affine, read.affine, atol=1e-4)
