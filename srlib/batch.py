@@ -24,8 +24,9 @@ from srlib.adapt import adapt
 from srlib.checks import findings
 from srlib.claims import claimed, sweep
 from srlib.device import layout
+from srlib.dicom import read_thickness
 from srlib.headers import MAX_VOXELS
-from srlib.images import WHOLE, load, read_shape, read_thickness, save
+from srlib.images import is_whole, load, read_shape, save
 from srlib.infer import THICK, Model, find_weights, load_model, output_factor, super_resolve, with_uncertainty
 from srlib.inputs import Job, fingerprint
 from srlib.paths import InputError, atomic, first_line, make_dir, sha256
@@ -186,7 +187,7 @@ def _enhance(
 ) -> tuple[Volume, Volume, str]:
     """Raises InputError for a scan of one slice where the model needs more, and one too large for the memory."""
     experiment, gb = model.experiment, settings.get("max_memory_gb", tiled.MAX_MEMORY_GB)
-    if not job.source.is_dir() and job.source.suffix.lower() not in WHOLE:
+    if not is_whole(job.source):
         _check_size(read_shape(job.source), gb)
     scan, other = load(job.source), load(job.reference) if job.reference else None
     flat = layout(model.network) is torch.channels_last
@@ -265,9 +266,11 @@ def write_summary(folder: Path, outcomes: Sequence[Outcome]) -> Path:
         rows = {row["file"]: row for row in (read_table(path) if path.is_file() else []) if {*row} == {*COLUMNS}}
     for o in outcomes:
         given, made = (" ".join(f"{mm:.6g}" for mm in spacing) for spacing in (o.spacing_in, o.spacing_out))
-        values = (str(o.job.source), o.status, f"{o.seconds:.1f}", given, made, o.message)
+        name = str(o.job.source).encode(errors="backslashreplace").decode()  # as it is read back: it need not be text
+        values = (name, o.status, f"{o.seconds:.1f}", given, made, o.message)
         rows[values[0]] = dict(zip(COLUMNS, values, strict=True))
-    with atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8", errors="replace") as file:
+    how = {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
+    with atomic(path) as temporary, open(temporary, "w", **how) as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows[name] for name in sorted(rows))

@@ -93,7 +93,7 @@ def watched() -> Iterator[dict[str, float]]:
     held: list[int] = []
 
     def look() -> None:
-        held.append(int(statm.read_text().split()[1]) if statm.is_file() else 0)
+        held.append(int(statm.read_text(encoding="ascii").split()[1]) if statm.is_file() else 0)
 
     def sample() -> None:
         while not done.wait(SAMPLING_S):

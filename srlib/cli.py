@@ -21,6 +21,9 @@ class Group(click.Group):
     """Commands whose bad input ends in one line and exit code 1."""
 
     def invoke(self, context: click.Context) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            if getattr(stream, "errors", "") == "strict":  # names of files need not be text
+                stream.reconfigure(errors="backslashreplace")
         try:
             super().invoke(context)
         except InputError as err:

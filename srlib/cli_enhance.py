@@ -73,8 +73,8 @@ def example(*commands: str) -> str:
 def enhance(sources, target, weights, reference, uncertainty, device, workers, max_memory, no_flip, **settings) -> None:
     """Super-resolve scans; each output lies where its scan lay.
 
-    IN: a scan (NIfTI, MGH, Analyze, .npz, .png, or a folder of DICOM slices), several, a pattern in quotes, a folder of
-    scans, or a manifest (CSV with the columns subject, t1 and, where the model takes it, t2).
+    IN: a scan (NIfTI, MGH, Analyze, .npz, .png, a DICOM file or a folder of DICOM slices), several, a pattern in quotes,
+    a folder of scans, or a manifest (CSV with the columns subject, t1 and, where the model takes it, t2).
 
     OUT: a file for a single scan, else a folder, where each becomes NAME_sr.nii.gz and summary.csv says how it went.
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from srlib.degrade import Degradation, SparseView, make_degradation
+from srlib.dicom import is_series
 from srlib.experiments import TASKS, Experiment
 from srlib.images import Grid, load, load_mat, read_grid
 from srlib.paths import InputError, ScanWarning, choose, data_dir, locate
@@ -82,7 +83,7 @@ def read_manifest(path: str | Path, split: str | None = None) -> list[Subject]:
 
 def _resolve(folders: Sequence[Path], column: str, cell: str, where: str) -> Path:
     for file in (folder / cell for folder in folders):
-        if os.path.isfile(file) or (column == "image" and os.path.isdir(file)):  # a DICOM series
+        if os.path.isfile(file) or is_series(file):
             if column == "lr" and file.suffix.lower() == ".mat":  # MATLAB has no image header to check
                 return file
             try:

@@ -7,18 +7,22 @@ import threading
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 from nibabel.arrayproxy import ArrayProxy
 
+from srlib import dicom
+from srlib.dicom import is_dicom
 from srlib.paths import InputError, first_line
 
 MAX_VOXELS = 10**9  # of a scan: more is refused before memory is taken
 PACKED = (".gz", ".mgz", ".bz2", ".zst")  # names of files that end with a checksum
 GZIP_RATIO = 1032  # what deflate compresses at most
 DTYPES = ("float32", "int16", "uint8", "uint16", "int32", "same")
+SHEAR = 1e-3  # cosine between axes from which on a transform is no rotation
 FEW_LEVELS = 255  # intensities over a smaller range lose what was enhanced when they are rounded
 # what nibabel, gzip and NumPy raise for damaged files
 DAMAGED = (
@@ -150,11 +154,7 @@ def _declared_spacing(image: nib.spatialimages.SpatialImage) -> tuple[float, ...
 
 def _image(path: Path) -> nib.spatialimages.SpatialImage | None:
     """The file as nibabel sees it; None for DICOM, PNG and NumPy."""
-    return None if _is_dicom(path) or path.suffix.lower() in (".png", ".npz") else _loaded(path)
-
-
-def _is_dicom(path: Path) -> bool:
-    return path.is_dir() or path.suffix.lower() == ".dcm"
+    return None if is_dicom(path) or path.suffix.lower() in (".png", ".npz") else _loaded(path)
 
 
 def doubts(path: Path) -> list[str]:
@@ -163,7 +163,9 @@ def doubts(path: Path) -> list[str]:
     if isinstance(image, nib.Nifti1Pair):
         unit = {1: "metre", 3: "micron"}.get(int(image.header["xyzt_units"]) % 8)
         return [f"the header's unit is {unit}, which is taken wherever mm is meant"] if unit else []
-    return ["an Analyze header does not say which side is left"] if isinstance(image, nib.analyze.AnalyzeImage) else []
+    if isinstance(image, nib.analyze.AnalyzeImage):
+        return ["an Analyze header does not say which side is left"]
+    return dicom.doubts(first) if (first := dicom.first_image(path)) else []
 
 
 def kept(
@@ -172,7 +174,8 @@ def kept(
     """Header of a scan of ``shape`` at ``made_affine`` that was made from ``source``, which lies at ``affine``.
 
     Of a NIfTI: its version, units, display range, and both transforms with their codes, moved as the voxels were; of
-    MGH and DICOM: scanner coordinates. ``done`` becomes the description, ``record`` a comment in JSON.
+    MGH and DICOM: scanner coordinates. A sheared transform (a tilted gantry) stands in the sform alone, as a qform cannot
+    hold it. ``done`` becomes the description, ``record`` a comment in JSON.
     """
     image = _image(source)
     old = image.header if isinstance(image, nib.Nifti1Pair) else None
@@ -183,13 +186,13 @@ def kept(
         for field in ("xyzt_units", "cal_min", "cal_max", "aux_file"):
             new[field] = old[field]
         moved = np.linalg.inv(affine) @ made_affine
-        for read, write in ((old.get_qform, new.set_qform), (old.get_sform, new.set_sform)):
+        for read, write in ((old.get_qform, partial(_set_qform, new)), (old.get_sform, new.set_sform)):
             with suppress(*DAMAGED, np.linalg.LinAlgError):  # the one that is not used may hold anything
                 matrix, code = read(coded=True)
                 if code:
                     write(matrix @ moved, code)
-    elif isinstance(image, nib.MGHImage) or _is_dicom(source):
-        new.set_qform(made_affine, "scanner")
+    elif isinstance(image, nib.MGHImage) or ((first := dicom.first_image(source)) and first.position is not None):
+        _set_qform(new, made_affine, "scanner")
         new.set_sform(made_affine, "scanner")
     if not np.allclose(new.get_best_affine(), made_affine, atol=1e-3):
         new.set_sform(made_affine, "aligned")
@@ -198,6 +201,12 @@ def kept(
     new["descrip"] = done.encode("ascii", "replace")[:79]
     new.extensions.append(nib.nifti1.Nifti1Extension("comment", json.dumps(record, sort_keys=True).encode()))
     return new
+
+
+def _set_qform(header: nib.Nifti1Header, affine: np.ndarray, code: int | str) -> None:
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    sheared = np.abs(axes.T @ axes - np.eye(3)).max() > SHEAR
+    header.set_qform(None if sheared else affine, 0 if sheared else code)
 
 
 def store_as(header: nib.Nifti1Header, dtype: str, source: Path, data: np.ndarray) -> str:
@@ -210,7 +219,7 @@ def store_as(header: nib.Nifti1Header, dtype: str, source: Path, data: np.ndarra
     if image is not None:
         kind, slope, inter = image.get_data_dtype().newbyteorder("="), image.dataobj.slope, image.dataobj.inter
     else:
-        kind, slope, inter = np.dtype(("int16" if _is_dicom(source) else "float32") if dtype == "same" else dtype), 1, 0
+        kind, slope, inter = np.dtype(("int16" if is_dicom(source) else "float32") if dtype == "same" else dtype), 1, 0
     low, high, note = float(data.min()), float(data.max()), ""
     if kind.kind == "f":
         kind, slope, inter = np.dtype(np.float64 if kind.itemsize > 4 else np.float32), 1, 0

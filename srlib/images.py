@@ -1,70 +1,90 @@
 """Scans of any format: NIfTI and MGH, PNG, DICOM, and the DeepLesion and Duke ultrasound collections."""
 
+import math
+import warnings
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-import pydicom
 from PIL import Image
-from pydicom.pixels import apply_modality_lut
 from scipy.io import loadmat
 from skimage import io
 
-from srlib import volume
+from srlib import dicom, volume
 from srlib.headers import MAX_VOXELS, opened, shape_of
-from srlib.paths import InputError, atomic, first_line
+from srlib.paths import InputError, ScanWarning, atomic, first_line
 from srlib.tables import read_table
 from srlib.volume import HU_WINDOW, Scaling, Volume
 
 HU_ZERO = 32768  # of DeepLesion's 16-bit PNG
 SCANS = (".nii", ".nii.gz", ".mgh", ".mgz", ".hdr", ".img", ".npz")  # what is looked for in a folder
-WHOLE = (".png", ".dcm", ".npz")  # kinds of files whose shape is not known from a header
+PICTURES = (".png", ".npz")
 Grid = tuple[tuple[int, int, int], np.ndarray]  # shape, affine
 GEOMETRY = ("initial_radius", "final_radius", "initial_angle", "final_angle")
 
 
 def load(path: str | Path) -> Volume:
-    """Read a scan by the kind of its file: ``.png``, ``.npz``, ``.dcm`` or a folder of DICOM slices, else NIfTI or MGH."""
+    """Read a scan: DICOM, a file or a folder of slices, by its content, others by their suffix (NIfTI, MGH, PNG, NumPy)."""
     path = Path(path)
-    if path.suffix.lower() in (".png", ".npz"):
+    if dicom.is_dicom(path):
+        return load_dicom(path)
+    if path.suffix.lower() in PICTURES:
         return load_png(path) if path.suffix.lower() == ".png" else load_npz(path)
-    return load_dicom(path) if path.is_dir() or path.suffix.lower() == ".dcm" else volume.load(path)
+    return volume.load(_named(path))
+
+
+def _named(path: Path) -> Path:
+    """A path whose suffix says what it is; InputError for the others."""
+    if not path.is_file() or {*map(str.lower, path.suffixes)} & {*SCANS}:
+        return path
+    try:
+        with open(path, "rb") as file:
+            head = file.read(348)
+    except OSError as err:
+        raise InputError(f"{path}: cannot be read ({err.strerror})") from err
+    magic = {".nii.gz": b"\x1f\x8b", ".png": b"\x89PNG", ".npz": b"PK"}
+    nifti = ".nii" if b"n+" in (head[344:346], head[4:6]) else ""
+    like = next((suffix for suffix, begin in magic.items() if head.startswith(begin)), nifti)
+    advice = f"; it begins like a {like}: rename it" if like else ""
+    raise InputError(
+        f"{path}: unreadable scan: expected NIfTI, MGH or Analyze ({', '.join(SCANS)}), .png or DICOM{advice}"
+    )
 
 
 def scans_in(folder: str | Path) -> list[Path]:
     """NIfTI, MGH, Analyze and ``.npz`` files of a folder and its folders of DICOM slices, sorted; none if it is none.
 
-    Of a pair of files the ``.hdr``; links that lead nowhere are among them.
+    Single DICOM files count where there are such scans, else the folder itself is a series. Of a pair of files the
+    ``.hdr``; links that lead nowhere are among them.
     """
-    entries = sorted(p for p in Path(folder).iterdir() if not p.name.startswith(".")) if Path(folder).is_dir() else []
-    pairs = {p.with_suffix(".img") for p in entries if p.suffix == ".hdr"}
-    return [p for p in entries if (is_series(p) if p.is_dir() else p.name.lower().endswith(SCANS) and p not in pairs)]
-
-
-def is_series(folder: Path) -> bool:
-    """Whether a folder holds a file that begins as DICOM files do."""
-
-    def begins_so(path: Path) -> bool:
-        with open(path, "rb") as file:
-            return file.read(132)[128:] == b"DICM"
-
-    with suppress(OSError):  # a folder or file that may not be read
-        return any(begins_so(p) for p in sorted(folder.iterdir()) if p.is_file())
-    return False
+    try:
+        entries = sorted(Path(folder).iterdir()) if Path(folder).is_dir() else []
+    except OSError as err:
+        raise InputError(f"{folder}: cannot be read ({err.strerror})") from err
+    entries = [p for p in entries if not p.name.startswith(".")]
+    pairs = {p.with_suffix("") for p in entries if p.suffix.lower() == ".hdr"}
+    entries = [p for p in entries if p.suffix.lower() != ".img" or p.with_suffix("") not in pairs]
+    scans = {p for p in entries if (dicom.is_series(p) if p.is_dir() else p.name.lower().endswith(SCANS))}
+    single = {p for p in entries if scans and not p.is_dir() and p.name.upper() != "DICOMDIR" and dicom.is_dicom(p)}
+    return sorted(scans | single)
 
 
 def read_grid(path: str | Path) -> Grid:
     """Shape and affine of a scan: from the header of NIfTI and MGH files, from the whole of others."""
     path = Path(path)
-    if path.is_dir() or path.suffix.lower() in WHOLE:
+    if is_whole(path):
         return (scan := load(path)).shape, scan.affine
-    return shape_of(image := opened(path), path), image.affine
+    return shape_of(image := opened(_named(path)), path), image.affine
 
 
 def read_shape(path: str | Path) -> tuple[int, int, int]:
     """Shape of a scan, read as by ``read_grid``."""
     return read_grid(path)[0]
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a scan's shape is known from the whole of its files alone."""
+    return dicom.is_dicom(path) or path.suffix.lower() in PICTURES
 
 
 def save(scan: Volume, path: str | Path, *how: object) -> Path:
@@ -98,20 +118,23 @@ def load_png(path: str | Path, spacing_mm: Sequence[float] = (1.0, 1.0, 1.0), de
         raise InputError(f"{path}: missing, unreadable or truncated image ({first_line(err)})") from err
     if pixels.ndim != 2 or pixels.dtype not in ((np.uint16,) if deeplesion else (np.uint8, np.uint16)):
         expected = "a 16-bit grey PNG" if deeplesion else "an 8- or 16-bit grey PNG"
-        raise InputError(f"{path}: expected {expected}, got {pixels.dtype} of shape {pixels.shape}")
+        raise InputError(f"{path}: expected {expected}, got {pixels.dtype} of shape {pixels.shape}; convert it to that")
     data = pixels.T[:, :, None].astype(np.float32)
     return Volume(data - HU_ZERO if deeplesion else data, np.diag([*spacing_mm, 1.0]))
 
 
 def load_npz(path: str | Path) -> Volume:
-    """Read the one array (X, Y, Z) of a NumPy archive: RAS axes of 1 mm, since it holds no geometry."""
+    """Read the one array, (X, Y, Z) or (X, Y), of a NumPy archive: RAS axes of 1 mm, since it holds no geometry."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             if sum(part.file_size for part in arrays.zip.infolist()) > 8 * MAX_VOXELS:
                 raise ValueError(f"it says that it holds more than {MAX_VOXELS:,} voxels")
-            (data,) = arrays.values()
+            if len(arrays.files) != 1:
+                raise ValueError(f"it holds {len(arrays.files)}: {', '.join(arrays.files)}")
+            data = arrays[arrays.files[0]]
     except Exception as err:  # NumPy and zipfile raise OSError, ValueError, BadZipFile, TypeError and others
         raise InputError(f"{path}: expected a readable .npz file with one array ({first_line(err)})") from err
+    data = data[..., None] if data.ndim == 2 else data
     if data.ndim != 3 or data.dtype.kind not in "iuf" or not data.size or not np.isfinite(data).all():
         raise InputError(f"{path}: expected finite numbers (X, Y, Z), got {data.dtype} of shape {data.shape}")
     return Volume(data, np.eye(4))
@@ -145,90 +168,20 @@ def load_dicom(path: str | Path) -> Volume:
 
     (X, Y, Z) along the image's columns, its rows and the slice normal; the affine is nibabel's (RAS+, mm). Slices
     are sorted by position, their spacing comes from the positions (of a single slice, its thickness). Files that
-    are not DICOM or hold no image are passed over. Raises InputError for several series, slices that are missing,
-    doubled or on other grids, colour, multi-frame, missing geometry, and pixels that cannot be decoded.
+    are not DICOM or hold no image are passed over. Single ultrasound images, X-rays and captures do not say where
+    they lie: their axes are those of ``load_png``, their spacing that of the ultrasound region that shows tissue, else
+    PixelSpacing or ImagerPixelSpacing; grey ones stored in colours are read too. Raises InputError for several series,
+    slices that are missing, doubled or on other grids, colour, multi-frame, missing geometry, damaged tags, and pixels
+    that cannot be decoded. Warns (ScanWarning) of what ``dicom.doubts`` finds.
     """
-    path = Path(path)
-    files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
-    slices = [(file, image) for file in files if (image := _slice(file, alone=file == path)) is not None]
-    if not slices:
-        raise InputError(f"{path}: no DICOM image found; give a DICOM file or the folder of one series")
-    series = sorted({str(image.get("SeriesInstanceUID")) for _, image in slices})
-    if len(series) > 1:
-        raise InputError(f"{path}: {len(series)} series in one folder ({series[0]}, ...); give each its own folder")
-    voxels = sum(int(image.Rows) * int(image.Columns) for _, image in slices)
+    slices = dicom.read_slices(path)
+    voxels = len(slices) * math.prod(slices[0].shape)
     if voxels > MAX_VOXELS:
         raise InputError(f"{path}: its headers say {voxels:,} voxels, more than {MAX_VOXELS:,}; crop it or repair them")
-    geometry = {file: _geometry(file, image) for file, image in slices}
-    first = geometry[slices[0][0]]
-    normal = np.cross(first[1], first[2])
-    slices.sort(key=lambda pair: float(normal @ geometry[pair[0]][0]))
-    for file, image in slices:
-        same = all(np.allclose(a, b, atol=1e-4) for a, b in zip(first[1:], geometry[file][1:], strict=True))
-        if not same or (image.Rows, image.Columns) != (slices[0][1].Rows, slices[0][1].Columns):
-            raise InputError(f"{file}: its size, spacing or orientation is not that of {slices[0][0].name}")
-    origins = np.stack([geometry[file][0] for file, _ in slices])
-    step = (origins[-1] - origins[0]) / max(len(slices) - 1, 1)
-    if len(slices) == 1:
-        step = normal * float(slices[0][1].get("SliceThickness") or 1)
-    gaps = np.diff(origins @ normal)
-    stray = np.linalg.norm(origins - origins[0] - np.arange(len(slices))[:, None] * step, axis=1).max()
-    if not np.linalg.norm(step) > 1e-3 or stray > 0.05 * np.linalg.norm(step):
-        raise InputError(
-            f"{path}: slices are {gaps.min():.4g} to {gaps.max():.4g} mm apart along their normal, expected one "
-            "distance and one line; look for missing or doubled slices"
-        )
-    data = np.stack([_pixels(file, image) for file, image in slices], axis=-1)
-    _, along_x, along_y, spacing = first
-    affine = np.eye(4)
-    affine[:3] = np.stack([along_x * spacing[1], along_y * spacing[0], step, origins[0]], axis=1)
-    return Volume(data, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)  # LPS to RAS
-
-
-def read_thickness(path: str | Path) -> float | None:
-    """Thickness in mm of a DICOM series' slices, which may lie farther apart; None where no header says it."""
-    path = Path(path)
-    files = (
-        sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path][: path.suffix.lower() == ".dcm"]
-    )
-    thickness = (image.get("SliceThickness") for p in files if (image := _slice(p, alone=p == path)) is not None)
-    return next((float(mm) for mm in thickness if mm), None)
-
-
-def _slice(file: Path, alone: bool) -> pydicom.Dataset | None:
-    try:
-        image = pydicom.dcmread(file)
-        readable = "PixelData" in image
-    except Exception as err:  # pydicom raises InvalidDicomError, EOFError, KeyError and others
-        if alone or not isinstance(err, pydicom.errors.InvalidDicomError):
-            raise InputError(f"{file}: not a readable DICOM file ({first_line(err)})") from err
-        return None
-    if not readable:
-        return None
-    frames, colour = int(image.get("NumberOfFrames") or 1), str(image.get("PhotometricInterpretation"))
-    if frames > 1 or not colour.startswith("MONOCHROME"):
-        raise InputError(f"{file}: expected one grey slice per file, got {frames} frames, {colour}; export it as such")
-    return image
-
-
-def _geometry(file: Path, image: pydicom.Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Position of the first pixel, directions along a row (x) and a column (y), row and column spacing; LPS, mm."""
-    counts = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}
-    try:
-        position, axes, spacing = (np.array(image[tag].value, dtype=float).reshape(n) for tag, n in counts.items())
-    except (KeyError, TypeError, ValueError) as err:
-        raise InputError(f"{file}: expected {', '.join(counts)}, got none ({first_line(err)})") from err
-    if not (spacing > 0).all() or not np.allclose(axes.reshape(2, 3) @ axes.reshape(2, 3).T, np.eye(2), atol=1e-3):
-        raise InputError(f"{file}: spacing {spacing} or orientation {axes} is none; repair the header first")
-    return position, axes[:3], axes[3:], spacing
-
-
-def _pixels(file: Path, image: pydicom.Dataset) -> np.ndarray:
-    try:
-        return np.asarray(apply_modality_lut(image.pixel_array, image), dtype=np.float32).T
-    except Exception as err:  # decoders raise RuntimeError, NotImplementedError, ValueError, AttributeError
-        syntax = getattr(image.file_meta.get("TransferSyntaxUID"), "name", "no transfer syntax")
-        raise InputError(f"{file}: its pixels cannot be decoded ({syntax}); decompress it, e.g. by dcmdjpeg") from err
+    affine = dicom.affine_of(path, slices)
+    for line in dicom.doubts(slices[0]):
+        warnings.warn(f"{path}: {line}", ScanWarning, stacklevel=2)
+    return Volume(np.stack([dicom.pixels(s) for s in slices], axis=-1), affine)
 
 
 def deeplesion_rows(folder: str | Path) -> list[tuple[Path, str, tuple[float, float, float]]]:

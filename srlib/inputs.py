@@ -67,7 +67,8 @@ def jobs(
 
 def _stem(path: Path) -> str:
     name = os.path.basename(os.path.abspath(path))
-    return name if path.is_dir() else Path(name.removesuffix(".gz")).stem
+    numbered = path.suffix[1:].isdigit()  # as DICOM files are
+    return name if path.is_dir() or numbered else Path(name.removesuffix(".gz")).stem
 
 
 def _scans(source: str | Path) -> list[Path]:

@@ -172,6 +172,9 @@ def atomic(path: str | Path) -> Iterator[Path]:
             else f"{err.strerror or err}; choose another place"
         )
         raise InputError(f"cannot write {path}: {reason}") from err
+    except UnicodeEncodeError as err:
+        name = ascii(err.object[max(err.start - 20, 0) : err.end + 20])
+        raise InputError(f"cannot write {path}: {name} is not UTF-8; rename what is called so") from err
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

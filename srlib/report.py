@@ -61,7 +61,9 @@ def write_report(
     head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
     with atomic(path) as temporary:
         temporary.write_text(
-            f"<!DOCTYPE html><html lang=en><head>{head}</head><body>{''.join(body)}</body></html>\n", "utf-8"
+            f"<!DOCTYPE html><html lang=en><head>{head}</head><body>{''.join(body)}</body></html>\n",
+            "utf-8",
+            "backslashreplace",
         )
     return Path(path)
 

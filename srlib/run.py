@@ -91,7 +91,7 @@ def run(
             _execute(book, books, values)
             inputs = {**_inputs(book, used, folder, sums), **before}  # the first notebooks make what was not there
             with atomic(books / f"{book.stem}.json") as temporary:
-                temporary.write_text(json.dumps({"key": _key(book, books, used, inputs)}))
+                temporary.write_text(json.dumps({"key": _key(book, books, used, inputs)}), encoding="utf-8")
         print(f" {time.perf_counter() - began:.0f} s", flush=True)
     return folder
 
@@ -140,7 +140,7 @@ def _key(book: Path, books: Path, used: Mapping[str, object], inputs: Mapping[st
 
 def _stored(books: Path, book: Path) -> str | None:
     path = books / f"{book.stem}.json"
-    return json.loads(path.read_text())["key"] if path.is_file() else None
+    return json.loads(path.read_text(encoding="utf-8"))["key"] if path.is_file() else None
 
 
 def _finished(book: Path, books: Path, key: str, folder: Path) -> bool:

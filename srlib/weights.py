@@ -266,7 +266,7 @@ def finish(folder: Path, identity: Mapping[str, object], phase: object, history:
             kept = set_aside(path, key) if path.is_file() else path
         print(f"{final}: another run's weights were there and are kept as {kept.name}; {other}", file=sys.stderr)
     names = list(dict.fromkeys(name for row in history for name in row))
-    with atomic(folder / "history.csv") as temporary, open(temporary, "w", newline="") as file:
+    with atomic(folder / "history.csv") as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows({k: v if k == "step" else f"{v:.6g}" for k, v in row.items()} for row in history)

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 # a room imports only from rooms named before it
 ORDER = [
     "paths", "tables", "claims", "experiments", "device",
-    "headers", "volume", "images", "inputs", "checks", "views", "tomography", "patches", "degrade", "ultrasound",
+    "dicom", "headers", "volume", "images", "inputs", "checks", "views", "tomography", "patches", "degrade", "ultrasound",
     "metrics", "losses", "models", "fields", "slices", "priors", "generator", "phantoms", "caffe", "keras", "published",
     "results", "data", "dataset", "mixture", "synthetic", "store", "layouts", "convert", "figures", "report", "example",
     "label_maps", "weights", "phases", "validate", "train", "tiled", "synthesis", "infer", "adapt", "batch", "evaluate",
@@ -49,6 +49,20 @@ def test_files_are_short_documented_and_device_free(path):
     assert ast.get_docstring(ast.parse(text)), "a module has a docstring"
     assert ".cuda()" not in text
     assert path.name in ("headers.py", "volume.py") or "import nibabel" not in text
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_text_is_read_and_written_in_a_stated_encoding(path):
+    for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
+        name = ast.unparse(call.func).rpartition(".")[2]
+        opens = ast.unparse(call.func) == "open" and not any(ast.unparse(a) in ("'rb'", "'wb'") for a in call.args)
+        runs = any(word.arg == "text" for word in call.keywords) and "subprocess" in ast.unparse(call.func)
+        if opens or runs or name in ("read_text", "write_text"):
+            # ** is looked at by who writes it
+            stated = {"encoding", None} & {word.arg for word in call.keywords} or "'utf-8'" in map(
+                ast.unparse, call.args
+            )
+            assert stated, f"line {call.lineno}: {ast.unparse(call)}"
 
 
 def test_the_package_stays_thin():

@@ -207,11 +207,15 @@ def test_cells_of_a_manifest_may_be_png_dicom_or_a_series(tmp_path):
     ct = get_testdata_file("CT_small.dcm")
     (tmp_path / "series").mkdir()
     (tmp_path / "series" / "one").write_bytes(Path(ct).read_bytes())
-    (tmp_path / "m.csv").write_text(f"subject,split,image\na,test,a.png\nb,test,{ct}\nc,test,series\n")
-    png, dicom, series = (images.load(s.file("image")) for s in data.read_manifest(tmp_path / "m.csv"))
+    (tmp_path / "IM1").write_bytes(Path(ct).read_bytes())
+    text = f"subject,split,image,t1\na,test,a.png,\nb,test,{ct},\nc,test,series,\nd,test,,series\ne,test,,IM1\n"
+    (tmp_path / "m.csv").write_text(text)
+    files = [next(iter(s.files.values())) for s in data.read_manifest(tmp_path / "m.csv")]
+    png, dicom, series, *as_t1 = map(images.load, files)
     assert png.shape == images.read_shape(tmp_path / "a.png") == (5, 4, 1)
     assert dicom.shape == (128, 128, 1)
-    np.testing.assert_array_equal(dicom.data, series.data)
+    for other in (series, *as_t1):
+        np.testing.assert_array_equal(dicom.data, other.data)
 
 
 def test_a_ct_slice_in_dicom_is_degraded_enhanced_and_written(manifests, tmp_path, monkeypatch):

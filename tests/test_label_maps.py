@@ -71,19 +71,6 @@ def test_the_built_in_cohort_is_made_where_only_its_table_is_there(tmp_path, mon
     assert label_maps.builtin().manifest == root() / "csv" / "example.csv" == made[0]
 
 
-def test_a_users_manifest_is_not_taken_for_the_built_in_one(labelled, monkeypatch):
-    """Whatever its name: `example.csv` of a user has other labels."""
-    theirs = labelled / "example.csv"
-    theirs.write_bytes((labelled / "mine.csv").read_bytes())
-    monkeypatch.setattr(label_maps.example, "build", lambda manifest: manifest)
-    monkeypatch.setattr(label_maps, "_measured", lambda *files: labelled / "priors.csv")
-    assert label_maps.builtin(theirs).manifest == labelled / "data" / "example.csv"
-    (labelled / "data" / "example.csv").write_bytes(theirs.read_bytes())
-    with pytest.raises(InputError, match=r"data/example\.csv exists"):
-        label_maps.builtin(theirs)
-    assert (labelled / "data" / "example.csv").read_bytes() == theirs.read_bytes()
-
-
 def test_measured_priors_of_two_manifests_of_one_name_do_not_mix(labelled):
     """Nor do they replace a table of the user's in the data folder."""
     own, other = labelled / "data" / "mine_priors.csv", labelled / "other"
@@ -92,7 +79,7 @@ def test_measured_priors_of_two_manifests_of_one_name_do_not_mix(labelled):
     other.mkdir()
     text = (labelled / "mine.csv").read_text().replace(",0_", ",../0_").replace(",1_", ",../1_")
     (other / "mine.csv").write_text("\n".join(text.splitlines()[:3]) + "\n")
-    one, two = (label_maps.find("x.csv", f"{p}/mine.csv", f"{labelled}/classes.csv") for p in (labelled, other))
+    one, two = (label_maps.find(f"{p}/mine.csv", f"{labelled}/classes.csv") for p in (labelled, other))
     assert one.priors != two.priors and one.priors.read_bytes() != two.priors.read_bytes()
     assert own.read_text() == "mine"
 
