@@ -73,8 +73,8 @@ def _compared(volumes: Mapping[str, Volume], reference: str | None, zooms: Seque
     for column, (name, volume) in enumerate(volumes.items()):
         low, high = window(truth or volume)
         own = windows(truth or volume, volume)[1]
-        note = f"{low:.4g} to {high:.4g}" if name == reference or truth is None else ""
-        note = note if own == (low, high) else f"(its own window: {own[0]:.3g} to {own[1]:.3g})"
+        note = _range(low, high) if name == reference or truth is None else ""
+        note = note if own == (low, high) else f"(its own window: {_range(*own)})"
         panels[0, column].set_title(f"{_text(name)}\n{note}", fontsize=9, parse_math=False)
         for row, (_, across) in enumerate(rows):
             if (row, name) in images:
@@ -94,6 +94,12 @@ def _compared(volumes: Mapping[str, Volume], reference: str | None, zooms: Seque
 def _text(name: str) -> str:
     """A name in lines that fit above a picture; of a file's, what is not text is spelt out."""
     return fill(name.encode(errors="backslashreplace").decode(), 34)
+
+
+def _range(low: float, high: float) -> str:
+    """Two numbers, to about a thousandth of their distance."""
+    digits = 3 - int(np.floor(np.log10(high - low)))
+    return f"{round(low, digits) + 0:g} to {round(high, digits) + 0:g}"
 
 
 def _show(axis: plt.Axes, image: np.ndarray, colours: Colormap, low: float, high: float) -> AxesImage:
