@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from srlib.paths import InputError, atomic, choose, make_dir
-from srlib.views import PLANES, difference, extent, filled, letters, pixel_mm, pixels, section, upright, window, windows
+from srlib.views import PLANES, difference, extent, filled, letters, pixel_mm, pixels, section, upright, windows
 from srlib.volume import Volume
 
 GREYS = plt.get_cmap("gray").with_extremes(bad="darkslateblue")
@@ -62,25 +62,19 @@ def _compared(volumes: Mapping[str, Volume], reference: str | None, zooms: Seque
             errors[row, name] = difference(volumes[name], truth, *plane)
     tall = [max(i.shape[0] / i.shape[1] for (r, _), i in images.items() if r == row) for row in range(len(rows))]
     heights = np.clip(np.repeat(tall, 2 if errors else 1), 0.2, 2)
-    figure, panels = _subplots(
-        len(heights),
-        len(volumes),
-        (2.6 * len(volumes) + bool(errors), 2.6 * heights.sum() + 0.5),
-        height_ratios=heights,
-    )
+    size = 2.6 * len(volumes) + bool(errors), 2.6 * heights.sum() + 0.5
+    figure, panels = _subplots(len(heights), len(volumes), size, height_ratios=heights)
     for axis in panels.flat:
         axis.set_axis_off()
     for column, (name, volume) in enumerate(volumes.items()):
-        low, high = window(truth or volume)
-        own = windows(truth or volume, volume)[1]
+        (low, high), own = windows(truth or volume, volume)
         note = _range(low, high) if name == reference or truth is None else ""
         note = note if own == (low, high) else f"(its own window: {_range(*own)})"
         panels[0, column].set_title(f"{_text(name)}\n{note}", fontsize=9, parse_math=False)
         for row, (_, across) in enumerate(rows):
             if (row, name) in images:
                 axis = panels[2 * row if errors else row, column]
-                _show(axis, images[row, name], GREYS, low, high)
-                _write(axis, letters(grids[name], across))
+                _show(axis, images[row, name], GREYS, low, high, letters(grids[name], across))
     if errors:
         each = [[e for (_, n), e in errors.items() if n == name] for name in volumes if name != reference]
         most = np.percentile([extent(e, (low, high)) for e in each], 50, method="lower")  # not that of one bad scan
@@ -102,25 +96,16 @@ def _range(low: float, high: float) -> str:
     return f"{round(low, digits) + 0:g} to {round(high, digits) + 0:g}"
 
 
-def _show(axis: plt.Axes, image: np.ndarray, colours: Colormap, low: float, high: float) -> AxesImage:
+def _show(
+    axis: plt.Axes, image: np.ndarray, colours: Colormap, low: float, high: float, directions: Sequence[str] = ()
+) -> AxesImage:
+    """A picture, whatever the host's defaults are, with its directions to the left, right, top and bottom."""
     axis.set_axis_on()
     axis.set(xticks=[], yticks=[])
-    return axis.imshow(
-        image, colours, vmin=low, vmax=high, aspect="equal", interpolation="nearest", origin="upper"
-    )  # whatever the host's defaults are
-
-
-def _write(axis: plt.Axes, directions: Sequence[str]) -> None:
-    """The letters of a plane's directions at the edges of its picture."""
-    places = (
-        (0.02, 0.5, "left", "center"),
-        (0.98, 0.5, "right", "center"),
-        (0.5, 0.98, "center", "top"),
-        (0.5, 0.02, "center", "bottom"),
-    )
-    for letter, (x, y, across, up) in zip(directions, places, strict=False):
-        box = {"facecolor": "black", "alpha": 0.6, "linewidth": 0, "pad": 1}
-        axis.text(x, y, letter, ha=across, va=up, transform=axis.transAxes, fontsize=8, color="white", bbox=box)
+    box = {"facecolor": "black", "alpha": 0.6, "linewidth": 0, "pad": 1}
+    for letter, (x, y) in zip(directions, ((0.04, 0.5), (0.96, 0.5), (0.5, 0.96), (0.5, 0.04)), strict=False):
+        axis.text(x, y, letter, ha="center", va="center", transform=axis.transAxes, fontsize=8, color="white", bbox=box)
+    return axis.imshow(image, colours, vmin=low, vmax=high, aspect="equal", interpolation="nearest", origin="upper")
 
 
 def _subplots(rows: int, columns: int, size: tuple[float, float], **options: object) -> tuple[Figure, np.ndarray]:
@@ -222,13 +207,10 @@ def boxes(table: pd.DataFrame, metric: str = "psnr") -> Figure:
         axis.boxplot(near, tick_labels=list(groups), showfliers=False, orientation="horizontal", widths=0.6)
         for place, (values, at) in enumerate(zip(groups.values(), near, strict=True), 1):
             axis.plot(at, [place] * len(at), "o", color="tab:blue", alpha=0.6, markersize=4)
-            for beyond, edge, side, text in (
-                (values < edges[0], edges[0], "left", "◂ {:.3g}"),
-                (values > edges[1], edges[1], "right", "{:.3g} ▸"),
-            ):
-                if beyond.any():
-                    words = text.format(np.median(values[beyond]))
-                    axis.text(edge, place + 0.1, words, color="tab:red", ha=side, va="bottom", fontsize=8)
+            if (far := values != at).any():
+                beyond, below = np.median(values[far]), values[far][0] < low
+                words, side = (f"◂ {beyond:.3g}", "left") if below else (f"{beyond:.3g} ▸", "right")
+                axis.text(at[far][0], place + 0.1, words, color="tab:red", ha=side, va="bottom", fontsize=8)
         axis.set(title=task, xlabel=METRICS.get(metric, metric))
     return figure
 
