@@ -55,8 +55,9 @@ def _sample(volume: Volume) -> tuple[np.ndarray, int]:
 def window(volume: Volume) -> tuple[float, float]:
     """Intensities to show as black and as white, in any units and of any sign, that wild voxels do not move (ours).
 
-    The percentiles 0.5 and 99.8, but not farther from the percentiles 2 and 98 than three times the distance of these;
-    white is 10 % above, for what overshoots. Where nearly all voxels are alike they are grey.
+    The percentiles 0.5 and 99.8, but not farther from the percentiles 2 and 98 than three times the distance of these,
+    and 6 % beyond each, so that neither air nor the brightest tissue is cut. Where nearly all voxels are alike they are
+    grey. Units do not matter: the window of ``a * scan + b`` is that of the scan, times a, plus b.
     """
     data = _sample(volume)[0]
     data = data[np.isfinite(data)].astype(np.float64)
@@ -69,7 +70,8 @@ def window(volume: Volume) -> tuple[float, float]:
         return float(low - half), float(low + half)
     if dark < bright:
         low, high = max(low, dark - REACH * (bright - dark)), min(high, bright + REACH * (bright - dark))
-    return float(low), float(high + 0.1 * (high - low))
+    margin = 0.06 * (high - low)
+    return float(low - margin), float(high + margin)
 
 
 def windows(before: Volume, after: Volume) -> tuple[tuple[float, float], tuple[float, float]]:
