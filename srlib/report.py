@@ -13,7 +13,21 @@ from scipy import ndimage
 
 from srlib.checks import findings
 from srlib.paths import atomic
-from srlib.views import PLANES, grey, middle, pixels, png, section, upright, windows
+from srlib.views import (
+    difference,
+    extent,
+    filled,
+    grey,
+    middle,
+    pixel_mm,
+    pixels,
+    png,
+    same_grid,
+    section,
+    upright,
+    window,
+    windows,
+)
 from srlib.volume import Volume, axcodes, reorient
 
 WIDE = 400  # pixels that a picture has at least; voxels are repeated for it
@@ -26,7 +40,8 @@ h1{font-size:1.5em}h2{font-size:1.15em;margin-top:2em}table{border-collapse:coll
 th,td{text-align:left;padding:.25em 1.2em .25em 0;border-bottom:1px solid #ddd;font-variant-numeric:tabular-nums}
 .row{display:grid;gap:6px;margin-bottom:6px;align-items:center}figure{margin:0;background:#000}
 figcaption{background:#fff;font-size:.85em;color:#555}img{width:100%;display:block;image-rendering:auto}
-.plot{max-width:1000px}.warn{background:#fff4d6;border-left:4px solid #e0a100;padding:.5em 1em}
+.plot{max-width:1000px}.bar span{display:inline-block;width:16em;height:.8em;margin:0 .5em;border:1px solid #888}
+.warn{background:#fff4d6;border-left:4px solid #e0a100;padding:.5em 1em}
 """
 
 
@@ -42,7 +57,8 @@ def write_report(
     """Write one HTML page, atomically; pictures are in it, nothing is loaded from elsewhere and no script runs.
 
     ``before`` and ``after`` lie anywhere in one world; planes are those of the axes of ``after`` through the middle of
-    its foreground. ``lines`` say what was done; to ``warnings`` those of ``checks.findings`` are added. The same input
+    its foreground, right on the right (neurological convention). Where both scans have one window the planes' difference
+    is shown, too. ``lines`` say what was done; to ``warnings`` those of ``checks.findings`` are added. The same input
     gives the same bytes. Raises InputError when the place cannot be written to.
     """
     warned = list(dict.fromkeys([*warnings, *findings(before, after)]))
@@ -54,17 +70,16 @@ def write_report(
     body += ["<h2>Facts</h2>", _facts(scans)]
     whole, close = _pictures(before, after, limits)
     body += [f"<h2>Through the middle</h2><p>{units}. The square is the detail below.</p>", *whole]
+    if limits[0] == limits[1]:
+        body += ["<h2>Difference</h2>", *_difference(before, after, limits[0])]
     body += ["<h2>Details</h2><p>The most structured part of each plane.</p>", *close]
     body += ["<h2>Power spectra</h2>", *_spectra(before, after)]
     if uncertainty is not None:
         body += ["<h2>Uncertainty</h2>", *_uncertainty(uncertainty, after)]
     head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
     with atomic(path) as temporary:
-        temporary.write_text(
-            f"<!DOCTYPE html><html lang=en><head>{head}</head><body>{''.join(body)}</body></html>\n",
-            "utf-8",
-            "backslashreplace",
-        )
+        page = f"<!DOCTYPE html><html lang=en><head>{head}</head><body>{''.join(body)}</body></html>\n"
+        temporary.write_text(page, "utf-8", "backslashreplace")  # names of files need not be text
     return Path(path)
 
 
@@ -84,17 +99,12 @@ def _facts(scans: dict[str, Volume]) -> str:
     for name, scan in scans.items():
         field = np.multiply(scan.shape, scan.spacing_mm)
         sizes = (" × ".join(f"{v:.4g}" for v in values) for values in (scan.shape, scan.spacing_mm, field))
-        low, high = float(scan.data.min()), float(scan.data.max())
+        low, high = float(np.nanmin(scan.data)), float(np.nanmax(scan.data))
         low = low if abs(low) > 1e-6 * high else 0.0  # what interpolation leaves of zeros
-        most = np.percentile(scan.data[tuple(slice(None, None, max(1, n // 128)) for n in scan.shape)], 99)
+        most = np.nanpercentile(scan.data[tuple(slice(None, None, max(1, n // 128)) for n in scan.shape)], 99)
         cells = (name, *sizes, axcodes(scan), f"{low:.4g} to {high:.4g}", f"{most:.4g}")
         table += f"</tr><tr>{''.join(f'<td>{cell}</td>' for cell in cells)}"
     return f"<table><tr>{table}</tr></table>"
-
-
-def _planes(grid: Volume) -> dict[str, int]:
-    """The planes that a scan fills: of a single slice, one."""
-    return {name: axis for name, axis in PLANES.items() if min(np.delete(grid.shape, axis)) > 1}
 
 
 def _pictures(before: Volume, after: Volume, limits: Sequence[tuple[float, float]]) -> tuple[list[str], list[str]]:
@@ -102,9 +112,9 @@ def _pictures(before: Volume, after: Volume, limits: Sequence[tuple[float, float
     grid = upright(after)
     centre, longest = middle(grid), max(np.multiply(grid.shape, grid.spacing_mm))
     whole, close = [], []
-    for name, axis in _planes(grid).items():
+    for name, axis in filled(grid).items():
         shape, affine = pixels(grid, axis, centre)
-        size = max(8, int(CLOSE * longest / min(grid.spacing_mm)))
+        size = max(8, int(CLOSE * longest / pixel_mm(grid)))
         row, column = _busiest(np.clip(section(after, shape, affine, 0, limits[1][0]), *limits[1]), size)
         voxel = (np.linalg.inv(grid.affine) @ affine @ [column, shape[1] - 1 - row, 0, 1])[:3]
         for rows, place, field in ((whole, centre, np.inf), (close, voxel, CLOSE * longest)):
@@ -124,7 +134,7 @@ def _compared(
     finer = max(1, round(WIDE / max(shape)))
     sharp = pixels(grid, axis, voxel, field, finer)
     images = {"before: its voxels": grey(section(before, *sharp, 0, limits[0][0]), limits[0])}
-    if before.shape != after.shape or not np.allclose(before.affine, after.affine, atol=1e-4):
+    if not same_grid(before, after):
         cubic = grey(section(before, shape, affine, 3, limits[0][0]), limits[0])
         images["before: cubic interpolation"] = cubic.repeat(finer, 0).repeat(finer, 1)
     return images | {"after": grey(section(after, *sharp, 0, limits[1][0]), limits[1])}
@@ -191,16 +201,36 @@ def _spectra(before: Volume, after: Volume) -> list[str]:
     return [f"<p>{text}</p>", f'<div class="plot">{_figure(buffer.getvalue())}</div>']
 
 
+def _maps(
+    images: dict[str, np.ndarray], grid: Volume, what: str, colours: str, limits: tuple[float, float]
+) -> list[str]:
+    """A row of coloured planes, and the bar of their colours."""
+    table = matplotlib.colormaps[colours]
+    row = [
+        _figure(png(np.uint8(255 * table(grey(image, limits))[..., :3]), grid, filled(grid)[name]), f"{name}, {what}")
+        for name, image in images.items()
+    ]
+    stops = ",".join(matplotlib.colors.to_hex(colour) for colour in table(np.linspace(0, 1, 17)))
+    bar = f'<span style="background:linear-gradient(to right,{stops})"></span>'
+    return [f'<p class="bar">{limits[0]:.4g}{bar}{limits[1]:.4g}, in the units of the scan after</p>', _row(row)]
+
+
+def _sharp(grid: Volume, axis: int, voxel: Sequence[float], field: float = np.inf) -> tuple[tuple, np.ndarray]:
+    """The pixels of a plane, so much finer that the picture is about ``WIDE``."""
+    shape, _ = pixels(grid, axis, voxel, field)
+    return pixels(grid, axis, voxel, field, max(1, round(WIDE / max(shape))))
+
+
+def _difference(before: Volume, after: Volume, limits: tuple[float, float]) -> list[str]:
+    grid = upright(after)
+    images = {name: difference(after, before, *_sharp(grid, a, middle(grid))) for name, a in filled(grid).items()}
+    most = extent(list(images.values()), limits)
+    known = {name: np.nan_to_num(image) for name, image in images.items()}
+    text = "After minus before, which a cubic spline brings to the grid of after. Red is brighter than before."
+    return [f"<p>{text}</p>", *_maps(known, grid, "after minus before", "RdBu_r", (-most, most))]
+
+
 def _uncertainty(uncertainty: Volume, after: Volume) -> list[str]:
     grid = upright(after)
-    top = float(np.percentile(uncertainty.data[::2, ::2, ::2], 99.8)) or 1.0
-    figures = []
-    for name, axis in _planes(grid).items():
-        shape, _ = pixels(grid, axis, middle(grid))
-        sharp = pixels(grid, axis, middle(grid), finer=max(1, round(WIDE / max(shape))))
-        colours = matplotlib.colormaps["magma"](grey(section(uncertainty, *sharp), (0, top)))
-        figures.append(_figure(png((colours[..., :3] * 255).astype(np.uint8), grid, axis), name))
-    return [
-        f"<p>Black is 0, the brightest yellow {top:.4g} and more, in the units of the scan after.</p>",
-        _row(figures),
-    ]
+    images = {name: section(uncertainty, *_sharp(grid, a, middle(grid))) for name, a in filled(grid).items()}
+    return _maps(images, grid, "uncertainty", "magma", (0.0, window(uncertainty)[1]))

@@ -8,7 +8,7 @@ import numpy as np
 
 from srlib.images import load
 from srlib.paths import InputError
-from srlib.views import PLANES, grey, middle, pixels, png, section, upright, windows
+from srlib.views import filled, grey, middle, pixel_mm, pixels, png, section, upright, windows
 from srlib.volume import Volume, axcodes
 
 if TYPE_CHECKING:
@@ -43,8 +43,7 @@ def compare(before: Volume | str | Path, after: Volume | str | Path, size: int =
         value=auto[0], min=auto[0][0] - 0.5 * span, max=auto[0][1] + span, step=span / 200, description="window",
         readout_format=".4g", layout=wide,
     )  # fmt: skip
-    planes = {name: axis for name, axis in PLANES.items() if min(np.delete(grid.shape, axis)) > 1}
-    images = {axis: widgets.Image(format="png") for axis in planes.values()}
+    images = {axis: widgets.Image(format="png") for axis in filled(grid).values()}
     where = widgets.HTML()
 
     @lru_cache(maxsize=12)  # moving one slider leaves most planes as they are
@@ -60,7 +59,7 @@ def compare(before: Volume | str | Path, after: Volume | str | Path, size: int =
 
     def draw(_: object = None) -> None:
         voxel, field = tuple(p.value for p in places), longest / zoom.value
-        finer = max(1, round(size * min(grid.spacing_mm) / field))
+        finer = max(1, round(size * pixel_mm(grid) / field))
         for axis, image in images.items():
             # of a whole plane only its place along its own axis matters
             about = voxel if zoom.value > 1 else tuple(v if a == axis else 0 for a, v in enumerate(voxel))
@@ -74,7 +73,7 @@ def compare(before: Volume | str | Path, after: Volume | str | Path, size: int =
             column, up = np.rint((np.linalg.inv(affine) @ grid.affine @ [*voxel, 1])[:2]).astype(int)
             _mark(both, shape[1] - 1 - up, column, line)
             image.value = png(both, grid, axis, level=1)
-            image.layout.width = f"{round(shape[0] * min(grid.spacing_mm) / finer / field * size)}px"
+            image.layout.width = f"{round(shape[0] * pixel_mm(grid) / finer / field * size)}px"
         r, a, s = (grid.affine @ [*voxel, 1])[:3]
         where.value = f"R {r:.1f}, A {a:.1f}, S {s:.1f} mm"
 

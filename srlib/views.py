@@ -1,25 +1,50 @@
 """Planes of scans at one place of the world, as pictures with their directions named."""
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from skimage.filters import threshold_otsu
 
+from srlib.paths import InputError
 from srlib.volume import Volume, axcodes, crop_or_pad, reorient, resample
 
 PLANES = {"axial": 2, "coronal": 1, "sagittal": 0}  # and the axis across them
 OPPOSITE = dict(zip("LRPAIS", "RLAPSI", strict=True))
 MARGIN = 8  # voxels that a cubic spline needs around a plane to be that of the whole scan, to 1e-4
 SAMPLE = 2_000_000  # voxels that intensities are judged by
+REACH = 3  # times the range of nearly all voxels, how far beyond it a window goes
+
+
+def filled(volume: Volume) -> dict[str, int]:
+    """Names and axes of the planes that a scan fills: of a single slice one, of what fills none the axial one."""
+    found = {name: axis for name, axis in PLANES.items() if min(np.delete(volume.shape, axis)) > 1}
+    return found or {"axial": 2}
 
 
 def upright(volume: Volume) -> Volume:
-    """The scan with its voxel axes to R, A and S; of a single slice, its own with y downwards, as images are shown."""
+    """The scan with its voxel axes to R, A and S; of a single slice, its own with y downwards, as images are shown.
+
+    Raises InputError for a scan without voxels.
+    """
+    if not volume.data.size:
+        raise InputError(f"a scan of {volume.shape} voxels cannot be shown; check the file")
     if volume.shape[2] > 1:
         return reorient(volume)
     x, y, z = axcodes(volume)
     return reorient(volume, x + OPPOSITE[y] + z)
+
+
+def letters(grid: Volume, axis: int) -> tuple[str, ...]:
+    """World directions to the left, right, top and bottom of a plane across an axis of a grid, as ``section`` shows it.
+
+    A single slice has none: images other than scans of patients have no such directions.
+    """
+    if grid.shape[2] == 1:
+        return ()
+    right, up = (c for a, c in enumerate(axcodes(grid)) if a != axis)
+    return OPPOSITE[right], right, up, OPPOSITE[up]
 
 
 def _sample(volume: Volume) -> tuple[np.ndarray, int]:
@@ -28,9 +53,25 @@ def _sample(volume: Volume) -> tuple[np.ndarray, int]:
 
 
 def window(volume: Volume) -> tuple[float, float]:
-    """Intensities to show as black and as white: the percentiles 0.5 and 99.8, and 5 % above for what overshoots."""
-    low, high = (float(v) for v in np.percentile(_sample(volume)[0], (0.5, 99.8)))
-    return low, high + 0.05 * (high - low) if high > low else low + 1
+    """Intensities to show as black and as white, in any units and of any sign, that wild voxels do not move (ours).
+
+    The percentiles 0.5 and 99.8, but not farther from the percentiles 2 and 98 than three times the distance of these,
+    and 6 % beyond each, so that neither air nor the brightest tissue is cut. Where nearly all voxels are alike they are
+    grey. Units do not matter: the window of ``a * scan + b`` is that of the scan, times a, plus b.
+    """
+    data = _sample(volume)[0]
+    data = data[np.isfinite(data)].astype(np.float64)
+    if not data.size:
+        return 0.0, 1.0
+    low, dark = np.percentile(data, (0.5, 2), method="higher")  # of a few voxels these leave out the outermost, too
+    bright, high = np.percentile(data, (98, 99.8), method="lower")
+    if not low < high:
+        half = abs(low) / 2 or float(np.abs(data).max()) or 1.0
+        return float(low - half), float(low + half)
+    if dark < bright:
+        low, high = max(low, dark - REACH * (bright - dark)), min(high, bright + REACH * (bright - dark))
+    margin = 0.06 * (high - low)
+    return float(low - margin), float(high + margin)
 
 
 def windows(before: Volume, after: Volume) -> tuple[tuple[float, float], tuple[float, float]]:
@@ -43,11 +84,18 @@ def windows(before: Volume, after: Volume) -> tuple[tuple[float, float], tuple[f
 
 def middle(volume: Volume) -> tuple[int, int, int]:
     """The voxel in the middle of the foreground, which is what Otsu's threshold finds."""
-    data, every = _sample(volume)
+    (data, every), limits = _sample(volume), window(volume)
+    data = np.clip(np.nan_to_num(data, nan=limits[0]), *limits)
     if data.min() == data.max():
         return tuple(n // 2 for n in volume.shape)
-    places = np.nonzero(data > threshold_otsu(np.clip(data, *window(volume)).ravel()))
+    places = np.nonzero(data > threshold_otsu(data.ravel()))
     return tuple(min(int(np.median(p)) * every, n - 1) for p, n in zip(places, volume.shape, strict=True))
+
+
+def pixel_mm(grid: Volume) -> float:
+    """Width of the pixels that a grid is shown in: its finest spacing, but no more than 4096 of them in a row."""
+    axes = [a for a in range(3) if grid.shape[a] > 1] or [0, 1]
+    return max(min(grid.spacing_mm[a] for a in axes), max(grid.spacing_mm[a] * grid.shape[a] for a in axes) / 4096)
 
 
 def pixels(
@@ -55,19 +103,19 @@ def pixels(
 ) -> tuple[tuple[int, int, int], np.ndarray]:
     """Square pixels of a plane across an axis of a grid, through a voxel: (shape (U, V, 1), affine).
 
-    They are as wide as the grid's finest spacing, or ``finer`` times finer. They cover the field of view, or a square
+    They are as wide as ``pixel_mm``, or ``finer`` times finer. They cover the field of view, or a square
     of ``size_mm`` around the voxel that is moved to lie in it, from voxel edges on.
     """
     spacing, shape = np.array(grid.spacing_mm), np.array(grid.shape)
     box = np.minimum(np.maximum(np.rint(np.minimum(size_mm / spacing, shape)), 1), shape)
     first = np.clip(np.rint(voxel - (box - 1) / 2), 0, shape - box)
-    step = spacing.min() / spacing
+    step = pixel_mm(grid) / spacing
     count = np.maximum(np.rint(box / step), 1).astype(int) * finer
     step = step / finer
     plane = np.zeros((4, 4))
     across = [a for a in range(3) if a != axis]
     plane[across, (0, 1)], plane[axis, 2], plane[3, 3] = step[across], 1, 1
-    plane[across, 3], plane[axis, 3] = (first - 0.5 + step / 2)[across], voxel[axis]
+    plane[across, 3], plane[axis, 3] = (first - 0.5 + (box - (count - 1) * step) / 2)[across], voxel[axis]
     return (int(count[across[0]]), int(count[across[1]]), 1), grid.affine @ plane
 
 
@@ -76,7 +124,7 @@ def section(
 ) -> np.ndarray:
     """A scan in a plane by spline interpolation, (V, U) as seen: the first axis to the right, the second one up.
 
-    Only what lies about the plane is read. ``outside`` is what stands beyond the scan's field of view.
+    Only what lies about the plane is read. ``outside`` stands beyond the scan's field of view, and for NaN.
     """
     u, v, _ = np.array(shape) - 1
     to_voxels = np.linalg.inv(volume.affine) @ affine
@@ -84,31 +132,51 @@ def section(
     low = np.clip(np.floor(corners.min(1)) - MARGIN, 0, np.array(volume.shape) - 1).astype(int)
     high = np.clip(np.ceil(corners.max(1)) + MARGIN + 1, low + 1, volume.shape).astype(int)
     slab = crop_or_pad(volume, low, high - low)
+    finite = np.isfinite(slab.data)
+    if not finite.all():
+        slab = slab.with_data(np.where(finite, slab.data, outside))
+        order = order if np.isfinite(outside) else min(order, 1)  # by which NaN stays where it is
     return np.rot90(resample(slab, shape, affine, order, outside).data[:, :, 0])
 
 
+def same_grid(one: Volume, two: Volume) -> bool:
+    """Whether two scans have their voxels at the same places."""
+    return one.shape == two.shape and np.allclose(one.affine, two.affine, atol=1e-4)
+
+
+def difference(scan: Volume, reference: Volume, shape: tuple[int, int, int], affine: np.ndarray) -> np.ndarray:
+    """``scan`` less ``reference`` in a plane as by ``section``; by cubic splines where their grids differ.
+
+    NaN beyond the field of view of either.
+    """
+    order = 0 if same_grid(scan, reference) else 3
+    one, two = (section(v, shape, affine, order, np.nan) for v in (scan, reference))
+    return one - two
+
+
+def extent(differences: Sequence[np.ndarray], limits: tuple[float, float]) -> float:
+    """Absolute difference that the colours of a scan's planes end at, which a wild voxel does not move (ours).
+
+    The percentile 99.5, but no more than four times the percentile 95, and no less than 1 % of the window ``limits``.
+    """
+    sizes = np.abs(np.concatenate([image.ravel() for image in differences]))
+    many, most = np.percentile(sizes[np.isfinite(sizes)], (95, 99.5)) if np.isfinite(sizes).any() else (0, 0)
+    return float(max(min(most, 4 * many) or most, 0.01 * (limits[1] - limits[0])))
+
+
 def grey(image: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
-    """Intensities as 8 bits, black to white between the limits."""
+    """Finite intensities as 8 bits, black to white between the limits."""
     return np.rint(np.clip((image - limits[0]) / (limits[1] - limits[0]), 0, 1) * 255).astype(np.uint8)
 
 
 def png(picture: np.ndarray, grid: Volume, axis: int, level: int = 6) -> bytes:
-    """A PNG of 8-bit greys or colours in a plane across an axis of the grid, with a letter for each of its directions.
-
-    A single slice gets none: images other than scans of patients have no such directions.
-    """
+    """A PNG of 8-bit greys or colours in a plane across an axis of the grid, with its ``letters``."""
     image = Image.fromarray(np.ascontiguousarray(picture))
-    if grid.shape[2] > 1:
-        right, up = (c for a, c in enumerate(axcodes(grid)) if a != axis)
-        w, h = image.size
-        draw, font = ImageDraw.Draw(image), ImageFont.load_default(max(12, max(w, h) // 26))
-        for letter, place, anchor in (
-            (OPPOSITE[right], (4, h / 2), "lm"),
-            (right, (w - 4, h / 2), "rm"),
-            (up, (w / 2, 4), "ma"),
-            (OPPOSITE[up], (w / 2, h - 4), "md"),
-        ):
-            draw.text(place, letter, "white", font, anchor, stroke_width=2, stroke_fill="black")
+    w, h = image.size
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(max(12, max(w, h) // 26))
+    places = ((4, h / 2), "lm"), ((w - 4, h / 2), "rm"), ((w / 2, 4), "ma"), ((w / 2, h - 4), "md")
+    for letter, (place, anchor) in zip(letters(grid, axis), places, strict=False):
+        draw.text(place, letter, "white", font, anchor, stroke_width=2, stroke_fill="black")
     buffer = io.BytesIO()
     image.save(buffer, "png", compress_level=level)
     return buffer.getvalue()

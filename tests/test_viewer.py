@@ -106,6 +106,24 @@ def test_files_single_slices_and_other_units_are_taken(scans, tmp_path, noise):
     assert only.shape[0] < only.shape[1]
 
 
+def test_a_wild_voxel_and_signed_units_leave_the_window_where_it_was(scans):
+    before, after = (scan.with_data(scan.data * 1000 - 1000) for scan in scans)
+    plain = controls(viewer.compare(before, after))
+    wild = before.data.copy()
+    wild[3, 3, 3] = -1e7
+    parts = controls(viewer.compare(before.with_data(wild), after))
+    assert parts["window"].value == pytest.approx(plain["window"].value, abs=30)
+    assert -1050 < parts["window"].value[0] < -950 and parts["window"].min < parts["window"].value[0]
+    assert all(np.abs(a - b).mean() < 8 for a, b in zip(pictures(plain), pictures(parts), strict=True))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 2), (1, 1, 5), (1, 30, 30)], ids=str)
+def test_tiny_scans_and_nan_are_taken(shape, noise):
+    scan = noise(shape)
+    scan.flat[0] = np.nan
+    assert all(np.isfinite(p).all() for p in pictures(controls(viewer.compare(*[Volume(scan, np.eye(4))] * 2))))
+
+
 def test_without_ipywidgets_one_line_says_what_to_do(scans, monkeypatch):
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
     with pytest.raises(InputError, match="pip install ipywidgets"):
