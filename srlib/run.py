@@ -72,7 +72,8 @@ def run(
     accepted = {book: _defaults(book) for book in todo}
     known = sorted({name for defaults in accepted.values() for name in defaults})
     for name in given:
-        choose(dict.fromkeys(known), name, "notebook parameter")
+        if name not in known:
+            raise InputError(f"no notebook has a parameter {name!r}; expected one of {', '.join(known)}")
         if name in common:
             raise InputError(f"-p {name}: also says where results go; give it as --{name}")
     folder, sums = results_dir(profile, path), {}

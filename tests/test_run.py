@@ -93,7 +93,7 @@ def test_parameters_reach_the_notebook_and_typos_are_refused(books, cohort):
     executed = json.loads((folder / "notebooks" / "10_second.ipynb").read_text())
     expected = {"profile": "smoke", "cohort": str(cohort), "seed": 7, "table": "other"}
     assert executed["metadata"]["papermill"]["parameters"] == expected
-    with pytest.raises(InputError, match="unknown notebook parameter 'sede'; expected one of cohort, profile, seed"):
+    with pytest.raises(InputError, match="no notebook has a parameter 'sede'; expected one of cohort, profile, seed"):
         runner.run("smoke", cohort, parameters={"sede": 7})
 
 
