@@ -265,7 +265,6 @@ def test_label_maps_that_cannot_be_used(labels, change, message):
     "generation, real, message",
     [
         (Generation((Acquisition("flair"),)), None, "no intensity priors for 'flair'"),
-        (Generation((THICK,), distribution="gamma"), None, "normal"),
         (Generation((THICK,), target="real"), None, "takes a real scan"),
         (Generation((THICK,), target="real"), np.zeros((3, 3, 3)), r"got \(3, 3, 3\)"),
         (Generation((THICK,)), np.zeros((40, 48, 36)), "no real scan"),
