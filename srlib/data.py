@@ -13,19 +13,8 @@ from srlib.degrade import Degradation, SparseView, make_degradation
 from srlib.experiments import TASKS, Experiment
 from srlib.images import load, load_mat, read_shape
 from srlib.paths import InputError, ScanWarning, data_dir
-from srlib.volume import (
-    HU_WINDOW,
-    Scaling,
-    Volume,
-    central,
-    covered,
-    crop_or_pad,
-    fit_scaling,
-    framed,
-    resample,
-    resample_to,
-    same_lattice,
-)
+from srlib.space import covered, resample_to, same_lattice
+from srlib.volume import HU_WINDOW, Scaling, Volume, central, crop_or_pad, fit_scaling, framed, resample
 
 VOLUMES = ("t1", "t2", "image", "labels", "lr", "mask")
 GIVEN_COVERS = 0.9  # share of a true scan that a given low-resolution one shows at least; the rest is mirrored

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from srlib.paths import InputError, atomic, first_line
-from srlib.volume import Volume, resample_to
+from srlib.space import resample_to
+from srlib.volume import Volume
 
 FREESURFER = {
     0: "background", 2: "Left-Cerebral-White-Matter", 3: "Left-Cerebral-Cortex", 4: "Left-Lateral-Ventricle",
