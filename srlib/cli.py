@@ -255,7 +255,7 @@ def evaluate(hr, sr, mask, data_range, weights, cohort, split, task, out) -> Non
     if weights or out or not sr:
         raise InputError("expected two scans, HR and SR, or --weights and --out; see 'srlib evaluate --help'")
     from srlib import images, metrics
-    from srlib.volume import resample_to, same_lattice
+    from srlib.space import resample_to, same_lattice
 
     truth, estimate = images.load(hr), images.load(sr)
     placed, inside = resample_to(estimate, truth, least=1, what=f"{sr}, the estimate,"), None

@@ -15,20 +15,9 @@ from srlib.dicom import is_series
 from srlib.experiments import TASKS, Experiment
 from srlib.images import Grid, load, load_mat, read_grid
 from srlib.paths import InputError, ScanWarning, choose, data_dir, locate
+from srlib.space import covered, resample_to, same_lattice
 from srlib.tables import VOLUMES, check_name, read_table
-from srlib.volume import (
-    HU_WINDOW,
-    Scaling,
-    Volume,
-    central,
-    covered,
-    crop_or_pad,
-    fit_scaling,
-    framed,
-    resample,
-    resample_to,
-    same_lattice,
-)
+from srlib.volume import HU_WINDOW, Scaling, Volume, central, crop_or_pad, fit_scaling, framed, resample
 
 GIVEN_COVERS = 0.9  # share of a true scan that a given low-resolution one shows at least; the rest is mirrored
 SPLITS = ("train", "val", "eval", "test")

@@ -19,9 +19,10 @@ from srlib.mixture import told
 from srlib.models.robust import Told
 from srlib.paths import InputError, published_file, results_root, shipped_file
 from srlib.published import PUBLISHED, load_published
+from srlib.space import resample_to
 from srlib.synthesis import synthesise
 from srlib.tiled import run_tiled
-from srlib.volume import Volume, fine_grid, fit_scaling, resample, resample_to
+from srlib.volume import Volume, fine_grid, fit_scaling, resample
 from srlib.weights import load_network
 
 DEFAULT = "robust"  # the shipped weights that are used when none are named
@@ -131,7 +132,7 @@ def enhance_on_grid(
 def enhance_pair(pair: Pair, model: Model, max_memory_gb: float | None = None) -> Volume:
     """What a model makes of a degraded scan, on the grid of the truth, in the scan's own units or those it was taught.
 
-    A prediction of SynthSR is brought there as ``volume.resample_to`` says.
+    A prediction of SynthSR is brought there as ``space.resample_to`` says.
     """
     if model.experiment.spacing_mm:
         sr, _ = synthesise(model.network, model.experiment, pair.lr, pair.reference, max_memory_gb=max_memory_gb)

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from srlib.paths import InputError, first_line
+from srlib.space import resample_to
 from srlib.tables import read_table, write_table
-from srlib.volume import Volume, resample_to
+from srlib.volume import Volume
 
 FREESURFER = {
     0: "background", 2: "Left-Cerebral-White-Matter", 3: "Left-Cerebral-Cortex", 4: "Left-Lateral-Ventricle",

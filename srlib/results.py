@@ -13,8 +13,9 @@ from scipy import stats
 from srlib import metrics
 from srlib.experiments import Experiment
 from srlib.paths import InputError, atomic, choose, cohort_label, locate, make_dir, sha256, source_commit
+from srlib.space import resample_to
 from srlib.tables import read_table
-from srlib.volume import Volume, resample_to
+from srlib.volume import Volume
 
 METRIC_KEY = ["run_id", "experiment", "degradation", "dataset", "subject", "region", "metric"]
 METRIC_COLUMNS = [*METRIC_KEY, "value"]
@@ -107,7 +108,7 @@ def measured(
     """Rows of ``metrics.csv`` for estimates of one scan, by experiment; ``key`` holds the other columns.
 
     ``data_range`` is the truth's maximum - minimum when not given; ``region`` names what the whole of ``truth`` is;
-    Estimates lie anywhere in the truth's world and cover it, see ``volume.resample_to``; the mask lies on its grid.
+    Estimates lie anywhere in the truth's world and cover it, see ``space.resample_to``; the mask lies on its grid.
     ``runs`` maps trained experiments to their run_id (the others' is their name).
     """
     peak = float(np.ptp(truth.data)) if data_range is None else data_range

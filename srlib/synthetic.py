@@ -20,7 +20,8 @@ from srlib.images import load
 from srlib.mixture import paint_patches
 from srlib.paths import InputError
 from srlib.priors import Label, Prior
-from srlib.volume import reorient, resample_to
+from srlib.space import resample_to
+from srlib.volume import reorient
 
 KEPT = 8  # label maps in the memory of each process
 POOL = 16  # painted scans whose patches are mixed

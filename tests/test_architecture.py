@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 # a room imports only from rooms named before it
 ORDER = [
     "paths", "tables", "claims", "experiments", "device",
-    "dicom", "headers", "volume", "images", "inputs", "checks", "views", "tomography", "patches", "degrade", "ultrasound",
+    "dicom", "headers", "volume", "space", "images", "inputs", "checks", "views", "tomography", "patches", "degrade", "ultrasound",
     "metrics", "losses", "models", "fields", "slices", "priors", "generator", "phantoms", "caffe", "keras", "published",
     "results", "data", "dataset", "mixture", "synthetic", "store", "layouts", "convert", "figures", "report", "example",
     "label_maps", "weights", "phases", "validate", "train", "tiled", "synthesis", "infer", "adapt", "batch", "evaluate",

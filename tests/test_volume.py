@@ -9,10 +9,10 @@ from scipy import ndimage
 
 from srlib import volume
 from srlib.paths import InputError
+from srlib.space import covered, resample_to, same_lattice
 from srlib.volume import (
     Volume,
     coarse_grid,
-    covered,
     crop_or_pad,
     fine_grid,
     fit_scaling,
@@ -20,8 +20,6 @@ from srlib.volume import (
     read_shape,
     reorient,
     resample,
-    resample_to,
-    same_lattice,
     save,
 )
 
