@@ -2,17 +2,19 @@
 
 import csv
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from srlib.checks import usual_range, wild
 from srlib.degrade import Degradation, SparseView, make_degradation
 from srlib.experiments import TASKS, Experiment
 from srlib.images import load, load_mat, read_shape
-from srlib.paths import InputError, data_dir
-from srlib.volume import HU_WINDOW, Scaling, Volume, central, crop_or_pad, fit_scaling, framed, resample
+from srlib.paths import InputError, ScanWarning, data_dir
+from srlib.volume import Scaling, Volume, central, crop_or_pad, fit_scaling, framed, resample, to_window
 
 VOLUMES = ("t1", "t2", "image", "labels", "lr", "mask")
 SPLITS = ("train", "val", "eval", "test")
@@ -121,9 +123,10 @@ def make_pair(subject: Subject, experiment: Experiment, task: str = "", middle: 
     ``middle`` cuts the scan to so many voxels of each axis first.
 
     The given one is a scan anywhere in the same world, which is interpolated by a cubic spline, or a ``.mat`` file on
-    the true scan's grid; the reference, too, is brought by its affine alone: no registration is done.
+    the true scan's grid; the reference, too, is brought by its affine alone: no registration is done. A ScanWarning
+    names the scan of which few voxels take most of the range.
     """
-    hr = load(subject.file(experiment.contrast))
+    hr = load_scan(subject, experiment.contrast, experiment.intensity)
     hr = framed(hr, experiment.frame) if experiment.frame else hr
     hr = central(hr, middle) if middle else hr
     try:
@@ -139,10 +142,18 @@ def make_pair(subject: Subject, experiment: Experiment, task: str = "", middle: 
     if not experiment.reference:
         return pair
     try:
-        reference = bring(load(subject.file(experiment.reference)), pair.hr)
+        reference = bring(load_scan(subject, experiment.reference, experiment.intensity), pair.hr)
     except InputError as err:
         raise InputError(f"subject {subject.name}, {experiment.reference}: {err}") from err
     return dataclasses.replace(pair, reference=reference)
+
+
+def load_scan(subject: Subject, column: str, rule: str = "minmax") -> Volume:
+    """A subject's scan; a ScanWarning names it if a few voxels take most of the range that an intensity rule leaves."""
+    scan = load(subject.file(column))
+    for line in wild(to_window(scan, rule)):
+        warnings.warn(f"subject {subject.name}, {subject.file(column)}: {line}", ScanWarning, stacklevel=3)
+    return scan
 
 
 def degraded(hr: Volume, experiment: Experiment, task: str = "") -> Pair:
@@ -152,7 +163,7 @@ def degraded(hr: Volume, experiment: Experiment, task: str = "") -> Pair:
     """
     degradation = degradation_of(task or experiment.task)
     hr = crop_or_pad(hr, (0, 0, 0), degradation.usable(hr.shape))
-    hr = hr.with_data(np.clip(hr.data, *HU_WINDOW)) if experiment.intensity == "hu" else hr
+    hr = to_window(hr, experiment.intensity)
     lr, hr = degradation.pair(hr) if isinstance(degradation, SparseView) else (degradation(hr), hr)
     on_grid = degradation.to_grid(lr, hr.shape)
     return _pair(lr, on_grid, hr, experiment, degradation.factor if isinstance(degradation.factor, tuple) else None)
@@ -170,13 +181,13 @@ def degradation_of(task: str) -> Degradation:
 
 
 def bring(reference: Volume, grid: Volume, order: int = 3) -> Volume:
-    """A scan of another contrast on a scan's grid, by their affines; its minimum where it saw nothing.
+    """A scan of another contrast on a scan's grid, by their affines; its minimum, wild voxels apart, where it saw nothing.
 
     Spline of the given order; nothing is registered. Raises InputError when the two fields of view do not meet.
     """
     if reference.shape == grid.shape and np.allclose(reference.affine, grid.affine, atol=1e-4):
         return reference
-    low = float(reference.data.min())
+    low = max(float(reference.data.min()), usual_range(reference.data)[0])
     brought = resample(reference, grid.shape, grid.affine, order, outside=low)
     if not (brought.data != low).any():
         raise InputError(

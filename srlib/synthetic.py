@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from srlib.data import Subject
+from srlib.data import Subject, load_scan
 from srlib.experiments import Experiment
 from srlib.generator import Example, LabelMap, apply, draw, encode
 from srlib.images import load
@@ -60,8 +60,8 @@ class SyntheticDataset:
     def _load(self, index: int) -> tuple[LabelMap, np.ndarray | None]:
         """A subject's label map and, where it is the target, the real scan on the same grid."""
         subject = self.subjects[index]
-        volumes = [reorient(load(subject.file(column))) for column in self.columns]
-        labels, real = volumes[0], volumes[1] if len(volumes) > 1 else None
+        labels = reorient(load(subject.file("labels")))
+        real = reorient(load_scan(subject, self.experiment.contrast)) if len(self.columns) > 1 else None
         try:
             if real and (real.shape != labels.shape or not np.allclose(real.affine, labels.affine, atol=1e-2)):
                 raise InputError(
