@@ -88,20 +88,20 @@ def enhance_on_grid(
     axis, which models for every factor are told; by default that of the experiment's task. Of these models it is the mean
     with the result of the scan mirrored along all axes, unless ``flip`` is off: it is better, and cannot move anything to
     one side. They never see wild voxels (``checks.usual_range``) of ``lr``, the scan before it was interpolated (by
-    default it was not): what exceeds the bounds is added to the result as interpolated. Raises InputError when the
+    default it was not): what these add to it is added to the result as interpolated. Raises InputError when the
     reference is missing or not wanted.
     """
     if bool(model.experiment.reference) != (reference is not None):
         wanted = f"a reference ({model.experiment.reference})" if model.experiment.reference else "no reference"
         raise InputError(f"{model.experiment.name} takes {wanted}, got {'none' if reference is None else 'one'}")
     brought = None if reference is None else bring(reference, on_grid)
-    seen, calm = without_wild(on_grid, lr or on_grid) if model.experiment.mixture else (on_grid, on_grid)
+    seen = without_wild(on_grid, lr or on_grid) if model.experiment.mixture else on_grid
     scaling = fit_scaling(seen.data, model.experiment.intensity)
     given = network_input(seen, brought, model.experiment.intensity)
     network = model.network
     if model.experiment.mixture:
-        facts = told(given[0] if calm is seen else scaling.apply(calm.data), factor or model.factor)
-        network = Told(network, torch.from_numpy(facts).to(next(network.parameters()).device))
+        facts = torch.from_numpy(told(given[0], factor or model.factor))
+        network = Told(network, facts.to(next(network.parameters()).device))
     sr = run_tiled(network, given, max_memory_gb, progress)
     if model.experiment.mixture and flip:
         sr += run_tiled(network, given[:, ::-1, ::-1, ::-1], max_memory_gb, progress)[::-1, ::-1, ::-1]

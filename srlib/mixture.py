@@ -71,20 +71,17 @@ def _growth(lines: np.ndarray, interpolated: bool) -> np.ndarray:
     return np.log(energy[:-1] / energy[1:])
 
 
-def without_wild(on_grid: Volume, lr: Volume) -> tuple[Volume, Volume]:
-    """What a network may see of a scan on the output grid, and what it may be told of: both without wild voxels.
+def without_wild(on_grid: Volume, lr: Volume) -> Volume:
+    """A scan on the output grid as a network may see it: the median about wild voxels in their place (``usual_range``).
 
-    In ``lr``, the scan before it was interpolated, these are clipped to the bounds of ``checks.usual_range``, and for the
-    latter the median about them stands in their place. Without wild voxels both are ``on_grid`` itself.
+    They are looked for in ``lr``, the scan before it was interpolated. Without any it is ``on_grid`` itself.
     """
     held = np.clip(lr.data, *usual_range(lr.data))
     if np.array_equal(held, lr.data):
-        return on_grid, on_grid
-    calm = np.where(held == lr.data, lr.data, ndimage.median_filter(held, 3))
-    scans = (lr.with_data(data) for data in (held, calm))
-    if lr.shape == on_grid.shape and np.allclose(lr.affine, on_grid.affine):
-        return tuple(scans)
-    return tuple(resample(scan, on_grid.shape, on_grid.affine) for scan in scans)
+        return on_grid
+    calm = lr.with_data(np.where(held == lr.data, lr.data, ndimage.median_filter(held, 3)))
+    same = lr.shape == on_grid.shape and np.allclose(lr.affine, on_grid.affine)
+    return calm if same else resample(calm, on_grid.shape, on_grid.affine)
 
 
 def paint(
