@@ -72,14 +72,20 @@ def _growth(lines: np.ndarray, interpolated: bool) -> np.ndarray:
 
 
 def without_wild(on_grid: Volume, lr: Volume) -> Volume:
-    """A scan on the output grid as a network may see it: the median about wild voxels in their place (``usual_range``).
+    """A scan on the output grid as a network may see it: the median in place of wild voxels and their neighbours.
 
-    They are looked for in ``lr``, the scan before it was interpolated. Without any it is ``on_grid`` itself.
+    They (``usual_range``) are looked for in ``lr``, the scan before it was interpolated. Without any it is ``on_grid`` itself.
     """
-    held = np.clip(lr.data, *usual_range(lr.data))
-    if np.array_equal(held, lr.data):
+    data = lr.data
+    for _ in range(4):  # without the wildest, others of a hot slice are found wild
+        held = np.clip(data, *usual_range(data))
+        if np.array_equal(held, data):
+            break
+        near = ndimage.maximum_filter(held != data, 3)  # the dark end of a hot line is as wrong
+        data = np.where(near, ndimage.median_filter(held, 3), data)
+    if data is lr.data:
         return on_grid
-    calm = lr.with_data(np.where(held == lr.data, lr.data, ndimage.median_filter(held, 3)))
+    calm = lr.with_data(data)
     same = lr.shape == on_grid.shape and np.allclose(lr.affine, on_grid.affine)
     return calm if same else resample(calm, on_grid.shape, on_grid.affine)
 
