@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
+from srlib.checks import usual_range
 from srlib.degrade import GaussianDownsample
 from srlib.device import keep_freed_memory
 from srlib.infer import Model
@@ -41,6 +42,7 @@ def adapt(scan: Volume, model: Model, factor: Sequence[float], seed: int = 0, st
         raise InputError(
             f"adapting needs thick slices, coarser along one axis than along the others, got a factor of {tuple(factor)}"
         )
+    scan = scan.with_data(np.clip(scan.data, *usual_range(scan.data)))
     on_grid = resample(scan, *fine_grid(scan, factor))
     on_grid = on_grid.with_data(fit_scaling(on_grid.data).apply(on_grid.data))
     if min(on_grid.shape) < PATCH or min(np.delete(on_grid.shape, coarse)) * HELD_OUT < 8:

@@ -21,7 +21,7 @@ import torch
 
 from srlib import __version__, headers, synthesis, tiled
 from srlib.adapt import adapt
-from srlib.checks import findings
+from srlib.checks import gaps
 from srlib.claims import claimed, sweep
 from srlib.device import layout
 from srlib.dicom import read_thickness
@@ -29,7 +29,7 @@ from srlib.headers import MAX_VOXELS
 from srlib.images import is_whole, load, read_shape, save
 from srlib.infer import THICK, Model, find_weights, load_model, output_factor, super_resolve, with_uncertainty
 from srlib.inputs import Job, fingerprint
-from srlib.paths import InputError, atomic, first_line, make_dir, sha256
+from srlib.paths import InputError, ScanWarning, atomic, first_line, make_dir, sha256
 from srlib.report import write_report
 from srlib.tables import read_table
 from srlib.volume import Volume, axcodes, describe
@@ -206,7 +206,7 @@ def _enhance(
         f"{job.source.name}: {describe(scan)}{'; thick along ' * bool(thick)}{', '.join(thick)}; model {experiment.name}"
         f"{'' if experiment.spacing_mm else ', ' + made}"
     )
-    notes = [*headers.doubts(job.source), *synthesis.doubts(scan, experiment, other)]
+    notes = headers.doubts(job.source)
     mixture, told = experiment.mixture, np.multiply(finer, settings.get("zero_filled") or 1)
     if mixture and told.max() > (mixture.thick if np.sum(told > 1) == 1 else mixture.isotropic):
         notes.append(
@@ -219,13 +219,18 @@ def _enhance(
         model, line = adapt(scan, model, finer)
         lines.append(line)
         tell(f"{job.source.name}: {line}")
-    if job.uncertainty:
-        if settings.get("factor") or settings.get("spacing_mm"):
-            raise InputError("the uncertainty comes on the model's own grid; leave factor and spacing out")
-        own = {k: v for k, v in settings.items() if k in ("ct", "flip", "max_memory_gb", "progress")}
-        sr, b = with_uncertainty(scan, model, other, **own)
-    else:
-        sr = super_resolve(scan, model, reference=other, **settings)
+    if job.uncertainty and (settings.get("factor") or settings.get("spacing_mm")):
+        raise InputError("the uncertainty comes on the model's own grid; leave factor and spacing out")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ScanWarning)
+        if job.uncertainty:
+            own = {k: v for k, v in settings.items() if k in ("ct", "flip", "max_memory_gb", "progress")}
+            sr, b = with_uncertainty(scan, model, other, **own)
+        else:
+            sr = super_resolve(scan, model, reference=other, **settings)
+    for warning in caught:
+        notes += str(warning.message).splitlines() if warning.category is ScanWarning else []
+    notes += gaps(scan, read_thickness(job.source))
     if not np.isfinite(sr.data).all():
         raise InputError(
             "the result is not finite; scale the scan's intensities first, they are too large or too small"
@@ -240,8 +245,7 @@ def _enhance(
     try:
         if report:
             page = make_dir(Path(report)) / f"{job.target.name.removesuffix('.gz').rpartition('.')[0]}.html"
-            seen = findings(scan, thickness_mm=read_thickness(job.source))
-            write_report(scan, sr, page, f"{job.source.name}, enhanced", lines, [*notes, *seen], b)
+            write_report(scan, sr, page, f"{job.source.name}, enhanced", lines, notes, b)
         save(sr, job.target, header.get_data_dtype(), header)
     except BaseException:
         if job.uncertainty:

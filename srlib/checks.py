@@ -1,8 +1,13 @@
 """What looks wrong in a scan, and in what was made of it: headers, thick slices, clipping, intensities."""
 
+import sys
+import warnings
+from collections.abc import Sequence
+
 import numpy as np
 
-from srlib.volume import Volume, axcodes
+from srlib.paths import ScanWarning
+from srlib.volume import Volume, axcodes, sample
 
 # A head with its neck takes less than 400 mm; 60 mm hold a brain from about the 26th week on.
 FIELD_MM = (60.0, 400.0)
@@ -10,7 +15,13 @@ SPACING_MM = (0.2, 12.0)  # of scans of living heads
 STACK = (4.0, 3.0)  # slices are thick from so many mm on, and from so many times the pixels in them
 CLIPPED = 1e-4  # share of voxels at the very maximum that is let pass
 FLOOR = 0.01  # and at a minimum above 0
-BEYOND = (0.1, 1e-4)  # of the range before, by which after may exceed it, and the share of voxels that may do so
+BEYOND = (0.25, 0.1)  # of the range before, by which after may fall below it, and exceed it
+THIN = 5  # voxels: with fewer along an axis that is to become finer, there is little to go by
+SMOOTH = 3.45  # by how much the squared difference of voxels grows from neighbours to the next but one; 4 is a ramp
+
+# A voxel is wild when it lies farther beyond the middle 96 % of the voxels than 3 times their range, or 20 times that of
+# the middle 80 %: a spike, a hot line, or slices that are many times as bright as the others
+WILD = ((2, 3.0), (10, 20.0))
 
 
 def header(volume: Volume, which: str = "the scan") -> list[str]:
@@ -24,24 +35,91 @@ def header(volume: Volume, which: str = "the scan") -> list[str]:
     return found
 
 
-def findings(before: Volume, after: Volume | None = None, thickness_mm: float | None = None) -> list[str]:
-    """What to mind before trusting an enhanced scan, a line each (ours).
+def usual_range(data: np.ndarray) -> tuple[float, float]:
+    """Bounds that all but wild voxels keep, see WILD; generous, so that most scans keep them whole (ours).
 
-    ``thickness_mm`` of the slices along the last voxel axis tells of gaps (``images.read_thickness``): NIfTI does not
-    know it. The header of a single slice is not judged.
+    Voxels of the median's very value, which may be all of the background, count as one.
     """
-    found, spacing, axes = [] if 1 in before.shape else header(before), before.spacing_mm, axcodes(before)
-    pixel, thick = sorted(spacing)[1:]
-    if thick >= max(STACK[0], STACK[1] * pixel) and 1 not in before.shape:
-        axis = int(np.argmax(spacing))
+    seen = sample(data)
+    middle = float(np.median(seen))
+    seen, bounds = seen[seen != middle], []
+    for percent, slack in WILD if seen.size else ():
+        low, high = np.percentile(seen, (percent, 100 - percent))
+        low, high = min(low, middle), max(high, middle)
+        bounds.append((low - slack * (high - low), high + slack * (high - low)))
+    low, high = np.transpose(bounds) if bounds else ([-np.inf], [np.inf])
+    return float(max(low)), float(min(high))
+
+
+def wild(volume: Volume) -> list[str]:
+    """A line if a few voxels lie so far beyond all others that they take most of the range (``usual_range``)."""
+    low, high = usual_range(volume.data)
+    beyond = volume.data[(volume.data < low) | (volume.data > high)]
+    if not beyond.size:
+        return []
+    worst = float(beyond[np.abs(beyond - (low + high) / 2).argmax()])
+    return [
+        f"few voxels take most of the range: {beyond.size} of {volume.data.size} lie below {low:.4g} or above {high:.4g}, the "
+        f"farthest {worst:.4g}; clip them, as models scale scans by the extremes"
+    ]
+
+
+def content(before: Volume, finer: Sequence[float], resolved: Sequence[float] = (1, 1, 1)) -> list[str]:
+    """What in a scan is unlike all that blind models are trained on, along the axes that become ``finer``; a line each.
+
+    These are few slices, and content that is smooth over its own voxels, as after a blur of a voxel or more: from blur,
+    which is to be undone, borders that are soft by themselves cannot be told. ``resolved``: how many of its voxels one
+    measured voxel takes, where k-space was zero-filled.
+    """
+    found, axes, resolved = [], axcodes(before), np.asarray(resolved)
+    asked = np.flatnonzero(np.multiply(finer, resolved) > 1.05)
+    for axis in asked:
+        if before.shape[axis] < THIN:
+            found.append(
+                f"{before.shape[axis]} slices along {axes[axis]} are too few to show what they resolve; compare with "
+                "interpolation"
+            )
+    data = np.clip(before.data, *usual_range(before.data))
+    if max((_smoothness(np.moveaxis(data, a, 2), round(resolved[a])) for a in asked), default=0) > SMOOTH:
         found.append(
-            f"the scan is a stack of {before.shape[axis]} slices, {thick:.4g} mm apart along {axes[axis]}: "
-            "what lies between them is the model's guess"
+            "the scan is smooth over its own voxels: if that is no blur but its content (PET, perfusion or field maps), it "
+            "is sharpened too much; compare with interpolation"
         )
-    if thickness_mm is not None and before.shape[2] > 1 and thickness_mm < 0.98 * spacing[2]:
+    return found
+
+
+def _smoothness(data: np.ndarray, lag: int) -> float:
+    """Mean squared difference of voxels along the last axis, at twice a distance over that at the distance; 0 if short."""
+    lines = data[::2, ::2]
+    if lines.shape[2] <= 2 * lag:
+        return 0.0
+    near, far = (np.square(lines[..., d:] - lines[..., :-d]).mean(dtype=np.float64) for d in (lag, 2 * lag))
+    return far / near if near else 0.0
+
+
+def gaps(volume: Volume, thickness_mm: float | None) -> list[str]:
+    """A line if slices along the last axis are thinner than their distance (``images.read_thickness``); NIfTI says not."""
+    spacing = volume.spacing_mm[2]
+    if thickness_mm is None or volume.shape[2] == 1 or thickness_mm >= 0.98 * spacing:
+        return []
+    return [
+        f"slices are {thickness_mm:.4g} mm thick and {spacing:.4g} mm apart along {axcodes(volume)[2]}: nothing was "
+        "measured in the gaps between them"
+    ]
+
+
+def findings(before: Volume, after: Volume | None = None, finer: Sequence[float] = (np.inf,) * 3) -> list[str]:
+    """What to mind in intensities and slices before trusting an enhanced scan, a line each (ours).
+
+    ``finer`` says which axes have become so, by how much; only there slices are thick.
+    """
+    found, spacing = [], before.spacing_mm
+    pixel, thick = sorted(spacing)[1:]
+    axis = int(np.argmax(spacing))
+    if thick >= max(STACK[0], STACK[1] * pixel) and 1 not in before.shape and finer[axis] > 1.05:
         found.append(
-            f"slices are {thickness_mm:.4g} mm thick and {spacing[2]:.4g} mm apart along {axes[2]}: nothing was "
-            "measured in the gaps between them"
+            f"the scan is a stack of {before.shape[axis]} slices, {thick:.4g} mm apart along {axcodes(before)[axis]}: "
+            "what lies between them is the model's guess"
         )
     low, high = float(before.data.min()), float(before.data.max())
     top, bottom = (np.count_nonzero(before.data == end) / before.data.size for end in (high, low))
@@ -54,11 +132,25 @@ def findings(before: Volume, after: Volume | None = None, thickness_mm: float | 
             f"{100 * bottom:.2g} % of the voxels lie at the very minimum, {low:.4g}: dark tissue may be clipped"
         )
     if after is not None:
-        slack = BEYOND[0] * (high - low)
-        share = np.count_nonzero((after.data < low - slack) | (after.data > high + slack)) / after.data.size
-        if share > BEYOND[1]:
+        below, above = ((high - low) * share for share in BEYOND)
+        far = np.count_nonzero((after.data < low - below) | (after.data > high + above))
+        if far:
             found.append(
-                f"{100 * share:.2g} % of the voxels after lie far outside the intensities before ({low:.4g} to {high:.4g}): "
-                "the model has units of its own, or invents"
+                f"{100 * far / after.data.size:.2g} % of the voxels after lie far outside the intensities before "
+                f"({low:.4g} to {high:.4g}), from {after.data.min():.4g} to {after.data.max():.4g}: the model has units of its "
+                "own, or invents"
             )
     return found
+
+
+def warn(lines: Sequence[str], name: str = "") -> None:
+    """Warn once (``ScanWarning``), each line headed by ``name``, at the line that called our caller.
+
+    Python shows the same words at the same place only once; here every scan's are shown, unless a filter says otherwise.
+    """
+    if lines:
+        user = sys._getframe(2)
+        text = "\n".join(name + line for line in lines)
+        warnings.warn_explicit(
+            text, ScanWarning, user.f_code.co_filename, user.f_lineno, user.f_globals.get("__name__")
+        )

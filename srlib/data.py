@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from srlib.checks import usual_range, wild
 from srlib.degrade import Degradation, SparseView, make_degradation
 from srlib.dicom import is_series
 from srlib.experiments import TASKS, Experiment
@@ -17,7 +18,7 @@ from srlib.images import Grid, load, load_mat, read_grid
 from srlib.paths import InputError, ScanWarning, choose, data_dir, locate
 from srlib.space import covered, resample_to, same_lattice
 from srlib.tables import VOLUMES, check_name, read_table
-from srlib.volume import HU_WINDOW, Scaling, Volume, central, crop_or_pad, fit_scaling, framed, resample
+from srlib.volume import Scaling, Volume, central, crop_or_pad, fit_scaling, framed, resample, to_window
 
 GIVEN_COVERS = 0.9  # share of a true scan that a given low-resolution one shows at least; the rest is mirrored
 SPLITS = ("train", "val", "eval", "test")
@@ -128,9 +129,10 @@ def make_pair(subject: Subject, experiment: Experiment, task: str = "", middle: 
     The given one, which belongs to the experiment's own task alone, is a scan anywhere in the same world or a ``.mat``
     file on the true scan's grid. It is interpolated on that grid by a cubic spline; for a network that sees coarse
     grids it is brought on the task's first. The reference, too, is brought by its affine alone: no registration is done.
-    Raises InputError for a given scan that covers less than GIVEN_COVERS of the true one.
+    A ScanWarning names the scan of which few voxels take most of the range. Raises InputError for a given scan that
+    covers less than GIVEN_COVERS of the true one.
     """
-    whole = load(subject.file(experiment.contrast))
+    whole = load_scan(subject, experiment.contrast, experiment.intensity)
     hr = framed(whole, experiment.frame) if experiment.frame else whole
     hr = central(hr, middle) if middle else hr
     try:
@@ -143,7 +145,7 @@ def make_pair(subject: Subject, experiment: Experiment, task: str = "", middle: 
     if not experiment.reference:
         return pair
     try:
-        reference = bring(load(subject.file(experiment.reference)), pair.hr)
+        reference = bring(load_scan(subject, experiment.reference, experiment.intensity), pair.hr)
     except InputError as err:
         raise InputError(f"subject {subject.name}, {experiment.reference}: {err}") from err
     return dataclasses.replace(pair, reference=reference)
@@ -165,6 +167,14 @@ def _given(file: Path, whole: Volume, hr: Volume, experiment: Experiment) -> Pai
     return _pair(on_grid if same_lattice(lr, hr) else lr, on_grid, hr, experiment, degradation.factor)
 
 
+def load_scan(subject: Subject, column: str, rule: str = "minmax") -> Volume:
+    """A subject's scan; a ScanWarning names it if a few voxels take most of the range that an intensity rule leaves."""
+    scan = load(subject.file(column))
+    for line in wild(to_window(scan, rule)):
+        warnings.warn(f"subject {subject.name}, {subject.file(column)}: {line}", ScanWarning, stacklevel=3)
+    return scan
+
+
 def degraded(hr: Volume, experiment: Experiment, task: str = "") -> Pair:
     """The pair that a task (the experiment's when empty) makes of a scan, which it may cut at its far faces.
 
@@ -172,7 +182,7 @@ def degraded(hr: Volume, experiment: Experiment, task: str = "") -> Pair:
     """
     degradation = degradation_of(task or experiment.task, {**TASKS, **experiment.task_settings})
     hr = crop_or_pad(hr, (0, 0, 0), degradation.usable(hr.shape))
-    hr = hr.with_data(np.clip(hr.data, *HU_WINDOW)) if experiment.intensity == "hu" else hr
+    hr = to_window(hr, experiment.intensity)
     lr, hr = degradation.pair(hr) if isinstance(degradation, SparseView) else (degradation(hr), hr)
     on_grid = degradation.to_grid(lr, hr.shape)
     return _pair(lr, on_grid, hr, experiment, degradation.factor if isinstance(degradation.factor, tuple) else None)
@@ -190,11 +200,12 @@ def degradation_of(task: str, tasks: Mapping[str, tuple[str, dict]] = TASKS) -> 
 
 
 def bring(reference: Volume, grid: Volume, order: int = 3) -> Volume:
-    """A scan of another contrast on a scan's grid, as ``resample_to``; its minimum where it saw nothing.
+    """A scan of another contrast on a scan's grid, as ``resample_to``; its minimum, wild voxels apart, where it saw nothing.
 
     Raises InputError when the two fields of view do not meet.
     """
-    return resample_to(reference, grid, order, outside=float(reference.data.min()), what="the reference")
+    low = max(float(reference.data.min()), usual_range(reference.data)[0])
+    return resample_to(reference, grid, order, outside=low, what="the reference")
 
 
 def network_input(scan: Volume, reference: Volume | None, rule: str) -> np.ndarray:

@@ -10,12 +10,13 @@ from contextlib import suppress
 
 import numpy as np
 
+from srlib.checks import usual_range
 from srlib.data import Subject, degradation_of, make_pair, network_input
 from srlib.experiments import Experiment
 from srlib.images import read_shape
 from srlib.patches import PatchLocation, extract, grid_locations, per_axis, random_locations
 from srlib.paths import InputError
-from srlib.volume import fit_scaling
+from srlib.volume import fit_scaling, plateau
 
 POOL = 4  # subjects whose patches are mixed; two pools at most are in memory
 AHEAD = 4  # batches that wait for the network
@@ -78,21 +79,39 @@ class PairDataset:
         grid, (_, hr), chosen = self.grid(index), self[index], []
         if self.experiment.sampling == "grid":
             return grid
+        shown = foreground(hr)
         for place in grid:
             candidates = random_locations(self.shapes[index], place.size, 8, rng)
-            shares = [np.mean(hr[c.scaled(self.factor).slices] > 0.05) for c in candidates]
+            shares = [np.mean(shown[c.scaled(self.factor).slices]) for c in candidates]
             enough = [i for i, share in enumerate(shares) if share >= self.experiment.min_foreground]
             chosen.append(candidates[enough[0] if enough else int(np.argmax(shares))])
         return chosen
 
     def read(self, index: int, location: PatchLocation) -> tuple[np.ndarray, np.ndarray]:
-        """An item's patch as (input (C, x, y, z), truth (1, x, y, z))."""
-        given, truth = self[index]
-        given, truth = extract(given, location), extract(truth, location.scaled(self.factor))[None]
-        if not self.experiment.per_patch or truth.min() == truth.max():
+        """An item's patch as (input (C, x, y, z), truth (1, x, y, z)).
+
+        Where patches are scaled one by one, what the rule cannot scale, such as a constant patch, is scaled as its scan is.
+        """
+        whole = self[index]
+        given, truth = extract(whole[0], location), extract(whole[1], location.scaled(self.factor))[None]
+        if not self.experiment.per_patch:
             return given, truth
-        scaling = fit_scaling(truth, self.experiment.intensity)
+        try:
+            scaling = fit_scaling(truth, self.experiment.intensity)
+        except InputError:
+            scaling = fit_scaling(whole[1], self.experiment.intensity)
         return scaling.apply(given), scaling.apply(truth)
+
+
+def foreground(hr: np.ndarray) -> np.ndarray:
+    """Where a scan in a network's units, about [0, 1], shows something, boolean: above 0.05.
+
+    Off the ``plateau`` where that is another value, as when the mean was brought to 0; wild voxels do not count.
+    """
+    held = np.clip(hr, *usual_range(hr))
+    held = hr if np.array_equal(held, hr) else fit_scaling(held).apply(held)
+    empty = plateau(held) or 0.0
+    return held > 0.05 if abs(empty) <= 0.05 else np.abs(held - empty) > 0.05
 
 
 def _whole_factor(experiment: Experiment) -> tuple[int, int, int]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import fft, ndimage
 
-from srlib.paths import InputError
+from srlib.paths import InputError, choose
 from srlib.tomography import fbp, radon
 from srlib.volume import Volume, coarse_grid, fine_grid, resample
 
@@ -49,11 +49,13 @@ class _Whole:
 class KSpaceTruncation(_Whole):
     """Zero the outer k-space of each axis and keep the magnitude; the image stays on its grid.
 
+    Of scans with negative values (HU, mean 0) the real part is kept, and so are sign and mean (ours).
+
     Chen et al., MICCAI 2018. ``factor`` 2 keeps half of an axis's lines (the paper's task is
     (1, 2, 2) with the slice axis first), 5 keeps a fifth (the replicated code's). A factor f zeroes
     round(N (f - 1) / (2 f)) lines at each end, which is the truncation script's round(N / F) with
     F = 2 f / (f - 1). ``stored_12bit`` then divides by the maximum and rounds to 0..4095, as that script does
-    before it stores the image.
+    before it stores the image; InputError for negative values.
     """
 
     factor: tuple[float, float, float]
@@ -74,6 +76,11 @@ class KSpaceTruncation(_Whole):
         axes = [axis for axis, z in enumerate(self.zeroed(hr.shape)) if z]
         if 0 in self.kept(hr.shape):
             raise InputError(f"factor {self.factor} leaves no k-space line of a volume of shape {hr.shape}")
+        if is_signed(hr) and self.stored_12bit:
+            raise InputError(
+                f"12-bit images hold 0 to 4095, and this scan goes from {hr.data.min():g} to {hr.data.max():g}; "
+                "shift it to begin at 0"
+            )
         data = hr.data.astype(np.float64) if self.stored_12bit else hr.data  # rounding must not hang on float32
         spectrum = fft.fftn(data, axes=axes, workers=-1)
         for axis in axes:
@@ -82,7 +89,8 @@ class KSpaceTruncation(_Whole):
             index = [slice(None)] * 3
             index[axis] = np.concatenate([order[:z], order[n - z :]])
             spectrum[tuple(index)] = 0
-        image = np.abs(fft.ifftn(spectrum, axes=axes, workers=-1))
+        image = fft.ifftn(spectrum, axes=axes, workers=-1)
+        image = image.real if is_signed(hr) else np.abs(image)
         return hr.with_data(np.rint(image / image.max() * 4095) if self.stored_12bit and image.any() else image)
 
     def to_grid(self, lr: Volume, shape: Sequence[int], order: int = 3) -> Volume:
@@ -98,8 +106,8 @@ class GaussianDownsample:
     fractional and differ per axis; ``sigma`` is one number or one per axis, and an axis of factor 1 is
     not blurred. ``align='center'`` keeps the field of view (ours); ``align='corners'`` is SciPy's ``zoom``,
     as the published code uses it: a named deviation, but one that its weights need. ``whole`` says that scans are
-    cut to a whole multiple of the factor first (``usable``), as that code does. ``noise`` adds Rician noise to the
-    coarse scan, see ``rician``, always the same (ours).
+    cut to a whole multiple of the factor first (``usable``), as that code does. ``noise`` adds noise to the coarse
+    scan, see ``rician``, always the same (ours).
     """
 
     factor: tuple[float, float, float]
@@ -136,7 +144,7 @@ class GaussianDownsample:
         sigma = [s if f > 1 else 0.0 for s, f in zip(self.sigma, self.factor, strict=True)]
         blurred = hr.with_data(ndimage.gaussian_filter(hr.data, sigma, mode="reflect"))
         lr = resample(blurred, *coarse_grid(hr.shape, hr.affine, self.factor, self.align), order=self.order)
-        return rician(lr, self.noise, np.random.default_rng(0)) if self.noise else lr
+        return rician(lr, self.noise, np.random.default_rng(0), is_signed(hr)) if self.noise else lr
 
     def to_grid(self, lr: Volume, shape: Sequence[int], order: int = 3) -> Volume:
         """Interpolate the low-resolution scan on the HR grid of the given shape (order 1: trilinear, 3: cubic)."""
@@ -263,14 +271,21 @@ class SparseView(_Whole):
         return tuple(hr.with_data(data) for data in out)
 
 
-def rician(scan: Volume, level: float, rng: np.random.Generator) -> Volume:
+def is_signed(scan: Volume) -> bool:
+    """Whether a scan has negative values, so that it is no magnitude image: CT in HU, or normalised to mean 0."""
+    return float(scan.data.min()) < 0
+
+
+def rician(scan: Volume, level: float, rng: np.random.Generator, signed: bool | None = None) -> Volume:
     """A magnitude image of a scan with Gaussian noise in both of its parts; std ``level`` times its brightest voxel.
 
-    Gudbjartsson & Patz, MRM 1995.
+    Gudbjartsson & Patz, MRM 1995. Of a ``signed`` scan the real part alone, so Gaussian noise, the limit of a high
+    signal; std ``level`` times the range. None: one with negative values is, but splines bring magnitudes below 0, too.
     """
-    sigma = level * float(scan.data.max())
+    signed = is_signed(scan) if signed is None else signed
+    sigma = level * float(np.ptp(scan.data) if signed else scan.data.max())
     real, imaginary = (sigma * rng.standard_normal(scan.shape, np.float32) for _ in range(2))
-    return scan.with_data(np.hypot(scan.data + real, imaginary))
+    return scan.with_data(scan.data + real if signed else np.hypot(scan.data + real, imaginary))
 
 
 Degradation = KSpaceTruncation | GaussianDownsample | BlockAverage | ScanlineDecimation | SparseView
@@ -285,6 +300,4 @@ DEGRADATIONS = {
 
 def make_degradation(name: str, **settings: object) -> Degradation:
     """A degradation by its name in ``DEGRADATIONS``; InputError for an unknown one."""
-    if name not in DEGRADATIONS:
-        raise InputError(f"unknown degradation {name!r}; expected one of {', '.join(DEGRADATIONS)}")
-    return DEGRADATIONS[name](**settings)
+    return choose(DEGRADATIONS, name, "degradation")(**settings)

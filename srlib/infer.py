@@ -11,18 +11,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from srlib.checks import content, findings, warn, wild
 from srlib.data import Pair, bring, degradation_of, network_input
 from srlib.device import choose_device, layout
 from srlib.experiments import Experiment
 from srlib.images import load
-from srlib.mixture import told
+from srlib.mixture import told, without_wild
 from srlib.models.robust import Told
 from srlib.paths import InputError, published_file, results_root, shipped_file
 from srlib.published import PUBLISHED, load_published
 from srlib.space import resample_to
-from srlib.synthesis import synthesise
+from srlib.synthesis import CT_HU, doubts, synthesise
 from srlib.tiled import run_tiled
-from srlib.volume import Volume, fine_grid, fit_scaling, resample
+from srlib.volume import HU_WINDOW, Volume, fine_grid, fit_scaling, resample, to_window
 from srlib.weights import load_network
 
 DEFAULT = "robust"  # the shipped weights that are used when none are named
@@ -104,6 +105,7 @@ def enhance_on_grid(
     progress: bool = False,
     factor: Sequence[float] | None = None,
     flip: bool = True,
+    lr: Volume | None = None,
 ) -> Volume:
     """Run a model on a scan that already lies on the output grid, in the scan's own units.
 
@@ -111,13 +113,17 @@ def enhance_on_grid(
     brought by its affine, and nothing is registered. ``factor``: how much coarser than this grid the scan resolves, per
     axis, which models for every factor are told; by default that of the experiment's task. Of these models it is the mean
     with the result of the scan mirrored along all axes, unless ``flip`` is off: it is better, and cannot move anything to
-    one side. Raises InputError when the reference is missing or not wanted.
+    one side. They never see wild voxels (``checks.usual_range``) of ``lr``, the scan before it was interpolated (by
+    default it was not): what these add to it is added to the result as interpolated. Raises InputError when the
+    reference is missing or not wanted.
     """
     if bool(model.experiment.reference) != (reference is not None):
         wanted = f"a reference ({model.experiment.reference})" if model.experiment.reference else "no reference"
         raise InputError(f"{model.experiment.name} takes {wanted}, got {'none' if reference is None else 'one'}")
     brought = None if reference is None else bring(reference, on_grid)
-    given = network_input(on_grid, brought, model.experiment.intensity)
+    seen = without_wild(on_grid, lr or on_grid) if model.experiment.mixture else on_grid
+    scaling = fit_scaling(seen.data, model.experiment.intensity)
+    given = network_input(seen, brought, model.experiment.intensity)
     network = model.network
     if model.experiment.mixture:
         facts = torch.from_numpy(told(given[0], factor or model.factor))
@@ -126,7 +132,8 @@ def enhance_on_grid(
     if model.experiment.mixture and flip:
         sr += run_tiled(network, given[:, ::-1, ::-1, ::-1], max_memory_gb, progress)[::-1, ::-1, ::-1]
         sr /= 2
-    return on_grid.with_data(fit_scaling(on_grid.data, model.experiment.intensity).invert(sr))
+    sr = scaling.invert(sr)
+    return on_grid.with_data(sr if seen is on_grid else sr + (on_grid.data - seen.data))
 
 
 def enhance_pair(pair: Pair, model: Model, max_memory_gb: float | None = None) -> Volume:
@@ -138,7 +145,7 @@ def enhance_pair(pair: Pair, model: Model, max_memory_gb: float | None = None) -
         sr, _ = synthesise(model.network, model.experiment, pair.lr, pair.reference, max_memory_gb=max_memory_gb)
         return resample_to(sr, pair.hr)
     if not model.experiment.lr_grid:
-        return enhance_on_grid(pair.on_grid, model, pair.reference, max_memory_gb, factor=pair.factor)
+        return enhance_on_grid(pair.on_grid, model, pair.reference, max_memory_gb, factor=pair.factor, lr=pair.lr)
     sr = _from_grid_to_grid(pair.lr, model, max_memory_gb, progress=False)
     return pair.hr.with_data(sr[tuple(slice(n) for n in pair.hr.shape)])
 
@@ -216,22 +223,44 @@ def super_resolve(
     ``align='corners'`` the outermost voxel centres stay instead, as in the published SRReCNN3D; also then the affine is
     the true one. ``zero_filled``: by how much the scanner interpolated already, per axis (its matrix over that
     measured), for models for every factor; with it, and without factor and spacing, the grid stays. ``reference``: see ``enhance_on_grid``. Raises InputError for a
-    constant scan, a factor below 1 or not finite, or factor and spacing at once.
+    constant scan, a factor below 1 or not finite, or factor and spacing at once. CT in HU is clipped to what the model was
+    trained on (``volume.to_window``).
+
+    Warns once, by a ScanWarning with a line each, of what is doubtful in scan or result: see ``warnings_of``.
     """
-    volume = volume if isinstance(volume, Volume) else load(volume)
+    name, volume = ("", volume) if isinstance(volume, Volume) else (f"{volume}: ", load(volume))
     model = model if isinstance(model, Model) else load_model(model)
+    seen = to_window(volume, model.experiment.intensity, reconstructed=True)
     if model.experiment.spacing_mm:
         if factor is not None or spacing_mm is not None or align != "center":
             raise InputError(
                 f"{model.experiment.name} gives scans of {model.experiment.spacing_mm:g} mm along all axes; leave factor, "
                 "spacing and alignment out"
             )
-        return synthesise(model.network, model.experiment, volume, reference, ct, flip, max_memory_gb, progress)[0]
-    if ct:
-        raise InputError(f"CT is a choice for SynthSR's models, and {model.experiment.name} is none")
-    if not flip and not model.experiment.mixture:
-        raise InputError(f"{model.experiment.name} takes no mirrored scan; leave flip as it is")
-    factor = output_factor(volume, model, factor, spacing_mm, zero_filled)
+        sr, _ = synthesise(model.network, model.experiment, seen, reference, ct, flip, max_memory_gb, progress)
+    else:
+        if ct:
+            raise InputError(f"CT is a choice for SynthSR's models, and {model.experiment.name} is none")
+        if not flip and not model.experiment.mixture:
+            raise InputError(f"{model.experiment.name} takes no mirrored scan; leave flip as it is")
+        factor = output_factor(seen, model, factor, spacing_mm, zero_filled)
+        coarser = tuple(f * z for f, z in zip(factor, zero_filled or (1, 1, 1), strict=True))
+        sr = _by_factor(seen, model, factor, coarser, reference, align, max_memory_gb, progress, flip)
+    warn(warnings_of(volume, sr, model, reference, ct, zero_filled), name)
+    return sr
+
+
+def _by_factor(
+    volume: Volume,
+    model: Model,
+    factor: Sequence[float],
+    coarser: Sequence[float],
+    reference: Volume | None,
+    align: str,
+    max_memory_gb: float | None,
+    progress: bool,
+    flip: bool,
+) -> Volume:
     if model.experiment.lr_grid:
         if not np.allclose(factor, model.network.factor, rtol=1e-3) or reference is not None:
             raise InputError(
@@ -243,8 +272,40 @@ def super_resolve(
         align = "first" if settings[0] == "scanline" else align
         return Volume(sr, fine_grid(volume, model.network.factor, align)[1])
     on_grid = volume if np.allclose(factor, 1) else resample(volume, *fine_grid(volume, factor, align))
-    coarser = tuple(f * z for f, z in zip(factor, zero_filled or (1, 1, 1), strict=True))
-    return enhance_on_grid(on_grid, model, reference, max_memory_gb, progress, coarser, flip)
+    return enhance_on_grid(on_grid, model, reference, max_memory_gb, progress, coarser, flip, volume)
+
+
+def warnings_of(
+    volume: Volume,
+    sr: Volume,
+    model: Model,
+    reference: Volume | None = None,
+    ct: bool = False,
+    zero_filled: Sequence[float] | None = None,
+) -> list[str]:
+    """What to mind before trusting what ``super_resolve`` made of a scan, a line each: headers, intensities, slices.
+
+    See ``synthesis.doubts`` and ``checks``.
+    """
+    experiment, units = model.experiment, model.experiment.spacing_mm
+    seen = (
+        volume.with_data(np.clip(volume.data, *CT_HU))
+        if ct
+        else to_window(volume, experiment.intensity, reconstructed=True)
+    )
+    clipped = 0 if ct else np.count_nonzero(seen.data != volume.data) / volume.data.size
+    finer = np.divide(volume.spacing_mm, units) if units else np.divide(sr.shape, volume.shape)
+    found = [*doubts(volume, experiment, reference), *wild(seen)]
+    if reference is not None:
+        found += [f"the reference: {line}" for line in wild(reference)]
+    if clipped:
+        found.append(
+            f"{100 * clipped:.2g} % of the voxels lay outside {HU_WINDOW[0]:g} to {HU_WINDOW[1]:g} HU, which is all that "
+            f"{experiment.name} knows, and were clipped"
+        )
+    if experiment.mixture:
+        found += content(volume, finer, zero_filled or (1, 1, 1))
+    return [*found, *findings(volume, sr, finer)]
 
 
 def with_uncertainty(
@@ -252,11 +313,13 @@ def with_uncertainty(
 ) -> tuple[Volume, Volume]:
     """What ``super_resolve`` gives, and the scale b of a Laplace distribution about each of its voxels, in its units.
 
-    ``settings`` are ct, flip, max_memory_gb and progress. Raises InputError for a model that was not trained with the
+    ``settings`` are ct, flip, max_memory_gb and progress. Warns as ``super_resolve``. Raises InputError for a model that was not trained with the
     loss ``laplace``.
     """
     if not model.experiment.spacing_mm or model.experiment.loss != "laplace":
         raise InputError(
             f"{model.experiment.name} knows no uncertainty; expected a model trained with the loss 'laplace'"
         )
-    return synthesise(model.network, model.experiment, volume, reference, **settings)
+    sr, b = synthesise(model.network, model.experiment, volume, reference, **settings)
+    warn(warnings_of(volume, sr, model, reference, settings.get("ct", False)), "")
+    return sr, b

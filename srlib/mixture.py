@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import ndimage
 
+from srlib.checks import usual_range
 from srlib.degrade import BlockAverage, GaussianDownsample, KSpaceTruncation, rician
 from srlib.experiments import Acquisition, Experiment, Mixture
 from srlib.generator import LabelMap, apply, draw
@@ -13,7 +14,7 @@ from srlib.models.robust import TOLD
 from srlib.patches import extract, grid_locations, per_axis
 from srlib.paths import InputError
 from srlib.priors import Prior
-from srlib.volume import Volume
+from srlib.volume import Volume, resample
 
 LAGS = (1, 2, 4, 8)  # voxels
 LOOK = 112  # voxels per axis
@@ -48,19 +49,45 @@ def told(scan: np.ndarray, factor: Sequence[float]) -> np.ndarray:
     The first is 1 / factor. The others are logarithms of how the mean squared difference of voxels grows with their
     distance of 1 to 8 voxels, each over the next one's, after the differences of neighbouring differences over those of
     neighbours: they show kernel and noise, and do not change with a scan's units. The middle of the scan is read, as
-    much as is painted in training, and of it every other line of the other axes. An axis of fewer than 9 voxels has the values of white noise, zeros.
+    much as is painted in training, and of it every other line of the other axes. What an axis of fewer than 9 voxels
+    cannot show is the mean of what the other axes show.
     """
-    found, scan = [], scan[tuple(slice(max(n - LOOK, 0) // 2, max(n - LOOK, 0) // 2 + LOOK) for n in scan.shape)]
-    for axis, f in enumerate(factor):
-        lines, growth = np.moveaxis(scan, axis, -1)[::2, ::2], np.zeros(len(LAGS))
-        if lines.shape[-1] > LAGS[-1]:
-            steps = [np.diff(lines, 2), *(lines[..., lag:] - lines[..., :-lag] for lag in LAGS)]
-            energy = np.array([np.square(step).mean(dtype=np.float64) for step in steps])
-            energy[0] /= 3  # of white noise
-            energy += 1e-6 * energy.max() + 1e-20
-            growth = np.log(energy[:-1] / energy[1:])
-        found += [1 / f, *growth]
-    return np.array(found, np.float32)
+    scan = scan[tuple(slice(max(n - LOOK, 0) // 2, max(n - LOOK, 0) // 2 + LOOK) for n in scan.shape)]
+    growth = np.array([_growth(np.moveaxis(scan, axis, -1)[::2, ::2], f > 1) for axis, f in enumerate(factor)])
+    unseen = np.isnan(growth)
+    seen = np.where(unseen, 0, growth).sum(0) / np.maximum(3 - unseen.sum(0), 1)
+    growth = np.where(unseen, seen, growth)
+    return np.concatenate([[1 / f, *row] for f, row in zip(factor, growth, strict=True)]).astype(np.float32)
+
+
+def _growth(lines: np.ndarray, interpolated: bool) -> np.ndarray:
+    """The four logarithms of ``told`` along the last axis, nan where it is too short for the distance."""
+    if interpolated and lines.shape[-1] <= LAGS[-1]:  # a few slices between which there is nothing but the spline
+        return np.full(len(LAGS), np.nan)
+    steps = [np.diff(lines, 2), *(lines[..., lag:] - lines[..., :-lag] for lag in LAGS)]
+    energy = np.array([np.square(step).mean(dtype=np.float64) if step.size else np.nan for step in steps])
+    energy[0] /= 3  # of white noise
+    energy += 1e-6 * np.max(energy, initial=0, where=~np.isnan(energy)) + 1e-20
+    return np.log(energy[:-1] / energy[1:])
+
+
+def without_wild(on_grid: Volume, lr: Volume) -> Volume:
+    """A scan on the output grid as a network may see it: the median in place of wild voxels and their neighbours.
+
+    They (``usual_range``) are looked for in ``lr``, the scan before it was interpolated. Without any it is ``on_grid`` itself.
+    """
+    data = lr.data
+    for _ in range(4):  # without the wildest, others of a hot slice are found wild
+        held = np.clip(data, *usual_range(data))
+        if np.array_equal(held, data):
+            break
+        near = ndimage.maximum_filter(held != data, 3)  # the dark end of a hot line is as wrong
+        data = np.where(near, ndimage.median_filter(held, 3), data)
+    if data is lr.data:
+        return on_grid
+    calm = lr.with_data(data)
+    same = lr.shape == on_grid.shape and np.allclose(lr.affine, on_grid.affine)
+    return calm if same else resample(calm, on_grid.shape, on_grid.affine)
 
 
 def paint(
@@ -90,14 +117,14 @@ def degrade(rng: np.random.Generator, hr: Volume, mixture: Mixture) -> tuple[Vol
     factor = _factor(rng, mixture, whole=kernel == "box")
     noise = np.exp(rng.uniform(*np.log(mixture.noise))) if rng.random() < mixture.noisy else 0.0
     if kernel == "kspace":  # noise is measured in k-space, so what is zeroed takes its part of it along
-        return KSpaceTruncation(factor)(rician(hr, noise, rng) if noise else hr), factor
+        return KSpaceTruncation(factor)(rician(hr, noise, rng, signed=False) if noise else hr), factor
     if kernel == "box":
         degradation = BlockAverage(factor)
     else:
         sigma = tuple(f * np.exp(rng.uniform(*np.log(mixture.sigma))) for f in factor)
         degradation = GaussianDownsample(factor, 0.0 if kernel == "sinc" else sigma)
     lr = degradation(KSpaceTruncation(factor)(hr) if kernel == "sinc" else hr)
-    return degradation.to_grid(rician(lr, noise, rng) if noise else lr, hr.shape), factor
+    return degradation.to_grid(rician(lr, noise, rng, signed=False) if noise else lr, hr.shape), factor
 
 
 def _factor(rng: np.random.Generator, mixture: Mixture, whole: bool) -> tuple[float, float, float]:

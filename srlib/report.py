@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy import ndimage
 
-from srlib.checks import findings
+from srlib.checks import findings, header, wild
 from srlib.paths import atomic
 from srlib.views import (
     difference,
@@ -51,22 +51,23 @@ def write_report(
     path: str | Path,
     title: str,
     lines: Sequence[str] = (),
-    warnings: Sequence[str] = (),
+    warnings: Sequence[str] | None = None,
     uncertainty: Volume | None = None,
 ) -> Path:
     """Write one HTML page, atomically; pictures are in it, nothing is loaded from elsewhere and no script runs.
 
     ``before`` and ``after`` lie anywhere in one world; planes are those of the axes of ``after`` through the middle of
     its foreground, right on the right (neurological convention). Where both scans have one window the planes' difference
-    is shown, too. ``lines`` say what was done; to ``warnings`` those of ``checks.findings`` are added. The same input
+    is shown, too. ``lines`` say what was done, ``warnings`` what to mind (None: what ``checks`` finds). The same input
     gives the same bytes. Raises InputError when the place cannot be written to.
     """
-    warned = list(dict.fromkeys([*warnings, *findings(before, after)]))
+    if warnings is None:
+        warnings = [*([] if 1 in before.shape else header(before)), *wild(before), *findings(before, after)]
     limits = windows(before, after)
     units = "One window" if limits[0] == limits[1] else "Each in a window of its own, as their units differ"
     scans = {"before": before, "after": after} | ({} if uncertainty is None else {"uncertainty": uncertainty})
     body = [f"<h1>{escape(title)}</h1>", *(f"<p>{escape(line)}</p>" for line in lines)]
-    body += [f'<p class="warn">{escape(line)}</p>' for line in warned] or ["<p>No warnings.</p>"]
+    body += [f'<p class="warn">{escape(line)}</p>' for line in warnings] or ["<p>No warnings.</p>"]
     body += ["<h2>Facts</h2>", _facts(scans)]
     whole, close = _pictures(before, after, limits)
     body += [f"<h2>Through the middle</h2><p>{units}. The square is the detail below.</p>", *whole]

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from srlib.data import Subject
+from srlib.data import Subject, load_scan
 from srlib.experiments import Experiment
 from srlib.generator import Example, LabelMap, apply, draw, encode
 from srlib.images import load
@@ -56,7 +56,8 @@ class SyntheticDataset:
     def _load(self, index: int) -> tuple[LabelMap, np.ndarray | None]:
         """A subject's label map and, where it is the target, the real scan, brought on the same grid by its affine."""
         subject = self.subjects[index]
-        labels, *others = (reorient(load(subject.file(column))) for column in self.experiment.columns)
+        labels = reorient(load(subject.file("labels")))
+        others = [reorient(load_scan(subject, column)) for column in self.experiment.columns[1:]]
         try:
             what = f"its {self.experiment.contrast}"
             real = resample_to(others[0], labels, least=1, what=what).data if others else None

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 
 from srlib.data import Subject, make_pair, network_input
-from srlib.dataset import PairDataset
+from srlib.dataset import PairDataset, foreground
 from srlib.experiments import Experiment
 from srlib.patches import PatchLocation, extract
 from srlib.paths import InputError, make_dir
@@ -40,8 +40,8 @@ def _looked_at(*networks: torch.nn.Module) -> Iterator[None]:
 def _fullest(subject: Subject, experiment: Experiment, count: int) -> tuple[PairDataset, list[PatchLocation]]:
     """A scan's patches with the most foreground, under the experiment's own task."""
     dataset = PairDataset([subject], dataclasses.replace(experiment, stride=None, samples=None))
-    hr = dataset[0][1]
-    share = {p: np.mean(hr[p.scaled(dataset.factor).slices] > 0.05) for p in dataset.grid(0)}
+    shown = foreground(dataset[0][1])
+    share = {p: np.mean(shown[p.scaled(dataset.factor).slices]) for p in dataset.grid(0)}
     return dataset, sorted(share, key=lambda p: -share[p])[:count]
 
 

@@ -9,9 +9,12 @@ import numpy as np
 from scipy import ndimage
 
 from srlib.headers import DAMAGED, limits, opened, shape_of, voxels
-from srlib.paths import InputError, atomic, first_line
+from srlib.paths import InputError, atomic, choose, first_line
 
 HU_WINDOW = (-1024.0, 200.0)  # of CT, as the SRResNet code takes it
+STREAKS = 0.25  # of that window, by which a reconstruction from few views may exceed it
+SAMPLE = 2_000_000  # voxels that statistics are taken of
+SIGNED = 0.25  # of the maximum, by which a scan may fall below 0 and still count as one that begins at 0; splines do
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,10 +192,16 @@ def reorient(volume: Volume, axes: str = "RAS") -> Volume:
     return Volume(data, volume.affine @ nib.orientations.inv_ornt_aff(change, volume.shape))
 
 
-def crop_or_pad(volume: Volume, start: Sequence[int], shape: Sequence[int], outside: float = 0.0) -> Volume:
-    """The box of ``shape`` voxels that begins at voxel ``start`` (may be negative); ``outside`` beyond the scan."""
+def crop_or_pad(volume: Volume, start: Sequence[int], shape: Sequence[int], outside: float | None = None) -> Volume:
+    """The box of ``shape`` voxels that begins at voxel ``start`` (may be negative).
+
+    Beyond the scan it is ``outside``, its ``background`` where that is not given.
+    """
     start, shape = np.asarray(start), np.asarray(shape)
     low, high = np.maximum(start, 0), np.minimum(start + shape, volume.shape)
+    if outside is None:
+        whole = (low == start).all() and (high == start + shape).all()
+        outside = 0 if whole else background(volume.data)
     data = np.full(shape, outside, dtype=np.float32)
     if (high > low).all():
         source = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
@@ -207,8 +216,42 @@ def central(volume: Volume, size: int) -> Volume:
 
 
 def framed(volume: Volume, shape: Sequence[int]) -> Volume:
-    """The middle of a scan in a frame of ``shape`` voxels; zeros where the frame is larger than the scan."""
+    """The middle of a scan in a frame of ``shape`` voxels; its ``background`` where the frame is larger than the scan."""
     return crop_or_pad(volume, [(n - s) // 2 for n, s in zip(volume.shape, shape, strict=True)], shape)
+
+
+def sample(data: np.ndarray) -> np.ndarray:
+    """Every so many voxels of a scan, for statistics."""
+    every = int(np.ceil((data.size / SAMPLE) ** (1 / data.ndim)))
+    return data[(slice(None, None, every),) * data.ndim]
+
+
+def plateau(data: np.ndarray) -> float | None:
+    """The lowest value that a quarter of a scan's voxels have, if any: as a rule, its background."""
+    values, counts = np.unique(sample(data), return_counts=True)
+    common = values[counts > counts.sum() / 4]
+    return float(common[0]) if common.size else None
+
+
+def background(data: np.ndarray) -> float:
+    """What a scan shows where nothing is: 0 where none is below; else its ``plateau``, or the minimum."""
+    low = float(data.min())
+    level = plateau(data) if low < 0 else 0.0
+    return low if level is None else level
+
+
+def to_window(volume: Volume, rule: str, reconstructed: bool = False) -> Volume:
+    """A scan as measured, clipped to what an intensity rule knows: HU_WINDOW for ``hu``; for training and prediction.
+
+    A scan that was ``reconstructed`` from few views of a clipped one lies beyond by its streaks, as in training: within
+    STREAKS times the window it stays as it is.
+    """
+    if rule != "hu":
+        return volume
+    low, high = HU_WINDOW
+    slack = STREAKS * (high - low) if reconstructed else 0
+    inside = low - slack <= volume.data.min() and volume.data.max() <= high + slack
+    return volume if reconstructed and inside else volume.with_data(np.clip(volume.data, low, high))
 
 
 @dataclass(frozen=True)
@@ -229,17 +272,21 @@ def fit_scaling(data: np.ndarray, rule: str = "minmax") -> Scaling:
     """Scaling by a named rule: ``minmax`` to [0, 1], ``max`` (divide by the maximum), ``12bit`` (divide by 4095),
     ``halfmax`` (by half the maximum, minus 1: [-1, 1] for scans that begin at 0), ``hu`` (HU_WINDOW to [0, 1]).
 
-    Raises InputError for a constant scan and for an unknown rule.
+    Raises InputError for a constant scan, an unknown rule, and by ``max``, ``12bit`` and ``halfmax`` for a scan that does
+    not begin at about 0, such as CT in HU or one of mean 0: these rules have no meaning there.
     """
     low, high = float(data.min()), float(data.max())
     if not high > low:
         raise InputError(
             f"the scan is constant (every voxel is {low:g}), so there is nothing to enhance; check the file"
         )
+    if rule in ("max", "12bit", "halfmax") and low < -SIGNED * high:
+        raise InputError(
+            f"the rule {rule} is for scans that begin at 0, this one goes from {low:g} to {high:g}; "
+            "shift it to begin at 0, or choose a model of the rule minmax"
+        )
     if rule == "12bit" and not 255 < high <= 4095:
         raise InputError(f"the rule 12bit is for scans of 0 to 4095, this one reaches {high:g}; use the rule minmax")
     rules = {"minmax": (low, high - low), "max": (0.0, high), "12bit": (0.0, 4095.0), "halfmax": (high / 2, high / 2)}
     rules["hu"] = (HU_WINDOW[0], HU_WINDOW[1] - HU_WINDOW[0])
-    if rule not in rules:
-        raise InputError(f"unknown intensity rule {rule!r}; expected one of {', '.join(rules)}")
-    return Scaling(*rules[rule])
+    return Scaling(*choose(rules, rule, "intensity rule"))

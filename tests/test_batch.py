@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import nibabel as nib
@@ -24,7 +25,7 @@ from test_keras import make, theirs
 
 from srlib import batch, claims, experiments, headers, images, infer, inputs, volume
 from srlib.cli import main
-from srlib.paths import InputError
+from srlib.paths import InputError, ScanWarning
 from srlib.tables import read_table
 from srlib.volume import Volume
 
@@ -572,3 +573,24 @@ def test_names_that_are_no_text_do_not_stop_the_others(tmp_path, enhance):
     (source / "self").symlink_to(source)
     result = enhance(source, tmp_path / "out")
     assert result.exit_code == 0 and len(list((tmp_path / "out").glob("*_sr.nii.gz"))) == 2
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_doubts_about_a_result_are_told_everywhere(tmp_path, enhance, monkeypatch, workers):
+    """At the terminal, in the summary and on the page, of every scan, once; also where warnings are made errors."""
+    monkeypatch.setenv("PYTHONWARNINGS", "error")
+    (tmp_path / "in").mkdir()
+    for name in ("one", "two"):
+        data = texture((70, 66, 64)).astype(np.float32)
+        data[3, 4, 5] = 1e6
+        volume.save(Volume(data, np.eye(4)), tmp_path / "in" / f"{name}.nii.gz")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ScanWarning)
+        result = enhance(tmp_path / "in", tmp_path / "out", "--report", tmp_path / "pages", "--workers", workers)
+    assert result.exit_code == 0, result.stderr
+    words = "few voxels take most of the range: 1 of 295680"
+    assert result.stderr.count(f"warning: {words}") == 2
+    rows = read_table(tmp_path / "out" / "summary.csv")
+    assert [row["message"].count(words) for row in rows] == [1, 1]
+    for name in ("one", "two"):
+        assert (tmp_path / "pages" / f"{name}_sr.html").read_text().count(words) == 1

@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import itertools
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from scipy import ndimage
 
 from srlib import experiments
 from srlib.data import Subject, baselines, degraded, load_mask, make_pair, read_manifest
-from srlib.dataset import POOL, PairDataset, patch_stream
+from srlib.dataset import POOL, PairDataset, foreground, patch_stream
 from srlib.images import read_grid
 from srlib.patches import extract, grid_locations
 from srlib.paths import InputError, ScanWarning
@@ -494,3 +495,51 @@ def test_a_mask_is_brought_by_its_affine(tmp_path: Path) -> None:
         assert found.dtype == bool and np.array_equal(found, inside)
     with pytest.raises(InputError, match=r"subject s: the mask .*mask.nii.gz shows nothing"):
         load_mask(subject, Volume(scan.data, np.eye(4) + np.outer([0, 1, 0, 0], [0, 0, 0, 90])))
+
+
+def test_a_constant_patch_is_in_the_units_of_all_others(tmp_path: Path) -> None:
+    """Of patches scaled one by one to [-1, 1] by half their maximum, air is at -1 and not in the middle."""
+    data = np.zeros((16, 16, 16))
+    data[8:] = np.random.default_rng(0).uniform(500, 1000, (8, 16, 16))
+    data[8:, 8:] = 250
+    subject = Subject("half", "train", {"t1": save(Volume(data, AFFINE), tmp_path / "half.nii")})
+    settings = {"lr_grid": False, "frame": None, "patch_size": 8, "stride": None, "task": "kspace_x2_3d"}
+    dataset = PairDataset([subject], dataclasses.replace(experiments.get("srgan3d", "smoke"), **settings))
+    found = {}
+    for place in dataset.grid(0):
+        given, truth = dataset.read(0, place)
+        found[tuple(place.start[:2])] = truth
+        assert abs(given.mean() - truth.mean()) < 0.3
+    assert (found[0, 0] == -1).all()
+    np.testing.assert_allclose(found[8, 8], 250 / (data.max() / 2) - 1, rtol=1e-5)
+    assert found[8, 0].max() == 1
+
+
+@pytest.mark.parametrize("change", ["none", "mean 0", "spike", "hole"])
+def test_foreground_is_found_whatever_the_background(change: str) -> None:
+    body = np.zeros((20, 20, 20), bool)
+    body[5:15, 5:15, 5:15] = True
+    data = np.where(body, np.random.default_rng(0).uniform(500, 1000, body.shape), 0)
+    if change == "mean 0":
+        data = (data - data[body].mean()) / data[body].std() * body - 1.5 * ~body
+    if change in ("spike", "hole"):
+        data[10, 10, 10] *= 1000 if change == "spike" else -1000
+    shown = foreground(fit_scaling(data).apply(data))
+    assert (shown != body).mean() < 0.02
+
+
+def test_training_warns_of_a_scan_of_which_one_voxel_takes_the_range(tmp_path: Path) -> None:
+    subjects = cohort(tmp_path, 3, (12, 12, 12))
+    for subject in subjects[1:]:
+        wild = load(subject.file("t1"))
+        wild.data[3, 4, 5] *= 1000
+        save(wild, subject.file("t1"))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        dataset = PairDataset(subjects, smoke())
+        for _ in range(2):
+            assert all(len(dataset[i]) == 2 for i in range(3))
+    told = [str(w.message) for w in caught if w.category is ScanWarning]
+    assert len(told) == 2
+    for line, subject in zip(told, subjects[1:], strict=True):
+        assert f"subject {subject.name}" in line and str(subject.file("t1")) in line and "1 of 1728" in line

@@ -5,6 +5,8 @@ import pytest
 from scipy import ndimage
 from skimage.transform import iradon, radon
 
+from srlib.benchmark import BENCHMARK
+from srlib.data import degradation_of
 from srlib.degrade import (
     BlockAverage,
     GaussianDownsample,
@@ -286,3 +288,35 @@ def test_noise_is_that_of_magnitude_images_and_always_the_same():
     assert np.std(degradation(scan).data[12:] - clean[12:]) == pytest.approx(0.02 * clean.max(), rel=0.1)
     with pytest.raises(InputError, match="noise"):
         GaussianDownsample(2, noise=-0.1)
+
+
+SIGNED = {  # a scan normalised to mean 0 and std 1, CT in HU, and one all below 0
+    "normalised": lambda smooth: smooth / smooth.std(),
+    "hu": lambda smooth: -1000 + 1050 * (smooth > 0),
+    "below": lambda smooth: smooth / smooth.std() - 10,
+}
+
+
+@pytest.mark.parametrize("kind", SIGNED)
+@pytest.mark.parametrize("task", BENCHMARK)
+def test_sign_and_mean_of_a_scan_are_kept(kind, task):
+    smooth = ndimage.gaussian_filter(np.random.default_rng(0).standard_normal((32, 32, 24)), 2)
+    hr = Volume(SIGNED[kind](smooth - smooth.mean()), np.eye(4))
+    degradation = degradation_of(task)
+    lr = degradation.to_grid(degradation(hr), hr.shape)
+    assert np.corrcoef(hr.data.ravel(), lr.data.ravel())[0, 1] > 0.75
+    assert abs(lr.data.mean() - hr.data.mean()) < 0.03 * np.ptp(hr.data)
+    assert lr.data.min() < hr.data.min() + 0.45 * np.ptp(hr.data)
+
+
+def test_noise_of_signed_scans_is_gaussian():
+    scan = Volume(np.where(np.indices((40, 40, 40))[0] < 20, -1000.0, 0.0), np.eye(4))
+    noise = rician(scan, 0.02, np.random.default_rng(1)).data - scan.data
+    assert noise.std() == pytest.approx(20, rel=0.02) and abs(noise.mean()) < 0.5
+    folded = rician(scan.with_data(scan.data + 1000), 0.02, np.random.default_rng(1)).data
+    assert folded.min() >= 0 and folded[:20].mean() == pytest.approx(20 * np.sqrt(np.pi / 2), rel=0.02)
+
+
+def test_twelve_bits_hold_no_negative_values(noise):
+    with pytest.raises(InputError, match="shift it to begin at 0"):
+        KSpaceTruncation((1, 5, 5), stored_12bit=True)(Volume(noise((8, 10, 12)) - 0.5, np.eye(4)))

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from srlib.cli import main
 from srlib.dataset import PairDataset
 from srlib.infer import Model
 from srlib.models.srresnet2d import SRResNet2D, SRResNet2DRes
-from srlib.paths import InputError
+from srlib.paths import InputError, ScanWarning
 from srlib.tiled import run_tiled
 from srlib.volume import Volume
 from srlib.weights import load_weights
@@ -245,3 +246,37 @@ def test_a_ct_slice_in_dicom_is_degraded_enhanced_and_written(manifests, tmp_pat
     assert refused.exit_code == 1 and "--factor does not belong" in refused.stderr
     with pytest.raises(InputError, match="one slice"):
         images.save(Volume(np.zeros((3, 3, 2)), np.eye(4)), tmp_path / "x.png")
+
+
+class Seen(torch.nn.Module):
+    """Gives back its input and remembers it."""
+
+    halo, live_channels = 0, 1
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        self.given = x.clone()
+        return x
+
+
+def test_ct_is_clipped_alike_in_training_and_prediction(manifests):
+    model = Model(Seen(), smoke("srresnet_ct"))
+    scan = volume.load(parts(manifests["ct"])[0][0].file("image"))
+    scan = scan.with_data(scan.data * 3 + 2500)  # bone and metal
+    assert scan.data.max() > 1000
+    with pytest.warns(ScanWarning, match=r"% of the voxels lay outside -1024 to 200 HU"):
+        sr = infer.super_resolve(scan, model)
+    assert model.network.given.min() >= 0 and model.network.given.max() <= 1
+    clipped = scan.with_data(np.clip(scan.data, -1024, 200))
+    np.testing.assert_allclose(sr.data, clipped.data, atol=0.01)
+    pair = data.degraded(scan, smoke("srresnet_ct"))
+    infer.enhance_pair(pair, model)
+    trained = model.network.given.clone()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ScanWarning)  # streaks of a reconstruction from few views are no reason
+        warnings.filterwarnings("ignore", "(?s).*very (max|min)imum", ScanWarning)
+        infer.super_resolve(pair.lr, model)
+    assert torch.equal(model.network.given, trained)  # what was reconstructed from few views keeps its streaks

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -12,9 +13,9 @@ import torch
 from srlib import experiments
 from srlib.infer import Model, find_weights, load_model, super_resolve
 from srlib.models.mdcsrn import MDCSRN
-from srlib.paths import InputError, shipped_file
+from srlib.paths import InputError, ScanWarning, shipped_file
 from srlib.tiled import run_patches, run_tiled
-from srlib.volume import Volume
+from srlib.volume import Volume, save
 from srlib.weights import save_weights
 
 
@@ -304,3 +305,24 @@ def test_ones_own_robust_is_reached_while_robust_is_the_shipped_one(trained, cap
     own = trained("robust-paper-s0-mine")
     assert find_weights("robust") == shipped_file("robust") and str(own) in capsys.readouterr().err
     assert find_weights("robust-paper-s0-mine") == find_weights(own.parent) == own
+
+
+def test_each_scan_is_warned_of_once_at_the_user_s_line(tmp_path, blob):
+    """Also where the words are the same, and where Python's own filter would take the second scan for the first."""
+    model = make_model(blocks=1, units=1)
+    spike = blob((70, 70, 66), sigma=15.0)
+    spike.data[3, 4, 5] = 5000
+    save(spike, tmp_path / "spike.nii")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        for scan in (spike, Volume(spike.data.copy(), spike.affine), tmp_path / "spike.nii"):
+            super_resolve(scan, model, factor=(1, 1, 1))
+    told = [w for w in caught if w.category is ScanWarning]
+    assert len(told) == 3 and {w.filename for w in told} == {__file__}
+    assert str(told[0].message).startswith("few voxels take most of the range: 1 of 323400")
+    assert str(told[2].message).startswith(f"{tmp_path / 'spike.nii'}: few voxels")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ScanWarning)
+        super_resolve(blob((70, 70, 66), sigma=15.0), model, factor=(1, 1, 1))
+        with pytest.raises(ScanWarning):
+            super_resolve(spike, model, factor=(1, 1, 1))

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from srlib.checks import findings
+from srlib.checks import findings, gaps, header
 from srlib.paths import InputError
 from srlib.report import spectrum, write_report
 from srlib.volume import Volume, coarse_grid, resample
@@ -175,7 +175,8 @@ def head(shape, spacing=(1.0, 1.0, 1.0)) -> Volume:
 ])  # fmt: skip
 def test_findings(shape, spacing, change, thickness, words):
     scan = head(shape, spacing)
-    found = findings(scan.with_data(change(scan.data)) if change else scan, None, thickness)
+    scan = scan.with_data(change(scan.data)) if change else scan
+    found = [*([] if 1 in shape else header(scan)), *gaps(scan, thickness), *findings(scan)]
     assert len(found) == len(words), found
     assert all(word in line for word, line in zip(words, found, strict=True))
 
@@ -189,3 +190,22 @@ def test_intensities_that_were_never_measured_are_told():
     assert line.startswith("0.1 % of the voxels after lie far outside")
     (line,) = findings(scan, scan.with_data(scan.data - 5000))
     assert line.startswith("1e+02 %")
+
+
+def test_a_few_voxels_that_were_never_measured_are_told():
+    """A small lesion that comes back hotter; what sharpening adds to a border does not count."""
+    scan = head((100, 100, 100))
+    low, high = scan.data.min(), scan.data.max()
+    for value, told in (
+        (high + 0.05 * (high - low), False),
+        (high + 0.35 * (high - low), True),
+        (low - 0.4 * high, True),
+    ):
+        after = scan.data.copy()
+        after[50:52, 50:52, 50:52] = value
+        assert bool(findings(scan, scan.with_data(after))) == told
+
+
+def test_thick_slices_count_where_they_become_thinner():
+    stack = head((160, 160, 30), (1, 1, 5))
+    assert not findings(stack, stack, (4, 1, 1)) and findings(stack, stack, (1, 1, 5))

@@ -12,19 +12,20 @@ from scipy import ndimage
 from srlib import experiments, images, mixture
 from srlib.adapt import adapt
 from srlib.benchmark import BENCHMARK
+from srlib.checks import content
 from srlib.cli import main
 from srlib.data import degraded
-from srlib.degrade import GaussianDownsample
+from srlib.degrade import BlockAverage, GaussianDownsample
 from srlib.example import read_template
 from srlib.generator import encode
 from srlib.infer import Model, enhance_pair, load_model, super_resolve
 from srlib.metrics import psnr
 from srlib.models.robust import RobustSR, Told, pack, unpack
-from srlib.paths import InputError, shipped_file
+from srlib.paths import InputError, ScanWarning, shipped_file
 from srlib.priors import Label
 from srlib.published import PUBLISHED
 from srlib.tiled import run_tiled
-from srlib.volume import Volume, central, fit_scaling, load, save
+from srlib.volume import Volume, central, crop_or_pad, fit_scaling, load, resample, save
 from srlib.weights import read_metadata
 
 SMOKE = experiments.get("robust", "smoke")
@@ -283,3 +284,65 @@ def middle_of_mass(volume):
     """In mm, of what exceeds half of the maximum."""
     voxel = ndimage.center_of_mass(np.clip(volume.data - volume.data.max() / 2, 0, None))
     return volume.affine[:3, :3] @ voxel + volume.affine[:3, 3]
+
+
+@pytest.fixture(scope="module")
+def chequered():
+    """A ball that is textured in all directions, on a fine grid, and its coarse scan."""
+    grid = np.indices((64, 64, 64)) - 32.0
+    texture = np.sign(np.sin(grid[0] / 2.5) * np.sin(grid[1] / 3) * np.sin(grid[2] / 2))
+    ball = np.where((grid**2).sum(0) < 28**2, 600 + 300 * texture, 0)
+    hr = Volume(ndimage.gaussian_filter(ball, 0.7), np.eye(4))
+    return hr, GaussianDownsample((2, 2, 2))(hr)
+
+
+WILD = {  # what is changed in the coarse scan, to what, and the fine voxels near it
+    "spike": (np.s_[16, 16, 16], lambda v: 1000 * v, np.s_[16:48, 16:48, 16:48]),
+    "ten times": (np.s_[16, 16, 16], lambda v: 10 * v, np.s_[16:48, 16:48, 16:48]),
+    "negative": (np.s_[16, 16, 16], lambda v: -1e6, np.s_[16:48, 16:48, 16:48]),
+    "column": (np.s_[16, 16, :], lambda v: 1000 * v, np.s_[12:52, 12:52, :]),
+    "slice": (np.s_[:, :, 16], lambda v: 1000 * v, np.s_[:, :, 12:52]),
+}
+
+
+@pytest.mark.parametrize("kind", WILD)
+def test_wild_voxels_do_not_change_the_scan_far_from_them(chequered, kind):
+    (hr, lr), (place, change, near) = chequered, WILD[kind]
+    data, far = lr.data.copy(), np.ones(hr.shape, bool)
+    data[place], far[near] = change(data[place]), False
+    with pytest.warns(ScanWarning, match="few voxels take most of the range"):
+        hot = super_resolve(lr.with_data(data), load_model(), (2, 2, 2))
+    cold, peak = super_resolve(lr, load_model(), (2, 2, 2)), float(np.ptp(hr.data))
+    spline = resample(lr, cold.shape, cold.affine)
+    gain, whole = (psnr(hr.data, v.data, peak, far) - psnr(hr.data, spline.data, peak, far) for v in (hot, cold))
+    assert gain > whole - 0.5
+    assert abs(hot.data[~far] - cold.data[~far]).max() > peak  # it is not hidden either
+
+
+def test_ordinary_scans_are_not_touched(template, chequered):
+    for scan in (template, chequered[0], template.with_data(3000 * template.data - 1000)):
+        assert mixture.without_wild(scan, scan) is scan
+
+
+@pytest.mark.parametrize("slices", [1, 2, 4])
+def test_a_few_slices_are_sharpened_as_many_are(template, slices):
+    hr = central(template, 64)
+    lr = GaussianDownsample((2, 2, 2))(hr)
+    thin = crop_or_pad(lr, (0, 0, 14), (32, 32, slices))
+    with pytest.warns(ScanWarning, match=f"{slices} slices along S are too few"):
+        sr = super_resolve(thin, load_model(), (2, 2, 2))
+    truth = hr.data[:, :, 28 : 28 + 2 * slices]
+    assert psnr(truth, sr.data, 1.0) > psnr(truth, resample(thin, sr.shape, sr.affine).data, 1.0)
+
+
+def test_content_that_is_smooth_by_itself_is_warned_of(template):
+    blobs = ndimage.zoom(np.random.default_rng(0).standard_normal((6, 6, 6)), 8, order=3)
+    maps = Volume(500 + 300 * np.tanh(2 * blobs), np.eye(4))
+    lr = BlockAverage((2, 2, 2))(maps)
+    assert [line for line in content(lr, (2, 2, 2)) if line.startswith("the scan is smooth")]
+    assert not content(lr, (1, 1, 1))
+    for task in BENCHMARK:
+        pair = degraded(template, experiments.get("robust"), task)
+        filled = pair.factor if pair.lr.shape == pair.hr.shape else (1, 1, 1)
+        finer = np.divide(pair.hr.shape, pair.lr.shape)
+        assert bool(content(pair.lr, finer, filled)) == (task == "gaussian_x2_sigma2"), task  # looks just like it

@@ -403,3 +403,23 @@ def test_a_constant_scan_and_an_unknown_rule_are_refused(noise):
 def test_a_volume_has_three_axes():
     with pytest.raises(InputError, match="3 axes"):
         Volume(np.zeros((3, 3)), np.eye(4))
+
+
+@pytest.mark.parametrize("rule", ["max", "12bit", "halfmax"])
+def test_rules_for_scans_that_begin_at_0_refuse_others(rule, noise):
+    scan = 1000 * noise((6, 7, 8))
+    assert fit_scaling(scan - 100, rule) == fit_scaling(np.maximum(scan - 100, 0), rule)  # a spline's overshoot
+    for signed in (scan - 500, 2 * scan - 1500, scan - 2000, -scan):
+        with pytest.raises(InputError, match="begin at 0"):
+            fit_scaling(signed, rule)
+        fit_scaling(signed)
+
+
+@pytest.mark.parametrize(("level", "low"), [(-1000, -1000), (0, -40), (0, 0), (-1.2, -3)])
+def test_beyond_a_scan_lies_its_background(level, low, noise):
+    data = np.full((8, 8, 8), level, np.float32)
+    data[2:6, 2:6, 2:6] = low + (50 - low) * noise((4, 4, 4))
+    scan = Volume(data, np.eye(4))
+    framed = volume.framed(scan, (12, 8, 6))
+    assert np.array_equal(framed.data[2:10], scan.data[:, :, 1:7])
+    assert (framed.data[:2] == np.float32(level)).all() and (framed.data[10:] == np.float32(level)).all()
