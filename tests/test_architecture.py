@@ -45,7 +45,7 @@ def test_rooms_import_only_from_below(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_files_are_short_documented_and_device_free(path):
     text = path.read_text()
-    assert text.count("\n") < 300
+    assert text.count("\n") < 400
     assert ast.get_docstring(ast.parse(text)), "a module has a docstring"
     assert ".cuda()" not in text
     assert path.name in ("headers.py", "volume.py") or "import nibabel" not in text
