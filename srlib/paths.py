@@ -4,7 +4,7 @@ import hashlib
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
@@ -30,6 +30,21 @@ def choose(table: Mapping[str, T], name: str, what: str) -> T:
     if name not in table:
         raise InputError(f"unknown {what} {name!r}; expected one of {', '.join(table)}")
     return table[name]
+
+
+def file_name(name: str, where: str) -> str:
+    """The name itself, where it can be that of a file within a folder; InputError, which begins with ``where``, otherwise."""
+    if name in ("", ".", "..") or any(c in "/\\" or c < " " for c in name) or len(os.fsencode(name)) > 200:
+        raise InputError(f"{where}: {name!r} cannot name a file; expected a name without slashes, up to 200 bytes long")
+    return name
+
+
+def apart(outputs: Iterable[str | Path], inputs: Iterable[str | Path]) -> None:
+    """Raise InputError for an output that is one of the inputs, whatever links or spelling lead there."""
+    sources = [Path(p) for p in inputs if os.path.exists(p)]
+    for output in outputs:
+        if os.path.exists(output) and any(source.samefile(output) for source in sources):
+            raise InputError(f"{output} is an input; inputs and outputs must be different files, choose another place")
 
 
 def root() -> Path:
