@@ -12,7 +12,7 @@ from scipy.io import loadmat
 from skimage import io
 
 from srlib import volume
-from srlib.headers import MAX_VOXELS
+from srlib.headers import MAX_VOXELS, attach_record
 from srlib.paths import InputError, atomic, first_line
 from srlib.volume import HU_WINDOW, Scaling, Volume
 
@@ -72,6 +72,7 @@ def save(scan: Volume, path: str | Path, *how: object) -> Path:
     with atomic(path) as temporary:
         grey = np.rint((scan.data[..., 0].T - low) / ((high - low) or 1.0) * 65535).astype(np.uint16)
         io.imsave(temporary, grey, check_contrast=False)
+        attach_record(temporary, *how[1:])
     return path
 
 
