@@ -1,54 +1,33 @@
 """Many scans through a model: what was done before, and one line for each that cannot be used."""
 
-import csv
-import functools
-import json
 import math
-import multiprocessing
 import os
-import signal
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from srlib import __version__, headers, synthesis, tiled
 from srlib.adapt import adapt
 from srlib.checks import gaps
-from srlib.claims import claimed, sweep
 from srlib.device import layout
 from srlib.dicom import read_thickness
 from srlib.headers import MAX_VOXELS
 from srlib.images import is_whole, load, read_shape, save
 from srlib.infer import THICK, Model, find_weights, load_model, output_factor, super_resolve, with_uncertainty
-from srlib.inputs import Job, fingerprint
-from srlib.paths import InputError, ScanWarning, atomic, first_line, make_dir, sha256
+from srlib.inputs import SUMMARY, Job, Outcome, check_places, page_of, record_of
+from srlib.paths import InputError, ScanWarning, first_line, make_dir, sha256, sweep
 from srlib.report import write_report
-from srlib.tables import read_table
 from srlib.volume import Volume, axcodes, describe
+from srlib.workers import STOPPED, share
 
 COPIES = 5  # float32 copies of the result that live at once, before, between and after the tiles
-SUMMARY = "summary.csv"
-COLUMNS = ("file", "status", "seconds", "spacing_in", "spacing_out", "message")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a job: ``enhanced``, ``done before`` or ``failed``; spacings in mm."""
-
-    job: Job
-    status: str
-    message: str = ""
-    spacing_in: Sequence[float] = ()
-    spacing_out: Sequence[float] = ()
-    seconds: float = 0.0
 
 
 def run(
@@ -63,55 +42,66 @@ def run(
 ) -> Iterator[Outcome]:
     """Enhance scans by a model and its weights; yield what became of each as they finish. No bad scan stops the others.
 
-    ``settings`` are those of ``enhance_file``, whose lines ``tell`` hears; ``workers`` processes share the memory.
+    ``settings`` are those of ``enhance_file``, whose lines ``tell`` hears; ``workers`` processes share the memory. What
+    earlier runs left half-written when they were killed is swept away. Raises InputError when pages cannot be written.
     """
-    names = {p.name for job in todo for p in (job.target, job.uncertainty) if p} | {SUMMARY}
-    for folder in {p.parent for job in todo for p in (job.target, job.uncertainty) if p}:
-        if folder.is_dir():
-            sweep(folder, names)
+    weights, report = find_weights(weights), settings.get("report")
+    if report:
+        make_dir(Path(report))
+    written = [p for job in todo for p in (job.target, job.uncertainty, page_of(job, report)) if p]
     default = synthesis.MAX_MEMORY_GB if model.experiment.spacing_mm else tiled.MAX_MEMORY_GB
     workers = max(min(workers, len(todo)), 1)
     settings |= {
         "max_memory_gb": (default if max_memory_gb is None else max_memory_gb) / workers,
-        "by": {"srlib": __version__, "model": model.experiment.name, "weights": sha256(find_weights(weights))},
+        "by": {"srlib": __version__, "model": model.experiment.name, "weights": sha256(weights)},
     }
     heads = {job: f"[{i}/{len(todo)}] " if len(todo) > 1 else "" for i, job in enumerate(todo, 1)}
-    if workers == 1:
-        for job in todo:
-            yield attempt(job, model, lambda line, head=heads[job]: tell(head + line), progress=True, **settings)
-        return
-    context = multiprocessing.get_context("spawn")  # since forks of a process that has threads may hang
-    with ProcessPoolExecutor(workers, context, _begin_worker, (max(1, torch.get_num_threads() // workers),)) as pool:
-        pending = {pool.submit(_work, job, str(weights), device, settings): job for job in todo}
-        for future in as_completed(pending):
-            job = pending[future]
-            try:
-                outcome, lines = future.result()
-            except (BrokenExecutor, RuntimeError) as err:  # killed, or without the memory for the model
-                why = "its process ended, perhaps for want of memory; use fewer --workers and run again"
-                outcome, lines = Outcome(job, "failed", f"{job.source}: {why} ({first_line(err)})"), []
-            for line in lines:
-                tell(heads[job] + line)
-            yield outcome
+    _sweep(written)
+    threads = max(1, torch.get_num_threads() // workers)
+
+    def here(job: Job) -> tuple[Outcome, list[str]]:
+        return attempt(job, model, lambda line: tell(heads[job] + line), progress=True, **settings), []
+
+    try:
+        with closing(share(todo, workers, here, _begin, weights, device, threads, settings)) as results:
+            for job, result in results:
+                outcome, lines = (_without(job, result, settings), []) if isinstance(result, str) else result
+                for line in lines:
+                    tell(heads[job] + line)
+                if outcome:
+                    yield outcome
+    finally:
+        _sweep(written)  # after workers that were killed
 
 
-def _begin_worker(threads: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # end at once and without a traceback
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def _without(job: Job, why: str, settings: Mapping[str, object]) -> Outcome | None:
+    """What became of a job that gave no outcome; None where it was stopped and its output was not there yet."""
+    if why is not STOPPED:
+        return Outcome(job, "failed", f"{job.source}: {why}")
+    with suppress(InputError):
+        if made := _made(job, record_of(job, **settings), str):
+            return _outcome(job, "enhanced", made)
+    return None
+
+
+def _sweep(written: Sequence[Path]) -> None:
+    for folder in {p.parent for p in written}:
+        sweep(folder, [SUMMARY, *(p.name for p in written)])
+
+
+def _begin(weights: Path, device: str, threads: int, settings: Mapping[str, object]) -> Callable[[Job], tuple]:
+    """In a worker: what gives a job's outcome and the lines to tell."""
     torch.set_num_threads(threads)
+    tqdm.set_lock(threading.RLock())  # its own lasts beyond a process that is killed, and is complained about
+    model = load_model(weights, device)
+    if sha256(weights) != settings["by"]["weights"]:
+        raise InputError(f"{weights} has changed since this run began; run again")
 
+    def work(job: Job) -> tuple[Outcome, list[str]]:
+        lines: list[str] = []
+        return attempt(job, model, lines.append, **settings), lines
 
-def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)  # a worker whose parent was killed would wait for work for ever
-
-
-_loaded = functools.cache(load_model)
-
-
-def _work(job: Job, weights: str, device: str, settings: Mapping[str, object]) -> tuple[Outcome, list[str]]:
-    lines: list[str] = []
-    return attempt(job, _loaded(weights, device), lines.append, **settings), lines
+    return work
 
 
 def attempt(job: Job, model: Model, tell: Callable[[str], None], **settings: object) -> Outcome:
@@ -126,8 +116,6 @@ def attempt(job: Job, model: Model, tell: Callable[[str], None], **settings: obj
     except Exception as err:  # whatever a library raises, the other scans go on
         if isinstance(err, MemoryError) or "memory" in str(err):
             message = "this machine's memory is not enough; choose a larger spacing, or fewer --workers"
-        elif isinstance(err, OSError):
-            message = f"cannot write {job.target}: {err.strerror or first_line(err)}"
         else:
             message = f"failed unexpectedly ({type(err).__name__}: {first_line(err)})"
     named = message if str(job.source) in message else f"{job.source}: {message}"
@@ -146,34 +134,69 @@ def enhance_file(
 ) -> Outcome:
     """Super-resolve a file into another, or leave what was made just so before; ``tell`` hears what was read.
 
-    ``report`` is a folder for a page on it, see ``report.write_report``; with the setting ``adapt`` the model is trained
-    further on the scan first, see there.
+    ``report`` is a folder for a page on it, see ``report.write_report``, which is also made of a scan that was done
+    before where it is missing or older; with the setting ``adapt`` the model is trained further on the scan first, see
+    there.
 
-    A NIfTI keeps its header (``headers.kept``), which then says how it was made: ``by`` what, from which source, with
-    which ``settings``, those of ``super_resolve``. ``dtype``: see ``headers.store_as``. Raises InputError as these, when
-    something else is there unless ``force``, when another process writes it, and as ``_enhance`` does.
+    A NIfTI keeps its header (``headers.kept``). It and every other output says how it was made: ``by`` what, from which
+    source, with which ``settings``, those of ``super_resolve``. ``dtype``: see ``headers.store_as``. Raises InputError
+    as these, when something else is there unless ``force``, and as ``_enhance`` does.
     """
-    begin, free = time.perf_counter(), ("max_memory_gb", "progress")  # what does not change the result
-    with claimed(job.target):
-        record = {
-            **by,
-            "source": fingerprint(job.source),
-            "reference": fingerprint(job.reference) if job.reference else None,
-            "settings": {"dtype": dtype} | {k: v for k, v in settings.items() if k not in free and v is not None},
-        }
-        record = json.loads(json.dumps(record))  # as it is read back
-        outputs = [p for p in (job.target, job.uncertainty) if p]
-        there = {p: headers.read_record(p) or {} for p in outputs if os.path.lexists(p)}
-        if job.uncertainty == job.target or any(p.exists() and p.samefile(job.source) for p in there):
-            raise InputError(f"{job.target}: inputs and outputs must be different files")
-        other = [p for p, old in there.items() if not record.items() <= old.items()]
-        if other and not force:
-            raise InputError(f"{other[0]} exists and was not made from this scan in this way; --force replaces it")
-        if len(there) == len(outputs) and not force:
-            tell(f"{job.source.name}: done before")
-            return Outcome(job, "done before", "", there[job.target]["spacing_in"], headers.read_spacing(job.target))
-        scan, sr, notes = _enhance(job, model, tell, record, dtype, report, settings)
-    return Outcome(job, "enhanced", notes, scan.spacing_mm, sr.spacing_mm, time.perf_counter() - begin)
+    begin = time.perf_counter()
+    record = record_of(job, by, dtype, **settings)
+    page = page_of(job, report)
+    check_places([p for p in (job.target, job.uncertainty, page) if p], [p for p in (job.source, job.reference) if p])
+    made = None if force else _made(job, record, tell)
+    lacking = made and page and not (page.exists() and page.stat().st_mtime >= job.target.stat().st_mtime)
+    if made and not (lacking and job.target.suffix == ".png"):  # which has lost its units and its place
+        old, scans = made
+        if lacking:
+            scan = load(job.source)
+            how = _how(model, np.divide(scans[0].shape, scan.shape))
+            lines = [f"{how}, srlib {__version__}", *old.get("lines", [])]
+            _write_page(page, job, scan, scans, lines, old.get("warnings", []))
+        tell(f"{job.source.name}: done before")
+        return _outcome(job, "done before", made)
+    for path in filter(None, (job.target, job.uncertainty)):
+        make_dir(path.parent)  # asked before the work
+    status, scan, sr, notes = _enhance(job, model, tell, record, dtype, page, force or lacking, settings)
+    return Outcome(job, status, notes, scan.spacing_mm, sr.spacing_mm, time.perf_counter() - begin)
+
+
+def _outcome(job: Job, status: str, made: tuple[dict, list[Volume]]) -> Outcome:
+    record, scans = made
+    notes = "; ".join(record.get("warnings", []))
+    return Outcome(job, status, notes, record.get("spacing_in", ()), scans[0].spacing_mm)
+
+
+def _made(job: Job, record: Mapping[str, object], tell: Callable[[str], None]) -> tuple[dict, list[Volume]] | None:
+    """What lies there that was made in this way: its record, and the scans; None where it is not all there and whole.
+
+    Raises InputError when something else lies there.
+    """
+    outputs = [p for p in (job.target, job.uncertainty) if p]
+    there = {p: headers.read_record(p) or {} for p in outputs if os.path.lexists(p)}
+    other = [p for p, old in there.items() if not record.items() <= old.items()]
+    if other:
+        raise InputError(f"{other[0]} exists and was not made from this scan in this way; --force replaces it")
+    if len(there) < len(outputs):
+        return None
+    try:
+        return there[job.target], [load(p) for p in outputs]
+    except InputError as err:
+        tell(f"{job.source.name}: what was made before is damaged, and made again ({first_line(err)})")
+        return None
+
+
+def _how(model: Model, finer: Sequence[float]) -> str:
+    """The model, and by which factors the scan became finer where it leaves a choice."""
+    return model.experiment.name + ("" if model.experiment.spacing_mm else f", x{' '.join(f'{f:.4g}' for f in finer)}")
+
+
+def _write_page(
+    page: Path, job: Job, scan: Volume, made: Sequence[Volume], lines: Sequence[str], notes: Sequence[str]
+) -> None:
+    write_report(scan, made[0], page, f"{job.source.name}, enhanced", lines, notes, *made[1:])
 
 
 def _enhance(
@@ -182,9 +205,10 @@ def _enhance(
     tell: Callable[[str], None],
     record: dict,
     dtype: str,
-    report: str | Path | None,
+    page: Path | None,
+    force: object,
     settings: dict,
-) -> tuple[Volume, Volume, str]:
+) -> tuple[str, Volume, Volume, str]:
     """Raises InputError for a scan of one slice where the model needs more, and one too large for the memory."""
     experiment, gb = model.experiment, settings.get("max_memory_gb", tiled.MAX_MEMORY_GB)
     if not is_whole(job.source):
@@ -203,8 +227,8 @@ def _enhance(
     spacing = scan.spacing_mm
     thick = [f"{a} ({mm:.4g} mm)" for a, mm in zip(axcodes(scan), spacing, strict=True) if mm > THICK * min(spacing)]
     tell(
-        f"{job.source.name}: {describe(scan)}{'; thick along ' * bool(thick)}{', '.join(thick)}; model {experiment.name}"
-        f"{'' if experiment.spacing_mm else ', ' + made}"
+        f"{job.source.name}: {describe(scan)}{'; thick along ' * bool(thick)}{', '.join(thick)}; "
+        f"model {_how(model, finer)}"
     )
     notes = headers.doubts(job.source)
     mixture, told = experiment.mixture, np.multiply(finer, settings.get("zero_filled") or 1)
@@ -212,7 +236,7 @@ def _enhance(
         notes.append(
             f"a factor of {told.max():.3g}; {experiment.name} was trained on up to {mixture.isotropic:g}, or {mixture.thick:g} along one axis"
         )
-    b, lines = None, [f"{experiment.name}{'' if experiment.spacing_mm else ', ' + made}, srlib {__version__}"]
+    b, lines = None, [f"{_how(model, finer)}, srlib {__version__}"]
     if settings.pop("adapt", False):
         if settings.get("zero_filled"):
             raise InputError("adapting learns from slices that are thick, not from zero-filled planes; leave one out")
@@ -235,6 +259,9 @@ def _enhance(
         raise InputError(
             "the result is not finite; scale the scan's intensities first, they are too large or too small"
         )
+    if not force and _made(job, record, tell):  # by another process, meanwhile
+        tell(f"{job.source.name}: done before")
+        return "done before", scan, sr, "; ".join(notes)
     record = record | {"spacing_in": scan.spacing_mm}
     header = headers.kept(job.source, scan.affine, sr.affine, sr.shape, f"srlib {experiment.name} {made}", record)
     if b is not None:
@@ -242,16 +269,18 @@ def _enhance(
     notes += filter(None, [headers.store_as(header, dtype, job.source, sr.data)])
     for note in notes:
         tell(f"warning: {note}")
+    headers.write_record(header, record | {k: v for k, v in {"lines": lines[1:], "warnings": notes}.items() if v})
     try:
-        if report:
-            page = make_dir(Path(report)) / f"{job.target.name.removesuffix('.gz').rpartition('.')[0]}.html"
-            write_report(scan, sr, page, f"{job.source.name}, enhanced", lines, notes, b)
+        if page:
+            _write_page(page, job, scan, [sr] if b is None else [sr, b], lines, notes)
         save(sr, job.target, header.get_data_dtype(), header)
+        if page:
+            os.utime(page)  # since one older than its scan is of another
     except BaseException:
-        if job.uncertainty:
-            job.uncertainty.unlink(missing_ok=True)
+        for path in filter(None, (job.uncertainty, page)):
+            path.unlink(missing_ok=True)
         raise
-    return scan, sr, "; ".join(notes)
+    return "enhanced", scan, sr, "; ".join(notes)
 
 
 def _check_size(shape: Sequence[int], max_memory_gb: float) -> None:
@@ -261,21 +290,3 @@ def _check_size(shape: Sequence[int], max_memory_gb: float) -> None:
             f"{tuple(shape)} voxels need {need:.3g} GB of memory at least, {max_memory_gb:.3g} GB and {MAX_VOXELS:,} voxels "
             "are allowed; choose a larger spacing, or allow more (--max-memory)"
         )
-
-
-def write_summary(folder: Path, outcomes: Sequence[Outcome]) -> Path:
-    """Write ``summary.csv``, a row per scan; rows of other scans that an earlier run wrote there stay."""
-    path, rows = folder / SUMMARY, {}
-    with suppress(InputError):
-        rows = {row["file"]: row for row in (read_table(path) if path.is_file() else []) if {*row} == {*COLUMNS}}
-    for o in outcomes:
-        given, made = (" ".join(f"{mm:.6g}" for mm in spacing) for spacing in (o.spacing_in, o.spacing_out))
-        name = str(o.job.source).encode(errors="backslashreplace").decode()  # as it is read back: it need not be text
-        values = (name, o.status, f"{o.seconds:.1f}", given, made, o.message)
-        rows[values[0]] = dict(zip(COLUMNS, values, strict=True))
-    how = {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
-    with atomic(path) as temporary, open(temporary, "w", **how) as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows[name] for name in sorted(rows))
-    return path

@@ -1,6 +1,10 @@
 """The command ``srlib enhance``: its options, what it prints, its exit code."""
 
+import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import click
@@ -80,31 +84,59 @@ def enhance(sources, target, weights, reference, uncertainty, device, workers, m
 
     Run again, it goes on where it was stopped: what was made from the same scan in the same way is left as it is, and
     nothing else is overwritten without --force. A scan that cannot be used is named in one line, the others are
-    enhanced all the same, and the exit code is 1.
+    enhanced all the same, and the exit code is 1. Stopped by Ctrl-C or SIGTERM, it ends at once and the exit code is
+    130.
     """
-    from srlib import batch, infer, inputs
 
     def tell(line: object, err: bool = True) -> None:
-        click.echo(str(line).encode(errors="replace"), err=err)  # since names of files need not be text
-
-    try:
-        model, outcomes = infer.load_model(weights, device), []
-        columns = model.experiment.contrast, model.experiment.reference
-        todo = inputs.jobs(sources, target, reference, uncertainty, columns)
-        settings |= {"flip": not no_flip, "device": device, "workers": workers, "max_memory_gb": max_memory}
         try:
-            for outcome in batch.run(todo, model, weights, tell, **settings):
-                outcomes.append(outcome)
-                failed = outcome.status == "failed"
-                tell(one_line(outcome.message) if failed else outcome.job.target, err=failed)
-        finally:
-            summary = batch.write_summary(Path(target), outcomes) if Path(target).is_dir() and outcomes else ""
+            click.echo(str(line).encode(errors="replace"), err=err)  # since names of files need not be text
+        except OSError:  # nobody reads any more, as after '| head'; the scans are of use all the same
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2 if err else 1)
+
+    outcomes, folder = [], None
+    try:
+        with stopped_by_signals():
+            try:
+                from srlib import batch, infer, inputs
+
+                model = infer.load_model(weights, device)
+                columns = model.experiment.contrast, model.experiment.reference
+                todo = inputs.jobs(sources, target, reference, uncertainty, columns)
+                folder = Path(target) if Path(target).is_dir() else None
+                if folder:
+                    inputs.read_summary(folder)  # refused now where it is none of ours, and not after the work
+                settings |= {"flip": not no_flip, "device": device, "workers": workers, "max_memory_gb": max_memory}
+                with closing(batch.run(todo, model, weights, tell, **settings)) as running:
+                    for outcome in running:
+                        outcomes.append(outcome)
+                        failed = outcome.status == "failed"
+                        tell(one_line(outcome.message) if failed else outcome.job.target, err=failed)
+            finally:
+                if folder and outcomes:
+                    summary = inputs.write_summary(folder, outcomes)
+                    counts = {s: sum(o.status == s for o in outcomes) for s in ("enhanced", "done before", "failed")}
+                    tell(f"{', '.join(f'{n} {status}' for status, n in counts.items())}; see {summary}")
     except InputError:
         raise
+    except KeyboardInterrupt:
+        tell(one_line("stopped; the same command goes on where it was"))
+        sys.exit(130)
     except Exception as err:  # such as a full disk: no traceback is of use to who has a scan to enhance
         raise InputError(f"failed unexpectedly ({type(err).__name__}: {first_line(err)})") from err
-    if summary:
-        counts = {s: sum(o.status == s for o in outcomes) for s in ("enhanced", "done before", "failed")}
-        tell(f"{', '.join(f'{n} {status}' for status, n in counts.items())}; see {summary}")
     if any(o.status == "failed" for o in outcomes):
         sys.exit(1)
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """Within this block what ends a process (scancel, a closed terminal) raises KeyboardInterrupt, as Ctrl-C does."""
+    before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGHUP)}
+    kept = [s for s, handler in before.items() if handler is signal.SIG_DFL]  # others were told what to do, by nohup
+    try:
+        for s in kept:
+            signal.signal(s, signal.default_int_handler)
+        yield
+    finally:
+        for s in kept:
+            signal.signal(s, signal.SIG_DFL)

@@ -3,6 +3,7 @@
 import gzip
 import json
 import math
+import struct
 import threading
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from nibabel.arrayproxy import ArrayProxy
+from PIL import Image
 
 from srlib import dicom
 from srlib.dicom import is_dicom
@@ -24,6 +26,9 @@ GZIP_RATIO = 1032  # what deflate compresses at most
 DTYPES = ("float32", "int16", "uint8", "uint16", "int32", "same")
 SHEAR = 1e-3  # cosine between axes from which on a transform is no rotation
 FEW_LEVELS = 255  # intensities over a smaller range lose what was enhanced when they are rounded
+COMMENT = 6  # code of a comment among NIfTI's extensions
+MGH_COMMAND = 3  # FreeSurfer's tag of the command line, TAG_CMDLINE in its tags.h
+PNG_START = 33  # bytes of a PNG's signature and its first chunk, which nothing may precede
 # what nibabel, gzip and NumPy raise for damaged files
 DAMAGED = (
     nib.filebasedimages.ImageFileError,
@@ -199,7 +204,7 @@ def kept(
     if int(new["xyzt_units"]) % 8 not in (1, 2, 3):
         new.set_xyzt_units("mm")
     new["descrip"] = done.encode("ascii", "replace")[:79]
-    new.extensions.append(nib.nifti1.Nifti1Extension("comment", json.dumps(record, sort_keys=True).encode()))
+    write_record(new, record)
     return new
 
 
@@ -247,15 +252,44 @@ def limits(dtype: type | np.dtype) -> tuple[float, float]:
     return float(exact.min), float(high if int(high) <= exact.max else np.nextafter(high, 0))
 
 
+def write_record(header: nib.Nifti1Header, record: Mapping[str, object]) -> None:
+    """Make a record, in JSON, the one comment of a NIfTI header."""
+    content = json.dumps(record, sort_keys=True).encode()
+    header.extensions[:] = [e for e in header.extensions if e.get_code() != COMMENT]
+    header.extensions.append(nib.nifti1.Nifti1Extension("comment", content))
+
+
+def attach_record(path: Path, header: nib.Nifti1Header | None = None) -> None:
+    """Write the record of a header into a file that has no such header: an MGH file or a PNG.
+
+    As FreeSurfer's tag of the command line, which follows the voxels, and as a PNG's comment; readers of voxels pass
+    both over.
+    """
+    text = b"".join(e.get_content() for e in header.extensions if e.get_code() == COMMENT) if header else b""
+    if text and path.suffix == ".mgz":
+        with open(path, "ab") as file:
+            file.write(gzip.compress(struct.pack(">iq", MGH_COMMAND, len(text)) + text, mtime=0))
+    elif text and path.suffix.lower() == ".png":
+        content, chunk = path.read_bytes(), b"tEXtComment\0" + text
+        sizes = struct.pack(">I", len(chunk) - 4), struct.pack(">I", zlib.crc32(chunk))
+        path.write_bytes(content[:PNG_START] + sizes[0] + chunk + sizes[1] + content[PNG_START:])
+
+
 def read_record(path: Path) -> dict[str, object] | None:
-    """The record that ``kept`` wrote into a NIfTI; None where there is none."""
+    """The record that a file was written with (``write_record``, ``attach_record``); None where there is none."""
     try:
-        texts = [e.get_content() for e in _loaded(path).header.extensions if e.get_code() == 6]
-        return next((r for r in map(json.loads, (t.rstrip(b"\0") for t in texts)) if "srlib" in r), None)
-    except (*DAMAGED, AttributeError):
+        if path.suffix.lower() == ".png":
+            with Image.open(path) as picture:
+                texts = [picture.info["Comment"]]
+        elif path.suffix == ".mgz":
+            header = _loaded(path).header
+            with gzip.open(path) as file:
+                file.seek(header.get_footer_offset() + nib.freesurfer.mghformat.footer_dtype.itemsize)
+                tag, length = struct.unpack(">iq", file.read(12))
+                texts = [file.read(min(length, 2**20))] if tag == MGH_COMMAND else []
+        else:
+            extensions = _loaded(path).header.extensions
+            texts = [e.get_content().rstrip(b"\0") for e in extensions if e.get_code() == COMMENT]
+        return next((r for r in map(json.loads, texts) if isinstance(r, dict) and "srlib" in r), None)
+    except Exception:  # whatever is wrong with the file, it was not written so
         return None
-
-
-def read_spacing(path: Path) -> tuple[float, float, float]:
-    """Spacing in mm by a NIfTI's or MGH's affine."""
-    return tuple(float(mm) for mm in nib.affines.voxel_sizes(_loaded(path).affine))

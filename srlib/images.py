@@ -11,7 +11,7 @@ from scipy.io import loadmat
 from skimage import io
 
 from srlib import dicom, volume
-from srlib.headers import MAX_VOXELS, opened, shape_of
+from srlib.headers import MAX_VOXELS, attach_record, opened, shape_of
 from srlib.paths import InputError, ScanWarning, atomic, first_line
 from srlib.tables import read_table
 from srlib.volume import HU_WINDOW, Scaling, Volume
@@ -101,6 +101,7 @@ def save(scan: Volume, path: str | Path, *how: object) -> Path:
     with atomic(path) as temporary:
         grey = np.rint((scan.data[..., 0].T - low) / ((high - low) or 1.0) * 65535).astype(np.uint16)
         io.imsave(temporary, grey, check_contrast=False)
+        attach_record(temporary, *how[1:])
     return path
 
 

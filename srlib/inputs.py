@@ -1,17 +1,23 @@
-"""What a user names on the command line: scans, folders, patterns or a manifest, as a list of files to read and write."""
+"""What a user names on the command line, as a list of files to read and write, and the table of what became of them."""
 
+import csv
 import glob
 import hashlib
+import json
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from srlib.images import scans_in
-from srlib.paths import InputError, data_dir, make_dir, sha256
+from srlib.paths import InputError, apart, atomic, data_dir, make_dir, sha256
 from srlib.tables import VOLUMES, check_name, read_table
 
 WRITTEN = (".nii", ".nii.gz", ".mgz", ".png")
+SUMMARY = "summary.csv"
+COLUMNS = ("file", "status", "seconds", "spacing_in", "spacing_out", "message")
+MOMENT = 0.1  # seconds, longer than it takes to read, merge and write it
 
 
 @dataclass(frozen=True)
@@ -22,6 +28,18 @@ class Job:
     target: Path
     reference: Path | None = None  # the scan of another contrast
     uncertainty: Path | None = None  # a second file to write
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job: ``enhanced``, ``done before`` or ``failed``; spacings in mm."""
+
+    job: Job
+    status: str
+    message: str = ""
+    spacing_in: Sequence[float] = ()
+    spacing_out: Sequence[float] = ()
+    seconds: float = 0.0
 
 
 def jobs(
@@ -56,7 +74,8 @@ def jobs(
         raise InputError(f"two scans are called {twice}; give them names of their own, or list them in a manifest")
     for folder in filter(None, (target, uncertainty)):
         make_dir(folder)
-        if not single and any(folder.samefile(p.parent) for p, *_ in found if p.parent.is_dir()):
+        among = {p.parent for p, *_ in found if not single} | {p for p, *_ in found}
+        if any(folder.samefile(p) for p in among if p.is_dir()):
             raise InputError(f"{folder}: outputs would lie among the scans; choose another folder")
     if reference and reference.is_dir() and not single:
         found = [(p, s, reference / p.name) for p, s, _ in found]
@@ -115,3 +134,68 @@ def fingerprint(scan: Path) -> str:
     if not sums:
         raise InputError(f"{scan}: {'a link that leads nowhere' if os.path.islink(scan) else 'no such file'}")
     return sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
+
+
+def record_of(job: Job, by: Mapping[str, object], dtype: str = "float32", **settings: object) -> dict[str, object]:
+    """What an output is made from and how, as it is read back; ``by`` what, and the settings of ``super_resolve``."""
+    free = ("max_memory_gb", "progress", "force", "report")  # what does not change the result
+    record = {
+        **by,
+        "source": fingerprint(job.source),
+        "reference": fingerprint(job.reference) if job.reference else None,
+        "settings": {"dtype": dtype} | {k: v for k, v in settings.items() if k not in free and v is not None},
+    }
+    return json.loads(json.dumps(record))
+
+
+def check_places(outputs: Sequence[Path], inputs: Sequence[Path]) -> None:
+    """Raise InputError for outputs without a folder, among the slices of a scan, of one name, or that are inputs."""
+    for path in outputs:
+        if not path.parent.is_dir():
+            raise InputError(f"cannot write {path}: the folder {path.parent} does not exist; create it first")
+        if any(p.is_dir() and path.parent.samefile(p) for p in inputs):
+            raise InputError(f"{path}: it would lie among the slices of the scan; choose another folder")
+    if len(set(outputs)) < len(outputs):
+        raise InputError(f"{outputs[0]}: the outputs must be different files")
+    apart(outputs, inputs)
+
+
+def page_of(job: Job, report: str | Path | None) -> Path | None:
+    """Where the page on a job goes in the folder ``report``, if there is one."""
+    name = job.target.name.removesuffix(".gz").rpartition(".")[0]
+    return Path(report) / f"{name}.html" if report else None
+
+
+def read_summary(folder: Path) -> dict[str, dict[str, str]]:
+    """Rows of a folder's ``summary.csv`` by their scans, none where there is none; InputError for one of another kind."""
+    path = folder / SUMMARY
+    rows = read_table(path) if path.exists() and path.stat().st_size else []
+    if any({*row} != {*COLUMNS} for row in rows):
+        raise InputError(f"{path}: it has other columns than srlib writes; move it away, or choose another folder")
+    return {row["file"]: row for row in rows}
+
+
+def write_summary(folder: Path, outcomes: Sequence[Outcome]) -> Path:
+    """Write ``summary.csv``, a row per scan; rows of other scans that other runs wrote there stay.
+
+    A process that had read it before this one's rename may rename its own, without these rows, over it. So this looks
+    whether they have stayed, a moment later. InputError as ``read_summary``, and when it cannot be written.
+    """
+    path, mine = folder / SUMMARY, {}
+    for o in outcomes:
+        given, made = (" ".join(f"{mm:.6g}" for mm in spacing) for spacing in (o.spacing_in, o.spacing_out))
+        name = str(o.job.source).encode(errors="backslashreplace").decode()  # names of files need not be text
+        values = (name, o.status, f"{o.seconds:.1f}", given, made, o.message)
+        mine[name] = dict(zip(COLUMNS, values, strict=True))
+    while True:
+        rows = read_summary(folder) | mine
+        with (
+            atomic(path) as temporary,
+            open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+        ):
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows[name] for name in sorted(rows))
+        time.sleep(MOMENT)
+        if mine.keys() <= read_summary(folder).keys():
+            return path

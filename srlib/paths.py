@@ -1,10 +1,13 @@
 """Where things lie, how files are written whole or not at all, and the one error for bad input."""
 
+import functools
 import hashlib
 import os
+import re
 import secrets
 import subprocess
 import tempfile
+import time
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,6 +22,7 @@ BUILT_IN = (
     "example_us.csv",
     "example_ct.csv",
 )  # manifests in the checkout's csv/ that the project makes
+DAY = 86_400  # seconds after which a temporary file that nobody has touched is taken for left behind
 
 
 class InputError(ValueError):
@@ -49,11 +53,8 @@ def checkout() -> Path | None:
 
 def file_name(name: str, where: str) -> str:
     """The name itself, where it can be that of a file within a folder; InputError, which begins with ``where``, otherwise."""
-    unfit = not name or name.startswith(".") or not name.isprintable() or {*name} & {*"/\\"}
-    if unfit or len(os.fsencode(name)) > 200:
-        raise InputError(
-            f"{where}: {name!r} cannot name a file; expected up to 200 letters without slashes and a first dot"
-        )
+    if name in ("", ".", "..") or any(c in "/\\" or c < " " for c in name) or len(os.fsencode(name)) > 200:
+        raise InputError(f"{where}: {name!r} cannot name a file; expected a name without slashes, up to 200 bytes long")
     return name
 
 
@@ -160,7 +161,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
     one to end wins. Raises InputError, naming ``path``, for what the system refuses: no folder, no right, no space.
     """
     path = Path(path)
-    temporary = path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}.{path.name[-200:]}")
+    temporary = path.with_name(f".{os.getpid()}-{_machine()}{secrets.token_hex(4)}.{_tail(path.name)}")
     try:
         yield temporary
         os.replace(temporary, path)
@@ -191,6 +192,51 @@ def unspoilt(path: str | Path) -> str | Path:
         if damaged:
             raise OSError(f"{damaged} is not what its checksum says")
     return path
+
+
+@functools.cache
+def _machine() -> str:
+    """Eight letters for where a process number names one process: a container on a machine since it started.
+
+    Empty where the system does not say that.
+    """
+    try:
+        boot, numbers = Path("/proc/sys/kernel/random/boot_id").read_text(), os.readlink("/proc/self/ns/pid")
+        return hashlib.sha256(f"{os.uname().nodename} {boot} {numbers}".encode()).hexdigest()[:8]
+    except OSError:
+        return ""
+
+
+def _tail(name: str) -> str:
+    """The end of a file's name that leaves room for a prefix within 255 bytes."""
+    return os.fsencode(name)[-200:].decode("utf-8", "ignore")
+
+
+def sweep(folder: Path, names: Iterable[str]) -> None:
+    """Delete the temporary files that writers of files of these names left in a folder when they were killed.
+
+    A process of this machine is asked whether it lives; one of another machine counts as ended when it has not touched
+    its file for a day.
+    """
+    tails = set(map(_tail, names))
+    for path in folder.glob(".*-*.*"):
+        left = re.fullmatch(r"\.(\d{1,9})-(\w+)\.(.+)", path.name)
+        if left and left[3] in tails:
+            with suppress(OSError):
+                if _ended(int(left[1]), left[2]) or time.time() - path.stat().st_mtime > DAY:
+                    path.unlink()
+
+
+def _ended(process: int, token: str) -> bool:
+    if not _machine() or not token.startswith(_machine()):
+        return False
+    try:
+        os.kill(process, 0)
+        return not Path(f"/proc/{process}/cmdline").read_bytes()  # a zombie
+    except ProcessLookupError:
+        return True
+    except OSError:  # another user's
+        return False
 
 
 def sha256(path: str | Path) -> str:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from srlib.claims import claimed
 from srlib.data import read_manifest
 from srlib.experiments import PROFILES
 from srlib.inputs import fingerprint
@@ -26,6 +25,7 @@ from srlib.paths import (
     make_dir,
     published_dir,
     results_dir,
+    sweep,
 )  # fmt: skip
 
 
@@ -54,12 +54,11 @@ def run(
 ) -> Path:
     """Execute notebooks and return the results folder.
 
-    A notebook runs into ``notebooks/NAME.running.ipynb`` of that folder and is renamed when it ends, to
-    ``NAME.ipynb`` or, at an error, to ``NAME.failed.ipynb``. Beside a finished one ``NAME.json`` holds the key of all
+    A notebook runs into a hidden file in ``notebooks/`` of that folder, which is renamed when it ends, to ``NAME.ipynb``
+    or, at an error, to ``NAME.failed.ipynb``. Beside a finished one ``NAME.json`` holds the key of all
     that it depends on; as long as that is unchanged and its outputs are there, it is skipped. ``parameters``
     are further notebook parameters. Relative paths are looked for in the working directory, then in the checkout. Raises
-    InputError for an unknown profile, notebook or parameter, an unusable cohort or folder, when a notebook fails, and
-    when another process runs the same one into this folder.
+    InputError for an unknown profile, notebook or parameter, an unusable cohort or folder, and when a notebook fails.
     """
     choose(PROFILES, profile, "profile")
     path = locate(cohort)
@@ -82,17 +81,16 @@ def run(
         values = {k: v for k, v in {**common, **given}.items() if k in accepted[book]}
         used = {**accepted[book], **values}
         label = f"[{number}/{len(todo)}] {book.stem}"
-        with claimed(books / book.name):
-            before = _inputs(book, used, folder, sums)
-            if not force and _finished(book, books, _key(book, books, used, before), folder):
-                print(f"{label}: unchanged, skipped", flush=True)
-                continue
-            print(f"{label} ...", end="", flush=True)
-            began = time.perf_counter()
-            _execute(book, books, values)
-            inputs = {**_inputs(book, used, folder, sums), **before}  # the first notebooks make what was not there
-            with atomic(books / f"{book.stem}.json") as temporary:
-                temporary.write_text(json.dumps({"key": _key(book, books, used, inputs)}), encoding="utf-8")
+        before = _inputs(book, used, folder, sums)
+        if not force and _finished(book, books, _key(book, books, used, before), folder):
+            print(f"{label}: unchanged, skipped", flush=True)
+            continue
+        print(f"{label} ...", end="", flush=True)
+        began = time.perf_counter()
+        _execute(book, books, values)
+        inputs = {**_inputs(book, used, folder, sums), **before}  # the first notebooks make what was not there
+        with atomic(books / f"{book.stem}.json") as temporary:
+            temporary.write_text(json.dumps({"key": _key(book, books, used, inputs)}), encoding="utf-8")
         print(f" {time.perf_counter() - began:.0f} s", flush=True)
     return folder
 
@@ -155,22 +153,22 @@ def _execute(book: Path, books: Path, values: Mapping[str, object]) -> None:
     from papermill.exceptions import PapermillExecutionError
 
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # this environment's kernel, not a stale one of the user's
-    running, failed = books / f"{book.stem}.running.ipynb", books / f"{book.stem}.failed.ipynb"
+    failed = books / f"{book.stem}.failed.ipynb"
+    sweep(books, [book.name])
     for old in (failed, books / f"{book.stem}.json"):
         old.unlink(missing_ok=True)
-    try:
-        papermill.execute_notebook(
-            str(book), str(running), dict(values), kernel_name="python3", cwd=os.getcwd(), progress_bar=False,
-            coalesce_streams=True, extra_arguments=["--IPKernelApp.log_level=40"],
-        )  # fmt: skip
-    except BaseException as err:
-        if running.is_file():
-            running.replace(failed)
-        if not isinstance(err, Exception):
-            raise
-        message = (
-            f"{err.ename}: {err.evalue}" if isinstance(err, PapermillExecutionError) else f"{type(err).__name__}: {err}"
-        )
-        print(file=sys.stderr)
-        raise InputError(f"{book.stem} failed: {message.strip()}; the executed notebook is {failed}") from err
-    running.replace(books / book.name)
+    with atomic(books / book.name) as running:
+        try:
+            papermill.execute_notebook(
+                str(book), str(running), dict(values), kernel_name="python3", cwd=os.getcwd(), progress_bar=False,
+                coalesce_streams=True, extra_arguments=["--IPKernelApp.log_level=40"],
+            )  # fmt: skip
+        except BaseException as err:
+            if running.is_file():
+                running.replace(failed)
+            if not isinstance(err, Exception):
+                raise
+            known = isinstance(err, PapermillExecutionError)
+            message = f"{err.ename}: {err.evalue}" if known else f"{type(err).__name__}: {err}"
+            print(file=sys.stderr)
+            raise InputError(f"{book.stem} failed: {message.strip()}; the executed notebook is {failed}") from err

@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-from srlib.headers import DAMAGED, limits, opened, shape_of, voxels
+from srlib.headers import DAMAGED, attach_record, limits, opened, shape_of, voxels
 from srlib.paths import InputError, atomic, choose, first_line
 
 HU_WINDOW = (-1024.0, 200.0)  # of CT, as the SRResNet code takes it
@@ -98,6 +98,7 @@ def save(volume: Volume, path: str | Path, dtype: type = np.float32, header: nib
         image.header.set_slope_inter(slope, inter)
     with atomic(path) as temporary:
         nib.save(image, temporary)
+        attach_record(temporary, header)
     return path
 
 

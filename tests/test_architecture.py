@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # a room imports only from rooms named before it
 ORDER = [
-    "paths", "tables", "claims", "experiments", "device",
+    "paths", "tables", "workers", "experiments", "device",
     "dicom", "headers", "volume", "space", "images", "inputs", "checks", "views", "tomography", "patches", "degrade", "ultrasound",
     "metrics", "losses", "models", "fields", "slices", "priors", "generator", "phantoms", "caffe", "keras", "published",
     "results", "data", "dataset", "mixture", "synthetic", "store", "layouts", "convert", "figures", "report", "example",

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 import warnings
 from pathlib import Path
@@ -18,16 +17,20 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+import torch
 from click.testing import CliRunner
 from conftest import AFFINES
+from PIL import Image
 from pydicom.data import get_testdata_file
 from test_keras import make, theirs
 
-from srlib import batch, claims, experiments, headers, images, infer, inputs, volume
+from srlib import batch, experiments, headers, images, infer, inputs, volume
 from srlib.cli import main
+from srlib.models import MODELS
 from srlib.paths import InputError, ScanWarning
 from srlib.tables import read_table
 from srlib.volume import Volume
+from srlib.weights import load_network, save_weights
 
 OBLIQUE = AFFINES["oblique"]
 
@@ -228,8 +231,6 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(tmp_path, tiny, enhance):
     time.sleep(0.2)
     done = {p: p.stat().st_mtime_ns for p in target.glob("[!.]*_sr.nii.gz")}
     assert 4 <= len(done) < 13
-    (target / ".4242-0a.b_sr.nii.gz").write_bytes(b"half")
-    (target / ".b_sr.nii.gz.lock").write_bytes(b"")
     result = enhance(source, target)
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-1].startswith(f"{13 - len(done)} enhanced, {len(done)} done before, 7 failed")
@@ -428,46 +429,261 @@ def test_thick_axes_are_brought_to_the_finest_spacing_where_the_model_can(tiny, 
     assert infer.choose_factor(even, model) == (2, 2, 2)
 
 
-def test_of_two_processes_one_writes_and_the_other_says_so(tmp_path, enhance, monkeypatch):
-    scan, out, lines = tmp_path / "a.nii", tmp_path / "sr.nii.gz", []
+def command(*words: object, **settings: object) -> subprocess.Popen:
+    """``srlib enhance`` as a process of its own."""
+    code = [sys.executable, "-m", "srlib", "enhance", *map(str, words)]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(code, cwd=Path(__file__).parents[1], env=env, **pipes | settings)
+
+
+def many(folder: Path, count: int = 6, size: int = 48) -> Path:
+    """Scans that take some time, if not much."""
+    folder.mkdir()
+    for i in range(count):
+        nib.save(nib.Nifti1Image(texture((size,) * 3, i).astype("f4"), OBLIQUE), folder / f"s{i}.nii")
+    return folder
+
+
+def made(target: Path) -> list[str]:
+    return sorted(p.name.replace("_sr.nii.gz", ".nii") for p in target.glob("s*_sr.nii.gz"))
+
+
+@pytest.mark.parametrize("workers, stop", [(1, signal.SIGTERM), (2, signal.SIGINT)])
+def test_a_stopped_run_ends_at_once_and_says_what_was_done(tmp_path, tiny, enhance, workers, stop):
+    source, target = many(tmp_path / "in"), tmp_path / "out"
+    process = command(source, target, "--weights", tiny, "--workers", workers)
+    while process.poll() is None and not made(target):
+        time.sleep(0.01)
+    first = len(made(target))
+    process.send_signal(stop)
+    errors = process.communicate()[1]
+    assert process.returncode == 130, errors
+    assert (
+        errors.splitlines()[-1].startswith("error: stopped; ") and "Traceback" not in errors and "leaked" not in errors
+    )
+    assert first <= len(made(target)) <= first + workers < 6 and not list(target.glob(".*"))
+    rows = read_table(target / "summary.csv")
+    assert [Path(row["file"]).name for row in rows] == made(target) and {row["status"] for row in rows} == {"enhanced"}
+    done = len(rows)
+    assert (
+        enhance(source, target).stderr.splitlines()[-1].startswith(f"{6 - done} enhanced, {done} done before, 0 failed")
+    )
+
+
+def test_ctrl_c_while_the_model_is_read_is_one_line(tmp_path, enhance, monkeypatch):
+    nib.save(nib.Nifti1Image(DATA, OBLIQUE), tmp_path / "a.nii")
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(infer, "load_model", interrupted)
+    before = signal.getsignal(signal.SIGTERM)
+    result = enhance(tmp_path / "a.nii", tmp_path / "sr.nii")
+    assert result.exit_code == 130 and len(result.stderr.splitlines()) == 1
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_two_runs_on_one_folder_get_on_with_each_other(tmp_path, tiny, enhance):
+    source, target = many(tmp_path / "in", 4, 40), tmp_path / "out"
+    runs = [command(source, target, "--weights", tiny, "--workers", n) for n in (1, 2)]
+    for process in runs:
+        out, errors = process.communicate()
+        assert process.returncode == 0 and "error" not in errors and len(out.splitlines()) == 4, errors
+    rows = read_table(target / "summary.csv")
+    assert len(rows) == 4 and {row["status"] for row in rows} <= {"enhanced", "done before"}
+    assert sorted(os.listdir(target)) == [*(f"s{i}_sr.nii.gz" for i in range(4)), "summary.csv"]
+    enhance(source, tmp_path / "alone")
+    assert all(
+        (target / f"s{i}_sr.nii.gz").read_bytes() == (tmp_path / f"alone/s{i}_sr.nii.gz").read_bytes() for i in range(4)
+    )
+
+
+@pytest.mark.parametrize("words, status", [((), 0), (("--factor", 2, 2, 1), 1)])
+def test_what_another_run_writes_meanwhile_is_left_as_it_is(tmp_path, enhance, monkeypatch, words, status):
+    scan, out, real = tmp_path / "a.nii", tmp_path / "sr.nii.gz", infer.super_resolve
     nib.save(nib.Nifti1Image(DATA, OBLIQUE), scan)
-    with claims.claimed(out):
-        code = f"from srlib import claims\ntry:\n  claims.claimed({str(out)!r}).__enter__()\nexcept ValueError as e: print(e)"
-        text = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1]
-        ).stdout
-        lines += text.splitlines()
-        result = enhance(scan, out)
-        lines += result.stderr.splitlines()
-        assert result.exit_code == 1 and not out.exists()
-    assert len(lines) == 2 and all("another process is writing it" in line for line in lines)
+
+    def slow(*given: object, **settings: object) -> Volume:
+        monkeypatch.setattr(batch, "super_resolve", real)
+        assert enhance(scan, out, *words).exit_code == 0  # of the same scan, in the same way or in another
+        times.append(out.stat().st_mtime_ns)
+        return real(*given, **settings)
+
+    times = []
+    monkeypatch.setattr(batch, "super_resolve", slow)
+    result = enhance(scan, out)
+    assert result.exit_code == status and out.stat().st_mtime_ns == times[0]
+    assert ("exists and was not made" if status else "a.nii: done before") in result.stderr
+
+
+def test_rows_of_runs_that_end_at_once_all_stay(tmp_path):
+    def row(name: str, status: str = "enhanced") -> inputs.Outcome:
+        return inputs.Outcome(inputs.Job(Path(name), tmp_path / "x"), status, "", (1, 1, 1), (1, 1, 0.5))
+
+    children = []
+    for number in range(4):
+        if not (child := os.fork()):
+            for part in range(3):
+                inputs.write_summary(tmp_path, [row(f"{number}-{part}-{i}") for i in range(5)])
+            os._exit(0)
+        children.append(child)
+    assert all(os.waitpid(child, 0)[1] == 0 for child in children)
+    rows = inputs.read_summary(tmp_path)
+    assert len(rows) == 60 and list(rows) == sorted(rows)
+    inputs.write_summary(tmp_path, [row("0-0-0", "done before")])
+    assert len(inputs.read_summary(tmp_path)) == 60
+    assert sorted(os.listdir(tmp_path)) == ["summary.csv"]
+
+
+def test_a_summary_of_another_kind_is_not_written_over(tmp_path, enhance):
+    source, target = many(tmp_path / "in", 1, 12), tmp_path / "out"
+    target.mkdir()
+    (target / "summary.csv").write_text("subject,age\na,3\n")
+    result = enhance(source, target)
+    assert (
+        result.exit_code == 1
+        and "summary.csv: it has other columns" in result.stderr
+        and len(result.stderr.splitlines()) == 1
+    )
+    assert (target / "summary.csv").read_text() == "subject,age\na,3\n" and os.listdir(target) == ["summary.csv"]
+    (target / "summary.csv").write_text("")  # what a full disk leaves
+    assert enhance(source, target).exit_code == 0 and len(read_table(target / "summary.csv")) == 1
+
+
+@pytest.mark.parametrize("name", ["sr.nii", "sr.nii.gz", "sr.mgz"])
+def test_outputs_of_every_format_are_done_before(name, tmp_path, enhance):
+    scan, out = tmp_path / "a.nii", tmp_path / name
+    nib.save(nib.Nifti1Image(DATA, OBLIQUE), scan)
     assert enhance(scan, out).exit_code == 0
-    assert sorted(os.listdir(tmp_path)) == ["a.nii", "sr.nii.gz"]
+    content = out.read_bytes()
+    result = enhance(scan, out)
+    assert result.exit_code == 0 and "a.nii: done before" in result.stderr
+    result = enhance(scan, out, "--factor", 2, 1, 2)
+    assert result.exit_code == 1 and "exists and was not made" in result.stderr
+    assert out.read_bytes() == content
+    enhance(scan, tmp_path / "plain.nii.gz")
+    np.testing.assert_array_equal(nib.load(out).get_fdata(), nib.load(tmp_path / "plain.nii.gz").get_fdata())
+    out.write_bytes(content[:-200])  # as an interrupted copy leaves it
+    assert enhance(scan, out, *(["--force"] if name == "sr.mgz" else [])).exit_code == 0  # its record is at the end
+    assert out.read_bytes() == content
 
 
-def test_exactly_one_of_many_holds_a_claim(tmp_path):
-    held, most, refused, lock = 0, 0, 0, threading.Lock()
+def test_a_png_is_done_before(tmp_path, tmp_path_factory):
+    experiment = experiments.get("srresnet_ct_res", "smoke")
+    torch.manual_seed(0)
+    weights = tmp_path / "model.safetensors"
+    network = MODELS[experiment.model](width=experiment.width, **experiment.model_args)
+    save_weights(network.state_dict(), weights, {"experiment": experiment.to_json()})
+    images.save(Volume(texture((40, 36, 1)), np.eye(4)), tmp_path / "a.png")
+    words = ["enhance", *map(str, (tmp_path / "a.png", tmp_path / "sr.png")), "--weights", str(weights)]
+    results = [CliRunner().invoke(main, [*words, *more]) for more in ((), (), ("--report", str(tmp_path / "pages")))]
+    assert all(r.exit_code == 0 for r in results), results[0].stderr
+    assert "done before" not in results[0].stderr and "a.png: done before" in results[1].stderr
+    with Image.open(tmp_path / "sr.png") as picture:
+        picture.verify()
+    assert images.load(tmp_path / "sr.png").shape == (40, 36, 1) and (tmp_path / "pages/sr.html").is_file()
+    assert CliRunner().invoke(main, [*words, "--align", "corners"]).exit_code == 1
 
-    def take() -> None:
-        nonlocal held, most, refused
-        for _ in range(200):
-            try:
-                with claims.claimed(tmp_path / "x"):
-                    with lock:
-                        held += 1
-                        most = max(most, held)
-                    time.sleep(0)
-                    with lock:
-                        held -= 1
-            except InputError:
-                refused += 1
 
-    threads = [threading.Thread(target=take) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert most == 1 and not list(tmp_path.iterdir())
+def test_one_half_of_two_outputs_is_made_whole(tmp_path):
+    experiment = experiments.get("synthsr_laplace", "smoke")
+    torch.manual_seed(0)
+    network = MODELS[experiment.model](width=experiment.width, **experiment.model_args)
+    weights = tmp_path / "model.safetensors"
+    save_weights(network.state_dict(), weights, {"experiment": experiment.to_json()})
+    nib.save(nib.Nifti1Image(texture((20, 21, 9)).astype("f4"), np.diag([1, 1, 3, 1])), tmp_path / "a.nii")
+    sr, b = tmp_path / "sr.nii", tmp_path / "b.nii"
+    words = ["enhance", *map(str, (tmp_path / "a.nii", sr)), "--weights", str(weights), "--uncertainty", str(b)]
+    assert CliRunner().invoke(main, words).exit_code == 0
+    whole = sr.read_bytes(), b.read_bytes()
+    assert "done before" in CliRunner().invoke(main, words).stderr
+    for harm in (b.unlink, sr.unlink, lambda: b.write_bytes(whole[1][:-99]), lambda: sr.write_bytes(whole[0][:-99])):
+        harm()
+        result = CliRunner().invoke(main, words)
+        assert result.exit_code == 0 and "done before" not in result.stderr
+        assert (sr.read_bytes(), b.read_bytes()) == whole
+
+
+def test_a_page_is_written_of_what_was_done_before(tmp_path, enhance, monkeypatch):
+    scan, out, pages = tmp_path / "a.nii", tmp_path / "sr.nii.gz", tmp_path / "pages"
+    nib.save(nib.Nifti1Image(DATA / 1e6, OBLIQUE), scan)
+    words = (scan, out, "--dtype", "int16", "--report")
+    assert enhance(*words, tmp_path / "first").exit_code == 0
+    first = (tmp_path / "first" / "sr.html").read_text()
+    content, real = out.read_bytes(), infer.super_resolve
+    monkeypatch.setattr(batch, "super_resolve", None)  # which is not needed again
+    result = enhance(*words, pages)
+    assert result.exit_code == 0 and "a.nii: done before" in result.stderr and out.read_bytes() == content
+    page = (pages / "sr.html").read_text()
+    for line in ("mdcsrn_res, x2 2 2, srlib", "stored as int16 times", "check its header"):
+        assert line in page and line in first
+    (pages / "sr.html").write_text("mine to keep as it is")
+    assert enhance(*words, pages).exit_code == 0 and (pages / "sr.html").read_text() == "mine to keep as it is"
+    monkeypatch.setattr(batch, "super_resolve", real)
+    assert enhance(*words[:2], "--factor", 1, 1, 2, "--force").exit_code == 0
+    assert (
+        enhance(*words[:2], "--factor", 1, 1, 2, "--report", pages).exit_code == 0
+    )  # a page of the former one is none
+    assert "mdcsrn_res, x1 1 2, srlib" in (pages / "sr.html").read_text()
+
+
+def test_warnings_stay_with_what_was_done_before(tmp_path, enhance):
+    source, target = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    nib.save(nib.AnalyzeImage(DATA.astype("i2"), np.eye(4)), source / "a.img")
+    for status in ("enhanced", "done before"):
+        assert enhance(source, target).exit_code == 0
+        (row,) = read_table(target / "summary.csv")
+        assert row["status"] == status and "does not say which side is left" in row["message"]
+
+
+def test_outputs_do_not_replace_what_they_are_made_from(tmp_path, enhance):
+    series = dicom_series(tmp_path / "series")
+    files = sorted(os.listdir(series))
+    for target in (series, series / "sr.nii.gz"):
+        result = enhance(series, target, "--force")
+        assert result.exit_code == 1 and "lie among the" in result.stderr.splitlines()[-1]
+    assert sorted(os.listdir(series)) == files
+    weights = make(tmp_path / "SynthSR_hyperfine.h5", theirs(channels=2))
+    for name in ("t1.nii.gz", "t2.nii.gz"):
+        nib.save(nib.Nifti1Image(texture((20, 22, 8)).astype("i2"), np.diag([1.5, 1.5, 5, 1])), tmp_path / name)
+    content = (tmp_path / "t2.nii.gz").read_bytes()
+    words = ["t1.nii.gz", "t2.nii.gz", "--reference", "t2.nii.gz", "--force"]
+    words = [str(tmp_path / w) if w.endswith("gz") else w for w in words]
+    result = CliRunner().invoke(main, ["enhance", *words, "--weights", str(weights)])
+    assert result.exit_code == 1 and "is an input" in result.stderr.splitlines()[-1]
+    assert (tmp_path / "t2.nii.gz").read_bytes() == content
+
+
+@pytest.mark.parametrize("name", ["../escaped", "/escaped", "..", ".", "a\\b", "a\x00b"])
+def test_a_subject_that_leads_elsewhere_is_refused_before_anything_is_written(name, tmp_path, enhance):
+    nib.save(nib.Nifti1Image(DATA, OBLIQUE), tmp_path / "a.nii")
+    (tmp_path / "m.csv").write_text(f"subject,t1\nfine,a.nii\n{name},a.nii\n")
+    before = sorted(os.listdir(tmp_path))
+    result = enhance(tmp_path / "m.csv", tmp_path / "out")
+    assert result.exit_code == 1 and len(result.stderr.splitlines()) == 1 and "cannot name a file" in result.stderr
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_nobody_need_read_the_listing(tmp_path, tiny):
+    source, target = many(tmp_path / "in", 4, 12), tmp_path / "out"
+    process = command(source, target, "--weights", tiny)
+    process.stdout.close()  # as head does
+    errors = process.communicate()[1]
+    assert process.returncode == 0 and len(made(target)) == 4 and "4 enhanced" in errors
+    assert "Traceback" not in errors and "BrokenPipe" not in errors and "error" not in errors
+
+
+def test_a_folder_that_vanishes_is_a_line_per_scan_at_once(tmp_path, tiny, monkeypatch):
+    nib.save(nib.Nifti1Image(DATA, OBLIQUE), tmp_path / "a.nii")
+    todo = inputs.jobs([tmp_path / "a.nii"], tmp_path / "out")
+    (tmp_path / "out").rmdir()
+    monkeypatch.setattr(batch, "super_resolve", None)  # nothing is computed that cannot be written
+    (outcome,) = batch.run(todo, infer.load_model(tiny, "cpu"), tiny, print)
+    assert outcome.status == "failed" and "out does not exist; create it first" in outcome.message
+    with pytest.raises(InputError, match=r"summary\.csv: the folder"):
+        inputs.write_summary(tmp_path / "out", [outcome])
 
 
 @pytest.fixture
@@ -495,7 +711,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, enhance, mounted):
     for name, shape in (("a", (40, 40, 40)), ("b", (9, 9, 9))):
         nib.save(nib.Nifti1Image(texture(shape).astype("f4"), OBLIQUE), scans / f"{name}.nii")
     result = enhance(scans / "a.nii", full / "sr.nii.gz")
-    assert result.exit_code == 1 and result.stderr.splitlines()[-1].endswith("No space left on device")
+    assert result.exit_code == 1 and "sr.nii.gz: No space left on device" in result.stderr.splitlines()[-1]
     assert os.listdir(full) == []
     result = enhance(scans, full)  # what fits is written all the same
     assert result.exit_code == 1 and sorted(os.listdir(full)) == ["b_sr.nii.gz", "summary.csv"]
@@ -534,18 +750,38 @@ def test_a_read_only_target_is_one_line(tmp_path, enhance, mounted):
         assert "cannot write" in result.stderr and "Read-only" in result.stderr
 
 
-def die(*_: object) -> None:
-    os._exit(9)  # as if the system had killed the process for want of memory
+BEGIN = batch._begin
 
 
-def test_a_worker_that_dies_is_one_line_per_scan(tmp_path, tiny, monkeypatch):
-    source = tmp_path / "in"
-    source.mkdir()
-    good(source)
-    model, left = infer.load_model(tiny, "cpu"), inputs.jobs([source], tmp_path / "out")
-    monkeypatch.setattr(batch, "_work", die)
-    outcomes = list(batch.run(left, model, tiny, print, workers=2))
-    assert len(outcomes) == 13 and all("its process ended" in o.message for o in outcomes)
+def fragile(*given: object):
+    """In a worker: whose process dies at one scan as if the system had killed it for want of memory."""
+    work = BEGIN(*given)
+    return lambda job: os._exit(9) if job.source.name == "s1.nii" else work(job)
+
+
+def test_a_killed_worker_fails_its_scan_alone(tmp_path, tiny, monkeypatch):
+    todo = inputs.jobs([many(tmp_path / "in", 5, 12)], tmp_path / "out")
+    monkeypatch.setattr(batch, "_begin", fragile)
+    outcomes = list(batch.run(todo, infer.load_model(tiny, "cpu"), tiny, print, workers=2))
+    assert sorted(o.job.source.name for o in outcomes) == [f"s{i}.nii" for i in range(5)]
+    (failed,) = [o for o in outcomes if o.status == "failed"]
+    assert failed.job.source.name == "s1.nii" and "s1.nii: its process ended, perhaps for want" in failed.message
+
+
+def test_weights_that_change_under_a_run_are_not_used(tmp_path, tiny, monkeypatch):
+    weights, real = tmp_path / "model.safetensors", batch.share
+    shutil.copy(tiny, weights)
+    todo = inputs.jobs([many(tmp_path / "in", 3, 12)], tmp_path / "out")
+
+    def later(*given: object):
+        network, experiment = load_network(weights)
+        changed = {k: v + 1 for k, v in network.state_dict().items()}
+        save_weights(changed, weights, {"experiment": experiment.to_json()})
+        return real(*given)
+
+    monkeypatch.setattr(batch, "share", later)
+    outcomes = list(batch.run(todo, infer.load_model(weights, "cpu"), weights, print, workers=2))
+    assert all(o.status == "failed" and "has changed since" in o.message for o in outcomes) and len(outcomes) == 3
 
 
 def test_what_libraries_raise_is_one_line(tmp_path, enhance, monkeypatch):
