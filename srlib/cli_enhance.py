@@ -130,13 +130,16 @@ def enhance(sources, target, weights, reference, uncertainty, device, workers, m
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Within this block what ends a process (scancel, a closed terminal) raises KeyboardInterrupt, as Ctrl-C does."""
-    before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGHUP)}
-    kept = [s for s, handler in before.items() if handler is signal.SIG_DFL]  # others were told what to do, by nohup
+    """Within this block what ends a process (scancel, a closed terminal) raises KeyboardInterrupt, as Ctrl-C does.
+
+    A hang-up that nohup ignores stays ignored. SIGINT is heard even where a script's ``&`` has it ignored.
+    """
+    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    heard = [s for s, handler in before.items() if s is signal.SIGINT or handler is signal.SIG_DFL]
     try:
-        for s in kept:
+        for s in heard:
             signal.signal(s, signal.default_int_handler)
         yield
     finally:
-        for s in kept:
-            signal.signal(s, signal.SIG_DFL)
+        for s in heard:
+            signal.signal(s, before[s])

@@ -259,7 +259,9 @@ def source_commit() -> dict[str, str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}  # a hook's name another repository
 
     def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], cwd=own, env=environment, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            ["git", *words], cwd=own, env=environment, capture_output=True, encoding="utf-8", check=True
+        )
         return done.stdout.strip()
 
     try:

@@ -122,7 +122,7 @@ BAD = {  # file -> its maker and words of the line that the user reads
     "inf.nii": (lambda p: nifti(p, np.where(DATA > 990, np.float32("inf"), DATA)), "NaN or infinite"),
     "constant.nii": (lambda p: nifti(p, DATA * 0 + 3), "constant"),
     "four.nii": (lambda p: nifti(p, np.stack([DATA] * 2, -1)), "expected a 3-D scan"),
-    "two.nii": (lambda p: nifti(p, DATA[..., 0]), "expected a 3-D scan"),
+    "two.nii": (lambda p: nifti(p, DATA[..., 0]), "needs a 3-D scan"),
     "complex.nii": (lambda p: nifti(p, DATA.astype("c8")), "complex"),
     "colour.nii": (lambda p: nifti(p, np.zeros((9, 9, 9), [("R", "u1"), ("G", "u1"), ("B", "u1")])), "RGB"),
     "slice.nii": (lambda p: nifti(p, DATA[..., :1]), "only 2-D models take single slices"),
