@@ -201,7 +201,10 @@ def _machine() -> str:
     Empty where the system does not say that.
     """
     try:
-        boot, numbers = Path("/proc/sys/kernel/random/boot_id").read_text(), os.readlink("/proc/self/ns/pid")
+        boot, numbers = (
+            Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8"),
+            os.readlink("/proc/self/ns/pid"),
+        )
         return hashlib.sha256(f"{os.uname().nodename} {boot} {numbers}".encode()).hexdigest()[:8]
     except OSError:
         return ""
