@@ -14,7 +14,6 @@ import torch
 from tqdm import tqdm
 
 from srlib import __version__, headers, synthesis, tiled
-from srlib.adapt import adapt
 from srlib.checks import gaps
 from srlib.device import layout
 from srlib.dicom import read_thickness
@@ -135,8 +134,7 @@ def enhance_file(
     """Super-resolve a file into another, or leave what was made just so before; ``tell`` hears what was read.
 
     ``report`` is a folder for a page on it, see ``report.write_report``, which is also made of a scan that was done
-    before where it is missing or older; with the setting ``adapt`` the model is trained further on the scan first, see
-    there.
+    before where it is missing or older.
 
     A NIfTI keeps its header (``headers.kept``). It and every other output says how it was made: ``by`` what, from which
     source, with which ``settings``, those of ``super_resolve``. ``dtype``: see ``headers.store_as``. Raises InputError
@@ -152,9 +150,8 @@ def enhance_file(
         old, scans = made
         if lacking:
             scan = load(job.source)
-            how = _how(model, np.divide(scans[0].shape, scan.shape))
-            lines = [f"{how}, srlib {__version__}", *old.get("lines", [])]
-            _write_page(page, job, scan, scans, lines, old.get("warnings", []))
+            finer = np.divide(scans[0].shape, scan.shape)
+            _write_page(page, job, model, finer, scan, scans, old.get("warnings", []))
         tell(f"{job.source.name}: done before")
         return _outcome(job, "done before", made)
     for path in filter(None, (job.target, job.uncertainty)):
@@ -194,9 +191,16 @@ def _how(model: Model, finer: Sequence[float]) -> str:
 
 
 def _write_page(
-    page: Path, job: Job, scan: Volume, made: Sequence[Volume], lines: Sequence[str], notes: Sequence[str]
+    page: Path,
+    job: Job,
+    model: Model,
+    finer: Sequence[float],
+    scan: Volume,
+    made: Sequence[Volume],
+    notes: Sequence[str],
 ) -> None:
-    write_report(scan, made[0], page, f"{job.source.name}, enhanced", lines, notes, *made[1:])
+    title, done = f"{job.source.name}, enhanced", f"{_how(model, finer)}, srlib {__version__}"
+    write_report(scan, made[0], page, title, [done], notes, *made[1:])
 
 
 def _enhance(
@@ -236,13 +240,7 @@ def _enhance(
         notes.append(
             f"a factor of {told.max():.3g}; {experiment.name} was trained on up to {mixture.isotropic:g}, or {mixture.thick:g} along one axis"
         )
-    b, lines = None, [f"{_how(model, finer)}, srlib {__version__}"]
-    if settings.pop("adapt", False):
-        if settings.get("zero_filled"):
-            raise InputError("adapting learns from slices that are thick, not from zero-filled planes; leave one out")
-        model, line = adapt(scan, model, finer)
-        lines.append(line)
-        tell(f"{job.source.name}: {line}")
+    b = None
     if job.uncertainty and (settings.get("factor") or settings.get("spacing_mm")):
         raise InputError("the uncertainty comes on the model's own grid; leave factor and spacing out")
     with warnings.catch_warnings(record=True) as caught:
@@ -269,10 +267,10 @@ def _enhance(
     notes += filter(None, [headers.store_as(header, dtype, job.source, sr.data)])
     for note in notes:
         tell(f"warning: {note}")
-    headers.write_record(header, record | {k: v for k, v in {"lines": lines[1:], "warnings": notes}.items() if v})
+    headers.write_record(header, record | ({"warnings": notes} if notes else {}))
     try:
         if page:
-            _write_page(page, job, scan, [sr] if b is None else [sr, b], lines, notes)
+            _write_page(page, job, model, finer, scan, [sr] if b is None else [sr, b], notes)
         save(sr, job.target, header.get_data_dtype(), header)
         if page:
             os.utime(page)  # since one older than its scan is of another

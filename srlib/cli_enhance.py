@@ -61,9 +61,6 @@ def example(*commands: str) -> str:
 @click.option(
     "--zero-filled", **FACTOR, help="robust: by how much the scanner interpolated already, per axis; the grid stays."
 )
-@click.option(
-    "--adapt", is_flag=True, help="robust: first train some minutes on the planes of a scan with thick slices."
-)
 @click.option("--report", type=click.Path(), metavar="FOLDER", help="Write a page on each scan there: NAME_sr.html.")
 @click.option("--ct", is_flag=True, help="SynthSR: clip the scan to 0 to 80 HU first.")
 @click.option(

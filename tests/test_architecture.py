@@ -14,7 +14,7 @@ ORDER = [
     "dicom", "headers", "volume", "space", "images", "inputs", "checks", "views", "tomography", "patches", "degrade", "ultrasound",
     "metrics", "losses", "models", "fields", "slices", "priors", "generator", "phantoms", "caffe", "keras", "published",
     "results", "data", "dataset", "mixture", "synthetic", "store", "layouts", "convert", "figures", "report", "example",
-    "label_maps", "weights", "phases", "validate", "train", "tiled", "synthesis", "infer", "adapt", "batch", "evaluate",
+    "label_maps", "weights", "phases", "validate", "train", "tiled", "synthesis", "infer", "batch", "evaluate",
     "benchmark", "viewer", "run", "readme", "cli_enhance", "cli", "__main__",
 ]  # fmt: skip
 FILES = sorted((ROOT / "srlib").rglob("*.py"))

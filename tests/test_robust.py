@@ -10,7 +10,6 @@ from click.testing import CliRunner
 from scipy import ndimage
 
 from srlib import experiments, images, mixture
-from srlib.adapt import adapt
 from srlib.benchmark import BENCHMARK
 from srlib.checks import content
 from srlib.cli import main
@@ -18,7 +17,7 @@ from srlib.data import degraded
 from srlib.degrade import BlockAverage, GaussianDownsample
 from srlib.example import read_template
 from srlib.generator import encode
-from srlib.infer import Model, enhance_pair, load_model, super_resolve
+from srlib.infer import enhance_pair, load_model, super_resolve
 from srlib.metrics import psnr
 from srlib.models.robust import RobustSR, Told, pack, unpack
 from srlib.paths import InputError, ScanWarning, shipped_file
@@ -127,53 +126,6 @@ def test_what_is_drawn_covers_the_mixture(balls):
     assert {(2.0, 2.0, 2.0)} <= set(factors) and max(map(max, factors)) > 4
 
 
-def thick(name="robust", factor=(1, 1, 4), size=64):
-    """A textured scan with slices of 4 mm, and the truth; the texture is alike along all axes."""
-    rng = np.random.default_rng(0)
-    grid = np.meshgrid(*(np.arange(size),) * 3, indexing="ij")
-    data = np.zeros((size,) * 3)
-    for _ in range(150):
-        centre, radius, value = rng.uniform(0, size, 3), rng.uniform(3, 9), rng.uniform(0, 1)
-        data[sum((g - c) ** 2 for g, c in zip(grid, centre, strict=True)) < radius**2] = value
-    hr = Volume(data, np.eye(4))
-    return GaussianDownsample(factor, 0.42 * factor[2])(hr), hr
-
-
-def test_a_scan_with_thick_slices_teaches_its_own_network():
-    model = Model(RobustSR(width=8, blocks=1).eval().requires_grad_(False), experiments.get("robust"))
-    lr, hr = thick()
-    adapted, line = adapt(lr, model, (1, 1, 4), steps=40)
-    assert line.startswith(
-        ("adapted: slice profile of sigma 0.42 slices", "adapted: slice profile of sigma 0.3 slices")
-    )
-    before, after = (super_resolve(lr, m, (1, 1, 4)) for m in (model, adapted))
-    peak = float(np.ptp(hr.data))
-    assert psnr(hr.data, after.data, peak) > psnr(hr.data, before.data, peak) + 0.2
-    assert not any(p.requires_grad for p in adapted.network.parameters())
-    again, same = adapt(lr, model, (1, 1, 4), steps=40)
-    assert same == line
-    for one, other in zip(adapted.network.parameters(), again.network.parameters(), strict=True):
-        assert torch.equal(one, other)
-
-
-def test_what_does_not_help_is_not_kept(monkeypatch):
-    monkeypatch.setattr("srlib.adapt.RATE", 10.0)  # training that ruins the network
-    model = Model(RobustSR(width=4, blocks=1).eval().requires_grad_(False), experiments.get("robust"))
-    kept, line = adapt(thick()[0], model, (1, 1, 4), steps=2)
-    assert kept is model and line.startswith("not adapted")
-
-
-def test_adapting_needs_thick_slices_and_the_right_model(noise):
-    model = Model(RobustSR(width=4, blocks=1).eval(), experiments.get("robust"))
-    scan = Volume(noise((40, 40, 40)), np.eye(4))
-    with pytest.raises(InputError, match="coarser along one axis"):
-        adapt(scan, model, (2, 2, 2))
-    with pytest.raises(InputError, match="voxels per axis"):
-        adapt(Volume(noise((20, 40, 40)), np.eye(4)), model, (1, 1, 3))
-    with pytest.raises(InputError, match="use the model robust"):
-        adapt(scan, Model(model.network, experiments.get("mdcsrn_res")), (1, 1, 3))
-
-
 def gains(scan, task):
     """PSNR in dB of the spline and of the shipped weights, data range 1, 8 voxels off each face."""
     pair = degraded(scan, load_model().experiment, task)
@@ -246,15 +198,6 @@ def test_what_a_scanner_interpolated_is_told(tmp_path, template):
     np.testing.assert_allclose(sr.data, enhance_pair(pair, load_model()).data, atol=1e-5)
     wrong = enhance(tmp_path / "filled.nii.gz", tmp_path / "b.nii.gz", "--zero-filled", 0.5, 2, 2)
     assert wrong.exit_code == 1 and "1 or more" in wrong.stderr and not (tmp_path / "b.nii.gz").exists()
-
-
-def test_adapting_is_an_option_that_tells_what_came_of_it(tmp_path, monkeypatch):
-    monkeypatch.setattr("srlib.adapt.adapt.__defaults__", (0, 3))  # steps
-    save(thick(size=48)[0], tmp_path / "thick.nii.gz")
-    result = enhance(tmp_path / "thick.nii.gz", tmp_path / "sr.nii.gz", "--adapt")
-    assert result.exit_code == 0 and "adapted: slice profile" in result.stderr
-    even = enhance(tmp_path / "thick.nii.gz", tmp_path / "b.nii.gz", "--adapt", "--factor", 2, 2, 2)
-    assert even.exit_code == 1 and "coarser along one axis" in even.stderr and not (tmp_path / "b.nii.gz").exists()
 
 
 def test_factors_beyond_the_training_are_warned_of(tmp_path, noise):
