@@ -5,8 +5,6 @@ import re
 import tomllib
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
 # a room imports only from rooms named before it
 ORDER = [
@@ -31,40 +29,42 @@ def imported_rooms(path: Path) -> set[str]:
     return rooms - {"__version__"}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_rooms_import_only_from_below(path):
-    room = path.relative_to(ROOT / "srlib").parts[0].removesuffix(".py")
-    if room == "__init__":
-        assert not imported_rooms(path)
-        return
-    below = ORDER[: ORDER.index(room)]
-    own = {room} if path.name == "__init__.py" or room == "experiments" else set()  # networks never import each other
-    assert imported_rooms(path) <= {*below, *own}
+def test_rooms_import_only_from_below():
+    for path in FILES:
+        room = path.relative_to(ROOT / "srlib").parts[0].removesuffix(".py")
+        if room == "__init__":
+            assert not imported_rooms(path)
+            continue
+        below = ORDER[: ORDER.index(room)]
+        own = (
+            {room} if path.name == "__init__.py" or room == "experiments" else set()
+        )  # networks never import each other
+        assert imported_rooms(path) <= {*below, *own}, path
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_files_are_short_documented_and_device_free(path):
-    text = path.read_text()
-    assert text.count("\n") < 400
-    assert ast.get_docstring(ast.parse(text)), "a module has a docstring"
-    assert ".cuda()" not in text
-    assert path.name in ("headers.py", "volume.py") or "import nibabel" not in text
+def test_files_are_short_documented_and_device_free():
+    for path in FILES:
+        text = path.read_text()
+        assert text.count("\n") < 400, path
+        assert ast.get_docstring(ast.parse(text)), "a module has a docstring"
+        assert ".cuda()" not in text, path
+        assert path.name in ("headers.py", "volume.py") or "import nibabel" not in text, path
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_text_is_read_and_written_in_a_stated_encoding(path):
-    for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
-        name = ast.unparse(call.func).rpartition(".")[2]
-        opens = ast.unparse(call.func) == "open" and not any(
-            ast.unparse(a) in ("'rb'", "'wb'", "'ab'") for a in call.args
-        )
-        runs = any(word.arg == "text" for word in call.keywords) and "subprocess" in ast.unparse(call.func)
-        if opens or runs or name in ("read_text", "write_text"):
-            # ** is looked at by who writes it
-            stated = {"encoding", None} & {word.arg for word in call.keywords} or "'utf-8'" in map(
-                ast.unparse, call.args
+def test_text_is_read_and_written_in_a_stated_encoding():
+    for path in FILES:
+        for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
+            name = ast.unparse(call.func).rpartition(".")[2]
+            opens = ast.unparse(call.func) == "open" and not any(
+                ast.unparse(a) in ("'rb'", "'wb'", "'ab'") for a in call.args
             )
-            assert stated, f"line {call.lineno}: {ast.unparse(call)}"
+            runs = any(word.arg == "text" for word in call.keywords) and "subprocess" in ast.unparse(call.func)
+            if opens or runs or name in ("read_text", "write_text"):
+                # ** is looked at by who writes it
+                stated = {"encoding", None} & {word.arg for word in call.keywords} or "'utf-8'" in map(
+                    ast.unparse, call.args
+                )
+                assert stated, f"{path}, line {call.lineno}: {ast.unparse(call)}"
 
 
 def test_the_package_stays_thin():

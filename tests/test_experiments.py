@@ -31,59 +31,58 @@ USED = {
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("profile", list(experiments.PROFILES))
-def test_profiles_only_shrink_named_budgets(name, profile):
-    paper, shrunk = experiments.get(name), experiments.get(name, profile)
-    for field in dataclasses.fields(paper):
-        before, after = getattr(paper, field.name), getattr(shrunk, field.name)
-        if field.name in experiments.BUDGET:
-            if before is not None and field.name == "patch_size":  # one number, or one per axis
-                assert all(0 < a <= b for a, b in zip(per_axis(after), per_axis(before), strict=True))
-                continue
-            assert before is None or 0 < after <= before or before == after == 0
-        else:
-            assert after == before
+def test_profiles_only_shrink_named_budgets():
+    for name, profile in itertools.product(NAMES, experiments.PROFILES):
+        paper, shrunk = experiments.get(name), experiments.get(name, profile)
+        for field in dataclasses.fields(paper):
+            before, after = getattr(paper, field.name), getattr(shrunk, field.name)
+            if field.name in experiments.BUDGET:
+                if before is not None and field.name == "patch_size":  # one number, or one per axis
+                    assert all(0 < a <= b for a, b in zip(per_axis(after), per_axis(before), strict=True)), (
+                        name,
+                        profile,
+                    )
+                    continue
+                assert before is None or 0 < after <= before or before == after == 0, (name, profile, field.name)
+            else:
+                assert after == before, (name, profile, field.name)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_number_has_a_source(name):
-    experiment = experiments.get(name)
-    axes = tuple[int, int, int]
-    kinds = (int, float, int | None, axes, int | axes, int | axes | None, axes | None)
-    numbers = {f.name for f in dataclasses.fields(experiment) if f.type in kinds}
-    numbers = {n for n in numbers if getattr(experiment, n) != getattr(Experiment, n, None)}
-    if experiment.adversarial:
-        numbers |= {
-            f"adversarial.{key}"
-            for key, value in dataclasses.asdict(experiment.adversarial).items()
-            if isinstance(value, int | float) and (key in USED[experiment.adversarial.game])
-        }
-    assert numbers <= set(experiment.sources)
+def test_every_number_has_a_source():
+    for experiment in map(experiments.get, NAMES):
+        axes = tuple[int, int, int]
+        kinds = (int, float, int | None, axes, int | axes, int | axes | None, axes | None)
+        numbers = {f.name for f in dataclasses.fields(experiment) if f.type in kinds}
+        numbers = {n for n in numbers if getattr(experiment, n) != getattr(Experiment, n, None)}
+        if experiment.adversarial:
+            numbers |= {
+                f"adversarial.{key}"
+                for key, value in dataclasses.asdict(experiment.adversarial).items()
+                if isinstance(value, int | float) and (key in USED[experiment.adversarial.game])
+            }
+        assert numbers <= set(experiment.sources), experiment.name
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_names_lead_somewhere(name):
-    experiment = experiments.get(name)
-    for kind, settings in (experiments.TASKS[task] for task in (experiment.task, *experiment.more_tasks)):
-        make_degradation(kind, **settings)
-    assert experiment.schedule in SCHEDULES and experiment.optimizer in OPTIMIZERS
-    assert experiment.model in MODELS and experiment.loss in LOSSES
-    assert bool(experiment.start) <= (experiment.start in NAMES)
-    wasserstein = bool(experiment.adversarial) and experiment.adversarial.game == "wasserstein"
-    assert bool(experiment.critic_steps) == wasserstein
+def test_names_lead_somewhere():
+    for experiment in map(experiments.get, NAMES):
+        for kind, settings in (experiments.TASKS[task] for task in (experiment.task, *experiment.more_tasks)):
+            make_degradation(kind, **settings)
+        assert experiment.schedule in SCHEDULES and experiment.optimizer in OPTIMIZERS
+        assert experiment.model in MODELS and experiment.loss in LOSSES
+        assert bool(experiment.start) <= (experiment.start in NAMES)
+        wasserstein = bool(experiment.adversarial) and experiment.adversarial.game == "wasserstein"
+        assert bool(experiment.critic_steps) == wasserstein
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_json_round_trip(name):
-    experiment = experiments.get(name, "quick")
-    again = experiments.from_json(experiment.to_json())
-    assert again == experiment and again.to_json() == experiment.to_json()
-    assert (again.paper, again.sources, again.deviations) == (
-        experiment.paper,
-        experiment.sources,
-        experiment.deviations,
-    )
+def test_json_round_trip():
+    for experiment in (experiments.get(name, "quick") for name in NAMES):
+        again = experiments.from_json(experiment.to_json())
+        assert again == experiment and again.to_json() == experiment.to_json()
+        assert (again.paper, again.sources, again.deviations) == (
+            experiment.paper,
+            experiment.sources,
+            experiment.deviations,
+        )
 
 
 def test_an_unregistered_experiment_comes_back_equal_and_lists_are_tuples():
