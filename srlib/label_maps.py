@@ -75,9 +75,11 @@ def _measured(manifest: str | Path, classes: str | Path) -> Path:
 
 def _synthsr(folder: Path) -> LabelMaps:
     """SynthSR's tutorial: a quarter of its label maps for validation, its tables of classes and priors as one CSV."""
-    made, tables = make_dir(data_dir()), folder / "priors"
-    manifest = write_manifest("synthsr", folder, made / "synthsr.csv", (0.75, 0.25, 0))
+    made, tables = make_dir(data_dir() / "made"), folder / "priors"  # what lies there is ours and is made anew
+    manifest = write_manifest("synthsr", folder, made / "synthsr.csv", (0.75, 0.25, 0), force=True)
     priors = {}
     for file in sorted(tables.glob("prior_means_*.npy")):
         priors |= read_priors(file)
-    return LabelMaps(manifest, tables / "generation_labels.npy", write_priors(priors, made / "synthsr_priors.csv"))
+    return LabelMaps(
+        manifest, tables / "generation_labels.npy", write_priors(priors, made / "synthsr_priors.csv", force=True)
+    )
