@@ -75,7 +75,7 @@ def jobs(
     for folder in filter(None, (target, uncertainty)):
         make_dir(folder)
         among = {p.parent for p, *_ in found if not single} | {p for p, *_ in found}
-        if any(folder.samefile(p) for p in among if p.is_dir()):
+        if any(folder.samefile(p) for p in among if os.path.isdir(p)):  # which takes names of any length
             raise InputError(f"{folder}: outputs would lie among the scans; choose another folder")
     if reference and reference.is_dir() and not single:
         found = [(p, s, reference / p.name) for p, s, _ in found]
@@ -153,7 +153,7 @@ def check_places(outputs: Sequence[Path], inputs: Sequence[Path]) -> None:
     for path in outputs:
         if not path.parent.is_dir():
             raise InputError(f"cannot write {path}: the folder {path.parent} does not exist; create it first")
-        if any(p.is_dir() and path.parent.samefile(p) for p in inputs):
+        if any(os.path.isdir(p) and path.parent.samefile(p) for p in inputs):
             raise InputError(f"{path}: it would lie among the slices of the scan; choose another folder")
     if len(set(outputs)) < len(outputs):
         raise InputError(f"{outputs[0]}: the outputs must be different files")

@@ -83,7 +83,9 @@ def check_name(name: str, place: str, taken: dict[str, str]) -> None:
     differs from another by case, spaces or the form of its accents alone, which file systems take for the same.
     """
     if name.startswith(".") or not name.isprintable():
-        raise InputError(f"{place}: {name!r} cannot name a file; expected a name without slashes and a first dot")
+        raise InputError(
+            f"{place}: {name!r} cannot name a file; expected printable letters without slashes and a first dot"
+        )
     key = " ".join(unicodedata.normalize("NFKC", file_name(name, place)).casefold().split())
     if key in taken:
         also = "" if taken[key] == name else f", once as {taken[key]}"

@@ -135,6 +135,7 @@ def test_the_fixture_of_keras_runs_the_published_pipeline(published_dir, scan):
 
 
 def test_keras_weights_are_found_by_their_name(tmp_path, monkeypatch):
+    monkeypatch.delenv("SRLIB_PUBLISHED", raising=False)
     monkeypatch.setenv("SRLIB_DATA", str(tmp_path))
     (tmp_path / "published").mkdir()
     make(tmp_path / "published" / "SynthSR_any.h5", theirs())
