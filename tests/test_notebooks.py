@@ -52,7 +52,7 @@ def test_parameters_are_literals_that_the_runner_knows(path):
 def srlib(*words, **environment):
     return subprocess.run(
         [sys.executable, "-m", "srlib", *map(str, words)], cwd=ROOT, env={**os.environ, **environment},
-        capture_output=True, text=True, timeout=600,
+        capture_output=True, text=True, timeout=1800,
     )  # fmt: skip
 
 
