@@ -13,16 +13,17 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from srlib import __version__, headers, synthesis, tiled
+from srlib import __version__, headers
 from srlib.checks import gaps
 from srlib.device import layout
 from srlib.dicom import read_thickness
 from srlib.headers import MAX_VOXELS
 from srlib.images import is_whole, load, read_shape, save
-from srlib.infer import THICK, Model, find_weights, load_model, output_factor, super_resolve, with_uncertainty
 from srlib.inputs import SUMMARY, Job, Outcome, check_places, page_of, record_of
-from srlib.paths import InputError, ScanWarning, first_line, make_dir, sha256, sweep
+from srlib.paths import InputError, first_line, make_dir, sha256, sweep
+from srlib.prediction import THICK, Plan, Request
 from srlib.report import write_report
+from srlib.systems.use import Model, find_weights, load_model
 from srlib.volume import Volume, axcodes, describe
 from srlib.workers import STOPPED, share
 
@@ -48,7 +49,7 @@ def run(
     if report:
         make_dir(Path(report))
     written = [p for job in todo for p in (job.target, job.uncertainty, page_of(job, report)) if p]
-    default = synthesis.MAX_MEMORY_GB if model.experiment.spacing_mm else tiled.MAX_MEMORY_GB
+    default = model.experiment.prediction.memory_gb
     workers = max(min(workers, len(todo)), 1)
     settings |= {
         "max_memory_gb": (default if max_memory_gb is None else max_memory_gb) / workers,
@@ -92,7 +93,7 @@ def _begin(weights: Path, device: str, threads: int, settings: Mapping[str, obje
     """In a worker: what gives a job's outcome and the lines to tell."""
     torch.set_num_threads(threads)
     tqdm.set_lock(threading.RLock())  # its own lasts beyond a process that is killed, and is complained about
-    model = load_model(weights, device)
+    model = load_model(weights, device=device)
     if sha256(weights) != settings["by"]["weights"]:
         raise InputError(f"{weights} has changed since this run began; run again")
 
@@ -150,8 +151,8 @@ def enhance_file(
         old, scans = made
         if lacking:
             scan = load(job.source)
-            finer = np.divide(scans[0].shape, scan.shape)
-            _write_page(page, job, model, finer, scan, scans, old.get("warnings", []))
+            plan = model.plan(scan, _request(settings))
+            _write_page(page, job, model, plan, scan, scans, old.get("warnings", []))
         tell(f"{job.source.name}: done before")
         return _outcome(job, "done before", made)
     for path in filter(None, (job.target, job.uncertainty)):
@@ -185,21 +186,20 @@ def _made(job: Job, record: Mapping[str, object], tell: Callable[[str], None]) -
         return None
 
 
-def _how(model: Model, finer: Sequence[float]) -> str:
-    """The model, and by which factors the scan became finer where it leaves a choice."""
-    return model.experiment.name + ("" if model.experiment.spacing_mm else f", x{' '.join(f'{f:.4g}' for f in finer)}")
+def _request(settings: Mapping[str, object]) -> Request:
+    return Request(**{name: settings[name] for name in vars(Request()) if name in settings})
 
 
 def _write_page(
     page: Path,
     job: Job,
     model: Model,
-    finer: Sequence[float],
+    plan: Plan,
     scan: Volume,
     made: Sequence[Volume],
     notes: Sequence[str],
 ) -> None:
-    title, done = f"{job.source.name}, enhanced", f"{_how(model, finer)}, srlib {__version__}"
+    title, done = f"{job.source.name}, enhanced", f"{model.experiment.name}, {plan.made}, srlib {__version__}"
     write_report(scan, made[0], page, title, [done], notes, *made[1:])
 
 
@@ -214,7 +214,8 @@ def _enhance(
     settings: dict,
 ) -> tuple[str, Volume, Volume, str]:
     """Raises InputError for a scan of one slice where the model needs more, and one too large for the memory."""
-    experiment, gb = model.experiment, settings.get("max_memory_gb", tiled.MAX_MEMORY_GB)
+    experiment = model.experiment
+    gb = settings.get("max_memory_gb", experiment.prediction.memory_gb)
     if not is_whole(job.source):
         _check_size(read_shape(job.source), gb)
     scan, other = load(job.source), load(job.reference) if job.reference else None
@@ -222,36 +223,22 @@ def _enhance(
     if min(scan.shape[: 2 if flat else 3]) < 2:
         needs = "an image" if flat else "a 3-D scan, and only 2-D models take single slices"
         raise InputError(f"the scan has {scan.shape} voxels; {experiment.name} needs {needs}")
-    if experiment.spacing_mm:
-        made, finer = f"{experiment.spacing_mm:g} mm", np.divide(scan.spacing_mm, experiment.spacing_mm)
-    else:
-        finer = output_factor(scan, model, *(settings.get(k) for k in ("factor", "spacing_mm", "zero_filled")))
-        made = "x" + " ".join(f"{f:.4g}" for f in finer)
-    _check_size([math.ceil(n * f) for n, f in zip(scan.shape, finer, strict=True)], gb)
+    if job.uncertainty and not experiment.prediction.uncertain:
+        raise InputError(f"{experiment.name} knows no uncertainty; expected a model trained with the loss 'laplace'")
+    request = _request(settings)
+    plan = model.plan(scan, request)
+    _check_size([math.ceil(n * f) for n, f in zip(scan.shape, plan.finer, strict=True)], gb)
     spacing = scan.spacing_mm
     thick = [f"{a} ({mm:.4g} mm)" for a, mm in zip(axcodes(scan), spacing, strict=True) if mm > THICK * min(spacing)]
     tell(
         f"{job.source.name}: {describe(scan)}{'; thick along ' * bool(thick)}{', '.join(thick)}; "
-        f"model {_how(model, finer)}"
+        f"model {experiment.name}, {plan.made}"
     )
     notes = headers.doubts(job.source)
-    mixture, told = experiment.mixture, np.multiply(finer, settings.get("zero_filled") or 1)
-    if mixture and told.max() > (mixture.thick if np.sum(told > 1) == 1 else mixture.isotropic):
-        notes.append(
-            f"a factor of {told.max():.3g}; {experiment.name} was trained on up to {mixture.isotropic:g}, or {mixture.thick:g} along one axis"
-        )
-    b = None
-    if job.uncertainty and (settings.get("factor") or settings.get("spacing_mm")):
-        raise InputError("the uncertainty comes on the model's own grid; leave factor and spacing out")
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", ScanWarning)
-        if job.uncertainty:
-            own = {k: v for k, v in settings.items() if k in ("ct", "flip", "max_memory_gb", "progress")}
-            sr, b = with_uncertainty(scan, model, other, **own)
-        else:
-            sr = super_resolve(scan, model, reference=other, **settings)
-    for warning in caught:
-        notes += str(warning.message).splitlines() if warning.category is ScanWarning else []
+    tiling = {name: settings[name] for name in ("max_memory_gb", "progress") if name in settings}
+    made = model.predict(scan, request, plan=plan, reference=other, **tiling)
+    sr, b = made.image, made.uncertainty if job.uncertainty else None
+    notes += made.warnings
     notes += gaps(scan, read_thickness(job.source))
     if not np.isfinite(sr.data).all():
         raise InputError(
@@ -261,7 +248,7 @@ def _enhance(
         tell(f"{job.source.name}: done before")
         return "done before", scan, sr, "; ".join(notes)
     record = record | {"spacing_in": scan.spacing_mm}
-    header = headers.kept(job.source, scan.affine, sr.affine, sr.shape, f"srlib {experiment.name} {made}", record)
+    header = headers.kept(job.source, scan.affine, sr.affine, sr.shape, f"srlib {experiment.name} {plan.made}", record)
     if b is not None:
         save(b, job.uncertainty, np.float32, header)
     notes += filter(None, [headers.store_as(header, dtype, job.source, sr.data)])
@@ -270,7 +257,7 @@ def _enhance(
     headers.write_record(header, record | ({"warnings": notes} if notes else {}))
     try:
         if page:
-            _write_page(page, job, model, finer, scan, [sr] if b is None else [sr, b], notes)
+            _write_page(page, job, model, plan, scan, [sr] if b is None else [sr, b], notes)
         save(sr, job.target, header.get_data_dtype(), header)
         if page:
             os.utime(page)  # since one older than its scan is of another

@@ -8,12 +8,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from srlib.data import Subject, degradation_of, make_pair
-from srlib.experiments import EXPERIMENTS, Experiment
-from srlib.infer import DEFAULT, Model, enhance_pair
+from srlib.data import Subject
 from srlib.paths import published_file, shipped_file
-from srlib.published import PUBLISHED
 from srlib.results import measured
+from srlib.systems import EXPERIMENTS
+from srlib.systems.base import Experiment
+from srlib.systems.published import PUBLISHED
+from srlib.systems.use import DEFAULT, Model
+from srlib.tasks import degradation_of
 from srlib.volume import central
 
 BENCHMARK = (
@@ -31,9 +33,9 @@ def belongs(experiment: Experiment) -> bool:
     That leaves out networks of 2-D images, segmenters, SynthSR's cases that change the contrast or the units, what is
     trained for degradations that are not here, and the recipe, which comes as shipped.
     """
-    painted = experiment.generation.target if experiment.generation else "input"
-    usual = (experiment.contrast, experiment.output, painted) == ("t1", "scan", "input")
-    return usual and experiment.task in BENCHMARK and not experiment.mixture
+    trained = set(BENCHMARK) & set(experiment.examples.tasks(experiment.task))
+    usual = experiment.contrast == "t1" and experiment.prediction.keeps_units
+    return usual and experiment.task in trained
 
 
 def systems(folder: str | Path, profile: str, seed: int = 0) -> dict[str, Path | None]:
@@ -50,8 +52,9 @@ def systems(folder: str | Path, profile: str, seed: int = 0) -> dict[str, Path |
 
 def applies(model: Model, task: str, subject: Subject) -> bool:
     """Whether a model can be run there: with a second contrast where it takes one; on coarse grids, of its factor only."""
-    same_grid = not model.experiment.lr_grid or model.factor == degradation_of(task).coarser
-    return same_grid and model.experiment.reference in ("", *subject.files)
+    experiment = model.experiment
+    there = experiment.reference in ("", *subject.files)
+    return there and experiment.prediction.accepts(experiment.pairs, degradation_of(task))
 
 
 def measure(
@@ -67,13 +70,13 @@ def measure(
     base = EXPERIMENTS["recnn_x2_t2"] if "t2" in subject.files else EXPERIMENTS["recnn_x2"]
     rows, costs = [], []
     for task in BENCHMARK:
-        pair = make_pair(subject, base, task, middle)
+        pair = base.pairs.make(subject, task, middle)
         estimates = {"linear": degradation_of(task).to_grid(pair.lr, pair.hr.shape, order=1), "cubic": pair.on_grid}
         where = {**key, "degradation": task, "subject": subject.name}
         for name in [n for n, model in models.items() if applies(model, task, subject)]:
             given = pair if models[name].experiment.reference else dataclasses.replace(pair, reference=None)
             with watched() as cost:
-                estimates[name] = enhance_pair(given, models[name])
+                estimates[name] = models[name].predict_pair(given)
             speed = cost["seconds"] / (pair.hr.data.size / 1e6)
             costs.append({**where, "experiment": name, "s_per_mvoxel": speed, "peak_mb": cost["peak_mb"]})
         inner = round(INNER * middle) or max(pair.hr.shape)

@@ -95,16 +95,19 @@ def run(notebooks, profile, cohort, seed, parameters, force) -> None:
 @click.option("--restart", is_flag=True, help="Set an interrupted run's checkpoint aside and start again.")
 def train(experiment, cohort, profile, seed, out, device, start, segmenter, **options) -> None:
     """Train one experiment; an interrupted training goes on where its last checkpoint was."""
-    from srlib import data, experiments, infer
-    from srlib import train as training
+    from srlib import data, systems
+    from srlib.systems import train as training
+    from srlib.systems import use
 
-    chosen, subjects = experiments.get(experiment, profile), data.read_manifest(cohort)
-    options |= {k: v and infer.find_weights(v) for k, v in {"start": start, "segmenter": segmenter}.items()}
+    chosen, subjects = systems.get(experiment, profile), data.read_manifest(cohort)
+    options |= {k: v and use.find_weights(v) for k, v in {"start": start, "segmenter": segmenter}.items()}
     if out:
         split = ([s for s in subjects if s.split == part] for part in ("train", "val"))
-        weights = training.fit(chosen, *split, out, seed, device, **options)
+        weights = training.train(chosen, *split, out, seed=seed, device=device, **options)
     else:  # in its place, where the notebooks look for it
-        weights = training.fit_recorded(experiment, profile, cohort, subjects, seed, device, **options)
+        weights = training.train_recorded(
+            experiment, profile, cohort, subjects, seed=seed, device=device, **options
+        )
     click.echo(weights)
 
 
@@ -116,12 +119,12 @@ def train(experiment, cohort, profile, seed, out, device, start, segmenter, **op
 @click.option("--force", is_flag=True, help="Replace what is there.")
 def store(experiment, cohort, profile, out, force) -> None:
     """Write an experiment's training patches as HDF5 (data and label), for 'srlib train --store' or for Caffe."""
-    from srlib import data, dataset, experiments
+    from srlib import data, systems
     from srlib import store as stores
 
-    chosen = experiments.get(experiment, profile)
-    subjects = data.training_subjects(data.read_manifest(cohort, "train"), chosen)
-    click.echo(stores.write_store(dataset.PairDataset(subjects, chosen), out, force=force))
+    chosen = systems.get(experiment, profile)
+    subjects = chosen.examples.select(data.read_manifest(cohort, "train"))
+    click.echo(stores.write_store(chosen.examples.open(subjects, chosen.pairs), out, force=force))
 
 
 @main.command(epilog=example("srlib manifest flat my_scans --out csv/mine.csv --split 0.7/0.1/0.2 --seed 0"))
@@ -245,11 +248,12 @@ def evaluate(hr, sr, mask, data_range, weights, cohort, split, task, out) -> Non
     are, else SR is interpolated on the grid of HR first, which is said.
     """
     if weights and out and not hr:
-        from srlib import data, infer
+        from srlib import data
         from srlib import evaluate as whole
+        from srlib.systems import use
 
         apart([Path(out, "metrics.csv")], [cohort])
-        table = whole.evaluate(infer.load_model(weights), data.read_manifest(cohort, split), out, task)
+        table = whole.evaluate(use.load_model(weights), data.read_manifest(cohort, split), out, task)
         click.echo(f"{whole.statistics(table).round(4).to_string()}\n{out}")
         return
     if weights or out or not sr:

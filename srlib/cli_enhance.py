@@ -95,9 +95,10 @@ def enhance(sources, target, weights, reference, uncertainty, device, workers, m
     try:
         with stopped_by_signals():
             try:
-                from srlib import batch, infer, inputs
+                from srlib import batch, inputs
+                from srlib.systems import use
 
-                model = infer.load_model(weights, device)
+                model = use.load_model(weights, device=device)
                 columns = model.experiment.contrast, model.experiment.reference
                 todo = inputs.jobs(sources, target, reference, uncertainty, columns)
                 folder = Path(target) if Path(target).is_dir() else None

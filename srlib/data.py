@@ -1,6 +1,5 @@
-"""Manifests (CSV, one row per subject), and the degraded pairs that experiments make of their scans."""
+"""Manifests (CSV, one row per subject) and the scans that they name."""
 
-import dataclasses
 import functools
 import os
 import warnings
@@ -10,17 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from srlib.checks import usual_range, wild
-from srlib.degrade import Degradation, SparseView, make_degradation
+from srlib.checks import wild
 from srlib.dicom import is_series
-from srlib.experiments import TASKS, Experiment
-from srlib.images import Grid, load, load_mat, read_grid
-from srlib.paths import InputError, ScanWarning, choose, data_dir, locate
-from srlib.space import covered, resample_to, same_lattice
+from srlib.images import Grid, load, read_grid
+from srlib.paths import InputError, ScanWarning, data_dir, locate
+from srlib.space import resample_to
 from srlib.tables import VOLUMES, check_name, read_table
-from srlib.volume import Scaling, Volume, central, crop_or_pad, fit_scaling, framed, resample, to_window
+from srlib.volume import Volume, to_window
 
-GIVEN_COVERS = 0.9  # share of a true scan that a given low-resolution one shows at least; the rest is mirrored
 SPLITS = ("train", "val", "eval", "test")
 EDGE = 1e-3  # voxels by which scans that only touch may seem to overlap
 
@@ -107,119 +103,12 @@ def _meet(one: Grid, other: Grid) -> bool:
     return True
 
 
-@dataclass(frozen=True, eq=False)
-class Pair:
-    """A degraded scan, on its own grid and interpolated on the high-resolution one, and the truth, in scan units."""
-
-    lr: Volume  # on its own grid
-    on_grid: Volume
-    hr: Volume
-    scaling: Scaling  # fitted on what the network sees, the only one known at prediction time
-    reference: Volume | None = None  # another contrast on the grid of ``hr``, where the experiment takes one
-    factor: tuple[float, float, float] | None = (
-        None  # how much coarser than ``hr`` it resolves, per axis; not of 2-D tasks
-    )
-
-
-def make_pair(subject: Subject, experiment: Experiment, task: str = "", middle: int | None = None) -> Pair:
-    """Degrade a subject's scan by a task (the experiment's when empty), or take the degraded one of the manifest.
-
-    ``middle`` cuts the scan to so many voxels of each axis first.
-
-    The given one, which belongs to the experiment's own task alone, is a scan anywhere in the same world or a ``.mat``
-    file on the true scan's grid. It is interpolated on that grid by a cubic spline; for a network that sees coarse
-    grids it is brought on the task's first. The reference, too, is brought by its affine alone: no registration is done.
-    A ScanWarning names the scan of which few voxels take most of the range. Raises InputError for a given scan that
-    covers less than GIVEN_COVERS of the true one.
-    """
-    whole = load_scan(subject, experiment.contrast, experiment.intensity)
-    hr = framed(whole, experiment.frame) if experiment.frame else whole
-    hr = central(hr, middle) if middle else hr
-    try:
-        if experiment.given and "lr" in subject.files and task in ("", experiment.task):
-            pair = _given(subject.files["lr"], whole, hr, experiment)
-        else:
-            pair = degraded(hr, experiment, task)
-    except InputError as err:
-        raise InputError(f"subject {subject.name}, {subject.file(experiment.contrast)}: {err}") from err
-    if not experiment.reference:
-        return pair
-    try:
-        reference = bring(load_scan(subject, experiment.reference, experiment.intensity), pair.hr)
-    except InputError as err:
-        raise InputError(f"subject {subject.name}, {experiment.reference}: {err}") from err
-    return dataclasses.replace(pair, reference=reference)
-
-
-def _given(file: Path, whole: Volume, hr: Volume, experiment: Experiment) -> Pair:
-    """The pair of a low-resolution scan and the part ``hr`` of a true scan."""
-    lr, degradation = (
-        load_mat(file, whole) if file.suffix == ".mat" else load(file),
-        degradation_of(experiment.task, experiment.task_settings),
-    )
-    hr = crop_or_pad(hr, (0, 0, 0), degradation.usable(hr.shape))
-    on_grid = resample_to(lr, hr, least=GIVEN_COVERS, what=f"the lr {file}")
-    if (share := covered(lr, hr)) < 1:
-        said = f"{file} covers {int(1000 * share) / 10:g} % of its true scan; the rest is mirrored"
-        warnings.warn(said, ScanWarning, stacklevel=3)
-    if experiment.lr_grid:
-        lr = resample_to(lr, degradation(hr))
-    return _pair(on_grid if same_lattice(lr, hr) else lr, on_grid, hr, experiment, degradation.factor)
-
-
 def load_scan(subject: Subject, column: str, rule: str = "minmax") -> Volume:
     """A subject's scan; a ScanWarning names it if a few voxels take most of the range that an intensity rule leaves."""
     scan = load(subject.file(column))
     for line in wild(to_window(scan, rule)):
         warnings.warn(f"subject {subject.name}, {subject.file(column)}: {line}", ScanWarning, stacklevel=3)
     return scan
-
-
-def degraded(hr: Volume, experiment: Experiment, task: str = "") -> Pair:
-    """The pair that a task (the experiment's when empty) makes of a scan, which it may cut at its far faces.
-
-    The truth of few CT views is the reconstruction from all; CT in HU is clipped to the window first.
-    """
-    degradation = degradation_of(task or experiment.task, {**TASKS, **experiment.task_settings})
-    hr = crop_or_pad(hr, (0, 0, 0), degradation.usable(hr.shape))
-    hr = to_window(hr, experiment.intensity)
-    lr, hr = degradation.pair(hr) if isinstance(degradation, SparseView) else (degradation(hr), hr)
-    on_grid = degradation.to_grid(lr, hr.shape)
-    return _pair(lr, on_grid, hr, experiment, degradation.factor if isinstance(degradation.factor, tuple) else None)
-
-
-def _pair(lr: Volume, on_grid: Volume, hr: Volume, experiment: Experiment, factor: tuple | None) -> Pair:
-    scaling = fit_scaling((lr if experiment.lr_grid else on_grid).data, experiment.intensity)
-    return Pair(lr, on_grid, hr, scaling, factor=factor)
-
-
-def degradation_of(task: str, tasks: Mapping[str, tuple[str, dict]] = TASKS) -> Degradation:
-    """The degradation of a task in a table; of an experiment's own task that is its ``task_settings``."""
-    name, settings = choose(tasks, task, "task")
-    return make_degradation(name, **settings)
-
-
-def bring(reference: Volume, grid: Volume, order: int = 3) -> Volume:
-    """A scan of another contrast on a scan's grid, as ``resample_to``; its minimum, wild voxels apart, where it saw nothing.
-
-    Raises InputError when the two fields of view do not meet.
-    """
-    low = max(float(reference.data.min()), usual_range(reference.data)[0])
-    return resample_to(reference, grid, order, outside=low, what="the reference")
-
-
-def network_input(scan: Volume, reference: Volume | None, rule: str) -> np.ndarray:
-    """What a network sees: the scan and, where it takes one, the reference, each scaled on its own; (C, X, Y, Z)."""
-    return np.stack([fit_scaling(v.data, rule).apply(v.data) for v in (scan, reference) if v is not None])
-
-
-def baselines(pair: Pair, experiment: Experiment) -> dict[str, Volume]:
-    """What needs no training, by name: the input itself where the task stays on its grid, else interpolations."""
-    if pair.lr is pair.on_grid:
-        sparse = experiment.task_settings[experiment.task][0] == "sparse_view"
-        return {"sparse_fbp" if sparse else "zero_filled": pair.on_grid}
-    linear = resample(pair.lr, pair.hr.shape, pair.on_grid.affine, order=1)  # where the cubic one lies
-    return {"linear": linear, "cubic": pair.on_grid}
 
 
 def load_mask(subject: Subject, like: Volume) -> np.ndarray | None:
@@ -232,7 +121,3 @@ def load_mask(subject: Subject, like: Volume) -> np.ndarray | None:
     file = subject.files["mask"]
     return resample_to(load(file), like, order=0, outside=0, what=f"subject {subject.name}: the mask {file}").data != 0
 
-
-def training_subjects(subjects: Sequence[Subject], experiment: Experiment) -> list[Subject]:
-    """The subjects of the split ``train`` that an experiment trains on: its first ``n_train`` by name."""
-    return sorted((s for s in subjects if s.split == "train"), key=lambda s: s.name)[: experiment.n_train]

@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 
 from srlib import metrics
-from srlib.data import Subject, load_mask, make_pair
-from srlib.experiments import TASKS
-from srlib.infer import Model, enhance_pair
+from srlib.data import Subject, load_mask
 from srlib.paths import InputError, apart, atomic, file_name, make_dir
+from srlib.systems.use import Model
+from srlib.tasks import TASKS
 from srlib.volume import save
 
 KINDS = ("hr", "lr", "sr")
@@ -40,8 +40,8 @@ def evaluate(
     outputs = [folder / "metrics.csv", *(folder / f"{name}_{kind}.nii.gz" for name in names for kind in KINDS)]
     apart(outputs, [file for s in subjects for file in s.files.values()])
     for subject in subjects:
-        pair = make_pair(subject, model.experiment, task)
-        sr, mask = enhance_pair(pair, model, max_memory_gb), load_mask(subject, pair.hr)
+        pair = model.experiment.pairs.make(subject, task)
+        sr, mask = model.predict_pair(pair, max_memory_gb=max_memory_gb), load_mask(subject, pair.hr)
         for kind, scan in zip(KINDS, (pair.hr, pair.lr, sr), strict=True):
             save(scan, folder / f"{subject.name}_{kind}.nii.gz")
         quality = metrics.evaluate(pair.hr.data, sr.data, float(np.ptp(pair.hr.data)), mask)

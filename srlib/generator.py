@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 
-from srlib.experiments import Acquisition, Generation
 from srlib.fields import blur_matrix, integrate, linear_matrix, read, sampling_grid, separable
+from srlib.generation import Acquisition, Generation
 from srlib.patches import per_axis
 from srlib.paths import InputError
 from srlib.priors import UNDETERMINED, Label, Prior, known_labels, partners

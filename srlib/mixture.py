@@ -1,108 +1,57 @@
-"""Painted scans, each degraded in a way drawn at random, of which the network is told the factor alone."""
+"""Random degradations for the training of `robust`, and the synthetic scans that they are applied to."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
 
-from srlib.checks import usual_range
 from srlib.degrade import BlockAverage, GaussianDownsample, KSpaceTruncation, rician
-from srlib.experiments import Acquisition, Experiment, Mixture
+from srlib.generation import Acquisition, Generation
 from srlib.generator import LabelMap, apply, draw
-from srlib.models.robust import TOLD
-from srlib.patches import extract, grid_locations, per_axis
-from srlib.paths import InputError
+from srlib.parts import Number, Part
 from srlib.priors import Prior
-from srlib.volume import Volume, resample
+from srlib.volume import Volume
 
-LAGS = (1, 2, 4, 8)  # voxels
-LOOK = 112  # voxels per axis
-MARGIN = 8  # voxels about the patches of a painted scan, which the borders of kernels and of k-space may spoil
 ANY = ((125.0, 70.0), (12.0, 8.0))  # mean and std of the class means, and of the class stds, of the contrast "any"
 
 
-def paint_patches(
-    rng: np.random.Generator, label_map: LabelMap, experiment: Experiment, priors: Mapping[str, Prior]
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The patches of one painted scan as (input (16, X, Y, Z), truth (1, X, Y, Z)), float32, about [0, 1].
+@dataclass(frozen=True)
+class Mixture(Part):
+    """Degradations of which each synthetic scan gets one at random; bounds of uniform draws, if not said otherwise."""
 
-    ``experiment.samples`` of them, the cube of a whole number; the input is the degraded scan interpolated on the
-    truth's grid and what the network is ``told`` of it, as constant maps. Raises InputError as ``generator.draw``.
-    """
-    mixture, size = experiment.mixture, per_axis(experiment.patch_size)
-    count = round(experiment.samples ** (1 / 3))
-    if count**3 != experiment.samples:
-        raise InputError(f"samples: expected the cube of a whole number, got {experiment.samples}")
-    hr = paint(rng, label_map, experiment, priors, [count * n + 2 * MARGIN for n in size])
-    on_grid, factor = degrade(rng, hr, mixture)
-    facts = told(on_grid.data, factor).reshape(3, TOLD)
-    facts[:, 1:] += rng.normal(0, mixture.jitter, (3, TOLD - 1))
-    maps = np.broadcast_to(facts.reshape(-1, 1, 1, 1), (3 * TOLD, *size))
-    places = grid_locations(hr.shape, size, border=(MARGIN,) * 3)
-    return [(np.concatenate([extract(on_grid.data[None], p), maps]), extract(hr.data[None], p)) for p in places]
+    contrasts: tuple[str, ...] = ("t1_hr", "t2", "any")  # of the priors; "any" has every class of any brightness
+    texture: Number = 1.0  # most std of the voxels of a class, as a multiple of the priors'
+    mottle: Number = 0.1  # most std of a smooth relative variation, correlated over 1 to 4 voxels
+    soft: Number = 0.6  # most sigma of a further blur of the truth, voxels; more, and kernel and truth look alike
+    isotropic: Number = 4.0  # greatest factor of all axes, or of two
+    thick: Number = 6.0  # greatest factor of a single axis
+    sigma: tuple[Number, Number] = (0.2, 1.05)  # of a Gaussian kernel per factor; their logarithm is uniform
+    noise: tuple[Number, Number] = (0.002, 0.03)  # Rician, of the brightest voxel; their logarithm is uniform
+    noisy: Number = 0.4  # share of scans with noise
+    kernels: tuple[str, ...] = ("gaussian", "gaussian", "box", "kspace", "sinc")  # each as likely
+    jitter: tuple[Number, ...] = (0.0, 0.0, 0.0, 0.0)  # std of noise on the description of a scan's own differences
 
 
-def told(scan: np.ndarray, factor: Sequence[float]) -> np.ndarray:
-    """What a network is told of a scan (X, Y, Z) on the fine grid: (15,), five numbers per axis.
-
-    The first is 1 / factor. The others are logarithms of how the mean squared difference of voxels grows with their
-    distance of 1 to 8 voxels, each over the next one's, after the differences of neighbouring differences over those of
-    neighbours: they show kernel and noise, and do not change with a scan's units. The middle of the scan is read, as
-    much as is painted in training, and of it every other line of the other axes. What an axis of fewer than 9 voxels
-    cannot show is the mean of what the other axes show.
-    """
-    scan = scan[tuple(slice(max(n - LOOK, 0) // 2, max(n - LOOK, 0) // 2 + LOOK) for n in scan.shape)]
-    growth = np.array([_growth(np.moveaxis(scan, axis, -1)[::2, ::2], f > 1) for axis, f in enumerate(factor)])
-    unseen = np.isnan(growth)
-    seen = np.where(unseen, 0, growth).sum(0) / np.maximum(3 - unseen.sum(0), 1)
-    growth = np.where(unseen, seen, growth)
-    return np.concatenate([[1 / f, *row] for f, row in zip(factor, growth, strict=True)]).astype(np.float32)
-
-
-def _growth(lines: np.ndarray, interpolated: bool) -> np.ndarray:
-    """The four logarithms of ``told`` along the last axis, nan where it is too short for the distance."""
-    if interpolated and lines.shape[-1] <= LAGS[-1]:  # a few slices between which there is nothing but the spline
-        return np.full(len(LAGS), np.nan)
-    steps = [np.diff(lines, 2), *(lines[..., lag:] - lines[..., :-lag] for lag in LAGS)]
-    energy = np.array([np.square(step).mean(dtype=np.float64) if step.size else np.nan for step in steps])
-    energy[0] /= 3  # of white noise
-    energy += 1e-6 * np.max(energy, initial=0, where=~np.isnan(energy)) + 1e-20
-    return np.log(energy[:-1] / energy[1:])
-
-
-def without_wild(on_grid: Volume, lr: Volume) -> Volume:
-    """A scan on the output grid as a network may see it: the median in place of wild voxels and their neighbours.
-
-    They (``usual_range``) are looked for in ``lr``, the scan before it was interpolated. Without any it is ``on_grid`` itself.
-    """
-    data = lr.data
-    for _ in range(4):  # without the wildest, others of a hot slice are found wild
-        held = np.clip(data, *usual_range(data))
-        if np.array_equal(held, data):
-            break
-        near = ndimage.maximum_filter(held != data, 3)  # the dark end of a hot line is as wrong
-        data = np.where(near, ndimage.median_filter(held, 3), data)
-    if data is lr.data:
-        return on_grid
-    calm = lr.with_data(data)
-    same = lr.shape == on_grid.shape and np.allclose(lr.affine, on_grid.affine)
-    return calm if same else resample(calm, on_grid.shape, on_grid.affine)
-
-
-def paint(
-    rng: np.random.Generator, label_map: LabelMap, experiment: Experiment, priors: Mapping[str, Prior], shape: list[int]
+def synthesize(
+    rng: np.random.Generator,
+    label_map: LabelMap,
+    generation: Generation,
+    mixture: Mixture,
+    priors: Mapping[str, Prior],
+    shape: list[int],
 ) -> Volume:
-    """A painted scan of ``shape`` voxels in a contrast, with texture and softness, drawn from the experiment's mixture.
+    """A synthetic scan of ``shape`` voxels in a random contrast, with texture and softness drawn from the mixture.
 
     Contrasts without priors are left out.
     """
-    mixture, classes = experiment.mixture, int(label_map.class_of.max()) + 1
+    classes = int(label_map.class_of.max()) + 1
     anything = tuple(np.repeat(np.array(part)[:, None], classes, axis=1) for part in ANY)
     tables = {**priors, "any": anything}
     contrasts = [name for name in mixture.contrasts if {name, name.partition("_")[0]} & tables.keys()]
     contrast = contrasts[rng.integers(len(contrasts))]
-    generation = dataclasses.replace(experiment.generation, inputs=(Acquisition(contrast),))
+    generation = dataclasses.replace(generation, inputs=(Acquisition(contrast),))
     parameters = draw(rng, label_map, generation, tables, shape)
     parameters = dataclasses.replace(parameters, stds=parameters.stds * rng.uniform(0, mixture.texture))
     data = apply(label_map, parameters, generation).target[0].numpy()

@@ -11,9 +11,9 @@ import pandas as pd
 from scipy import stats
 
 from srlib import metrics
-from srlib.experiments import Experiment
 from srlib.paths import InputError, atomic, choose, cohort_label, locate, make_dir, sha256, source_commit
 from srlib.space import resample_to
+from srlib.systems.base import Experiment
 from srlib.tables import read_table
 from srlib.volume import Volume
 

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from srlib.data import read_manifest
-from srlib.experiments import PROFILES
 from srlib.inputs import fingerprint
 from srlib.paths import (
     RESULTS_VERSION,
@@ -27,6 +26,7 @@ from srlib.paths import (
     results_dir,
     sweep,
 )  # fmt: skip
+from srlib.systems import PROFILES
 
 
 def notebooks(names: Sequence[str] = ()) -> list[Path]:

@@ -1,14 +1,16 @@
 """Training patches in an HDF5 file (`data` and `label`), as the SRReCNN3D code and Caffe exchange them."""
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
 import numpy as np
 from tqdm import tqdm
 
-from srlib.dataset import PairDataset
+from srlib.examples import Example, PairDataset
 from srlib.paths import InputError, atomic, first_line, make_dir
+from srlib.streams import patch_stream
 from srlib.tables import keep
 
 CHUNK = 16  # patches read or written at once
@@ -56,10 +58,8 @@ def write_store(dataset: PairDataset, path: str | Path, progress: bool = True, f
     InputError for an experiment that draws its patches at random, when something is there already unless ``force``, and
     when the disk is full.
     """
-    if dataset.experiment.sampling != "grid" or dataset.experiment.generation:
-        raise InputError(
-            f"{dataset.experiment.name} draws new patches all the time; a store holds fixed ones, of sampling 'grid'"
-        )
+    if not dataset.part.fixed:
+        raise InputError("its examples are new ones all the time; a store holds fixed ones, of sampling 'grid'")
     keep(path, force)
     counts = [len(dataset.grid(index)) for index in range(len(dataset))]
     make_dir(Path(path).parent)
@@ -90,8 +90,8 @@ class PatchStore:
     patch; another file is one item. Raises InputError for a file that is damaged, cut off, or of another kind.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, seed: int = 0) -> None:
+        self.path, self.seed = Path(path), seed
         if not self.path.is_file():
             raise InputError(f"{path}: no such file; write one with 'srlib store'")
         try:
@@ -145,6 +145,10 @@ class PatchStore:
     def grid(self, index: int) -> range:
         """The rows of an item."""
         return range(self._first[index], self._first[index + 1])
+
+    def stream(self, start: int = 0) -> Iterator[Example]:
+        """Endless patches from number ``start`` on; a pure function of the seed."""
+        return patch_stream(self, self.seed, start)
 
     def locations(self, index: int, rng: np.random.Generator) -> range:
         """The rows of an item, the same in every epoch."""

@@ -1,22 +1,25 @@
-"""SynthSR's prediction: scans of any grid through a U-Net that sees RAS axes and one spacing; what it is doubtful for."""
+"""SynthSR's prediction: scans of any grid through a U-Net that sees RAS axes of one spacing."""
 
 from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
 
 import numpy as np
 import torch
 from scipy import ndimage
 
 from srlib.checks import header
-from srlib.data import bring
-from srlib.experiments import Experiment
+from srlib.generation import Acquisition, Generation
 from srlib.losses import uncertainty
+from srlib.pairs import Pair, PairMaker, bring
+from srlib.parts import Length
 from srlib.paths import InputError
+from srlib.prediction import Plan, Prediction, Request, SameGrid, Tiles
 from srlib.slices import ISOTROPIC
-from srlib.tiled import run_tiled
+from srlib.space import resample_to
 from srlib.volume import Scaling, Volume, coarse_grid, fit_scaling, reorient, resample
 
 CT_HU = (0.0, 80.0)  # code: the window of soft tissue
-MAX_MEMORY_GB = 6.0  # a head of 256^3 voxels of 1 mm in one piece, as tiles with the U-Net's halo are hopeless
 MULTIPLE = 32  # code: of the voxels per axis that the network sees
 NEAR = 0.2  # relative difference from the spacing of the training that is let pass
 
@@ -41,61 +44,130 @@ OUTPUTS = {
 }
 
 
-def synthesise(
-    network: torch.nn.Module,
-    experiment: Experiment,
-    scan: Volume,
-    reference: Volume | None = None,
-    ct: bool = False,
-    flip: bool = True,
-    max_memory_gb: float | None = None,
-    progress: bool = False,
-) -> tuple[Volume, Volume | None]:
-    """The image, and its uncertainty where the model gives one, in ``experiment.output`` units (Iglesias et al., 2021).
+@dataclass(frozen=True)
+class IsotropicSpacing(SameGrid):
+    """SynthSR (Iglesias et al., 2021): RAS axes of one spacing; no factor, spacing or alignment is taken.
 
-    Both lie on the grid of ``isotropic``. ``reference`` is a second scan in the same world, brought by its affine;
-    ``ct`` clips the scan to the HU of soft tissue; without ``flip`` one pass is made. The uncertainty is the scale b of
-    a Laplace distribution, the mean of the two passes'. Raises InputError for a constant scan, too many or few scans,
-    a model that gives no image, and too little memory (MAX_MEMORY_GB when None).
+    The uncertainty is the scale b of a Laplace distribution, the mean of the two passes'.
     """
-    generation, units = experiment.generation, OUTPUTS[experiment.output]
-    scans = [v for v in (scan, reference) if v is not None]
-    if len(scans) != len(generation.inputs):
-        raise InputError(
-            f"{experiment.name} takes {len(generation.inputs)} scans ({', '.join(a.prior for a in generation.inputs)}), "
-            f"got {len(scans)}; the second one is the reference"
-        )
-    if generation.target == "classes":
-        raise InputError(f"{experiment.name} tells classes of tissue apart and gives no image; choose another model")
-    grid = isotropic(
-        scan.with_data(np.clip(scan.data, *CT_HU)) if ct else scan, experiment.spacing_mm, generation.order
-    )
-    channels, scalings = [], []
-    for given, top in zip(scans, units.tops, strict=False):
-        image = grid if given is scan else bring(given, grid, generation.order)
-        fitted = fit_scaling(image.data)
-        scalings.append(Scaling(fitted.offset, fitted.scale / top))
-        channels.append(scalings[-1].apply(image.data))
-        if generation.reliability:
-            channels.append(reliability(given, grid))
-    margins = [((-n % MULTIPLE) // 2, (-n % MULTIPLE + 1) // 2) for n in grid.shape]
-    channels = np.pad(np.stack(channels), [(0, 0), *margins])
-    laplace, allowed = experiment.loss == "laplace", MAX_MEMORY_GB if max_memory_gb is None else max_memory_gb
 
-    def through(x: np.ndarray) -> np.ndarray:
-        y = run_tiled(network, x, allowed, progress).reshape(-1, *x.shape[1:])
-        if laplace:
-            y[1:] = uncertainty(torch.from_numpy(y)[None])[0].numpy()
-        return y
+    takes: ClassVar = ("ct", "flip")
+    choices: ClassVar = {"output": OUTPUTS}
+    # a head of 256^3 voxels of 1 mm in one piece, as tiles with the U-Net's halo are hopeless
+    memory_gb: ClassVar = 6.0
 
-    y = through(channels)
-    if flip and units.flip:
-        y += through(channels[:, ::-1])[:, ::-1]
-        y /= 2
-    y = y[(slice(None), *(slice(before, before + n) for (before, _), n in zip(margins, grid.shape, strict=True)))]
-    scaling = units.scaling or scalings[0]
-    image = grid.with_data(np.clip(scaling.invert(y[0]), units.low, units.high))
-    return image, grid.with_data(y[1] * np.float32(scaling.scale)) if laplace else None
+    generation: Generation  # as in the training: inputs, their reliability, the spline's order
+    spacing_mm: Length
+    output: str = "scan"  # units that predictions come in: key of OUTPUTS
+    laplace: bool = False  # whether the network's second channel is an uncertainty
+
+    @property
+    def keeps_units(self) -> bool:
+        """Whether the image is in the scan's own units and contrast."""
+        return self.output == "scan" and self.generation.target == "input"
+
+    @property
+    def uncertain(self) -> bool:
+        """Whether the network gives an uncertainty."""
+        return self.laplace
+
+    def plan(self, scan: Volume, network: torch.nn.Module, pairs: PairMaker, request: Request) -> Plan:
+        """The grid of the spacing; InputError for what this prediction does not take."""
+        refused = [name for name in request.given() if name not in self.takes]
+        if refused:
+            raise InputError(
+                f"this model gives scans of {self.spacing_mm:g} mm along all axes; leave {refused[0]} out"
+            )
+        finer = tuple(float(mm / self.spacing_mm) for mm in scan.spacing_mm)
+        return Plan(finer, finer, f"{self.spacing_mm:g} mm")
+
+    def seen(self, scan: Volume, pairs: PairMaker, request: Request) -> Volume:
+        """The scan as the network knows intensities."""
+        if request.ct:
+            return scan.with_data(np.clip(scan.data, *CT_HU))
+        return super().seen(scan, pairs, request)
+
+    def run(
+        self,
+        scan: Volume,
+        network: torch.nn.Module,
+        pairs: PairMaker,
+        plan: Plan,
+        request: Request,
+        reference: Volume | None,
+        tiles: Tiles,
+    ) -> Prediction:
+        """The image, and its uncertainty where the model gives one, on the grid of ``isotropic``."""
+        through = partial(self._through, network=network, tiles=tiles, flip=request.flip)
+        return self._predict(scan, reference, through)
+
+    def on_pair(self, pair: Pair, network: torch.nn.Module, pairs: PairMaker, tiles: Tiles) -> Prediction:
+        """The image on the grid of the truth, as ``space.resample_to`` brings it there."""
+        through = partial(self._through, network=network, tiles=tiles, flip=True)
+        made = self._predict(pair.lr, pair.reference, through)
+        return Prediction(resample_to(made.image, pair.hr))
+
+    def _predict(self, scan: Volume, reference: Volume | None, through: partial) -> Prediction:
+        generation, units = self.generation, OUTPUTS[self.output]
+        if generation.target == "classes":
+            raise InputError("this model tells classes of tissue apart and gives no image; choose another one")
+        scans = [volume for volume in (scan, reference) if volume is not None]
+        grid = isotropic(scan, self.spacing_mm, generation.order)
+        channels, scalings = [], []
+        for given, top in zip(scans, units.tops, strict=False):
+            image = grid if given is scan else bring(given, grid, generation.order)
+            fitted = fit_scaling(image.data)
+            scalings.append(Scaling(fitted.offset, fitted.scale / top))
+            channels.append(scalings[-1].apply(image.data))
+            if generation.reliability:
+                channels.append(reliability(given, grid))
+        margins = [((-n % MULTIPLE) // 2, (-n % MULTIPLE + 1) // 2) for n in grid.shape]
+        made = through(np.pad(np.stack(channels), [(0, 0), *margins]))
+        inner = [slice(before, before + n) for (before, _), n in zip(margins, grid.shape, strict=True)]
+        made, scaling = made[(slice(None), *inner)], units.scaling or scalings[0]
+        image = grid.with_data(np.clip(scaling.invert(made[0]), units.low, units.high))
+        b = grid.with_data(made[1] * np.float32(scaling.scale)) if self.laplace else None
+        return Prediction(image, b)
+
+    def _through(self, channels: np.ndarray, network: torch.nn.Module, tiles: Tiles, flip: bool) -> np.ndarray:
+        """What the network makes of its input, (C, X, Y, Z); the mean with that of the mirrored one."""
+
+        def once(x: np.ndarray) -> np.ndarray:
+            made = tiles(network, x).reshape(-1, *x.shape[1:])
+            if self.laplace:
+                made[1:] = uncertainty(torch.from_numpy(made)[None])[0].numpy()
+            return made
+
+        made = once(channels)
+        if flip and OUTPUTS[self.output].flip:
+            made += once(channels[:, ::-1])[:, ::-1]
+            made /= 2
+        return made
+
+    def header_warnings(self, scan: Volume, pairs: PairMaker, reference: Volume | None) -> list[str]:
+        """What looks wrong in the headers, or lies beyond what the model was trained on."""
+        found, named = [], {"the scan": scan, "the reference": reference}
+        for (which, volume), trained in zip(named.items(), (*self.generation.inputs, None), strict=False):
+            if volume is not None:
+                found += header(volume, which) + self._beyond(volume, which, trained)
+        return found
+
+    def _beyond(self, volume: Volume, which: str, trained: Acquisition | None) -> list[str]:
+        if trained is None:
+            return []
+        finest, spacing = self.spacing_mm, reorient(volume).spacing_mm
+        seen = np.maximum(spacing, finest)
+        if trained.random_mm is not None:
+            beyond, known = (seen > trained.random_mm * (1 + ISOTROPIC)).any(), f"{finest:g} to {trained.random_mm:g}"
+        else:
+            wanted = np.maximum(trained.spacing_mm, finest)
+            beyond, known = (abs(seen / wanted - 1) > NEAR).any(), " x ".join(f"{v:g}" for v in trained.spacing_mm)
+        if beyond:
+            shown = " x ".join(f"{v:.4g}" for v in spacing)
+            return [f"{which} has {shown} mm along R, A and S; this model was trained on {known} mm"]
+        if which == "the scan" and (seen < finest * (1 + ISOTROPIC)).all():
+            return [f"{which} already has {finest:g} mm or less along all axes: no resolution to gain"]
+        return []
 
 
 def isotropic(scan: Volume, spacing_mm: float, order: int = 1) -> Volume:
@@ -124,31 +196,3 @@ def reliability(scan: Volume, grid: Volume) -> np.ndarray:
             place -= np.clip(np.rint(place), 0, n - 1)
             measured *= np.maximum(1 - np.abs(place) * (mm / spacing), 0)
     return measured
-
-
-def doubts(scan: Volume, experiment: Experiment, reference: Volume | None = None) -> list[str]:
-    """What looks wrong in the headers of a model's scans, or lies beyond what it was trained on; a line each."""
-    found = []
-    if experiment.contrast == "image":  # slices, of any part of the body
-        return found
-    inputs = experiment.generation.inputs if experiment.spacing_mm else (None, None)
-    for volume, trained in zip((scan, reference), (*inputs, None), strict=False):
-        if volume is None:
-            continue
-        which = "the scan" if volume is scan else "the reference"
-        found += header(volume, which)
-        if trained is None:
-            continue
-        finest = experiment.spacing_mm
-        seen = np.maximum(reorient(volume).spacing_mm, finest)
-        if trained.random_mm is not None:
-            beyond, range_ = (seen > trained.random_mm * (1 + ISOTROPIC)).any(), f"{finest:g} to {trained.random_mm:g}"
-        else:
-            wanted = np.maximum(trained.spacing_mm, finest)
-            beyond, range_ = (abs(seen / wanted - 1) > NEAR).any(), " x ".join(f"{v:g}" for v in trained.spacing_mm)
-        if beyond:
-            spacing = " x ".join(f"{v:.4g}" for v in reorient(volume).spacing_mm)
-            found.append(f"{which} has {spacing} mm along R, A and S; {experiment.name} was trained on {range_} mm")
-        elif volume is scan and (seen < finest * (1 + ISOTROPIC)).all():
-            found.append(f"{which} already has {finest:g} mm or less along all axes: no resolution to gain")
-    return found

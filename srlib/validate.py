@@ -1,6 +1,5 @@
 """What training looks at beside its loss: fixed patches of the validation scans, or examples of their label maps."""
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,17 +9,12 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from srlib.data import Subject, make_pair, network_input
-from srlib.dataset import PairDataset, foreground
-from srlib.experiments import Experiment
-from srlib.patches import PatchLocation, extract
+from srlib.data import Subject
+from srlib.examples import Example, ScanPatches, fullest
+from srlib.pairs import PairMaker
+from srlib.patches import extract
 from srlib.paths import InputError, make_dir
-from srlib.synthetic import SyntheticDataset
 from srlib.volume import Volume, crop_or_pad, save
-
-LOOKED_AT = 2  # scans
-VALIDATION_SEED = 2_000_000_011  # its examples are those of no likely seed of a training
-Pair = tuple[np.ndarray, np.ndarray]  # input (C, X, Y, Z) and truth (1 or more, X', Y', Z') of a network
 
 
 @contextmanager
@@ -37,32 +31,8 @@ def _looked_at(*networks: torch.nn.Module) -> Iterator[None]:
             network.train(mode)
 
 
-def _fullest(subject: Subject, experiment: Experiment, count: int) -> tuple[PairDataset, list[PatchLocation]]:
-    """A scan's patches with the most foreground, under the experiment's own task."""
-    dataset = PairDataset([subject], dataclasses.replace(experiment, stride=None, samples=None))
-    shown = foreground(dataset[0][1])
-    share = {p: np.mean(shown[p.scaled(dataset.factor).slices]) for p in dataset.grid(0)}
-    return dataset, sorted(share, key=lambda p: -share[p])[:count]
-
-
-def fixed_patches(subjects: Sequence[Subject], experiment: Experiment) -> list[Pair]:
-    """The four patches with the most foreground of each of the first two subjects, as (input, truth)."""
-    chosen = (_fullest(subject, experiment, 4) for subject in subjects[:LOOKED_AT])
-    return [dataset.read(0, place) for dataset, places in chosen for place in places]
-
-
-def fixed_examples(subjects: Sequence[Subject], like: SyntheticDataset) -> list[Pair]:
-    """Four examples of the subjects' label maps, as ``like`` makes them of its own; none without a label map.
-
-    Where degradations are drawn, the first patch of each of 16 scans.
-    """
-    dataset = SyntheticDataset(subjects, like.experiment, like.table, like.priors, VALIDATION_SEED)
-    count = (16 if like.experiment.mixture else 4) if dataset.subjects else 0
-    return [dataset[index * dataset.group] for index in range(count)]
-
-
 def validation(
-    pairs: Sequence[Pair], experiment: Experiment
+    pairs: Sequence[Example], loss: str
 ) -> Callable[[Mapping[str, torch.nn.Module], torch.device], dict[str, float]]:
     """A function that measures networks on fixed (input, truth) pairs (nan when there are none).
 
@@ -70,7 +40,7 @@ def validation(
     ``val_dice``: the mean Dice of the most likely classes, over those but 0 that an example holds. With a critic,
     ``val_gap``: its mean score of real minus generated patches.
     """
-    measure, name = (_dice, "val_dice") if experiment.loss == "dice" else (_psnr, "val_psnr")
+    measure, name = (_dice, "val_dice") if loss == "dice" else (_psnr, "val_psnr")
 
     def check(networks: Mapping[str, torch.nn.Module], device: torch.device) -> dict[str, float]:
         generator, critic = networks["generator"], networks.get("critic")
@@ -100,7 +70,7 @@ def _dice(logits: torch.Tensor, classes: torch.Tensor) -> float:
 Show = Callable[[Mapping[str, float], torch.nn.Module], None]  # of a row of history.csv and the generator
 
 
-def board_writer(pairs: Sequence[Pair], experiment: Experiment, folder: Path) -> Show:
+def board_writer(pairs: Sequence[Example], loss: str, folder: Path) -> Show:
     """A function that logs to TensorBoard: a row's values, and the middle slice of the first of the validation's pairs.
 
     Input, output and truth as images, in the network's units; classes as greys. Raises InputError when tensorboard is
@@ -118,7 +88,7 @@ def board_writer(pairs: Sequence[Pair], experiment: Experiment, folder: Path) ->
         for given, truth in pairs[:1]:
             with _looked_at(network):
                 sr = network(torch.from_numpy(given[None]).to(next(network.parameters()).device))[0].cpu().numpy()
-            if experiment.loss == "dice":
+            if loss == "dice":
                 sr, truth = sr.argmax(0)[None] / (len(sr) - 1), truth / (len(sr) - 1)
             for name, side in (("input", given), ("output", sr), ("truth", truth)):
                 middle = side[0, :, :, side.shape[3] // 2].T.clip(0, 1)
@@ -128,19 +98,18 @@ def board_writer(pairs: Sequence[Pair], experiment: Experiment, folder: Path) ->
     return write
 
 
-def snapshot_writer(subject: Subject, experiment: Experiment, folder: Path) -> Show:
+def snapshot_writer(subject: Subject, part: ScanPatches, pairs: PairMaker, folder: Path) -> Show:
     """A function that writes what a network makes of a scan's fullest patch: ``STEP_sr.nii.gz``, in scan units.
 
     The truth and the network's input stand beside it as ``hr.nii.gz`` and ``input.nii.gz``; each lies where it lay.
     """
     make_dir(folder)
-    dataset, (place,) = _fullest(subject, experiment, 1)
-    pair, target = make_pair(subject, experiment), place.scaled(dataset.factor)
-    scan = pair.lr if experiment.lr_grid else pair.on_grid
-    for name, volume, at in (("input", scan, place), ("hr", pair.hr, target)):
+    dataset, (place,) = fullest(subject, part, pairs, 1)
+    pair, target = pairs.make(subject), place.scaled(dataset.factor)
+    for name, volume, at in (("input", pair.seen, place), ("hr", pair.hr, target)):
         save(crop_or_pad(volume, at.start, at.size), folder / f"{name}.nii.gz")
     affine = crop_or_pad(pair.hr, target.start, (1, 1, 1)).affine
-    given = torch.from_numpy(extract(network_input(scan, pair.reference, experiment.intensity), place)[None])
+    given = torch.from_numpy(extract(pair.network_input, place)[None])
 
     def write(row: Mapping[str, float], network: torch.nn.Module) -> None:
         with _looked_at(network):

@@ -13,6 +13,7 @@ from srlib.paths import InputError, atomic, choose, first_line
 
 HU_WINDOW = (-1024.0, 200.0)  # of CT, as the SRResNet code takes it
 STREAKS = 0.25  # of that window, by which a reconstruction from few views may exceed it
+INTENSITIES = ("minmax", "max", "12bit", "halfmax", "hu")  # rules of ``fit_scaling``
 SAMPLE = 2_000_000  # voxels that statistics are taken of
 SIGNED = 0.25  # of the maximum, by which a scan may fall below 0 and still count as one that begins at 0; splines do
 

@@ -2,20 +2,20 @@
 
 import dataclasses
 
-from srlib.experiments.base import Adversarial, Experiment
+from srlib.examples import ScanPatches
+from srlib.games import Training, Wasserstein
+from srlib.models.network import Network
+from srlib.prediction import SameGrid
+from srlib.systems.base import Experiment
 
 MDCSRN = Experiment(
     name="mdcsrn",
     paper="Chen et al., MICCAI 2018 (arXiv 1803.01417)",
     task="kspace_x2_inplane",
-    model="mdcsrn",
-    width=16,
-    model_args={"blocks": 4, "units": 4, "residual": False},
-    max_steps=500_000,
-    n_train=780,
-    batch_size=2,
-    patch_size=64,
-    learning_rate=1e-4,
+    network=Network("mdcsrn", 16, {"blocks": 4, "units": 4, "residual": False}),
+    examples=ScanPatches(patch_size=64, n_train=780),
+    training=Training(max_steps=500_000, batch_size=2, learning_rate=1e-4),
+    prediction=SameGrid(),
     sources={
         "width": "paper: growth rate 16",
         "max_steps": "paper: 500k steps of the generator alone (250k in the replicated code)",
@@ -31,10 +31,8 @@ MDCSRN = Experiment(
     ),
 )
 
-MDCSRN_RES_KSPACE = dataclasses.replace(
-    MDCSRN,
-    name="mdcsrn_res_kspace",
-    model_args={**MDCSRN.model_args, "residual": True},
+MDCSRN_RES_KSPACE = MDCSRN.changed(name="mdcsrn_res_kspace",
+    model_args={**MDCSRN.network.model_args, "residual": True},
     learning_rate=1e-3,
     schedule="cosine",
     sampling="random",
@@ -53,9 +51,7 @@ MDCSRN_RES_KSPACE = dataclasses.replace(
     ),
 )
 
-MDCSRN_RES = dataclasses.replace(
-    MDCSRN_RES_KSPACE,
-    name="mdcsrn_res",
+MDCSRN_RES = MDCSRN_RES_KSPACE.changed(name="mdcsrn_res",
     task="gaussian_x2",
     deviations=(
         *MDCSRN_RES_KSPACE.deviations,
@@ -63,14 +59,11 @@ MDCSRN_RES = dataclasses.replace(
     ),
 )
 
-WGAN = Adversarial(weight=1e-3, per_generator=7, extra_every=500, extra=200)
+WGAN = Wasserstein(weight=1e-3, critic_steps=10_000, per_generator=7, extra_every=500, extra=200)
 
-MDCSRN_WGAN = dataclasses.replace(
-    MDCSRN,
-    name="mdcsrn_wgan",
+MDCSRN_WGAN = MDCSRN.changed(name="mdcsrn_wgan",
     start="mdcsrn",
-    adversarial=WGAN,
-    critic_steps=10_000,
+    game=WGAN,
     max_steps=550_000,
     learning_rate=5e-6,
     sources={
@@ -78,20 +71,18 @@ MDCSRN_WGAN = dataclasses.replace(
         "max_steps": "paper: 1,050,000 in all, 500,000 of them the generator alone",
         "learning_rate": "paper: Adam, 5e-6, both networks",
         "critic_steps": "paper: 10k",
-        "adversarial.weight": "paper: lambda = 0.001",
-        "adversarial.per_generator": "paper",
-        "adversarial.extra_every": "paper",
-        "adversarial.extra": "paper",
-        "adversarial.strength": "ours: 10, as Gulrajani et al., NeurIPS 2017; paper silent",
-        "adversarial.slope": "paper: the critic is SRGAN's, whose slope is 0.2 (the replicated code's slope of 1 is no activation)",
+        "game.weight": "paper: lambda = 0.001",
+        "game.per_generator": "paper",
+        "game.extra_every": "paper",
+        "game.extra": "paper",
+        "game.strength": "ours: 10, as Gulrajani et al., NeurIPS 2017; paper silent",
+        "game.slope": "paper: the critic is SRGAN's, whose slope is 0.2 (the replicated code's slope of 1 is no activation)",
     },
 )
 
-MDCSRN_RES_WGAN = dataclasses.replace(
-    MDCSRN_RES,
-    name="mdcsrn_res_wgan",
+MDCSRN_RES_WGAN = MDCSRN_RES.changed(name="mdcsrn_res_wgan",
     start="mdcsrn_res",
-    adversarial=WGAN,
+    game=WGAN,
     critic_steps=2_000,
     max_steps=50_000,
     learning_rate=1e-4,
@@ -106,9 +97,7 @@ MDCSRN_RES_WGAN = dataclasses.replace(
     deviations=(*MDCSRN_RES.deviations, "both networks learn at 1e-4, constant"),
 )
 
-MDCSRN_F25 = dataclasses.replace(
-    MDCSRN,
-    name="mdcsrn_f25",
+MDCSRN_F25 = MDCSRN.changed(name="mdcsrn_f25",
     task="kspace_x5_inplane_12bit",
     intensity="12bit",
     given=True,
@@ -120,19 +109,16 @@ MDCSRN_F25 = dataclasses.replace(
     ),
 )
 
-MDCSRN_WGAN_CLIP = dataclasses.replace(
-    MDCSRN_F25,
-    name="mdcsrn_wgan_clip",
+MDCSRN_WGAN_CLIP = MDCSRN_F25.changed(name="mdcsrn_wgan_clip",
     start="mdcsrn_f25",
-    adversarial=dataclasses.replace(WGAN, constraint="clip", strength=0.01, slope=1.0),
-    critic_steps=10_000,
+    game=dataclasses.replace(WGAN, constraint="clip", strength=0.01, slope=1.0),
     max_steps=300_000,
     learning_rate=5e-6,
     sources={
         **MDCSRN_WGAN.sources,
         "max_steps": "replicated code: 550k in all, 250k of them the generator alone",
-        "adversarial.strength": "replicated code: weights clipped to 0.01",
-        "adversarial.slope": "replicated code: LeakyReLU(1), the identity",
+        "game.strength": "replicated code: weights clipped to 0.01",
+        "game.slope": "replicated code: LeakyReLU(1), the identity",
     },
     deviations=(
         *MDCSRN_F25.deviations,

@@ -1,8 +1,11 @@
 """SynthSR: Iglesias et al., NeuroImage 2021 and Science Advances 2023, and its code's six use cases."""
 
-import dataclasses
-
-from srlib.experiments.base import Acquisition, Adversarial, Experiment, Generation
+from srlib.games import Training, Wasserstein
+from srlib.generation import Acquisition, Generation
+from srlib.models.network import Network
+from srlib.synthesis import IsotropicSpacing
+from srlib.synthetic import SyntheticScans
+from srlib.systems.base import Experiment
 
 _PAPER = "Iglesias et al., NeuroImage 2021; Science Advances 2023"
 _T1, _T1_LR, _T2 = (
@@ -45,22 +48,16 @@ _GEOMETRY = (
     "blurs repeat the edge; in the code they fade to zero there",
 )
 
+_CASE_1 = Generation((_T1,), target="real")
 # tutorial 1: super-resolution of T1 to real scans
 SYNTHSR_1 = Experiment(
     name="synthsr_case1",
     paper=_PAPER,
     task="thick_1x1x3",
-    model="unet3d",
-    width=24,
-    model_args={"levels": 5, "in_channels": 2, "out_channels": 1},
-    max_steps=100_000,
-    n_train=5,
-    batch_size=1,
-    patch_size=(160, 192, 160),
-    learning_rate=1e-4,
-    generation=Generation((_T1,), target="real"),
-    spacing_mm=1.0,
-    output="unit",
+    network=Network("unet3d", 24, {"levels": 5, "in_channels": 2, "out_channels": 1}),
+    examples=SyntheticScans((160, 192, 160), n_train=5, generation=_CASE_1, spacing_mm=1.0),
+    training=Training(max_steps=100_000, batch_size=1, learning_rate=1e-4),
+    prediction=IsotropicSpacing(_CASE_1, spacing_mm=1.0, output="unit"),
     sources={
         **_SOURCES,
         "patch_size": "code: whole label maps; ours: these in a frame that the network halves 5 times",
@@ -69,11 +66,10 @@ SYNTHSR_1 = Experiment(
 )
 # 2: of T1 to synthetic T1 of 1.5 mm; 3 and 4: T1, real and synthetic, from T2; 5 and 6: from T1 and T2
 SYNTHSR_2, SYNTHSR_3, SYNTHSR_4, SYNTHSR_5, SYNTHSR_6 = (
-    dataclasses.replace(
-        SYNTHSR_1, name=f"synthsr_case{number}", patch_size=128, generation=generation, spacing_mm=spacing,
+    SYNTHSR_1.changed(name=f"synthsr_case{number}", patch_size=128, generation=generation, spacing_mm=spacing,
         output="scan" if generation.target == "input" else "unit", sources=_SOURCES,
         reference="t2" if len(generation.inputs) > 1 else "",
-        model_args={**SYNTHSR_1.model_args, "in_channels": 2 * len(generation.inputs), **more},
+        model_args={**SYNTHSR_1.network.model_args, "in_channels": 2 * len(generation.inputs), **more},
     )
     for number, generation, spacing, more in (
         (2, Generation((_T1_LR,)), 1.5, {}),
@@ -83,12 +79,10 @@ SYNTHSR_2, SYNTHSR_3, SYNTHSR_4, SYNTHSR_5, SYNTHSR_6 = (
         (6, Generation((_T1_LR, _T2), target="t1_hr", **_MILD), 1.0, {"residual_channel": 0}),
     )
 )  # fmt: skip
-SYNTHSR_2 = dataclasses.replace(SYNTHSR_2, sources={**_SOURCES, "spacing_mm": "code: 1.5 mm in its tutorial"})
+SYNTHSR_2 = SYNTHSR_2.changed(sources={**_SOURCES, "spacing_mm": "code: 1.5 mm in its tutorial"})
 
 # the mode that the published weights were trained in: any resolution
-SYNTHSR_ANY = dataclasses.replace(
-    SYNTHSR_4,
-    name="synthsr_any",
+SYNTHSR_ANY = SYNTHSR_4.changed(name="synthsr_any",
     generation=Generation((Acquisition("t1_lr", random_mm=9.0),), target="t1_hr"),
     sources={**_SOURCES, "task": "ours, for comparison: each axis of its inputs has a spacing from 1 to 9 mm"},
 )
@@ -113,9 +107,7 @@ _OURS_SOURCES = {
 }
 
 # super-resolution of thick slices in the scan's own contrast, on the task that its rows are measured on
-SYNTHSR_THICK = dataclasses.replace(
-    SYNTHSR_2,
-    name="synthsr_thick",
+SYNTHSR_THICK = SYNTHSR_2.changed(name="synthsr_thick",
     max_steps=20_000,
     patch_size=96,
     learning_rate=1e-3,
@@ -123,17 +115,16 @@ SYNTHSR_THICK = dataclasses.replace(
     schedule="cosine",
     generation=Generation((_T1,), blur_all=False, order=3),
     spacing_mm=1.0,
-    model_args={**SYNTHSR_1.model_args, "residual_channel": 0, "momentum": 0.02},
+    model_args={**SYNTHSR_1.network.model_args, "residual_channel": 0, "momentum": 0.02},
     sources=_OURS_SOURCES,
     deviations=(*_GEOMETRY, _SQUARED, *_OURS),
 )
-SYNTHSR_LAPLACE = dataclasses.replace(
-    SYNTHSR_THICK,
-    name="synthsr_laplace",
+SYNTHSR_LAPLACE = SYNTHSR_THICK.changed(name="synthsr_laplace",
     start="synthsr_thick",
     learning_rate=5e-4,
-    model_args={**SYNTHSR_THICK.model_args, "out_channels": 2},
+    model_args={**SYNTHSR_THICK.network.model_args, "out_channels": 2},
     loss="laplace",
+    laplace=True,
     sources={
         **_OURS_SOURCES,
         "loss": "code: likelihood of a Laplace distribution",
@@ -142,10 +133,8 @@ SYNTHSR_LAPLACE = dataclasses.replace(
     deviations=(*_GEOMETRY, _OURS[0], *_OURS[2:], "training goes on from the network without uncertainty, at 5e-4"),
 )
 # segments synthetic T1 of 1 mm; out_channels is the number of classes, known when it is trained
-SYNTHSR_SEGMENTER = dataclasses.replace(
-    SYNTHSR_THICK,
-    name="synthsr_segmenter",
-    model_args={**SYNTHSR_1.model_args, "in_channels": 1, "out_channels": 0, "momentum": 0.02},
+SYNTHSR_SEGMENTER = SYNTHSR_THICK.changed(name="synthsr_segmenter",
+    model_args={**SYNTHSR_1.network.model_args, "in_channels": 1, "out_channels": 0, "momentum": 0.02},
     loss="dice",
     generation=Generation((Acquisition("t1_hr"),), target="classes", reliability=False),
     sources={**_OURS_SOURCES, "loss": "code: Dice"},
@@ -155,11 +144,10 @@ SYNTHSR_SEGMENTER = dataclasses.replace(
         "the code takes a segmenter that others trained; this one is trained on the same synthetic scans",
     ),
 )
-SYNTHSR_DICE = dataclasses.replace(
-    SYNTHSR_THICK,
-    name="synthsr_dice",
+SYNTHSR_DICE = SYNTHSR_THICK.changed(name="synthsr_dice",
     start="synthsr_thick",
     segmenter="synthsr_segmenter",
+    with_classes=True,
     dice_weight=0.25,
     loss="l1",
     learning_rate=1e-4,
@@ -168,24 +156,22 @@ SYNTHSR_DICE = dataclasses.replace(
     },
     deviations=(*_GEOMETRY, _OURS[0], *_OURS[2:], "training goes on from the network trained without the term, at 1e-4"),
 )  # fmt: skip
-SYNTHSR_GAN = dataclasses.replace(
-    SYNTHSR_DICE,
-    name="synthsr_gan",
+SYNTHSR_GAN = SYNTHSR_DICE.changed(name="synthsr_gan",
     segmenter="",
+    with_classes=False,
     dice_weight=0.0,
-    critic_steps=100,
-    adversarial=Adversarial(weight=0.01, per_generator=10, extra_every=11),
+    game=Wasserstein(weight=0.01, critic_steps=100, per_generator=10, extra_every=11),
     sources={
         **_OURS_SOURCES,
         "loss": _SOURCES["loss"],
         "learning_rate": "code: Adam, 1e-4; ours: cosine to zero",
         "critic_steps": "code: 100",
-        "adversarial.weight": "code: 0.01",
-        "adversarial.per_generator": "code: 10 steps of the critic for each of the generator",
-        "adversarial.extra_every": "ours: one generator step and its 10 of the critic; nothing extra",
-        "adversarial.extra": "ours: none",
-        "adversarial.strength": "code: 10",
-        "adversarial.slope": "ours: that of mDCSRN's critic",
+        "game.weight": "code: 0.01",
+        "game.per_generator": "code: 10 steps of the critic for each of the generator",
+        "game.extra_every": "ours: one generator step and its 10 of the critic; nothing extra",
+        "game.extra": "ours: none",
+        "game.strength": "code: 10",
+        "game.slope": "ours: that of mDCSRN's critic",
     },
     deviations=(
         *_GEOMETRY,
@@ -210,9 +196,7 @@ QUICK = {e.name: _SMALL for e in EXPERIMENTS} | {
 }
 
 # not among EXPERIMENTS: it describes weights that others trained
-SYNTHSR_PUBLISHED = dataclasses.replace(
-    SYNTHSR_1,
-    name="synthsr_published",
+SYNTHSR_PUBLISHED = SYNTHSR_1.changed(name="synthsr_published",
     max_steps=200_000,
     patch_size=128,
     generation=Generation((Acquisition("t1_lr", random_mm=9.0),), target="real", reliability=False),
@@ -231,9 +215,7 @@ SYNTHSR_PUBLISHED = dataclasses.replace(
     deviations=("the weights were trained by their authors, on synthetic scans drawn from label maps, not on pairs",),
 )
 # T1 and T2 of a 64 mT scanner; the network's output is added to the T1
-SYNTHSR_HYPERFINE = dataclasses.replace(
-    SYNTHSR_PUBLISHED,
-    name="synthsr_hyperfine",
+SYNTHSR_HYPERFINE = SYNTHSR_PUBLISHED.changed(name="synthsr_hyperfine",
     generation=Generation(
         (Acquisition("t1", (1.5, 1.5, 5.0)), Acquisition("t2", (1.5, 1.5, 5.0))), target="real", reliability=False
     ),

@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 
 from srlib.caffe import read_blobs
-from srlib.experiments import EXPERIMENTS, Experiment
-from srlib.experiments.synthsr import SYNTHSR_HYPERFINE, SYNTHSR_PUBLISHED
 from srlib.keras import read_weights
-from srlib.models import MODELS
 from srlib.paths import InputError, first_line, unspoilt
+from srlib.systems import EXPERIMENTS
+from srlib.systems.base import Experiment
+from srlib.systems.synthsr import SYNTHSR_HYPERFINE, SYNTHSR_PUBLISHED
 
 
 def _mdcsrn(path: Path) -> dict[str, torch.Tensor]:
@@ -96,7 +96,7 @@ def load_published(path: str | Path) -> tuple[torch.nn.Module, Experiment]:
         else:
             weights = _caffe(path)
             experiment = _recnn_of(weights)
-        network = MODELS[experiment.model](width=experiment.width, **experiment.model_args)
+        network = experiment.network.build()
         network.load_state_dict(weights, strict=True)
     except InputError:
         raise
@@ -111,7 +111,7 @@ def _recnn_of(weights: dict[str, torch.Tensor]) -> Experiment:
     width, channels, kernel = weights["conv1.weight"].shape[:3]
     experiment = EXPERIMENTS["recnn_multi" if channels == 2 else "recnn"]
     size = {"layers": len(weights) // 2, "kernel": kernel, "in_channels": channels}
-    return dataclasses.replace(experiment, width=width, model_args={**experiment.model_args, **size})
+    return experiment.changed(width=width, model_args={**experiment.network.model_args, **size})
 
 
 def _unet_of(weights: dict[str, torch.Tensor], name: str) -> Experiment:
@@ -126,9 +126,12 @@ def _unet_of(weights: dict[str, torch.Tensor], name: str) -> Experiment:
         raise ValueError(f"{len(deepest)} features at level {levels}, {width} at level 1")
     experiment = SYNTHSR_HYPERFINE
     if "hyperfine" not in name or channels != 2:
-        given, maps = SYNTHSR_PUBLISHED.generation, channels % 2 == 0
-        given = dataclasses.replace(given, inputs=given.inputs * (channels // (1 + maps)), reliability=maps)
-        experiment = dataclasses.replace(SYNTHSR_PUBLISHED, generation=given)
+        given, maps = SYNTHSR_PUBLISHED.examples.generation, channels % 2 == 0
+        scans = channels // (1 + maps)
+        given = dataclasses.replace(given, inputs=given.inputs * scans, reliability=maps)
+        experiment = SYNTHSR_PUBLISHED.changed(generation=given, reference="t2" if scans > 1 else "")
     size = {"levels": levels, "in_channels": channels, "out_channels": outputs}
-    loss = "laplace" if outputs == 2 else experiment.loss
-    return dataclasses.replace(experiment, width=width, loss=loss, model_args={**experiment.model_args, **size})
+    settings = {**experiment.network.model_args, **size}
+    if outputs == 2:
+        experiment = experiment.changed(loss="laplace", laplace=True)
+    return experiment.changed(width=width, model_args=settings)

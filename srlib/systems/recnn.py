@@ -1,27 +1,27 @@
 """SRReCNN3D, mono- and multimodal, and SRCNN3D: Pham et al., CMIG 2019 and ISBI 2017."""
 
-import dataclasses
-
-from srlib.experiments.base import Experiment
+from srlib.examples import ScanPatches
+from srlib.games import Training
+from srlib.models.network import Network
+from srlib.prediction import SameGrid
+from srlib.systems.base import Experiment
 
 RECNN = Experiment(
     name="recnn",
     paper="Pham et al., CMIG 2019 (HAL hal-01635455)",
     task="gaussian_x2_corners",
-    model="recnn",
-    width=64,
-    model_args={"layers": 10, "kernel": 3, "in_channels": 1, "residual": True},
-    max_steps=20_000,
-    n_train=10,
-    batch_size=64,
-    patch_size=21,
-    learning_rate=1e-3,
-    loss="l2",
-    bias_rate=0.1,
-    schedule="step",
-    schedule_args={"at": 0.5, "factor": 0.1},
-    stride=10,
-    border=(10, 10, 0),
+    network=Network("recnn", 64, {"layers": 10, "kernel": 3, "in_channels": 1, "residual": True}),
+    examples=ScanPatches(patch_size=21, n_train=10, stride=10, border=(10, 10, 0)),
+    training=Training(
+        max_steps=20_000,
+        batch_size=64,
+        learning_rate=1e-3,
+        loss="l2",
+        bias_rate=0.1,
+        schedule="step",
+        schedule_args={"at": 0.5, "factor": 0.1},
+    ),
+    prediction=SameGrid(),
     sources={
         "task": "code: Gaussian blur of 1 voxel, cubic-spline zoom that keeps the corner voxels in place",
         "width": "code: 64 filters (its examples use 32)",
@@ -44,24 +44,20 @@ RECNN = Experiment(
     ),
 )
 
-RECNN_FREE = dataclasses.replace(RECNN, name="recnn_free", given=True)
+RECNN_FREE = RECNN.changed(name="recnn_free", given=True)
 
-RECNN_20 = dataclasses.replace(
-    RECNN,
-    name="recnn_20",
+RECNN_20 = RECNN.changed(name="recnn_20",
     more_tasks=("gaussian_x3_corners",),
-    model_args={**RECNN.model_args, "layers": 20},
+    model_args={**RECNN.network.model_args, "layers": 20},
     deviations=(
         *RECNN.deviations,
         "each factor degrades the whole scan, where the code's second factor gets the scan that was cut for the first",
     ),
 )
 
-RECNN_MULTI = dataclasses.replace(
-    RECNN,
-    name="recnn_multi",
+RECNN_MULTI = RECNN.changed(name="recnn_multi",
     reference="t2",
-    model_args={**RECNN.model_args, "in_channels": 2},
+    model_args={**RECNN.network.model_args, "in_channels": 2},
     patch_size=25,
     sources={**RECNN.sources, "patch_size": "code: 25x25x25 in the deployed network (21 in the generator's default)"},
 )
@@ -72,12 +68,10 @@ _ZERO = "the last layer starts at zero, so that training starts from the interpo
 
 # the same systems on the tasks common to all systems here
 RECNN_X2, RECNN_X2X3, RECNN_X2_T2 = (
-    dataclasses.replace(
-        published,
-        name=name,
+    published.changed(name=name,
         task="gaussian_x2",
-        more_tasks=tuple(task.removesuffix("_corners") for task in published.more_tasks),
-        model_args={**published.model_args, "zero_last": zero_last},
+        more_tasks=tuple(task.removesuffix("_corners") for task in published.examples.more_tasks),
+        model_args={**published.network.model_args, "zero_last": zero_last},
         sources={**published.sources, "task": "ours: common to all systems here"},
         deviations=(*published.deviations, _CENTRED, _WHOLE, *[_ZERO] * zero_last),
     )
@@ -87,12 +81,10 @@ RECNN_X2, RECNN_X2X3, RECNN_X2_T2 = (
         (RECNN_MULTI, "recnn_x2_t2", True),
     )
 )
-RECNN_1X1X3 = dataclasses.replace(RECNN_X2, name="recnn_1x1x3", task="gaussian_1x1x3")
-RECNN_X25 = dataclasses.replace(RECNN_X2, name="recnn_x2.5", task="gaussian_x2.5")
+RECNN_1X1X3 = RECNN_X2.changed(name="recnn_1x1x3", task="gaussian_1x1x3")
+RECNN_X25 = RECNN_X2.changed(name="recnn_x2.5", task="gaussian_x2.5")
 
-SRCNN3D = dataclasses.replace(
-    RECNN,
-    name="srcnn3d",
+SRCNN3D = RECNN.changed(name="srcnn3d",
     paper="Pham et al., ISBI 2017",
     model="srcnn3d",
     model_args={"kernels": (9, 1, 5)},

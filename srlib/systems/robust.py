@@ -2,26 +2,37 @@
 
 import dataclasses
 
-from srlib.experiments.base import Acquisition, Experiment, Generation, Mixture
+from srlib.games import Training
+from srlib.generation import Acquisition, Generation
+from srlib.mixture import Mixture
+from srlib.models.network import Network
+from srlib.prediction import AnyFactor
+from srlib.synthetic import RandomDegradations
+from srlib.systems.base import Experiment
+
+MIXTURE = Mixture()
 
 ROBUST_BASE = Experiment(
     name="robust_base",
     paper="ours; scans are painted as in Iglesias et al., NeuroImage 2021",
     task="gaussian_x2",
-    model="robust",
-    width=32,
-    model_args={"blocks": 8},
-    max_steps=7_000,
-    n_train=8,
-    batch_size=8,
-    patch_size=32,
-    samples=27,
-    learning_rate=1e-3,
-    schedule="cosine",
-    loss="log_mse",
-    precision="bf16-mixed",
-    generation=Generation((Acquisition("t1"),), blur_all=False, reliability=False),
-    mixture=Mixture(),
+    network=Network("robust", 32, {"blocks": 8}),
+    examples=RandomDegradations(
+        patch_size=32,
+        n_train=8,
+        samples=27,
+        generation=Generation((Acquisition("t1"),), blur_all=False, reliability=False),
+        mixture=MIXTURE,
+    ),
+    training=Training(
+        max_steps=7_000,
+        batch_size=8,
+        learning_rate=1e-3,
+        loss="log_mse",
+        schedule="cosine",
+        precision="bf16-mixed",
+    ),
+    prediction=AnyFactor(MIXTURE.isotropic, MIXTURE.thick),
     sources={
         "task": "ours: what it is used for when nothing else is said; it is trained on the mixture",
         "width": "ours: 32 feature maps, which keep the weights under 2 MB",
@@ -40,14 +51,12 @@ ROBUST_BASE = Experiment(
     ),
 )
 # goes on where mild degradations count more, truths may be softer, and what is told is less to be trusted
-ROBUST = dataclasses.replace(
-    ROBUST_BASE,
-    name="robust",
+ROBUST = ROBUST_BASE.changed(name="robust",
     start="robust_base",
     max_steps=1_600,
     learning_rate=3e-4,
     loss="log_mse_50db",
-    mixture=Mixture(soft=0.8, jitter=(0.05, 0.03, 0.1, 0.2)),
+    mixture=dataclasses.replace(MIXTURE, soft=0.8, jitter=(0.05, 0.03, 0.1, 0.2)),
     sources={
         **ROBUST_BASE.sources,
         "max_steps": "ours: ten minutes on two cores",

@@ -2,10 +2,14 @@
 
 import dataclasses
 
-from srlib.experiments.base import Adversarial, Experiment
+from srlib.examples import ScanPatches
+from srlib.games import CrossEntropy, Supervised, Training
+from srlib.models.network import Network
+from srlib.prediction import CoarseToFine, SameGrid
+from srlib.systems.base import Experiment
 
 # L1 x 1000 + cross-entropy x 0.001 in the code's configuration, here relative to L1
-SRGAN = Adversarial(weight=1e-6, game="cross_entropy", labels="hard")
+SRGAN = CrossEntropy(weight=1e-6)
 
 _PUBLISHED = (
     "PReLU has one slope per channel; the code's has one per pixel, which fixes the image size",
@@ -17,17 +21,16 @@ SRRESNET_US = Experiment(
     name="srresnet_us",
     paper="Ledig et al., CVPR 2017 (arXiv 1609.04802), for ultrasound",
     task="scanline_x4",
-    model="srresnet2d",
-    width=64,
-    model_args={"blocks": 5, "factor": 4, "form": "ultrasound"},
-    max_steps=40_000,
-    n_train=2_000,
-    batch_size=1,
-    patch_size=(512, 512, 1),
-    learning_rate=1e-4,
-    optimizer_args={"betas": (0.9, 0.999)},
     contrast="image",
-    lr_grid=True,
+    network=Network("srresnet2d", 64, {"blocks": 5, "factor": 4, "form": "ultrasound"}),
+    examples=ScanPatches(patch_size=(512, 512, 1), n_train=2_000),
+    training=Training(
+        max_steps=40_000,
+        batch_size=1,
+        learning_rate=1e-4,
+        optimizer_args={"betas": (0.9, 0.999)},
+    ),
+    prediction=CoarseToFine(),
     sources={
         "task": "code: every 4th column of the scan-converted image",
         "width": "code: 64 filters",
@@ -40,14 +43,12 @@ SRRESNET_US = Experiment(
     deviations=(*_PUBLISHED, "intensities are scaled to [0, 1] by the minimum and maximum of the input"),
 )
 
-SRRESNET_CT = dataclasses.replace(
-    SRRESNET_US,
-    name="srresnet_ct",
+SRRESNET_CT = SRRESNET_US.changed(name="srresnet_ct",
     paper="Ledig et al., CVPR 2017 (arXiv 1609.04802), for CT",
     task="sparse_view_x16",
     model_args={"blocks": 5, "factor": 16, "form": "ct"},
     intensity="hu",
-    lr_grid=False,
+    prediction=SameGrid(),
     sources={
         **SRRESNET_US.sources,
         "task": "code: FBP of 63 of 1,000 views; the truth is the FBP of all",
@@ -60,27 +61,21 @@ SRRESNET_CT = dataclasses.replace(
 def _variants(base: Experiment) -> tuple[Experiment, ...]:
     """The three tasks of the code and its options, on one modality, and ours."""
     name = base.name.removeprefix("srresnet_")
-    weight = {**base.sources, "adversarial.weight": "code: its configuration's 0.001 beside L1 x 1,000"}
-    critic = dataclasses.replace(
-        base,
-        name=f"srgan_{name}_critic",
+    weight = {**base.sources, "game.weight": "code: its configuration's 0.001 beside L1 x 1,000"}
+    critic = base.changed(name=f"srgan_{name}_critic",
         start=base.name,
-        adversarial=dataclasses.replace(SRGAN, moves="critic"),
+        game=dataclasses.replace(SRGAN, moves="critic"),
         sources=weight,
         deviations=(*base.deviations, "the discriminator gives logits"),
     )
-    joint = dataclasses.replace(critic, name=f"srgan_{name}", start_critic=critic.name, adversarial=SRGAN)
-    used = dataclasses.replace(
-        joint,
-        name=f"srgan_{name}_code",
-        adversarial=dataclasses.replace(SRGAN, weight=1e-3),
-        sources={**weight, "adversarial.weight": "code: in fact 1 beside L1 x 1,000, the configured 0.001 is not used"},
+    joint = critic.changed(name=f"srgan_{name}", start_critic=critic.name, game=SRGAN)
+    used = joint.changed(name=f"srgan_{name}_code",
+        game=dataclasses.replace(SRGAN, weight=1e-3),
+        sources={**weight, "game.weight": "code: in fact 1 beside L1 x 1,000, the configured 0.001 is not used"},
     )
-    residual = dataclasses.replace(
-        base,
-        name=f"{base.name}_res",
+    residual = base.changed(name=f"{base.name}_res",
         model="srresnet2d_res",
-        model_args={"blocks": 5, "factor": 4 if base.lr_grid else 1},
+        model_args={"blocks": 5, "factor": base.network.model_args["factor"] if base.prediction.coarse else 1},
         batch_size=16,
         patch_size=(96, 96, 1),
         sampling="random",
@@ -101,23 +96,18 @@ def _variants(base: Experiment) -> tuple[Experiment, ...]:
             "random patches in batches of 16; Adam starts at 1e-3 and falls to zero by a cosine",
         ),
     )
-    fooled = dataclasses.replace(
-        residual,
-        name=f"srgan_{name}_res",
+    fooled = residual.changed(name=f"srgan_{name}_res",
         start=residual.name,
-        adversarial=dataclasses.replace(SRGAN, weight=1e-3),
+        game=dataclasses.replace(SRGAN, weight=1e-3),
         learning_rate=1e-4,
         schedule="constant",
-        sources={**residual.sources, "learning_rate": "code: 1e-4", "adversarial.weight": "code: as srgan_*_code"},
+        sources={**residual.sources, "learning_rate": "code: 1e-4", "game.weight": "code: as srgan_*_code"},
         deviations=(*residual.deviations[:-1], "random patches in batches of 16", "the discriminator is a new one"),
     )
-    similar = dataclasses.replace(
-        base, name=f"{base.name}_ssim", loss="ssim_l1_l2",
+    similar = base.changed(name=f"{base.name}_ssim", loss="ssim_l1_l2",
         sources={**base.sources, "loss": "code's option: 0.8 SSIM + 0.1 L1 + 0.1 L2"},
     )  # fmt: skip
-    cyclic = dataclasses.replace(
-        base,
-        name=f"{base.name}_cyclic",
+    cyclic = base.changed(name=f"{base.name}_cyclic",
         schedule="cyclic",
         schedule_args={"low": 0.1, "up": 4_000},
         sources={**base.sources, "schedule_args": "ours: code's option, from a tenth up in two epochs and back"},
@@ -129,7 +119,7 @@ EXPERIMENTS = (*_variants(SRRESNET_US), *_variants(SRRESNET_CT))
 
 _SMALL = {"width": 16, "n_train": 6, "patch_size": (64, 64, 1)}
 QUICK = {
-    e.name: {**_SMALL, "batch_size": min(e.batch_size, 4), "max_steps": 40 if e.adversarial else 200}
+    e.name: {**_SMALL, "batch_size": min(e.training.batch_size, 4), "max_steps": 200 if e.game == Supervised() else 40}
     for e in EXPERIMENTS
 }
 QUICK["srresnet_us_res"] |= {"width": 24, "max_steps": 450}

@@ -2,31 +2,34 @@
 
 import dataclasses
 
-from srlib.experiments.base import Adversarial, Experiment
+from srlib.examples import ScanPatches
+from srlib.games import LeastSquares, Supervised, Training
+from srlib.models.network import Network
+from srlib.prediction import CoarseToFine
+from srlib.systems.base import Experiment
 
-LSGAN = Adversarial(weight=0.1, slope=0.3, game="least_squares")
+LSGAN = LeastSquares(weight=0.1, slope=0.3)
 
 SRGAN3D = Experiment(
     name="srgan3d",
     paper="Sanchez & Vilaplana, MIDL 2018 (arXiv 1812.11440)",
     task="gaussian_x4_nearest",
-    model="srgan3d",
-    width=32,
-    model_args={"blocks": 6, "factor": (4, 4, 4), "upsampler": "subpixel"},
-    max_steps=18_800,
-    n_train=470,
-    batch_size=2,
-    patch_size=(128, 128, 92),
-    stride=(112, 112, 76),
     frame=(224, 224, 152),
-    learning_rate=1e-4,
-    loss="mse_gdl",
-    adversarial=LSGAN,
-    schedule="inverse",
-    schedule_args={"rate": 0.5, "every": 4920},
     intensity="halfmax",
-    per_patch=True,
-    lr_grid=True,
+    network=Network("srgan3d", 32, {"blocks": 6, "factor": (4, 4, 4), "upsampler": "subpixel"}),
+    examples=ScanPatches(
+        patch_size=(128, 128, 92), n_train=470, stride=(112, 112, 76), per_patch=True
+    ),
+    training=Training(
+        max_steps=18_800,
+        batch_size=2,
+        learning_rate=1e-4,
+        loss="mse_gdl",
+        schedule="inverse",
+        schedule_args={"rate": 0.5, "every": 4920},
+    ),
+    game=LSGAN,
+    prediction=CoarseToFine(),
     sources={
         "task": "code: Gaussian blur of 1 voxel, then every 4th voxel; its evaluation interpolates by cubic splines",
         "width": "paper: 32 filters",
@@ -38,8 +41,8 @@ SRGAN3D = Experiment(
         "frame": "paper: 224x224x152",
         "learning_rate": "code: Adam, 1e-4",
         "schedule_args": "code: 1e-4 / (1 + 0.5 step / 4920)",
-        "adversarial.weight": "code: 0.1",
-        "adversarial.slope": "code: 0.3",
+        "game.weight": "code: 0.1",
+        "game.slope": "code: 0.3",
         "loss": "paper: squared error and gradient difference",
     },
     deviations=(
@@ -52,11 +55,9 @@ SRGAN3D = Experiment(
 )
 
 # what the code does, where it contradicts the paper
-SRGAN3D_CODE = dataclasses.replace(
-    SRGAN3D,
-    name="srgan3d_code",
+SRGAN3D_CODE = SRGAN3D.changed(name="srgan3d_code",
     loss="mse_gdl_sum",
-    adversarial=dataclasses.replace(LSGAN, labels="code"),
+    game=dataclasses.replace(LSGAN, labels="code"),
     deviations=SRGAN3D.deviations[2:],
 )
 
@@ -64,11 +65,9 @@ _VOLUME = "intensities are scaled to [0, 1] per scan, where the code scales each
 _CENTRED = "the low-resolution grid keeps the field of view, sampled by cubic splines"
 
 # the published form on the task common to all systems here
-SRGAN3D_X2 = dataclasses.replace(
-    SRGAN3D,
-    name="srgan3d_x2",
+SRGAN3D_X2 = SRGAN3D.changed(name="srgan3d_x2",
     task="gaussian_x2",
-    model_args={**SRGAN3D.model_args, "factor": (2, 2, 2)},
+    model_args={**SRGAN3D.network.model_args, "factor": (2, 2, 2)},
     patch_size=96,
     stride=None,
     frame=None,
@@ -96,16 +95,14 @@ _RESIDUAL = (
 )
 
 SRGAN3D_RES, SRGAN3D_RES_NN, SRGAN3D_RES_RC = (
-    dataclasses.replace(
-        SRGAN3D_X2,
-        name=f"srgan3d_res_{upsampler}",
-        model_args={**SRGAN3D_X2.model_args, "upsampler": upsampler, "residual": True},
-        adversarial=None,
+    SRGAN3D_X2.changed(name=f"srgan3d_res_{upsampler}",
+        model_args={**SRGAN3D_X2.network.model_args, "upsampler": upsampler, "residual": True},
+        game=Supervised(),
         learning_rate=1e-3,
         schedule="cosine",
         schedule_args={},
         sources={
-            **{k: v for k, v in SRGAN3D_X2.sources.items() if not k.startswith(("adversarial", "schedule"))},
+            **{k: v for k, v in SRGAN3D_X2.sources.items() if not k.startswith(("game", "schedule"))},
             "learning_rate": "ours: 1e-3, cosine to zero",
         },
         deviations=(SRGAN3D.deviations[0], *SRGAN3D_X2.deviations[2:], *_RESIDUAL, "no discriminator"),
@@ -114,23 +111,19 @@ SRGAN3D_RES, SRGAN3D_RES_NN, SRGAN3D_RES_RC = (
 )
 
 SRGAN3D_RES_X4, SRGAN3D_RES_1X1X4 = (
-    dataclasses.replace(
-        SRGAN3D_RES_NN,
-        name=f"srgan3d_res_{name}",
+    SRGAN3D_RES_NN.changed(name=f"srgan3d_res_{name}",
         task=f"gaussian_{name}",
-        model_args={**SRGAN3D_RES_NN.model_args, "factor": factor},
+        model_args={**SRGAN3D_RES_NN.network.model_args, "factor": factor},
     )
     for name, factor in (("x4", (4, 4, 4)), ("1x1x4", (1, 1, 4)))
 )
 
-SRGAN3D_RES_GAN = dataclasses.replace(
-    SRGAN3D_RES_NN,
-    name="srgan3d_res_gan",
+SRGAN3D_RES_GAN = SRGAN3D_RES_NN.changed(name="srgan3d_res_gan",
     start="srgan3d_res_subpixel_nn",
-    adversarial=LSGAN,
+    game=LSGAN,
     learning_rate=1e-4,
     schedule="inverse",
-    schedule_args=SRGAN3D.schedule_args,
+    schedule_args=SRGAN3D.training.schedule_args,
     sources=SRGAN3D_X2.sources,
     deviations=(
         *SRGAN3D_X2.deviations,
@@ -145,4 +138,4 @@ EXPERIMENTS = (
 )  # fmt: skip
 
 _SMALL = {"width": 16, "n_train": 5, "patch_size": 32, "batch_size": 2}
-QUICK = {e.name: {**_SMALL, "max_steps": 100 if e.adversarial else 300} for e in EXPERIMENTS}
+QUICK = {e.name: {**_SMALL, "max_steps": 300 if e.game == Supervised() else 100} for e in EXPERIMENTS}

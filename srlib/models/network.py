@@ -1,0 +1,37 @@
+"""The network of an experiment, as a part: a model by its name, its width and its settings."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from srlib.models import MODELS
+from srlib.parts import Count, Part
+from srlib.paths import InputError, choose, first_line
+
+
+@dataclass(frozen=True)
+class Network(Part):
+    """A model of MODELS; ``width`` is its base number of feature maps (growth rate, filters)."""
+
+    model: str
+    width: Count
+    model_args: Mapping[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        choose(MODELS, self.model, "model")
+
+    def build(self, seed: int = 0) -> torch.nn.Module:
+        """The network with weights drawn from the seed; InputError for settings that the model does not take."""
+        try:
+            return seeded(lambda: MODELS[self.model](width=self.width, **self.model_args), seed)
+        except (TypeError, ValueError, ArithmeticError, RuntimeError, AssertionError) as err:
+            raise InputError(f"{self.model} does not take its settings ({first_line(err)})") from err
+
+
+def seeded(make: Callable[[], torch.nn.Module], seed: int) -> torch.nn.Module:
+    """What ``make`` builds with weights drawn from the seed; global random state is left as it was."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return make()
