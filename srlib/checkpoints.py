@@ -18,9 +18,7 @@ from srlib.weights import read_metadata, save_weights
 SHOWN = 4  # differences between two runs, at most, in one line
 
 
-def contents(
-    subjects: Sequence[Subject], columns: Callable[[Subject], Sequence[str]]
-) -> dict[str, dict[str, str]]:
+def contents(subjects: Sequence[Subject], columns: Callable[[Subject], Sequence[str]]) -> dict[str, dict[str, str]]:
     """SHA-256 of every file that training reads of subjects, by their names and ``columns``.
 
     Raises InputError for a file that cannot be read or is missing, and for two subjects of one name.
@@ -173,7 +171,9 @@ def require_finite(players: object, pending: Sequence[Mapping[str, torch.Tensor]
         )
 
 
-def finish(folder: Path, identity: Mapping[str, object], players: object, history: Sequence[Mapping[str, float]]) -> None:
+def finish(
+    folder: Path, identity: Mapping[str, object], players: object, history: Sequence[Mapping[str, float]]
+) -> None:
     """Write ``history.csv`` and the players' weights; another run's get names of their own, with a hash in them, before."""
     final = folder / "model.safetensors"
     if final.is_file() and (other := difference(read_metadata(final), identity)):

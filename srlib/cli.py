@@ -105,9 +105,7 @@ def train(experiment, cohort, profile, seed, out, device, start, segmenter, **op
         split = ([s for s in subjects if s.split == part] for part in ("train", "val"))
         weights = training.train(chosen, *split, out, seed=seed, device=device, **options)
     else:  # in its place, where the notebooks look for it
-        weights = training.train_recorded(
-            experiment, profile, cohort, subjects, seed=seed, device=device, **options
-        )
+        weights = training.train_recorded(experiment, profile, cohort, subjects, seed=seed, device=device, **options)
     click.echo(weights)
 
 

@@ -120,4 +120,3 @@ def load_mask(subject: Subject, like: Volume) -> np.ndarray | None:
         return None
     file = subject.files["mask"]
     return resample_to(load(file), like, order=0, outside=0, what=f"subject {subject.name}: the mask {file}").data != 0
-

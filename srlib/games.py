@@ -87,7 +87,9 @@ class Training(Part):
             self.make_optimizer(network)
             rates = [self.rate(step) for step in (0, self.max_steps - 1)]
         except (TypeError, ValueError, ArithmeticError) as err:
-            raise InputError(f"{self.optimizer} or {self.schedule} does not take its settings ({first_line(err)})") from err
+            raise InputError(
+                f"{self.optimizer} or {self.schedule} does not take its settings ({first_line(err)})"
+            ) from err
         if not all(0 <= rate < math.inf for rate in rates):
             raise InputError(f"expected learning rates from 0 on, the schedule {self.schedule} gives {rates}")
 

@@ -16,7 +16,6 @@ class Acquisition(Part):
     random_mm: Length | None = None  # spacing of each axis drawn up to so much, thickness up to that, instead
 
 
-
 @dataclass(frozen=True)
 class Generation(Part):
     """How SynthSR draws training examples from label maps; bounds of uniform draws, where not said otherwise."""

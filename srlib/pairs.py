@@ -31,7 +31,9 @@ class Pair:
     intensity: str  # rule of volume.fit_scaling
     scaling: Scaling  # fitted on ``seen``, the only scan known at prediction time
     reference: Volume | None = None  # another contrast on the grid of ``hr``, where the experiment takes one
-    factor: tuple[float, float, float] | None = None  # how much coarser than ``hr`` it resolves, per axis; not of 2-D tasks
+    factor: tuple[float, float, float] | None = (
+        None  # how much coarser than ``hr`` it resolves, per axis; not of 2-D tasks
+    )
 
     @property
     def network_input(self) -> np.ndarray:

@@ -92,7 +92,9 @@ class SameGrid(Part):
             raise InputError(f"this model takes no {refused[0]}; it takes {', '.join(self.takes)}")
         factor = _asked(scan, request) or self.default_factor(scan, pairs)
         if len(factor) != 3 or not all(np.isfinite(f) and f >= 0.999 for f in factor):
-            raise InputError(f"factor per axis must be at least 1, got {factor}; the scan's spacing is {scan.spacing_mm} mm")
+            raise InputError(
+                f"factor per axis must be at least 1, got {factor}; the scan's spacing is {scan.spacing_mm} mm"
+            )
         # whole voxels over the same field of view: half a voxel over an axis is what the spacing may give way
         finer = tuple(max(round(n * f), n) / n for n, f in zip(scan.shape, factor, strict=True))
         coarser = tuple(f * z for f, z in zip(finer, request.zero_filled or (1, 1, 1), strict=True))
@@ -358,5 +360,3 @@ def without_wild(on_grid: Volume, lr: Volume) -> Volume:
     calm = lr.with_data(data)
     same = lr.shape == on_grid.shape and np.allclose(lr.affine, on_grid.affine)
     return calm if same else resample(calm, on_grid.shape, on_grid.affine)
-
-

@@ -75,9 +75,7 @@ class IsotropicSpacing(SameGrid):
         """The grid of the spacing; InputError for what this prediction does not take."""
         refused = [name for name in request.given() if name not in self.takes]
         if refused:
-            raise InputError(
-                f"this model gives scans of {self.spacing_mm:g} mm along all axes; leave {refused[0]} out"
-            )
+            raise InputError(f"this model gives scans of {self.spacing_mm:g} mm along all axes; leave {refused[0]} out")
         finer = tuple(float(mm / self.spacing_mm) for mm in scan.spacing_mm)
         return Plan(finer, finer, f"{self.spacing_mm:g} mm")
 

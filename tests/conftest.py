@@ -1,7 +1,6 @@
 """Small scans with a known place in the world, shared by the tests."""
 
 import random
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from srlib import experiments, paths
+from srlib import paths, systems
 from srlib.models.mdcsrn import MDCSRN
 from srlib.volume import Volume, save
 from srlib.weights import save_weights
@@ -160,9 +159,9 @@ def cohort(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory) -> Path:
     """Weights of an untrained network of two layers."""
-    experiment = replace(experiments.get("mdcsrn_res", "smoke"), model_args={"blocks": 1, "units": 1, "residual": True})
+    experiment = systems.get("mdcsrn_res", "smoke").changed(model_args={"blocks": 1, "units": 1, "residual": True})
     torch.manual_seed(0)
-    network = MDCSRN(width=experiment.width, **experiment.model_args)
+    network = MDCSRN(width=experiment.network.width, **experiment.network.model_args)
     torch.nn.init.normal_(network.last.weight, std=0.02)  # which begins at zero, and would change nothing
     path = tmp_path_factory.mktemp("weights") / "model.safetensors"
     save_weights(network.state_dict(), path, {"experiment": experiment.to_json()})

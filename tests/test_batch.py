@@ -1,6 +1,5 @@
 """srlib enhance on what users have: files of every kind, folders, runs that were stopped, scans that are none."""
 
-import dataclasses
 import gzip
 import json
 import os
@@ -24,10 +23,11 @@ from PIL import Image
 from pydicom.data import get_testdata_file
 from test_keras import make, theirs
 
-from srlib import batch, experiments, headers, images, infer, inputs, volume
+from srlib import batch, headers, images, inputs, systems, volume
 from srlib.cli import main
 from srlib.models import MODELS
 from srlib.paths import InputError, ScanWarning
+from srlib.systems import use
 from srlib.tables import read_table
 from srlib.volume import Volume
 from srlib.weights import load_network, save_weights
@@ -153,7 +153,7 @@ def test_a_billion_voxels_are_refused_before_memory_is_taken(tmp_path, tiny, noi
     nifti(tmp_path / "billion.nii.gz", DATA, put(DIM, 1001, 1000, 1000, dtype="<i2"))
     nifti(tmp_path / "almost.nii.gz", DATA, put(DIM, 999, 1000, 1000, dtype="<i2"))
     volume.save(Volume(noise((60, 60, 60)), np.eye(4)), tmp_path / "fine.nii.gz")
-    model, before = infer.load_model(tiny, "cpu"), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    model, before = use.load_model(tiny, device="cpu"), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for name, settings, words in (
         ("billion.nii.gz", {}, "more than"), ("almost.nii.gz", {}, "can hold"),
         ("fine.nii.gz", {"spacing_mm": (0.05,) * 3}, "(1200, 1200, 1200) voxels need 34.6 GB"),
@@ -421,12 +421,12 @@ def test_a_manifest_gives_both_contrasts(tmp_path):
 
 
 def test_thick_axes_are_brought_to_the_finest_spacing_where_the_model_can(tiny, monkeypatch):
-    model = infer.load_model(tiny, "cpu")
+    model = use.load_model(tiny, device="cpu")
     thick, even = (Volume(DATA, np.diag([*mm, 1])) for mm in ((1, 0.9, 4.5), (1, 1.1, 1.19)))
-    assert infer.choose_factor(thick, model) == infer.choose_factor(even, model) == (2, 2, 2)
-    model = infer.Model(model.network, dataclasses.replace(model.experiment, mixture=experiments.get("robust").mixture))
-    np.testing.assert_allclose(infer.choose_factor(thick, model), (1, 1, 5))
-    assert infer.choose_factor(even, model) == (2, 2, 2)
+    assert use.choose_factor(thick, model) == use.choose_factor(even, model) == (2, 2, 2)
+    model = use.Model(model.network, model.experiment.changed(mixture=systems.get("robust").examples.mixture))
+    np.testing.assert_allclose(use.choose_factor(thick, model), (1, 1, 5))
+    assert use.choose_factor(even, model) == (2, 2, 2)
 
 
 def command(*words: object, **settings: object) -> subprocess.Popen:
@@ -501,7 +501,7 @@ def test_two_runs_on_one_folder_get_on_with_each_other(tmp_path, tiny, enhance):
 
 @pytest.mark.parametrize("words, status", [((), 0), (("--factor", 2, 2, 1), 1)])
 def test_what_another_run_writes_meanwhile_is_left_as_it_is(tmp_path, enhance, monkeypatch, words, status):
-    scan, out, real = tmp_path / "a.nii", tmp_path / "sr.nii.gz", infer.super_resolve
+    scan, out, real = tmp_path / "a.nii", tmp_path / "sr.nii.gz", use.super_resolve
     nib.save(nib.Nifti1Image(DATA, OBLIQUE), scan)
 
     def slow(*given: object, **settings: object) -> Volume:
@@ -570,10 +570,10 @@ def test_outputs_of_every_format_are_done_before(name, tmp_path, enhance):
 
 
 def test_a_png_is_done_before(tmp_path, tmp_path_factory):
-    experiment = experiments.get("srresnet_ct_res", "smoke")
+    experiment = systems.get("srresnet_ct_res", "smoke")
     torch.manual_seed(0)
     weights = tmp_path / "model.safetensors"
-    network = MODELS[experiment.model](width=experiment.width, **experiment.model_args)
+    network = MODELS[experiment.network.model](width=experiment.network.width, **experiment.network.model_args)
     save_weights(network.state_dict(), weights, {"experiment": experiment.to_json()})
     images.save(Volume(texture((40, 36, 1)), np.eye(4)), tmp_path / "a.png")
     words = ["enhance", *map(str, (tmp_path / "a.png", tmp_path / "sr.png")), "--weights", str(weights)]
@@ -587,9 +587,9 @@ def test_a_png_is_done_before(tmp_path, tmp_path_factory):
 
 
 def test_one_half_of_two_outputs_is_made_whole(tmp_path):
-    experiment = experiments.get("synthsr_laplace", "smoke")
+    experiment = systems.get("synthsr_laplace", "smoke")
     torch.manual_seed(0)
-    network = MODELS[experiment.model](width=experiment.width, **experiment.model_args)
+    network = MODELS[experiment.network.model](width=experiment.network.width, **experiment.network.model_args)
     weights = tmp_path / "model.safetensors"
     save_weights(network.state_dict(), weights, {"experiment": experiment.to_json()})
     nib.save(nib.Nifti1Image(texture((20, 21, 9)).astype("f4"), np.diag([1, 1, 3, 1])), tmp_path / "a.nii")
@@ -611,7 +611,7 @@ def test_a_page_is_written_of_what_was_done_before(tmp_path, enhance, monkeypatc
     words = (scan, out, "--dtype", "int16", "--report")
     assert enhance(*words, tmp_path / "first").exit_code == 0
     first = (tmp_path / "first" / "sr.html").read_text()
-    content, real = out.read_bytes(), infer.super_resolve
+    content, real = out.read_bytes(), use.super_resolve
     monkeypatch.setattr(batch, "super_resolve", None)  # which is not needed again
     result = enhance(*words, pages)
     assert result.exit_code == 0 and "a.nii: done before" in result.stderr and out.read_bytes() == content
@@ -680,7 +680,7 @@ def test_a_folder_that_vanishes_is_a_line_per_scan_at_once(tmp_path, tiny, monke
     todo = inputs.jobs([tmp_path / "a.nii"], tmp_path / "out")
     (tmp_path / "out").rmdir()
     monkeypatch.setattr(batch, "super_resolve", None)  # nothing is computed that cannot be written
-    (outcome,) = batch.run(todo, infer.load_model(tiny, "cpu"), tiny, print)
+    (outcome,) = batch.run(todo, use.load_model(tiny, device="cpu"), tiny, print)
     assert outcome.status == "failed" and "out does not exist; create it first" in outcome.message
     with pytest.raises(InputError, match=r"summary\.csv: the folder"):
         inputs.write_summary(tmp_path / "out", [outcome])
@@ -762,7 +762,7 @@ def fragile(*given: object):
 def test_a_killed_worker_fails_its_scan_alone(tmp_path, tiny, monkeypatch):
     todo = inputs.jobs([many(tmp_path / "in", 5, 12)], tmp_path / "out")
     monkeypatch.setattr(batch, "_begin", fragile)
-    outcomes = list(batch.run(todo, infer.load_model(tiny, "cpu"), tiny, print, workers=2))
+    outcomes = list(batch.run(todo, use.load_model(tiny, device="cpu"), tiny, print, workers=2))
     assert sorted(o.job.source.name for o in outcomes) == [f"s{i}.nii" for i in range(5)]
     (failed,) = [o for o in outcomes if o.status == "failed"]
     assert failed.job.source.name == "s1.nii" and "s1.nii: its process ended, perhaps for want" in failed.message
@@ -780,7 +780,7 @@ def test_weights_that_change_under_a_run_are_not_used(tmp_path, tiny, monkeypatc
         return real(*given)
 
     monkeypatch.setattr(batch, "share", later)
-    outcomes = list(batch.run(todo, infer.load_model(weights, "cpu"), weights, print, workers=2))
+    outcomes = list(batch.run(todo, use.load_model(weights, device="cpu"), weights, print, workers=2))
     assert all(o.status == "failed" and "has changed since" in o.message for o in outcomes) and len(outcomes) == 3
 
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from scipy import stats
 
-from srlib import benchmark, experiments, figures, metrics, results
-from srlib.data import make_pair, read_manifest
-from srlib.infer import Model, load_model
+from srlib import benchmark, figures, metrics, results, systems
+from srlib.data import read_manifest
 from srlib.models import MODELS
+from srlib.systems.use import Model, load_model
 from srlib.volume import central
 from srlib.weights import save_weights
 
@@ -22,8 +22,8 @@ FINE, COARSE, SECOND = "recnn_x2", "srgan3d_res_subpixel", "recnn_x2_t2"
 
 def untrained(name: str) -> Model:
     torch.manual_seed(0)
-    experiment = experiments.get(name, "smoke")
-    network = MODELS[experiment.model](width=experiment.width, **experiment.model_args)
+    experiment = systems.get(name, "smoke")
+    network = MODELS[experiment.network.model](width=experiment.network.width, **experiment.network.model_args)
     with torch.no_grad():
         for p in network.parameters():
             p.add_(0.01 * torch.randn(p.shape))  # or residual networks would give their input back
@@ -49,7 +49,7 @@ def measured(cohort):
 
 
 def test_what_has_no_place_in_the_table():
-    names = {n for n, e in experiments.EXPERIMENTS.items() if benchmark.belongs(e)}
+    names = {n for n, e in systems.EXPERIMENTS.items() if benchmark.belongs(e)}
     assert {"mdcsrn", "recnn_x2x3", "recnn_x2_t2", "srgan3d_res_gan", "synthsr_thick"} <= names
     assert not names & {
         "srresnet_us", "srgan_ct",  # 2-D
@@ -83,7 +83,7 @@ def test_systems_take_the_runs_of_their_profile_and_seed_and_published_files(tmp
     found = benchmark.systems(tmp_path, "smoke")
     assert found["recnn_x2"].parent.name == "recnn_x2-smoke-s0-mine" and found["mdcsrn"] is None
     assert found["srcnn3d_published"] == file and found["recnn_published"] is None
-    assert load_model(found["recnn_x2x3"], "cpu").experiment.name == "recnn_x2x3"
+    assert load_model(found["recnn_x2x3"], device="cpu").experiment.name == "recnn_x2x3"
 
 
 def test_each_system_runs_where_it_applies_and_nowhere_else(measured):
@@ -106,7 +106,7 @@ def test_the_inner_three_quarters_of_the_cut_are_measured_or_the_whole_scan(meas
     subject = read_manifest(cohort, "test")[0]
     whole, _ = benchmark.measure(subject, {}, dataset="mine")
     for rows, middle, inner, region in ((measured[0][0], 16, 12, "middle"), (whole, 0, 99, "whole")):
-        pair = make_pair(subject, experiments.get(FINE), "gaussian_x3", middle)
+        pair = systems.get(FINE).pairs.make(subject, "gaussian_x3", middle)
         hr, cubic = (central(v, inner).data for v in (pair.hr, pair.on_grid))
         found = {
             r["region"]: r["value"]

@@ -11,9 +11,10 @@ import torch
 from click.testing import CliRunner
 from test_keras import make, theirs
 
-from srlib import data, experiments, train, volume
+from srlib import data, systems, volume
 from srlib.cli import main
 from srlib.models.unet3d import UNet3D
+from srlib.systems import train as training
 from srlib.weights import save_weights
 
 
@@ -29,7 +30,7 @@ def weights(cohort, tmp_path_factory):
     """Weights of a residual network after two steps."""
     subjects = data.read_manifest(cohort, "train")
     folder = tmp_path_factory.mktemp("weights")
-    return train.fit(experiments.get("mdcsrn_res", "smoke"), subjects, [], folder, device="cpu", progress=False)
+    return training.train(systems.get("mdcsrn_res", "smoke"), subjects, [], folder, device="cpu", progress=False)
 
 
 @pytest.fixture
@@ -196,9 +197,9 @@ def test_synthsr_from_the_command_line(srlib, tmp_path, blob, oblique, centre_of
 
 
 def test_uncertainty_from_the_command_line(srlib, tmp_path, blob):
-    experiment = experiments.get("synthsr_laplace", "smoke")
+    experiment = systems.get("synthsr_laplace", "smoke")
     torch.manual_seed(0)
-    network = UNet3D(width=experiment.width, **experiment.model_args)
+    network = UNet3D(width=experiment.network.width, **experiment.network.model_args)
     weights = tmp_path / "model.safetensors"
     save_weights(network.state_dict(), weights, {"experiment": experiment.to_json()})
     scan = volume.save(blob((30, 31, 12), np.diag([1, 1, 3, 1])), tmp_path / "in.nii.gz")

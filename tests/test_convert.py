@@ -6,7 +6,7 @@ from click.testing import CliRunner
 from scipy.io import savemat
 from skimage import io
 
-from srlib import data, experiments
+from srlib import data, systems
 from srlib.cli import main
 from srlib.convert import convert
 from srlib.paths import InputError
@@ -39,7 +39,7 @@ def test_deeplesion_slices_in_hu_with_their_splits(deeplesion, tmp_path):
     assert image.shape == (512, 512, 1) and set(np.unique(image.data)) == {-1024, 80}
     np.testing.assert_allclose(image.spacing_mm, (0.8, 0.7, 5))
     assert image.data[256, 60, 0] == 80 and image.data[60, 256, 0] == -1024  # columns are x
-    pair = data.make_pair(train, experiments.get("srresnet_ct_res", "smoke"), middle=360)
+    pair = systems.get("srresnet_ct_res", "smoke").pairs.make(train, middle=360)
     assert pair.hr.shape == (360, 360, 1) and np.isfinite(pair.lr.data).all()
 
 

@@ -1,6 +1,5 @@
 """Manifests refuse what cannot be used, by row, column and file; patches are a pure function of the seed."""
 
-import dataclasses
 import gzip
 import itertools
 import os
@@ -13,9 +12,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from srlib import experiments
-from srlib.data import Subject, baselines, degraded, load_mask, make_pair, read_manifest
-from srlib.dataset import POOL, PairDataset, foreground, patch_stream
+from srlib import systems
+from srlib.data import Subject, load_mask, make_pair, read_manifest
+from srlib.examples import POOL, PairDataset, foreground, patch_stream
 from srlib.images import read_grid
 from srlib.patches import extract, grid_locations
 from srlib.paths import InputError, ScanWarning
@@ -174,7 +173,7 @@ def test_a_scan_truncated_behind_its_header_is_named_when_loaded(folder: Path) -
     (folder / "cut.nii.gz").write_bytes(whole[: len(whole) // 2])
     (subject,) = read_manifest(table(folder, "subject,split,t1\ncut,train,cut.nii.gz\n"))
     with pytest.raises(InputError, match=r"cut\.nii\.gz: unreadable or truncated scan"):
-        make_pair(subject, smoke())
+        smoke().pairs.make(subject)
 
 
 def test_matlab_twins_belong_into_the_column_lr(folder: Path) -> None:
@@ -273,9 +272,9 @@ def test_relative_manifest_gives_absolute_files(folder: Path, monkeypatch: pytes
 # Pairs
 
 
-def smoke(**changes: object) -> experiments.Experiment:
+def smoke(**changes: object) -> systems.Experiment:
     settings = {"patch_size": 4, "min_foreground": 0.0, **changes}
-    return dataclasses.replace(experiments.get("mdcsrn_res", "smoke"), **settings)
+    return systems.get("mdcsrn_res", "smoke").changed(**settings)
 
 
 def cohort(folder: Path, count: int, shape: tuple[int, ...] | None = None) -> list[Subject]:
@@ -288,7 +287,7 @@ def cohort(folder: Path, count: int, shape: tuple[int, ...] | None = None) -> li
 @pytest.mark.parametrize("task", ["gaussian_x2", "kspace_x2_inplane"])
 def test_pairs_share_the_high_resolution_grid(tmp_path: Path, task: str) -> None:
     (subject,) = cohort(tmp_path, 1, (9, 11, 8))
-    pair = make_pair(subject, smoke(task=task))
+    pair = smoke(task=task).pairs.make(subject)
     assert pair.on_grid.shape == pair.hr.shape == (9, 11, 8)
     assert np.allclose(pair.on_grid.affine, pair.hr.affine)
     assert pair.lr.shape == ((5, 6, 4) if task == "gaussian_x2" else (9, 11, 8))
@@ -303,7 +302,7 @@ def test_pairs_share_the_high_resolution_grid(tmp_path: Path, task: str) -> None
 def test_a_constant_scan_is_named(tmp_path: Path) -> None:
     file = save(Volume(np.ones((8, 8, 8)), AFFINE), tmp_path / "flat.nii")
     with pytest.raises(InputError, match=r"flat\.nii: the scan is constant"):
-        make_pair(Subject("flat", "train", {"t1": file}), smoke())
+        smoke().pairs.make(Subject("flat", "train", {"t1": file}))
 
 
 def test_pairs_are_kept_and_counted(tmp_path: Path) -> None:
@@ -416,16 +415,16 @@ def test_free_pairs_are_those_of_the_manifest(tmp_path: Path) -> None:
     (subject,) = cohort(tmp_path, 1, (18, 18, 18))
     hr = load(subject.file("t1"))
     given = save(Volume(hr.data[::2, ::2, ::2] * 3, np.diag([2.0, 2.0, 2.0, 1.0])), tmp_path / "lr.nii")
-    pair = make_pair(Subject("s", "train", {**subject.files, "lr": given}), experiments.get("recnn_free", "smoke"))
+    pair = systems.get("recnn_free", "smoke").pairs.make(Subject("s", "train", {**subject.files, "lr": given}))
     assert np.array_equal(pair.lr.data, hr.data[::2, ::2, ::2] * 3) and pair.on_grid.shape == hr.shape
     assert np.allclose(pair.on_grid.data[::2, ::2, ::2], pair.lr.data, atol=0.01)  # where its affine places it
 
 
-def given(folder: Path, lr: Volume, **changes: object) -> tuple[Subject, experiments.Experiment]:
+def given(folder: Path, lr: Volume, **changes: object) -> tuple[Subject, systems.Experiment]:
     """A subject with a smooth scan, in RAS order, and a low-resolution scan; an experiment that takes the latter."""
     hr = ndimage.gaussian_filter(np.random.default_rng(0).standard_normal((24, 20, 18)), 1.5)
     files = {"t1": save(Volume(hr, AFFINE), folder / "hr.nii"), "lr": save(lr, folder / "lr.nii")}
-    return Subject("s", "train", files), dataclasses.replace(experiments.get("recnn_free", "smoke"), **changes)
+    return Subject("s", "train", files), systems.get("recnn_free", "smoke").changed(**changes)
 
 
 def smooth() -> Volume:
@@ -438,21 +437,21 @@ def test_a_given_lr_is_taken_where_it_lies_though_its_shape_is_that_of_the_truth
     lr = smooth()
     pair = make_pair(*given(tmp_path, reorient(lr, axes)))
     np.testing.assert_array_equal(pair.on_grid.data, lr.data)
-    assert list(baselines(pair, experiments.get("recnn_free"))) == ["zero_filled"]  # nothing is to be interpolated
+    assert list(systems.get("recnn_free").pairs.baselines(pair)) == ["zero_filled"]  # nothing is to be interpolated
     coarse = resample(lr, *coarse_grid(lr.shape, lr.affine, (2, 2, 2)))
     straight = make_pair(*given(tmp_path, coarse))
     turned = make_pair(*given(tmp_path, reorient(coarse, axes)))
     np.testing.assert_allclose(turned.on_grid.data, straight.on_grid.data, atol=1e-5)
     for pair in (straight, turned):
-        linear = baselines(pair, experiments.get("recnn_free"))["linear"]
+        linear = systems.get("recnn_free").pairs.baselines(pair)["linear"]
         assert np.corrcoef(linear.data.ravel(), pair.hr.data.ravel())[0, 1] > 0.9
 
 
 def test_a_given_lr_belongs_to_the_experiments_own_task(tmp_path: Path) -> None:
     subject, experiment = given(tmp_path, smooth())
-    assert np.array_equal(make_pair(subject, experiment, experiment.task).lr.data, smooth().data)
+    assert np.array_equal(experiment.pairs.make(subject, experiment.task).lr.data, smooth().data)
     for task in ("gaussian_x3", "kspace_x2_3d"):
-        pair, expected = make_pair(subject, experiment, task), degraded(load(subject.file("t1")), experiment, task)
+        pair, expected = experiment.pairs.make(subject, task), experiment.pairs.degrade(load(subject.file("t1")), task)
         assert np.array_equal(pair.lr.data, expected.lr.data)
 
 
@@ -461,13 +460,13 @@ def test_a_given_lr_belongs_to_the_experiments_own_task(tmp_path: Path) -> None:
 @pytest.mark.parametrize("axes", ["RAS", "LPS", "SAL"])
 def test_networks_from_grid_to_grid_get_a_given_lr_on_the_coarse_grid(tmp_path: Path, task: str, axes: str) -> None:
     subject, experiment = given(tmp_path, smooth(), task=task, lr_grid=True)
-    expected = degraded(load(subject.file("t1")), experiment)
+    expected = experiment.pairs.degrade(load(subject.file("t1")))
     given(tmp_path, reorient(expected.lr, axes))  # as another program stores it
-    pair = make_pair(subject, experiment)
+    pair = experiment.pairs.make(subject)
     np.testing.assert_allclose(pair.lr.affine, expected.lr.affine, atol=1e-5)
     np.testing.assert_allclose(pair.lr.data, expected.lr.data, atol=1e-6)
     given(tmp_path, reorient(smooth(), axes))  # and on the fine grid, brought on the coarse one
-    pair = make_pair(subject, experiment)
+    pair = experiment.pairs.make(subject)
     assert pair.lr.shape == expected.lr.shape
     place = resample(pair.lr, pair.hr.shape, pair.hr.affine).data
     assert np.corrcoef(place.ravel(), pair.hr.data.ravel())[0, 1] > 0.5
@@ -504,7 +503,7 @@ def test_a_constant_patch_is_in_the_units_of_all_others(tmp_path: Path) -> None:
     data[8:, 8:] = 250
     subject = Subject("half", "train", {"t1": save(Volume(data, AFFINE), tmp_path / "half.nii")})
     settings = {"lr_grid": False, "frame": None, "patch_size": 8, "stride": None, "task": "kspace_x2_3d"}
-    dataset = PairDataset([subject], dataclasses.replace(experiments.get("srgan3d", "smoke"), **settings))
+    dataset = PairDataset([subject], systems.get("srgan3d", "smoke").changed(**settings))
     found = {}
     for place in dataset.grid(0):
         given, truth = dataset.read(0, place)

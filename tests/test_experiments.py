@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 import torch
 
-from srlib import data, experiments
+from srlib import systems
 from srlib.degrade import make_degradation
-from srlib.experiments import Experiment, base
-from srlib.experiments.base import Acquisition, Adversarial, Generation, Mixture
-from srlib.infer import Model
+from srlib.games import OPTIMIZERS, SCHEDULES
 from srlib.losses import LOSSES
 from srlib.models import MODELS
 from srlib.patches import per_axis
 from srlib.paths import InputError
-from srlib.phases import OPTIMIZERS, SCHEDULES, learning_rate
 from srlib.synthesis import OUTPUTS
+from srlib.systems import Experiment, base
+from srlib.systems.base import Acquisition, Adversarial, Generation, Mixture
+from srlib.systems.use import Model
 from srlib.volume import Volume, fit_scaling
 
-NAMES = list(experiments.EXPERIMENTS)
+NAMES = list(systems.EXPERIMENTS)
 # the numbers of a game
 USED = {
     "wasserstein": ("weight", "per_generator", "extra_every", "extra", "strength", "slope"),
@@ -32,11 +32,11 @@ USED = {
 
 
 def test_profiles_only_shrink_named_budgets():
-    for name, profile in itertools.product(NAMES, experiments.PROFILES):
-        paper, shrunk = experiments.get(name), experiments.get(name, profile)
+    for name, profile in itertools.product(NAMES, systems.PROFILES):
+        paper, shrunk = systems.get(name), systems.get(name, profile)
         for field in dataclasses.fields(paper):
             before, after = getattr(paper, field.name), getattr(shrunk, field.name)
-            if field.name in experiments.BUDGET:
+            if field.name in systems.BUDGET:
                 if before is not None and field.name == "patch_size":  # one number, or one per axis
                     assert all(0 < a <= b for a, b in zip(per_axis(after), per_axis(before), strict=True)), (
                         name,
@@ -49,34 +49,34 @@ def test_profiles_only_shrink_named_budgets():
 
 
 def test_every_number_has_a_source():
-    for experiment in map(experiments.get, NAMES):
+    for experiment in map(systems.get, NAMES):
         axes = tuple[int, int, int]
         kinds = (int, float, int | None, axes, int | axes, int | axes | None, axes | None)
         numbers = {f.name for f in dataclasses.fields(experiment) if f.type in kinds}
         numbers = {n for n in numbers if getattr(experiment, n) != getattr(Experiment, n, None)}
-        if experiment.adversarial:
+        if experiment.game:
             numbers |= {
                 f"adversarial.{key}"
-                for key, value in dataclasses.asdict(experiment.adversarial).items()
-                if isinstance(value, int | float) and (key in USED[experiment.adversarial.game])
+                for key, value in dataclasses.asdict(experiment.game).items()
+                if isinstance(value, int | float) and (key in USED[experiment.game.game])
             }
         assert numbers <= set(experiment.sources), experiment.name
 
 
 def test_names_lead_somewhere():
-    for experiment in map(experiments.get, NAMES):
-        for kind, settings in (experiments.TASKS[task] for task in (experiment.task, *experiment.more_tasks)):
+    for experiment in map(systems.get, NAMES):
+        for kind, settings in (systems.TASKS[task] for task in (experiment.task, *experiment.examples.more_tasks)):
             make_degradation(kind, **settings)
-        assert experiment.schedule in SCHEDULES and experiment.optimizer in OPTIMIZERS
-        assert experiment.model in MODELS and experiment.loss in LOSSES
+        assert experiment.training.schedule in SCHEDULES and experiment.training.optimizer in OPTIMIZERS
+        assert experiment.network.model in MODELS and experiment.training.loss in LOSSES
         assert bool(experiment.start) <= (experiment.start in NAMES)
-        wasserstein = bool(experiment.adversarial) and experiment.adversarial.game == "wasserstein"
-        assert bool(experiment.critic_steps) == wasserstein
+        wasserstein = bool(experiment.game) and experiment.game.game == "wasserstein"
+        assert bool(experiment.game.critic_steps) == wasserstein
 
 
 def test_json_round_trip():
-    for experiment in (experiments.get(name, "quick") for name in NAMES):
-        again = experiments.from_json(experiment.to_json())
+    for experiment in (systems.get(name, "quick") for name in NAMES):
+        again = systems.from_json(experiment.to_json())
         assert again == experiment and again.to_json() == experiment.to_json()
         assert (again.paper, again.sources, again.deviations) == (
             experiment.paper,
@@ -86,25 +86,25 @@ def test_json_round_trip():
 
 
 def test_an_unregistered_experiment_comes_back_equal_and_lists_are_tuples():
-    mine = dataclasses.replace(experiments.get("srgan3d"), name="mine", paper="ours", model_args={"factor": [4, 4, 4]})
-    assert experiments.from_json(mine.to_json()) == mine and mine.model_args["factor"] == (4, 4, 4)
+    mine = systems.get("srgan3d").changed(name="mine", paper="ours", model_args={"factor": [4, 4, 4]})
+    assert systems.from_json(mine.to_json()) == mine and mine.network.model_args["factor"] == (4, 4, 4)
 
 
 def test_reading_an_experiment_leaves_the_tasks_as_they_are_and_keeps_its_own():
-    before = copy.deepcopy(experiments.TASKS)
-    text = experiments.get("recnn_x2").to_json()
-    other = experiments.from_json(text.replace('"sigma": 1.0', '"sigma": 3.5'))
-    mine = experiments.from_json(text.replace("gaussian_x2", "mine"))
-    assert before == experiments.TASKS
-    assert data.degradation_of(other.task, other.task_settings).sigma == (3.5, 3.5, 3.5)
+    before = copy.deepcopy(systems.TASKS)
+    text = systems.get("recnn_x2").to_json()
+    other = systems.from_json(text.replace('"sigma": 1.0', '"sigma": 3.5'))
+    mine = systems.from_json(text.replace("gaussian_x2", "mine"))
+    assert before == systems.TASKS
+    assert degradation_of(other.task, other.task_settings).sigma == (3.5, 3.5, 3.5)
     scan = Volume(np.random.default_rng(0).random((16, 16, 16), np.float32), np.eye(4))
-    sharp, blurred = (data.degraded(scan, e).lr.data for e in (experiments.get("recnn_x2"), other))
+    sharp, blurred = (e.pairs.degrade(scan).lr.data for e in (systems.get("recnn_x2"), other))
     assert blurred.std() < 0.5 * sharp.std()
-    np.testing.assert_array_equal(data.degraded(scan, mine).lr.data, sharp)
+    np.testing.assert_array_equal(mine.pairs.degrade(scan).lr.data, sharp)
     assert Model(torch.nn.Identity(), mine).factor == (2, 2, 2)
-    assert dataclasses.replace(mine, task="gaussian_x3").task_settings == {"gaussian_x3": before["gaussian_x3"]}
+    assert mine.changed(task="gaussian_x3").task_settings == {"gaussian_x3": before["gaussian_x3"]}
     with pytest.raises(InputError, match="unknown task 'mine'; expected one of gaussian_x2"):
-        data.degradation_of("mine")
+        degradation_of("mine")
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_reading_an_experiment_leaves_the_tasks_as_they_are_and_keeps_its_own():
 )
 def test_a_mistyped_number_or_name_is_refused_when_the_experiment_is_made(field, value, said):
     with pytest.raises(InputError, match=field if field != "more_tasks" else "task") as caught:
-        dataclasses.replace(experiments.get("recnn"), **{field: value})
+        systems.get("recnn").changed(**{field: value})
     assert said in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -176,25 +176,25 @@ def test_the_names_that_an_experiment_may_give_are_those_that_there_are():
 @pytest.mark.parametrize("text", ["", "{}", "[]", "3", '{"name": "mdcsrn"}', "{" * 50])
 def test_damaged_json_is_refused(text):
     with pytest.raises(InputError, match="experiment"):
-        experiments.from_json(text)
+        systems.from_json(text)
 
 
 @pytest.mark.parametrize("name, profile", [("mdcsrnn", "quick"), ("mdcsrn", "fast")])
 def test_unknown_names_are_refused(name, profile):
     with pytest.raises(InputError, match="expected one of"):
-        experiments.get(name, profile)
+        systems.get(name, profile)
 
 
 def test_cosine_falls_from_the_given_rate_to_zero():
-    experiment = dataclasses.replace(experiments.get("mdcsrn_res"), max_steps=100)
-    rates = [learning_rate(experiment, step) for step in range(100)]
-    assert rates[0] == experiment.learning_rate
+    experiment = systems.get("mdcsrn_res").changed(max_steps=100)
+    rates = [experiment.training.rate(step) for step in range(100)]
+    assert rates[0] == experiment.training.learning_rate
     assert all(a > b for a, b in itertools.pairwise(rates))
     assert rates[-1] < 0.01 * rates[0]
 
 
 def test_the_table_of_numbers_shows_both_budgets_and_every_source():
-    rows = {row["number"]: row for row in experiments.numbers("mdcsrn_wgan", "quick")}
+    rows = {row["number"]: row for row in systems.numbers("mdcsrn_wgan", "quick")}
     assert rows["width"] == {"number": "width", "published": 16, "profile quick": 8, "source": "paper: growth rate 16"}
     assert rows["adversarial.per_generator"]["published"] == 7
-    assert set(rows) == set(experiments.get("mdcsrn_wgan").sources)
+    assert set(rows) == set(systems.get("mdcsrn_wgan").sources)

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from srlib import experiments, generator, synthesis
+from srlib import generator, synthesis, systems
 from srlib.degrade import GaussianDownsample
-from srlib.experiments import Acquisition, Generation
 from srlib.fields import separable
 from srlib.paths import InputError, data_dir
 from srlib.priors import Label, estimate_priors, partners, read_classes, read_priors
 from srlib.slices import Axis, axis_reliability
+from srlib.systems import Acquisition, Generation
 from srlib.volume import Volume, load
 
 ROOT = Path(__file__).parents[1]
@@ -59,10 +59,10 @@ def test_the_same_parameters_give_the_same_bytes(encoded):
 
 @pytest.mark.parametrize("name", [f"synthsr_case{n}" for n in range(1, 7)] + ["synthsr_any"])
 def test_every_use_case_gives_its_channels(encoded, labels, name):
-    experiment = experiments.get(name)
-    real = labels.data if experiment.generation.target == "real" else None
-    ex = example(encoded, experiment.generation, size=(24, 32, 16), spacing=experiment.spacing_mm, real=real)
-    assert ex.network_input().shape == (experiment.model_args["in_channels"], 24, 32, 16)
+    experiment = systems.get(name)
+    real = labels.data if experiment.examples.generation.target == "real" else None
+    ex = example(encoded, experiment.examples.generation, size=(24, 32, 16), spacing=experiment.spacing_mm, real=real)
+    assert ex.network_input().shape == (experiment.network.model_args["in_channels"], 24, 32, 16)
     assert ex.target.shape == ex.classes.shape == (1, 24, 32, 16)
     for part in (ex.images, ex.reliability, ex.target):
         assert torch.isfinite(part).all() and part.min() >= -1e-6 and part.max() <= 1 + 1e-6
@@ -132,7 +132,7 @@ def test_a_crop_is_a_part_of_the_whole(encoded, labels):
     generation = Generation((Acquisition("t1"),), **STILL | {"warp_std": 3.0, "rotation_deg": 10.0})
     for seed in range(3):
         whole = generator.draw(np.random.default_rng(seed), encoded, generation, PRIORS, labels.shape)
-        part = dataclasses.replace(whole, size=(16, 17, 12), crop=(16, 17, 12), start=(9, 20, 15))
+        part = whole.changed(size=(16, 17, 12), crop=(16, 17, 12), start=(9, 20, 15))
         expected = generator.apply(encoded, whole, generation).classes[0][9:25, 20:37, 15:27]
         assert (generator.apply(encoded, part, generation).classes[0] != expected).float().mean() < 1e-3
 

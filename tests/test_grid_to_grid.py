@@ -1,31 +1,30 @@
 """Networks that see the low-resolution grid: patches, whole scans and evaluation lie where they should."""
 
-import dataclasses
-
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
 
-from srlib import data, evaluate, experiments, metrics, train, volume
+from srlib import data, evaluate, metrics, systems, volume
 from srlib.cli import main
-from srlib.data import Subject, degraded, load_mask, make_pair
-from srlib.dataset import PairDataset
-from srlib.infer import Model, enhance_pair, super_resolve
+from srlib.data import Subject, load_mask
+from srlib.examples import PairDataset
 from srlib.models.srgan3d import SRGAN3D
 from srlib.paths import InputError
+from srlib.systems import train as training
+from srlib.systems.use import Model, super_resolve
 from srlib.volume import Volume, fine_grid, reorient, save
 
-SMOKE = experiments.get("srgan3d_res_subpixel", "smoke")
+SMOKE = systems.get("srgan3d_res_subpixel", "smoke")
 FACTORS = {"gaussian_x2": (2, 2, 2), "gaussian_x4": (4, 4, 4), "gaussian_1x1x4": (1, 1, 4)}
 
 
 def make(task: str, **settings) -> Model:
     """A new residual network for a task: it gives the interpolation of its input."""
     network = SRGAN3D(4, 1, FACTORS[task], residual=True, **settings).eval().requires_grad_(False)
-    args = {**SMOKE.model_args, "factor": FACTORS[task]}
-    return Model(network, dataclasses.replace(SMOKE, task=task, model_args=args))
+    args = {**SMOKE.network.model_args, "factor": FACTORS[task]}
+    return Model(network, SMOKE.changed(task=task, model_args=args))
 
 
 @pytest.mark.parametrize("task", FACTORS)
@@ -44,12 +43,12 @@ def test_a_scan_stays_where_it_lay(task, affine, blob, centre_of_mass, to_world)
 @pytest.mark.parametrize("shape", [(24, 24, 24), (25, 22, 27)])
 def test_an_estimate_lies_on_the_grid_of_the_truth(task, shape, oblique, blob):
     model, hr = make(task), blob(shape, oblique, sigma=6)
-    pair = degraded(hr, model.experiment)
-    sr = enhance_pair(pair, model)
+    pair = model.experiment.pairs.degrade(hr)
+    sr = model.predict_pair(pair)
     assert sr.shape == hr.shape and np.array_equal(sr.affine, hr.affine)
     inside = (slice(8, -8),) * 3  # beyond the faces a spline is mirrored, the network's interpolation is not
     assert np.abs(sr.data - pair.on_grid.data)[inside].max() < 0.03  # cubic interpolation, as the spline's
-    low = enhance_pair(pair, model, max_memory_gb=1e-4 * np.prod(FACTORS[task]) * 4)  # in tiles
+    low = model.predict_pair(pair, max_memory_gb=1e-4 * np.prod(FACTORS[task]) * 4)  # in tiles
     np.testing.assert_allclose(low.data, sr.data, atol=1e-4)
 
 
@@ -72,8 +71,8 @@ def ramp(tmp_path) -> Subject:
 @pytest.mark.parametrize("sampling", ["grid", "random"])
 def test_patches_of_both_grids_show_the_same_place(ramp, task, sampling):
     factor = FACTORS[task]
-    args = {**SMOKE.model_args, "factor": factor}
-    experiment = dataclasses.replace(SMOKE, task=task, model_args=args, sampling=sampling, patch_size=8)
+    args = {**SMOKE.network.model_args, "factor": factor}
+    experiment = SMOKE.changed(task=task, model_args=args, sampling=sampling, patch_size=8)
     dataset = PairDataset([ramp], experiment)
     places = dataset.locations(0, np.random.default_rng(0))
     assert len(places) == len(dataset.grid(0)) > 8
@@ -85,11 +84,11 @@ def test_patches_of_both_grids_show_the_same_place(ramp, task, sampling):
 
 def test_patches_that_the_factor_does_not_divide_are_refused(ramp):
     with pytest.raises(InputError, match=r"\(9, 9, 9\) voxels are no multiple of the factor \(2, 2, 2\)"):
-        PairDataset([ramp], dataclasses.replace(SMOKE, patch_size=9)).grid(0)
+        PairDataset([ramp], SMOKE.changed(patch_size=9)).grid(0)
 
 
 def test_the_published_patches(tmp_path):
-    experiment = dataclasses.replace(experiments.get("srgan3d"), frame=(224, 224, 152))
+    experiment = systems.get("srgan3d").changed(frame=(224, 224, 152))
     file = save(Volume(np.random.default_rng(0).uniform(0, 900, (60, 70, 50)), np.eye(4)), tmp_path / "s.nii")
     dataset = PairDataset([Subject("s", "train", {"t1": file})], experiment)
     places = dataset.grid(0)
@@ -103,7 +102,7 @@ def test_the_published_patches(tmp_path):
 def test_a_frame_pads_and_cuts_about_the_middle(tmp_path, oblique, blob, centre_of_mass):
     scan = blob((25, 24, 30), oblique)
     subject = Subject("s", "train", {"t1": save(scan, tmp_path / "s.nii"), "mask": save(scan, tmp_path / "m.nii")})
-    pair = make_pair(subject, dataclasses.replace(SMOKE, frame=(32, 20, 28)))
+    pair = SMOKE.changed(frame=(32, 20, 28)).pairs.make(subject)
     assert pair.hr.shape == (32, 20, 28)
     assert np.linalg.norm(centre_of_mass(pair.hr) - centre_of_mass(scan)) < 0.01
     mask = load_mask(subject, pair.hr)
@@ -116,7 +115,7 @@ def trained(cohort, tmp_path):
     subjects = data.read_manifest(cohort)
     split = {part: [s for s in subjects if s.split == part] for part in ("train", "val")}
     options = {"device": "cpu", "progress": False, "snapshots": True}
-    return train.fit(SMOKE, split["train"], split["val"], tmp_path / "run", **options)
+    return training.train(SMOKE, split["train"], split["val"], tmp_path / "run", **options)
 
 
 def test_snapshots_lie_in_their_place(cohort, trained):
@@ -124,7 +123,7 @@ def test_snapshots_lie_in_their_place(cohort, trained):
     hr, given = (volume.load(folder / f"{name}.nii.gz") for name in ("hr", "input"))
     (scan,) = (volume.load(s.file("t1")) for s in data.read_manifest(cohort, "val"))
     shown = sorted(folder.glob("*_sr.nii.gz"))
-    assert len(shown) == SMOKE.max_steps
+    assert len(shown) == SMOKE.training.max_steps
     sr = volume.load(shown[0])
     assert sr.shape == hr.shape == (16, 16, 16) and given.shape == (8, 8, 8)
     np.testing.assert_allclose(sr.affine, hr.affine, atol=1e-5)
@@ -166,8 +165,8 @@ def test_the_masked_convention_and_the_population_variance(tmp_path, blob):
         rows.append(Subject(name, "test", {"t1": save(scan, tmp_path / f"{name}.nii"), "mask": mask}))
     model = make("gaussian_x2")
     table = evaluate.evaluate(model, rows, tmp_path / "out")
-    pair = make_pair(rows[0], model.experiment)
-    sr, inside = enhance_pair(pair, model).data, volume.load(rows[0].file("mask")).data
+    pair = model.experiment.pairs.make(rows[0])
+    sr, inside = model.predict_pair(pair).data, volume.load(rows[0].file("mask")).data
     joint = max(pair.hr.data.max(), sr.max()) - min(pair.hr.data.min(), sr.min())
     expected = metrics.psnr(pair.hr.data * inside, sr * inside, float(joint))
     psnr = table[table["region"] == "masked"]["psnr"]

@@ -6,14 +6,14 @@ import pytest
 from click.testing import CliRunner
 from scipy.io import savemat
 
-from srlib import data, experiments
+from srlib import data, systems
 from srlib.cli import main
 from srlib.degrade import KSpaceTruncation
 from srlib.images import load_mat
 from srlib.paths import InputError
 from srlib.volume import Volume, fit_scaling, load
 
-F25 = experiments.get("mdcsrn_f25", "smoke")
+F25 = systems.get("mdcsrn_f25", "smoke")
 
 
 def truncation_script(scan: np.ndarray, cut: float) -> np.ndarray:
@@ -52,8 +52,8 @@ def test_given_and_made_pairs_are_the_same(hcp, tmp_path):
     subjects = data.read_manifest(tmp_path / "m.csv")
     assert len(subjects) == 10
     for subject in subjects:
-        given = data.make_pair(subject, F25)
-        made = data.degraded(load(subject.file("t1")), F25)
+        given = F25.pairs.make(subject)
+        made = F25.pairs.degrade(load(subject.file("t1")))
         np.testing.assert_array_equal(given.on_grid.data, made.on_grid.data)
         assert given.scaling == made.scaling and given.scaling.scale == 4095
         assert given.scaling.apply(given.hr.data).max() <= 1
@@ -83,7 +83,7 @@ def test_samples_kept_by_both_variants():
     assert KSpaceTruncation((1, 2, 2)).kept((256, 320, 320)) == (256, 160, 160)
     assert KSpaceTruncation((1, 5, 5)).kept((256, 320, 320)) == (256, 64, 64)
     for name, share in (("mdcsrn", 1 / 4), ("mdcsrn_f25", 1 / 25)):
-        kind, settings = experiments.TASKS[experiments.get(name).task]
+        kind, settings = systems.TASKS[systems.get(name).task]
         kept = KSpaceTruncation(**settings).kept((256, 320, 320))
         assert kind == "kspace" and np.prod(kept) / (256 * 320 * 320) == pytest.approx(share)
 

@@ -15,12 +15,14 @@ from conftest import LocalFabric
 from pydicom.data import get_testdata_file
 from skimage import io
 
-from srlib import data, example, experiments, images, infer, losses, metrics, phases, results, train, volume
+from srlib import data, example, images, losses, metrics, results, systems, volume
 from srlib.cli import main
-from srlib.dataset import PairDataset
-from srlib.infer import Model
+from srlib.examples import PairDataset
 from srlib.models.srresnet2d import SRResNet2D, SRResNet2DRes
 from srlib.paths import InputError, ScanWarning
+from srlib.systems import train as training
+from srlib.systems import use
+from srlib.systems.use import Model
 from srlib.tiled import run_tiled
 from srlib.volume import Volume
 from srlib.weights import load_weights
@@ -47,7 +49,7 @@ def parts(manifest):
 
 
 def smoke(name, **changes):
-    return dataclasses.replace(experiments.get(name, "smoke"), **changes)
+    return systems.get(name, "smoke").changed(**changes)
 
 
 def test_ultrasound_patches_lie_on_one_another(manifests):
@@ -62,11 +64,11 @@ def test_ultrasound_patches_lie_on_one_another(manifests):
 def test_the_truth_of_ct_is_the_reconstruction_from_all_views(manifests):
     subject = parts(manifests["ct"])[0][0]
     scan = volume.load(subject.file("image"))
-    pair = data.make_pair(subject, smoke("srresnet_ct"))
+    pair = smoke("srresnet_ct").pairs.make(subject)
     clipped = scan.with_data(np.clip(scan.data, -1024, 200))
-    full = data.degradation_of("sparse_view_x16").reference(clipped)
+    full = degradation_of("sparse_view_x16").reference(clipped)
     np.testing.assert_allclose(pair.hr.data, full.data, atol=1e-3)
-    assert list(data.baselines(pair, smoke("srresnet_ct"))) == ["sparse_fbp"]
+    assert list(smoke("srresnet_ct").pairs.baselines(pair)) == ["sparse_fbp"]
     assert metrics.psnr(pair.hr.data, pair.lr.data, 1224) < 50
     np.testing.assert_allclose(pair.scaling.apply(np.float32([-1024, 200])), [0, 1])
 
@@ -89,15 +91,15 @@ def test_tiled_stacks_are_the_whole_stack(make):
 
 def test_enhanced_columns_lie_where_the_beams_were(manifests):
     hr = volume.load(parts(manifests["us"])[0][0].file("image"))
-    lr = data.degradation_of("scanline_x4")(hr)
+    lr = degradation_of("scanline_x4")(hr)
     network = SRResNet2DRes(4, 1, 4).eval().requires_grad_(False)
     model = Model(network, smoke("srresnet_us_res"))
     assert model.factor == (4, 1, 1)
-    sr = infer.super_resolve(lr, model)
+    sr = use.super_resolve(lr, model)
     np.testing.assert_allclose(sr.affine, hr.affine, atol=1e-9)
     np.testing.assert_allclose(sr.data[: hr.shape[0] : 4], lr.data, atol=1e-5)
-    pair = data.make_pair(parts(manifests["us"])[0][0], model.experiment)
-    assert infer.enhance_pair(pair, model).shape == hr.shape == (50, 44, 3)  # 13 columns kept, 52 made
+    pair = model.experiment.pairs.make(parts(manifests["us"])[0][0])
+    assert model.predict_pair(pair).shape == hr.shape == (50, 44, 3)  # 13 columns kept, 52 made
 
 
 def test_the_cyclic_schedule_is_that_of_torch():
@@ -105,14 +107,14 @@ def test_the_cyclic_schedule_is_that_of_torch():
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1e-3)
     rule = torch.optim.lr_scheduler.CyclicLR(optimizer, 1e-3, 1e-2, step_size_up=7, cycle_momentum=False)
     for step in range(40):
-        assert phases.learning_rate(experiment, step) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+        assert experiment.training.rate(step) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
         optimizer.step()
         rule.step()
 
 
 @pytest.mark.parametrize("moves", ["both", "critic"])
 def test_a_step_of_cross_entropy(moves):
-    game = dataclasses.replace(experiments.get("srgan_us").adversarial, moves=moves, weight=0.01)
+    game = dataclasses.replace(systems.get("srgan_us").game, moves=moves, weight=0.01)
     phase = phases.make_phase(smoke("srgan_us", adversarial=game), LocalFabric(), 0)
     assert type(phase) is phases.CrossEntropyPhase
     lr, hr = torch.rand(2, 1, 8, 32, 1), torch.rand(2, 1, 32, 32, 1)
@@ -145,7 +147,7 @@ def test_hard_labels():
 def test_three_tasks_from_saved_weights(manifests, tmp_path, kind):
     """Alone, the critic's turn leaves the generator's weights to the byte; both then go on from what was saved."""
     names = [f"srresnet_{kind}", f"srgan_{kind}_critic", f"srgan_{kind}"]
-    weights = train.fit_all(names, "smoke", manifests[kind], device="cpu", folder=tmp_path)
+    weights = training.train_all(names, "smoke", manifests[kind], device="cpu", folder=tmp_path)
     assert all(path.is_relative_to(tmp_path) for path in weights.values())
     first, second, third = (load_weights(weights[name]) for name in names)
     assert all(torch.equal(v, second[k]) for k, v in first.items())
@@ -154,8 +156,8 @@ def test_three_tasks_from_saved_weights(manifests, tmp_path, kind):
     assert {"critic_loss", "gap", "val_psnr"} <= set(history) and "loss" not in history
     assert len(results.read_runs(tmp_path)) == 3
     with pytest.raises(InputError, match="srgan_us_critic"):
-        train.fit(
-            experiments.get("srgan_us", "smoke"), *parts(manifests["us"]), tmp_path / "x", start=weights[names[0]]
+        training.train(
+            systems.get("srgan_us", "smoke"), *parts(manifests["us"]), tmp_path / "x", start=weights[names[0]]
         )
 
 
@@ -172,7 +174,9 @@ def test_tensorboard_gets_scalars_and_images(manifests, tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    train.fit(smoke("srresnet_us"), *parts(manifests["us"]), tmp_path, device="cpu", progress=False, tensorboard=True)
+    training.train(
+        smoke("srresnet_us"), *parts(manifests["us"]), tmp_path, device="cpu", progress=False, tensorboard=True
+    )
     log = EventAccumulator(str(tmp_path / "tensorboard"))
     log.Reload()
     history = pd.read_csv(tmp_path / "history.csv")
@@ -185,7 +189,7 @@ def test_tensorboard_gets_scalars_and_images(manifests, tmp_path):
 def test_missing_tensorboard_is_one_line(manifests, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(InputError, match="tensorboard is not installed; pip install"):
-        train.fit(smoke("srresnet_us"), *parts(manifests["us"]), tmp_path, device="cpu", tensorboard=True)
+        training.train(smoke("srresnet_us"), *parts(manifests["us"]), tmp_path, device="cpu", tensorboard=True)
 
 
 def test_the_built_in_images(tmp_path, monkeypatch):
@@ -193,7 +197,7 @@ def test_the_built_in_images(tmp_path, monkeypatch):
     for kind, low, high in (("us", 0, 1), ("ct", -1024, 3000)):
         manifest = example.build_images(kind)
         before = {p.name: p.read_bytes() for p in (tmp_path / f"example_{kind}").iterdir()}
-        tracked = experiments.__file__.rsplit("srlib", 1)[0] + f"csv/example_{kind}.csv"
+        tracked = systems.__file__.rsplit("srlib", 1)[0] + f"csv/example_{kind}.csv"
         assert manifest.read_text() == Path(tracked).read_text()
         subjects = data.read_manifest(manifest)
         assert {s.split for s in subjects} == {"train", "val", "test"}
@@ -221,7 +225,9 @@ def test_cells_of_a_manifest_may_be_png_dicom_or_a_series(tmp_path):
 
 def test_a_ct_slice_in_dicom_is_degraded_enhanced_and_written(manifests, tmp_path, monkeypatch):
     monkeypatch.setenv("SRLIB_RESULTS", str(tmp_path / "results"))
-    weights = train.fit(smoke("srresnet_ct_res"), *parts(manifests["ct"]), tmp_path / "w", device="cpu", progress=False)
+    weights = training.train(
+        smoke("srresnet_ct_res"), *parts(manifests["ct"]), tmp_path / "w", device="cpu", progress=False
+    )
 
     def srlib(*words):
         result = CliRunner().invoke(main, [str(w) for w in words])
@@ -268,15 +274,15 @@ def test_ct_is_clipped_alike_in_training_and_prediction(manifests):
     scan = scan.with_data(scan.data * 3 + 2500)  # bone and metal
     assert scan.data.max() > 1000
     with pytest.warns(ScanWarning, match=r"% of the voxels lay outside -1024 to 200 HU"):
-        sr = infer.super_resolve(scan, model)
+        sr = use.super_resolve(scan, model)
     assert model.network.given.min() >= 0 and model.network.given.max() <= 1
     clipped = scan.with_data(np.clip(scan.data, -1024, 200))
     np.testing.assert_allclose(sr.data, clipped.data, atol=0.01)
-    pair = data.degraded(scan, smoke("srresnet_ct"))
-    infer.enhance_pair(pair, model)
+    pair = smoke("srresnet_ct").pairs.degrade(scan)
+    model.predict_pair(pair)
     trained = model.network.given.clone()
     with warnings.catch_warnings():
         warnings.simplefilter("error", ScanWarning)  # streaks of a reconstruction from few views are no reason
         warnings.filterwarnings("ignore", "(?s).*very (max|min)imum", ScanWarning)
-        infer.super_resolve(pair.lr, model)
+        use.super_resolve(pair.lr, model)
     assert torch.equal(model.network.given, trained)  # what was reconstructed from few views keeps its streaks

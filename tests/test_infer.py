@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from srlib import experiments
-from srlib.infer import Model, find_weights, load_model, super_resolve
+from srlib import systems
 from srlib.models.mdcsrn import MDCSRN
 from srlib.paths import InputError, ScanWarning, shipped_file
+from srlib.systems.use import Model, find_weights, load_model, super_resolve
 from srlib.tiled import run_patches, run_tiled
 from srlib.volume import Volume, save
 from srlib.weights import save_weights
@@ -21,7 +21,7 @@ from srlib.weights import save_weights
 
 def make_model(name="mdcsrn_res", **settings):
     network = MDCSRN(width=2, residual=True, **settings).eval().requires_grad_(False)
-    return Model(network, experiments.get(name))
+    return Model(network, systems.get(name))
 
 
 @pytest.mark.parametrize("shape", [(40, 41, 44), (43, 70, 9)])
@@ -175,9 +175,9 @@ def weights(tmp_path):
     """Maker of a weights file as training writes it."""
 
     def make(name="model.safetensors", metadata=None, drop=0):
-        experiment = experiments.get("mdcsrn_res", "smoke")
+        experiment = systems.get("mdcsrn_res", "smoke")
         torch.manual_seed(0)
-        network = MDCSRN(width=experiment.width, **experiment.model_args)
+        network = MDCSRN(width=experiment.network.width, **experiment.network.model_args)
         state = dict(list(network.state_dict().items())[drop:])
         save_weights(state, tmp_path / name, {"experiment": experiment.to_json()} if metadata is None else metadata)
         return tmp_path / name, network, experiment
@@ -187,7 +187,7 @@ def weights(tmp_path):
 
 def test_a_model_is_loaded_as_it_was_saved(weights):
     path, network, experiment = weights()
-    model = load_model(path, "cpu")
+    model = load_model(path, device="cpu")
     assert model.experiment.to_json() == experiment.to_json()
     assert model.factor == (2, 2, 2)
     assert not model.network.training
@@ -200,14 +200,14 @@ def test_a_truncated_model_is_refused(weights, size):
     path = weights()[0]
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(InputError, match=path.name):
-        load_model(path, "cpu")
+        load_model(path, device="cpu")
 
 
 @pytest.mark.parametrize("metadata", [{}, {"experiment": "?"}, {"experiment": "{}"}, {"experiment": "[]"}, {"a": "b"}])
 def test_weights_that_are_not_of_an_experiment_are_refused(weights, metadata):
     path = weights(metadata=metadata)[0]
     with pytest.raises(InputError):
-        load_model(path, "cpu")
+        load_model(path, device="cpu")
 
 
 def test_other_files_are_refused_with_their_name(weights, tmp_path):
@@ -216,7 +216,7 @@ def test_other_files_are_refused_with_their_name(weights, tmp_path):
     lacking = weights("lacking.safetensors", drop=1)[0]
     for path in (tmp_path / "missing.safetensors", tmp_path / "text.safetensors", tmp_path / "folder", lacking):
         with pytest.raises(InputError, match=path.name) as error:
-            load_model(path, "cpu")
+            load_model(path, device="cpu")
         assert "\n" not in str(error.value)
 
 
@@ -224,14 +224,14 @@ def test_published_weights_are_loaded_by_their_name(published_dir):
     path = published_dir / "mDCSRN_pretrained_G_step250000.pth"
     if not path.is_file():
         pytest.skip(f"{path.name} is not in {published_dir}; get it from its authors")
-    model = load_model(path, "cpu")
+    model = load_model(path, device="cpu")
     assert model.experiment.name == "mdcsrn"
     assert model.factor == (1, 1, 1)
 
 
 def test_a_device_that_is_not_there_is_refused(weights):
     with pytest.raises(InputError, match="device"):
-        load_model(weights()[0], "cuda:99")
+        load_model(weights()[0], device="cuda:99")
 
 
 def test_stitched_patches_equal_the_whole_where_the_margin_covers_what_the_network_sees():

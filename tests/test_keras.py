@@ -12,7 +12,7 @@ from conftest import mutants
 from srlib.keras import MAX_NAMES, read_weights
 from srlib.models.unet3d import UNet3D
 from srlib.paths import InputError
-from srlib.published import load_published
+from srlib.systems.published import load_published
 
 KERNEL = np.arange(27 * 2, dtype=np.float32).reshape(3, 3, 3, 1, 2)
 BIAS = np.array([0.5, -2.0], np.float32)
@@ -179,8 +179,12 @@ def test_the_size_is_read_from_the_file(tmp_path, size):
     layers = {"labels": {"labels/w": BIAS}, **theirs(*size)}  # a training has layers of its own
     network, experiment = load_published(make(tmp_path / "mine.h5", layers, inner="model_weights"))
     width, levels, channels, outputs = size
-    assert (experiment.name, experiment.model, experiment.width) == ("synthsr_published", "unet3d", width)
-    assert experiment.model_args == {"levels": levels, "in_channels": channels, "out_channels": outputs}
+    assert (experiment.name, experiment.network.model, experiment.network.width) == (
+        "synthsr_published",
+        "unet3d",
+        width,
+    )
+    assert experiment.network.model_args == {"levels": levels, "in_channels": channels, "out_channels": outputs}
     assert not experiment.reference
     kernel, bias = layers[f"unet_conv_uparm_{levels}_0"].values()
     mine = network.up[0].conv1
@@ -266,7 +270,7 @@ def published(folder: Path, name: str) -> Path:
 @torch.inference_mode()
 def test_output_is_that_of_keras(published_dir):
     network, experiment = load_published(published(published_dir, "synthsr_unet_f6_random.h5"))
-    assert isinstance(network, UNet3D) and experiment.width == 6
+    assert isinstance(network, UNet3D) and experiment.network.width == 6
     pair = np.load(published(published_dir, "synthsr_unet_f6_io.npz"))
     y = network.eval()(torch.from_numpy(pair["x"])[None, None])[0, 0].numpy()
     assert pair["y"].std() > 0.1

@@ -13,14 +13,15 @@ import torch
 from conftest import LocalFabric
 from safetensors.torch import load_file
 
-from srlib import data, experiments, losses, phases, train
-from srlib.experiments import Adversarial
+from srlib import data, losses, systems
 from srlib.models.srgan3d import Discriminator3D
+from srlib.systems import Adversarial
+from srlib.systems import train as training
 
 GAME = Adversarial(weight=0.1, slope=0.3, game="least_squares")
-SAME_GRID = dataclasses.replace(experiments.get("mdcsrn", "smoke"), adversarial=GAME, batch_size=2)
-FINER_GRID = dataclasses.replace(
-    SAME_GRID, model="srgan3d", model_args={"blocks": 1, "factor": [1, 2, 4]}, loss="mse_gdl_sum", patch_size=8
+SAME_GRID = systems.get("mdcsrn", "smoke").changed(game=GAME, batch_size=2)
+FINER_GRID = SAME_GRID.changed(
+    model="srgan3d", model_args={"blocks": 1, "factor": [1, 2, 4]}, loss="mse_gdl_sum", patch_size=8
 )
 
 
@@ -36,8 +37,8 @@ def batches(count):
 def test_the_game_decides_who_plays():
     assert type(make()) is phases.LeastSquaresPhase
     assert isinstance(make().networks["critic"], Discriminator3D)
-    assert type(make(experiments.get("mdcsrn_res_wgan", "smoke"))) is phases.AdversarialPhase
-    assert type(make(experiments.get("mdcsrn", "smoke"))) is phases.SupervisedPhase
+    assert type(make(systems.get("mdcsrn_res_wgan", "smoke"))) is phases.AdversarialPhase
+    assert type(make(systems.get("mdcsrn", "smoke"))) is phases.SupervisedPhase
 
 
 def test_both_networks_move_at_every_step():
@@ -101,7 +102,7 @@ def test_the_discriminator_learns_unless_its_labels_are_those_of_the_code():
     gaps = {}
     for rule in ("per_step", "code"):
         game = dataclasses.replace(GAME, labels=rule)
-        phase = make(dataclasses.replace(FINER_GRID, adversarial=game, learning_rate=1e-3, width=8))
+        phase = make(FINER_GRID.changed(game=game, learning_rate=1e-3, width=8))
         gaps[rule] = [float(phase.step(i, lr, hr)["gap"]) for i in range(30)]
     assert np.mean(gaps["per_step"][-5:]) > 0.4
     assert abs(np.mean(gaps["code"][-5:])) < 0.15
@@ -134,7 +135,7 @@ def test_labels_of_the_code_never_tell_real_from_generated():
 
 def test_training_writes_both_networks_and_their_gap(cohort, tmp_path):
     parts = [data.read_manifest(cohort, part) for part in ("train", "val")]
-    train.fit(SAME_GRID, *parts, tmp_path, device="cpu", progress=False)
+    training.train(SAME_GRID, *parts, tmp_path, device="cpu", progress=False)
     history = pd.read_csv(tmp_path / "history.csv")
     assert {"loss", "adversarial", "critic_loss", "gap", "val_psnr", "val_gap"} <= set(history)
     assert np.isfinite(history).all(axis=None)
@@ -148,7 +149,7 @@ def test_two_processes_share_a_batch(cohort, tmp_path, monkeypatch):
     script.write_text(
         "import sys\n"
         "from srlib import data, experiments, train\n"
-        "e = experiments.from_json(open(sys.argv[3]).read())\n"
+        "e = systems.from_json(open(sys.argv[3]).read())\n"
         "s = data.read_manifest(sys.argv[1], 'train')\n"
         "train.fit(e, s, [], sys.argv[2], device='cpu', processes=2, progress=False)\n"
     )

@@ -1,22 +1,21 @@
 """A second contrast as reference: brought by its affine, wherever its grid lies, and never registered."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 
-from srlib import data, experiments, train, volume
+from srlib import data, systems, volume
 from srlib.cli import main
-from srlib.data import Subject, bring, make_pair
-from srlib.dataset import PairDataset
-from srlib.infer import Model, enhance_on_grid, super_resolve
+from srlib.data import Subject, bring
+from srlib.examples import PairDataset
 from srlib.models.recnn import ReCNN
 from srlib.paths import InputError
+from srlib.systems import train as training
+from srlib.systems.use import Model, enhance_on_grid, super_resolve
 from srlib.volume import Volume, coarse_grid, resample
 
-SMOKE = dataclasses.replace(experiments.get("recnn_x2_t2", "smoke"), patch_size=9, stride=7)
+SMOKE = systems.get("recnn_x2_t2", "smoke").changed(patch_size=9, stride=7)
 
 
 def turned(scan: Volume, rotate) -> Volume:
@@ -91,7 +90,7 @@ def test_a_reference_may_be_finer_than_the_scan(blob, oblique, align):
 def test_a_missing_or_unwanted_reference_is_refused(blob):
     with pytest.raises(InputError, match=r"recnn_x2_t2 takes a reference \(t2\), got none"):
         super_resolve(blob(), adding())
-    mono = Model(ReCNN(2, 2).eval(), experiments.get("recnn_x2", "smoke"))
+    mono = Model(ReCNN(2, 2).eval(), systems.get("recnn_x2", "smoke"))
     with pytest.raises(InputError, match="recnn_x2 takes no reference, got one"):
         super_resolve(blob(), mono, reference=blob())
 
@@ -122,7 +121,7 @@ def test_training_and_enhancing_from_the_command_line(pairs, tmp_path, monkeypat
     monkeypatch.setenv("SRLIB_RESULTS", str(tmp_path / "results"))
     subjects = data.read_manifest(pairs)
     split = {part: [s for s in subjects if s.split == part] for part in ("train", "val")}
-    weights = train.fit(SMOKE, split["train"], split["val"], tmp_path / "run", device="cpu", progress=False)
+    weights = training.train(SMOKE, split["train"], split["val"], tmp_path / "run", device="cpu", progress=False)
     words = ["enhance", tmp_path / "2_t1.nii.gz", tmp_path / "sr.nii.gz", "--weights", weights]
     run = CliRunner().invoke(main, [*map(str, words), "--reference", str(tmp_path / "2_t2.nii.gz")])
     assert run.exit_code == 0, run.output
@@ -134,4 +133,4 @@ def test_training_and_enhancing_from_the_command_line(pairs, tmp_path, monkeypat
 def test_a_subject_without_the_contrast_is_named(pairs):
     subject = data.read_manifest(pairs)[0]
     with pytest.raises(InputError, match="subject s0 has no t2; add the column"):
-        make_pair(Subject("s0", "train", {"t1": subject.file("t1")}), SMOKE)
+        SMOKE.pairs.make(Subject("s0", "train", {"t1": subject.file("t1")}))

@@ -7,16 +7,16 @@ import pytest
 import torch
 from conftest import LocalFabric
 
-from srlib import experiments
+from srlib import systems
+from srlib.games import OPTIMIZERS, AdversarialPhase, SupervisedPhase
 from srlib.models.mdcsrn import Critic
-from srlib.phases import OPTIMIZERS, AdversarialPhase, SupervisedPhase, learning_rate, who_moves
 
-SMOKE = experiments.get("mdcsrn_res_wgan", "smoke")
+SMOKE = systems.get("mdcsrn_res_wgan", "smoke")
 
 
 def test_the_schedule_of_the_paper():
-    paper = experiments.get("mdcsrn_wgan")
-    moves = [who_moves(paper, step) for step in range(10_000 + 3 * 700)]
+    paper = systems.get("mdcsrn_wgan")
+    moves = [paper.game.who_moves(step) for step in range(10_000 + 3 * 700)]
     assert set(moves[:10_000]) == {"critic"}
     for period in range(3):
         part = moves[10_000 + 700 * period :][:700]
@@ -26,10 +26,12 @@ def test_the_schedule_of_the_paper():
 
 
 def test_a_generator_moves_in_every_profile():
-    for name, experiment in experiments.EXPERIMENTS.items():
-        for profile in experiments.PROFILES if experiment.adversarial else ():
-            shrunk = experiments.get(name, profile)
-            assert "generator" in {who_moves(shrunk, step) for step in range(min(shrunk.max_steps, 20_000))}
+    for name, experiment in systems.EXPERIMENTS.items():
+        for profile in systems.PROFILES if experiment.game else ():
+            shrunk = systems.get(name, profile)
+            assert "generator" in {
+                shrunk.game.who_moves(step) for step in range(min(shrunk.training.max_steps, 20_000))
+            }
 
 
 def changed(before, network):
@@ -38,16 +40,16 @@ def changed(before, network):
 
 @pytest.mark.parametrize("constraint, strength", [("penalty", 10.0), ("clip", 0.01)])
 def test_one_network_moves_and_the_other_is_left_alone(constraint, strength):
-    game = dataclasses.replace(SMOKE.adversarial, constraint=constraint, strength=strength)
-    phase = AdversarialPhase(dataclasses.replace(SMOKE, adversarial=game), LocalFabric(), seed=0)
+    game = dataclasses.replace(SMOKE.game, constraint=constraint, strength=strength)
+    phase = AdversarialPhase(SMOKE.changed(game=game), LocalFabric(), seed=0)
     with torch.no_grad():  # a trained network's last convolution is not zero
         phase.networks["generator"].last.weight.normal_(0, 0.01)
     lr, hr = torch.rand(2, 2, 1, 16, 16, 16).unbind(0)
-    for index in range(SMOKE.max_steps):
+    for index in range(SMOKE.training.max_steps):
         before = {name: copy.deepcopy(n.state_dict()) for name, n in phase.networks.items()}
         losses = phase.step(index, lr, hr)
         assert all(torch.isfinite(v) for v in losses.values())
-        mover = who_moves(SMOKE, index)
+        mover = SMOKE.game.who_moves(index)
         other = "generator" if mover == "critic" else "critic"
         assert not changed(before[other], phase.networks[other])  # weights and batch-norm statistics
         moved = changed(before[mover], phase.networks[mover])
@@ -75,34 +77,30 @@ def test_the_critic_has_the_published_parameters_and_a_non_linearity():
     assert torch.isfinite(Critic(4, 16)(x)).all()
 
 
-RECNN = experiments.get("recnn", "smoke")
+RECNN = systems.get("recnn", "smoke")
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimiser_of_the_solver_generator_learns(name):
     rate = {"adam": 1e-3, "rmsprop": 1e-3, "adagrad": 1e-2, "adadelta": 1.0}.get(name, 1e-2)
-    phase = SupervisedPhase(dataclasses.replace(RECNN, optimizer=name, learning_rate=rate), LocalFabric(), seed=0)
+    phase = SupervisedPhase(RECNN.changed(optimizer=name, learning_rate=rate), LocalFabric(), seed=0)
     lr = torch.rand(2, 1, 9, 9, 9, generator=torch.Generator().manual_seed(0))
     losses = [float(phase.step(0, lr, lr * 0.5)["loss"]) for _ in range(30)]
     assert losses[-1] < 0.7 * losses[0]
 
 
 def test_biases_learn_at_a_tenth_of_the_rate():
-    phase = SupervisedPhase(
-        dataclasses.replace(RECNN, optimizer="sgd", optimizer_args={"momentum": 0}), LocalFabric(), 0
-    )
+    phase = SupervisedPhase(RECNN.changed(optimizer="sgd", optimizer_args={"momentum": 0}), LocalFabric(), 0)
     network = phase.networks["generator"]
     before = copy.deepcopy(network.state_dict())
     phase.step(0, *torch.rand(2, 1, 1, 9, 9, 9).unbind(0))
     for name, parameter in network.named_parameters():
-        rate = RECNN.learning_rate * (0.1 if name.endswith("bias") else 1)
+        rate = RECNN.training.learning_rate * (0.1 if name.endswith("bias") else 1)
         torch.testing.assert_close(before[name] - parameter.detach(), rate * parameter.grad, rtol=1e-3, atol=1e-7)
 
 
 def test_the_step_schedule_falls_to_a_tenth_half_way():
-    paper = experiments.get("recnn")
-    assert [learning_rate(paper, step) for step in (0, 9_999, 10_000, 19_999)] == pytest.approx(
-        [1e-3, 1e-3, 1e-4, 1e-4]
-    )
-    quick = experiments.get("recnn", "quick")  # shrunk in proportion
-    assert learning_rate(quick, quick.max_steps // 2) == pytest.approx(1e-4)
+    paper = systems.get("recnn")
+    assert [paper.training.rate(step) for step in (0, 9_999, 10_000, 19_999)] == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4])
+    quick = systems.get("recnn", "quick")  # shrunk in proportion
+    assert quick.training.rate(quick.training.max_steps // 2) == pytest.approx(1e-4)

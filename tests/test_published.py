@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from srlib.experiments import EXPERIMENTS
 from srlib.paths import InputError
-from srlib.published import PUBLISHED, load_published
+from srlib.systems import EXPERIMENTS
+from srlib.systems.published import PUBLISHED, load_published
 
 NAME = "mDCSRN_pretrained_G_step250000.pth"
 

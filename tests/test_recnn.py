@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from srlib.degrade import make_degradation
-from srlib.experiments import EXPERIMENTS, PROFILES, TASKS, get
-from srlib.infer import load_model
 from srlib.metrics import psnr
 from srlib.models import MODELS
 from srlib.models.recnn import SRCNN3D, ReCNN
 from srlib.patches import tiles
 from srlib.paths import InputError, published_dir
-from srlib.published import load_published
+from srlib.systems import EXPERIMENTS, PROFILES, TASKS, get
+from srlib.systems.published import load_published
+from srlib.systems.use import load_model
 from srlib.tiled import run_tiled
 from srlib.volume import Volume
 
@@ -149,8 +149,8 @@ def test_gradients_reach_every_layer():
 def test_experiments_fit_their_networks(name):
     for profile in PROFILES:
         experiment = get(name, profile)
-        network = MODELS[experiment.model](width=experiment.width, **experiment.model_args)
-        shape = (1, experiment.model_args.get("in_channels", 1), 5, 5, 5)
+        network = MODELS[experiment.network.model](width=experiment.network.width, **experiment.network.model_args)
+        shape = (1, experiment.network.model_args.get("in_channels", 1), 5, 5, 5)
         assert network(torch.rand(shape)).shape == (1, 1, 5, 5, 5)
 
 

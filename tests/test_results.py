@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from srlib import experiments, paths, readme, results
+from srlib import paths, readme, results, systems
 from srlib.paths import InputError
 from srlib.volume import Volume
 
@@ -116,7 +116,7 @@ def test_a_run_that_gives_the_same_again_keeps_its_row(tmp_path):
     cohort, weights = tmp_path / "c.csv", tmp_path / "w"
     cohort.write_text("x")
     weights.write_text("1")
-    experiment = experiments.get("mdcsrn", "smoke")
+    experiment = systems.get("mdcsrn", "smoke")
 
     def record(seconds):
         results.record_run(tmp_path, experiment, "smoke", 0, cohort, weights, "2026-01-01T00:00:00", seconds, "cpu")
@@ -132,7 +132,7 @@ def test_a_run_that_gives_the_same_again_keeps_its_row(tmp_path):
 
 def test_what_was_measured_of_a_run_goes_with_its_old_weights(tmp_path):
     """Trained again with other weights, a run has no rows before it is measured; a fresh clone's are no exception."""
-    cohort, weights, experiment = tmp_path / "c.csv", tmp_path / "w", experiments.get("mdcsrn", "smoke")
+    cohort, weights, experiment = tmp_path / "c.csv", tmp_path / "w", systems.get("mdcsrn", "smoke")
     cohort.write_text("x")
     for folder in (tmp_path / "mine", tmp_path / "clone"):
         weights.write_text("1")

@@ -1,6 +1,5 @@
 """The network for every factor: what it is told, what it does not depend on, what it was trained on, and its weights."""
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -9,25 +8,24 @@ import torch
 from click.testing import CliRunner
 from scipy import ndimage
 
-from srlib import experiments, images, mixture
+from srlib import images, mixture, systems
 from srlib.benchmark import BENCHMARK
 from srlib.checks import content
 from srlib.cli import main
-from srlib.data import degraded
 from srlib.degrade import BlockAverage, GaussianDownsample
 from srlib.example import read_template
 from srlib.generator import encode
-from srlib.infer import enhance_pair, load_model, super_resolve
 from srlib.metrics import psnr
 from srlib.models.robust import RobustSR, Told, pack, unpack
 from srlib.paths import InputError, ScanWarning, shipped_file
 from srlib.priors import Label
-from srlib.published import PUBLISHED
+from srlib.systems.published import PUBLISHED
+from srlib.systems.use import load_model, super_resolve
 from srlib.tiled import run_tiled
 from srlib.volume import Volume, central, crop_or_pad, fit_scaling, load, resample, save
 from srlib.weights import read_metadata
 
-SMOKE = experiments.get("robust", "smoke")
+SMOKE = systems.get("robust", "smoke")
 TABLE = [Label(0, 0), *(Label(k, k) for k in (1, 2, 3))]
 PRIORS = {"t1": (np.array([[0, 80, 140, 220], [0, 8, 8, 8.0]]), np.array([[0, 8, 14, 22], [0, 2, 2, 2.0]]))}
 PRIORS["t2"] = PRIORS["t1"]
@@ -98,7 +96,7 @@ def test_it_is_told_the_factor_and_shown_the_kernel(noise):
 
 def test_patches_are_those_of_one_degraded_scan(balls):
     patches = mixture.paint_patches(np.random.default_rng(3), balls, SMOKE, PRIORS)
-    assert len(patches) == SMOKE.samples == 8
+    assert len(patches) == SMOKE.examples.samples == 8
     for given, truth in patches:
         assert given.shape == (16, 16, 16, 16) and truth.shape == (1, 16, 16, 16)
         assert given.dtype == truth.dtype == np.float32
@@ -109,7 +107,7 @@ def test_patches_are_those_of_one_degraded_scan(balls):
         np.array_equal(a, b) for one, other in zip(patches, again, strict=True) for a, b in zip(one, other, strict=True)
     )
     with pytest.raises(InputError, match="cube"):
-        mixture.paint_patches(np.random.default_rng(0), balls, dataclasses.replace(SMOKE, samples=9), PRIORS)
+        mixture.paint_patches(np.random.default_rng(0), balls, SMOKE.changed(samples=9), PRIORS)
 
 
 def test_what_is_drawn_covers_the_mixture(balls):
@@ -117,7 +115,7 @@ def test_what_is_drawn_covers_the_mixture(balls):
     hr = mixture.paint(rng, balls, SMOKE, PRIORS, [32] * 3)
     assert hr.shape == (32, 32, 32) and 0 <= hr.data.min() < hr.data.max() < 2
     for _ in range(60):
-        lr, factor = mixture.degrade(rng, hr, SMOKE.mixture)
+        lr, factor = mixture.degrade(rng, hr, SMOKE.examples.mixture)
         assert lr.shape == hr.shape and np.isfinite(lr.data).all()
         assert 12 < psnr(hr.data, lr.data, float(np.ptp(hr.data))) < 80
         factors.append(factor)
@@ -128,8 +126,8 @@ def test_what_is_drawn_covers_the_mixture(balls):
 
 def gains(scan, task):
     """PSNR in dB of the spline and of the shipped weights, data range 1, 8 voxels off each face."""
-    pair = degraded(scan, load_model().experiment, task)
-    inner = [v.data[8:-8, 8:-8, 8:-8] for v in (pair.hr, pair.on_grid, enhance_pair(pair, load_model()))]
+    pair = load_model().experiment.pairs.degrade(scan, task)
+    inner = [v.data[8:-8, 8:-8, 8:-8] for v in (pair.hr, pair.on_grid, load_model().predict_pair(pair))]
     return psnr(inner[0], inner[1], 1.0), psnr(inner[0], inner[2], 1.0)
 
 
@@ -143,7 +141,7 @@ def template():
 def test_shipped_weights_are_those_of_the_recipe():
     path = shipped_file("robust")
     assert path.stat().st_size <= 2e6
-    assert read_metadata(path)["experiment"] == experiments.get("robust").to_json()
+    assert read_metadata(path)["experiment"] == systems.get("robust").to_json()
 
 
 def test_shipped_weights_gain_at_the_page_s_protocol(template):
@@ -189,13 +187,13 @@ def test_enhance_needs_no_more_than_in_and_out(tmp_path, template):
 
 def test_what_a_scanner_interpolated_is_told(tmp_path, template):
     hr = central(template, 64)
-    pair = degraded(hr, experiments.get("robust"), "kspace_x2_3d")
+    pair = systems.get("robust").pairs.degrade(hr, "kspace_x2_3d")
     save(pair.lr, tmp_path / "filled.nii.gz")
     result = enhance(tmp_path / "filled.nii.gz", tmp_path / "sr.nii.gz", "--zero-filled", 2, 2, 2)
     assert result.exit_code == 0 and "x1 1 1" in result.stderr
     sr = images.load(tmp_path / "sr.nii.gz")
     assert sr.shape == hr.shape
-    np.testing.assert_allclose(sr.data, enhance_pair(pair, load_model()).data, atol=1e-5)
+    np.testing.assert_allclose(sr.data, load_model().predict_pair(pair).data, atol=1e-5)
     wrong = enhance(tmp_path / "filled.nii.gz", tmp_path / "b.nii.gz", "--zero-filled", 0.5, 2, 2)
     assert wrong.exit_code == 1 and "1 or more" in wrong.stderr and not (tmp_path / "b.nii.gz").exists()
 
@@ -287,7 +285,7 @@ def test_content_that_is_smooth_by_itself_is_warned_of(template):
     assert [line for line in content(lr, (2, 2, 2)) if line.startswith("the scan is smooth")]
     assert not content(lr, (1, 1, 1))
     for task in BENCHMARK:
-        pair = degraded(template, experiments.get("robust"), task)
+        pair = systems.get("robust").pairs.degrade(template, task)
         filled = pair.factor if pair.lr.shape == pair.hr.shape else (1, 1, 1)
         finer = np.divide(pair.hr.shape, pair.lr.shape)
         assert bool(content(pair.lr, finer, filled)) == (task == "gaussian_x2_sigma2"), task  # looks just like it

@@ -1,6 +1,5 @@
 """Patch stores: the stream that was written, files of others, and refusal of what is damaged or cut off."""
 
-import dataclasses
 import itertools
 import subprocess
 import sys
@@ -13,14 +12,13 @@ import pytest
 from conftest import mutants
 from safetensors.torch import load_file
 
-from srlib import data, experiments, train
-from srlib.dataset import PairDataset, patch_stream
+from srlib import data, systems
+from srlib.examples import PairDataset, patch_stream
 from srlib.paths import InputError
 from srlib.store import PatchStore, write_store
+from srlib.systems import train as training
 
-SMOKE = dataclasses.replace(
-    experiments.get("recnn_x2x3", "smoke"), patch_size=9, stride=7, border=(2, 3, 0), samples=20, n_train=3
-)
+SMOKE = systems.get("recnn_x2x3", "smoke").changed(patch_size=9, stride=7, border=(2, 3, 0), samples=20, n_train=3)
 
 
 @pytest.fixture
@@ -60,13 +58,13 @@ def test_others_can_read_it(dataset, store):
 def test_training_from_a_store_gives_the_same_weights(cohort, dataset, store, tmp_path):
     subjects = data.read_manifest(cohort, "train")
     options = {"device": "cpu", "progress": False}
-    direct = train.fit(SMOKE, subjects, [], tmp_path / "direct", **options)
-    stored = train.fit(SMOKE, [], [], tmp_path / "stored", store=store, **options)
+    direct = training.train(SMOKE, subjects, [], tmp_path / "direct", **options)
+    stored = training.train(SMOKE, [], [], tmp_path / "stored", store=store, **options)
     one, other = load_file(direct), load_file(stored)
     assert all(np.array_equal(one[k], other[k]) for k in one)
     with pytest.raises(InputError, match=r"expects patches \(C, x, y, z\) of \(2, 9, 9, 9\), got \(1, 9, 9, 9\)"):
-        multi = dataclasses.replace(experiments.get("recnn_multi", "smoke"), patch_size=9)
-        train.fit(multi, [], [], tmp_path / "multi", store=store, **options)
+        multi = systems.get("recnn_multi", "smoke").changed(patch_size=9)
+        training.train(multi, [], [], tmp_path / "multi", store=store, **options)
 
 
 def test_files_of_others_are_read(tmp_path):
@@ -82,7 +80,7 @@ def test_files_of_others_are_read(tmp_path):
 
 
 def test_random_patches_are_not_stored(cohort, tmp_path):
-    experiment = experiments.get("mdcsrn_res", "smoke")
+    experiment = systems.get("mdcsrn_res", "smoke")
     with pytest.raises(InputError, match="mdcsrn_res draws new patches"):
         write_store(PairDataset(data.read_manifest(cohort, "train"), experiment), tmp_path / "p.h5")
 

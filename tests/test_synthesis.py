@@ -10,12 +10,11 @@ import torch
 from scipy import ndimage
 from test_keras import make, theirs
 
-from srlib.data import degraded
-from srlib.experiments import EXPERIMENTS, Acquisition, Generation
-from srlib.experiments.synthsr import SYNTHSR_HYPERFINE, SYNTHSR_PUBLISHED
-from srlib.infer import Model, enhance_pair, load_model, super_resolve, with_uncertainty
 from srlib.paths import InputError
 from srlib.synthesis import OUTPUTS, doubts, isotropic, reliability
+from srlib.systems import EXPERIMENTS, Acquisition, Generation
+from srlib.systems.synthsr import SYNTHSR_HYPERFINE, SYNTHSR_PUBLISHED
+from srlib.systems.use import Model, load_model, super_resolve, with_uncertainty
 from srlib.volume import Volume, axcodes, describe, reorient
 
 
@@ -108,7 +107,7 @@ def scan(noise) -> Volume:
 
 
 def check_published(path, scan):
-    model = load_model(path, "cpu")
+    model = load_model(path, device="cpu")
     assert model.experiment.spacing_mm == 1.0 and not model.network.training
     for flip in (True, False):
         sr, expected = super_resolve(scan, model, flip=flip), by_hand(scan, model.network, flip)
@@ -139,7 +138,7 @@ def test_keras_weights_are_found_by_their_name(tmp_path, monkeypatch):
     monkeypatch.setenv("SRLIB_DATA", str(tmp_path))
     (tmp_path / "published").mkdir()
     make(tmp_path / "published" / "SynthSR_any.h5", theirs())
-    assert load_model("SynthSR_any.h5", "cpu").experiment.name == "synthsr_published"
+    assert load_model("SynthSR_any.h5", device="cpu").experiment.name == "synthsr_published"
 
 
 @pytest.mark.parametrize("output, expected", [
@@ -148,7 +147,7 @@ def test_keras_weights_are_found_by_their_name(tmp_path, monkeypatch):
 def test_units(output, expected, noise):
     data = np.full((32, 32, 32), 150.0)
     data[:, :16], data[:, :8] = 350, -50
-    given = {"generation": SYNTHSR_HYPERFINE.generation} if output == "hyperfine" else {}
+    given = {"generation": SYNTHSR_HYPERFINE.examples.generation} if output == "hyperfine" else {}
     sr = super_resolve(
         Volume(data, np.eye(4)), fake(output=output, **given), reference=None if not given else Volume(data, np.eye(4))
     )
@@ -156,7 +155,7 @@ def test_units(output, expected, noise):
 
 
 def test_every_experiment_has_units_that_are_known():
-    assert {e.output for e in (*EXPERIMENTS.values(), SYNTHSR_PUBLISHED, SYNTHSR_HYPERFINE)} <= set(OUTPUTS)
+    assert {e.prediction.output for e in (*EXPERIMENTS.values(), SYNTHSR_PUBLISHED, SYNTHSR_HYPERFINE)} <= set(OUTPUTS)
 
 
 def test_hyperfine_weights_add_to_the_t1_and_see_the_t2_in_its_place(tmp_path, blob, centre_of_mass):
@@ -166,7 +165,7 @@ def test_hyperfine_weights_add_to_the_t1_and_see_the_t2_in_its_place(tmp_path, b
     file = make(tmp_path / "SynthSR_v10_210712_hyperfine.h5", layers)
     t1 = blob((40, 40, 12), np.diag([1.5, 1.5, 5, 1]))
     t1 = t1.with_data(t1.data * 900 - 20)
-    model = load_model(file, "cpu")
+    model = load_model(file, device="cpu")
     shifted = t1.affine.copy()
     shifted[:3, 3] = 4, 0, 0
     t2 = Volume(t1.data + 60, shifted)
@@ -253,8 +252,8 @@ FLIPPED = np.array([[0, 0, 1.0, -8.0], [-1, 0, 0, 40.0], [0, 1, 0, -3.0], [0, 0,
 def test_a_prediction_lies_on_the_grid_of_the_truth_voxel_by_voxel(noise):
     hr = Volume(noise((22, 20, 23)), FLIPPED)
     model = fake(base=EXPERIMENTS["synthsr_thick"])
-    pair = degraded(hr, model.experiment)
-    sr = enhance_pair(pair, model)
+    pair = model.experiment.pairs.degrade(hr)
+    sr = model.predict_pair(pair)
     assert sr.shape == hr.shape and np.array_equal(sr.affine, hr.affine)
     alone = reorient(super_resolve(pair.lr, model), axcodes(hr))
     assert np.array_equal(sr.data, alone.data[:22, :20, :23])
@@ -265,7 +264,7 @@ def test_a_prediction_of_another_spacing_is_interpolated_there(oblique, blob, ce
     affine[:3, :3] *= 0.8 / np.linalg.norm(affine[:3, :3], axis=0)
     hr = blob((45, 44, 46), affine, sigma=4)
     model = fake(base=EXPERIMENTS["synthsr_thick"])
-    sr = enhance_pair(degraded(hr, model.experiment), model)
+    sr = model.predict_pair(model.experiment.pairs.degrade(hr))
     assert sr.shape == hr.shape and np.abs(centre_of_mass(sr) - centre_of_mass(hr)).max() < 0.05
     assert np.abs(sr.data - hr.data).max() < 0.15
 
@@ -341,8 +340,8 @@ MEASURE = """
 import sys
 from pathlib import Path
 import numpy as np, torch
-from srlib.experiments.synthsr import SYNTHSR_PUBLISHED
-from srlib.infer import Model, super_resolve
+from srlib.systems.synthsr import SYNTHSR_PUBLISHED
+from srlib.systems.use import Model, super_resolve
 from srlib.models.unet3d import UNet3D
 from srlib.volume import Volume
 

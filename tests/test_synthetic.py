@@ -18,17 +18,19 @@ from click.testing import CliRunner
 from conftest import LocalFabric
 from safetensors.torch import load_file
 
-from srlib import data, experiments, figures, infer, losses, phases, store, train, weights
+from srlib import data, figures, losses, store, systems, weights
 from srlib.cli import main
-from srlib.dataset import PairDataset
+from srlib.examples import PairDataset
 from srlib.paths import InputError
 from srlib.priors import read_classes, read_priors
 from srlib.synthetic import SyntheticDataset, example_stream, table_hashes, with_classes
+from srlib.systems import train as training
+from srlib.systems import use
 from srlib.volume import Volume, load, reorient, save
 
-THICK = experiments.get("synthsr_thick", "smoke")
-REAL = experiments.get("synthsr_case1", "smoke")
-DICE = experiments.get("synthsr_dice", "smoke")
+THICK = systems.get("synthsr_thick", "smoke")
+REAL = systems.get("synthsr_case1", "smoke")
+DICE = systems.get("synthsr_dice", "smoke")
 
 
 @pytest.fixture(scope="session")
@@ -65,7 +67,7 @@ def fit(folder, out, experiment=THICK, **options):
     subjects = data.read_manifest(folder / "m.csv")
     split = [[s for s in subjects if s.split == name] for name in ("train", "val")]
     options = {"classes": folder / "classes.csv", "priors": folder / "priors.csv", **options}
-    return train.fit(experiment, *split, out, progress=False, device="cpu", **options)
+    return training.train(experiment, *split, out, progress=False, device="cpu", **options)
 
 
 @pytest.fixture(scope="session")
@@ -75,7 +77,7 @@ def thick(folder, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def segmenter(folder, tmp_path_factory):
-    return fit(folder, tmp_path_factory.mktemp("segmenter"), experiments.get("synthsr_segmenter", "smoke"))
+    return fit(folder, tmp_path_factory.mktemp("segmenter"), systems.get("synthsr_segmenter", "smoke"))
 
 
 def same(first, second):
@@ -114,7 +116,7 @@ def test_a_segmenter_adds_the_classes_and_a_real_scan_follows_its_labels(folder)
     assert set(np.unique(classes)) <= {0, 1, 2, 3} and len(np.unique(classes)) > 1
     assert not np.array_equal(image, classes)
     _, (image,) = dataset(folder, REAL)[0]
-    both = dataclasses.replace(REAL, segmenter="synthsr_segmenter")
+    both = REAL.changed(segmenter="synthsr_segmenter")
     (again, classes) = dataset(folder, both)[0][1]
     assert np.array_equal(image, again)
     means = [image[classes == k].mean() for k in (1, 2, 3)]  # of the scan 300, 500 and 900 where these labels are
@@ -127,10 +129,10 @@ class Killed(Exception):
 
 @pytest.mark.parametrize("name", ["synthsr_thick", "synthsr_gan"])
 def test_resume_gives_the_same_weights_to_the_bit(folder, thick, tmp_path, monkeypatch, name):
-    experiment = dataclasses.replace(experiments.get(name, "smoke"), max_steps=5, critic_steps=0, n_train=2)
-    if experiment.adversarial:
-        game = dataclasses.replace(experiment.adversarial, per_generator=1, extra_every=2)
-        experiment = dataclasses.replace(experiment, adversarial=game, critic_steps=1)
+    experiment = systems.get(name, "smoke").changed(max_steps=5, critic_steps=0, n_train=2)
+    if experiment.game:
+        game = dataclasses.replace(experiment.game, per_generator=1, extra_every=2)
+        experiment = experiment.changed(game=game, critic_steps=1)
     start = thick if experiment.start else None
     whole = fit(folder, tmp_path / "whole", experiment, start=start)
     for phase in (phases.SupervisedPhase, phases.AdversarialPhase):
@@ -180,20 +182,20 @@ def test_workers_end_with_a_killed_parent(folder, tmp_path):
 
 def test_training_leaves_no_process_and_no_thread(folder, tmp_path):
     before = set(threading.enumerate())
-    fit(folder, tmp_path, dataclasses.replace(THICK, max_steps=1))
+    fit(folder, tmp_path, THICK.changed(max_steps=1))
     left = {t for t in threading.enumerate() if t.name != "tqdm_monitor"}
     assert left <= before
     assert not multiprocessing.active_children()
 
 
 def test_validation_is_of_other_label_maps_and_does_not_depend_on_the_seed(folder, tmp_path):
-    once = dataclasses.replace(THICK, max_steps=1, learning_rate=0.0)
+    once = THICK.changed(max_steps=1, learning_rate=0.0)
     first, other = (pd.read_csv(fit(folder, tmp_path / str(s), once, seed=s).parent / "history.csv") for s in (0, 7))
     assert first["val_psnr"][0] == other["val_psnr"][0] > 10  # that of the interpolated input, the residual being zero
     assert first["loss"][0] != other["loss"][0]
     subjects = data.read_manifest(folder / "m.csv", "train")
     tables = {"classes": folder / "classes.csv", "priors": folder / "priors.csv"}
-    alone = train.fit(once, subjects, [], tmp_path / "alone", progress=False, device="cpu", **tables)
+    alone = training.train(once, subjects, [], tmp_path / "alone", progress=False, device="cpu", **tables)
     history = pd.read_csv(alone.parent / "history.csv")
     assert history["val_psnr"].isna().all()
     assert history["loss"][0] == first["loss"][0]  # validation takes nothing from the training's draws
@@ -201,7 +203,7 @@ def test_validation_is_of_other_label_maps_and_does_not_depend_on_the_seed(folde
 
 def test_the_classes_decide_the_segmenters_channels(folder, segmenter):
     network, experiment = weights.load_network(segmenter)
-    assert experiment.model_args["out_channels"] == 4
+    assert experiment.network.model_args["out_channels"] == 4
     assert network.eval()(torch.zeros(1, 1, 16, 16, 16)).shape == (1, 4, 16, 16, 16)
     history = pd.read_csv(segmenter.parent / "history.csv")
     assert history["val_dice"].between(0, 1).all() and "val_psnr" not in history
@@ -212,7 +214,7 @@ def test_the_classes_decide_the_segmenters_channels(folder, segmenter):
 
 @pytest.mark.parametrize("name, fall", [("synthsr_segmenter", 0.3), ("synthsr_laplace", 0.1)])
 def test_a_single_example_is_learnt(folder, name, fall):
-    experiment = dataclasses.replace(experiments.get(name, "smoke"), max_steps=20, learning_rate=1e-2)
+    experiment = systems.get(name, "smoke").changed(max_steps=20, learning_rate=1e-2)
     experiment = with_classes(experiment, read_classes(folder / "classes.csv"))
     phase = phases.make_phase(experiment, LocalFabric(), 0)
     lr, truth = (torch.from_numpy(side)[None] for side in dataset(folder, experiment)[0])
@@ -224,7 +226,7 @@ def test_the_image_of_a_laplace_output_is_measured(folder, tmp_path):
     still = {"max_steps": 1, "learning_rate": 0.0}  # its residual is zero, so that it gives the interpolated input
     runs = []
     for name in ("synthsr_thick", "synthsr_laplace"):
-        experiment = dataclasses.replace(experiments.get(name, "smoke"), **still)
+        experiment = systems.get(name, "smoke").changed(**still)
         runs.append(fit(folder, tmp_path / name, experiment, start=runs[0] if runs else None))
     first, second = (pd.read_csv(run.parent / "history.csv") for run in runs)
     assert first["val_psnr"][0] == second["val_psnr"][0]
@@ -232,7 +234,7 @@ def test_the_image_of_a_laplace_output_is_measured(folder, tmp_path):
 
 def test_an_uncertainty_is_learnt_behind_a_trained_image(folder, thick, tmp_path):
     """The channel that the start lacks begins at zero: b = 0.02, and the image is what it was."""
-    still = dataclasses.replace(experiments.get("synthsr_laplace", "smoke"), learning_rate=0.0, max_steps=1)
+    still = systems.get("synthsr_laplace", "smoke").changed(learning_rate=0.0, max_steps=1)
     after = weights.load_network(fit(folder, tmp_path / "laplace", still, start=thick))[0].train()
     before = weights.load_network(thick)[0].train()  # by a batch's own statistics, since the moving ones went on
     x = torch.from_numpy(dataset(folder, still)[0][0])[None]
@@ -244,12 +246,12 @@ def test_an_uncertainty_is_learnt_behind_a_trained_image(folder, thick, tmp_path
 
 def test_the_segmenter_judges_and_stays_as_it_is(folder, thick, segmenter, tmp_path):
     before = segmenter.read_bytes()
-    once = dataclasses.replace(DICE, max_steps=2)
+    once = DICE.changed(max_steps=2)
     judged = fit(folder, tmp_path / "judged", once, start=thick, segmenter=segmenter)
     assert segmenter.read_bytes() == before
     assert load_file(judged).keys() == load_file(thick).keys()
     assert {p.name for p in judged.parent.iterdir()} == {"model.safetensors", "history.csv"}
-    weightless = dataclasses.replace(once, dice_weight=0.0)
+    weightless = once.changed(dice_weight=0.0)
     free = fit(folder, tmp_path / "free", weightless, start=thick, segmenter=segmenter)
     histories = [pd.read_csv(p.parent / "history.csv") for p in (judged, free)]
     first = [h.iloc[0] for h in histories]
@@ -282,7 +284,7 @@ def test_a_frozen_segmenter_has_no_gradient_and_no_statistics_of_its_own(folder,
 @pytest.mark.parametrize("crop", [8, 13, 64])
 def test_the_loss_sees_only_the_middle(folder, crop):
     lr, hr = (torch.from_numpy(side)[None] for side in dataset(folder)[0])
-    experiment = dataclasses.replace(THICK, loss_crop=crop)
+    experiment = THICK.changed(loss_crop=crop)
     inside = [slice(max(n - crop, 0) // 2, max(n - crop, 0) // 2 + crop) for n in hr.shape[2:]]
     outside, within = hr.clone(), hr.clone()
     outside[(..., *inside)] += 100
@@ -294,10 +296,7 @@ def test_the_loss_sees_only_the_middle(folder, crop):
 
 
 def test_the_critic_sees_the_image_alone(folder):
-    experiment = dataclasses.replace(
-        experiments.get("synthsr_gan", "smoke"), segmenter="synthsr_segmenter", loss="laplace", critic_steps=1,
-        model_args={**THICK.model_args, "out_channels": 2},
-    )  # fmt: skip
+    experiment = systems.get("synthsr_gan", "smoke").changed(segmenter="synthsr_segmenter", loss="laplace", critic_steps=1, model_args={**THICK.model_args, "out_channels": 2})  # fmt: skip
     phase = phase_of(experiment, torch.nn.Conv3d(1, 4, 1).requires_grad_(False))
     lr, truth = (torch.from_numpy(side)[None] for side in dataset(folder, experiment)[0])
     assert np.isfinite(float(phase.step(0, lr, truth)["critic_loss"]))
@@ -312,7 +311,7 @@ def test_what_an_example_needs_and_what_it_cannot_use_is_named(folder, thick, se
     with pytest.raises(InputError, match="no snapshots"):
         fit(folder, tmp_path, snapshots=True)
     with pytest.raises(InputError, match="on scans"):
-        fit(folder, tmp_path, experiments.get("mdcsrn_res", "smoke"))
+        fit(folder, tmp_path, systems.get("mdcsrn_res", "smoke"))
     with pytest.raises(InputError, match="segmenter weights of 'synthsr_segmenter'"):
         fit(folder, tmp_path, DICE, start=thick)
     with pytest.raises(InputError, match="no segmenter weights"):
@@ -327,7 +326,7 @@ def test_what_an_example_needs_and_what_it_cannot_use_is_named(folder, thick, se
         fit(folder, tmp_path, classes=tmp_path / "classes.csv")
     subjects = [s for s in data.read_manifest(folder / "m.csv", "train") if "labels" not in s.files]
     with pytest.raises(InputError, match="split train and labels"):
-        train.fit(THICK, subjects, [], tmp_path, classes=folder / "classes.csv", priors=folder / "priors.csv")
+        training.train(THICK, subjects, [], tmp_path, classes=folder / "classes.csv", priors=folder / "priors.csv")
 
 
 def test_a_label_map_that_a_worker_cannot_use_ends_training_in_one_line(folder, tmp_path, monkeypatch):
@@ -337,7 +336,7 @@ def test_a_label_map_that_a_worker_cannot_use_ends_training_in_one_line(folder, 
     (tmp_path / "classes.csv").write_text("label,class\n0,0\n2,3\n10,2\n99,1\n")
     options = {"classes": tmp_path / "classes.csv", "priors": folder / "priors.csv"}
     with pytest.raises(InputError, match="label 4") as error:
-        train.fit(THICK, data.read_manifest(folder / "m.csv", "train"), [], tmp_path, progress=False, **options)
+        training.train(THICK, data.read_manifest(folder / "m.csv", "train"), [], tmp_path, progress=False, **options)
     assert len(str(error.value).splitlines()) == 1
 
 
@@ -349,7 +348,7 @@ def test_a_real_scan_on_another_grid_is_refused(folder, tmp_path):
     other = data.Subject("s0", "train", {**subject.files, "t1": tmp_path / "t1.nii.gz"})
     tables = {"classes": folder / "classes.csv", "priors": folder / "priors.csv"}
     with pytest.raises(InputError, match=r"subject s0.*its t1 covers \d+(\.\d)? % of"):
-        train.fit(REAL, [other], [], tmp_path / "run", progress=False, device="cpu", **tables)
+        training.train(REAL, [other], [], tmp_path / "run", progress=False, device="cpu", **tables)
     turned = reorient(load(subject.file("t1")), "SAL")  # other axes of the same grid are the same scan
     save(turned, tmp_path / "turned.nii.gz")
     other = data.Subject("s0", "train", {**subject.files, "t1": tmp_path / "turned.nii.gz"})
@@ -390,16 +389,16 @@ def test_the_command_trains_and_logs_on_label_maps(folder, tmp_path, monkeypatch
 def test_a_chain_of_experiments_is_recorded_with_its_classes(folder, tmp_path):
     tables = {"classes": folder / "classes.csv", "priors": folder / "priors.csv"}
     names = ["synthsr_thick", "synthsr_segmenter", "synthsr_dice"]
-    found = train.fit_all(names, "smoke", folder / "m.csv", device="cpu", folder=tmp_path, **tables)
+    found = training.train_all(names, "smoke", folder / "m.csv", device="cpu", folder=tmp_path, **tables)
     assert list(found) == names
     runs = pd.read_csv(tmp_path / "runs.csv").set_index("experiment")
-    assert experiments.from_json(runs["config"]["synthsr_segmenter"]).model_args["out_channels"] == 4
+    assert systems.from_json(runs["config"]["synthsr_segmenter"]).model_args["out_channels"] == 4
     with pytest.raises(InputError, match="synthsr_dice needs synthsr_segmenter"):
-        train.fit_all(["synthsr_thick", "synthsr_dice"], "smoke", folder / "m.csv", folder=tmp_path, **tables)
+        training.train_all(["synthsr_thick", "synthsr_dice"], "smoke", folder / "m.csv", folder=tmp_path, **tables)
 
 
 def test_patches_of_several_painted_scans_are_mixed_and_the_stream_is_entered_anywhere(folder):
-    robust = experiments.get("robust_base", "smoke")
+    robust = systems.get("robust_base", "smoke")
     ours = dataset(folder, robust)
     assert same(ours[11], dataset(folder, robust)[11]) and not same(ours[11], ours[12])
     whole = list(islice(example_stream(ours, 0, 0), 150))  # more than a pool of 16 scans
@@ -413,17 +412,17 @@ def test_patches_of_several_painted_scans_are_mixed_and_the_stream_is_entered_an
 
 
 def test_the_recipe_trains_in_two_stages_and_its_network_enhances(folder, tmp_path, noise):
-    base = fit(folder, tmp_path / "base", experiments.get("robust_base", "smoke"))
-    final = fit(folder, tmp_path / "robust", experiments.get("robust", "smoke"), start=base)
-    again = fit(folder, tmp_path / "again", experiments.get("robust", "smoke"), start=base)
+    base = fit(folder, tmp_path / "base", systems.get("robust_base", "smoke"))
+    final = fit(folder, tmp_path / "robust", systems.get("robust", "smoke"), start=base)
+    again = fit(folder, tmp_path / "again", systems.get("robust", "smoke"), start=base)
     assert final.read_bytes() == again.read_bytes()
     weights.save_mean(base, final, tmp_path / "mean.safetensors")
     one, other, mean = (load_file(path) for path in (base, final, tmp_path / "mean.safetensors"))
     assert all(torch.allclose(mean[k], (one[k] + other[k]) / 2) for k in one)
     with pytest.raises(InputError, match="two different networks"):
         weights.save_mean(fit(folder, tmp_path / "thick"), final, tmp_path / "no.safetensors")
-    model, scan = infer.load_model(tmp_path / "mean.safetensors"), Volume(noise((24, 22, 8)), np.diag([1, 1, 3.0, 1]))
-    sr = infer.super_resolve(scan, model)
+    model, scan = use.load_model(tmp_path / "mean.safetensors"), Volume(noise((24, 22, 8)), np.diag([1, 1, 3.0, 1]))
+    sr = use.super_resolve(scan, model)
     assert sr.shape == (24, 22, 24) and np.isfinite(sr.data).all()
     with pytest.raises(InputError, match="generator weights of 'robust_base'"):
-        fit(folder, tmp_path / "alone", experiments.get("robust", "smoke"))
+        fit(folder, tmp_path / "alone", systems.get("robust", "smoke"))

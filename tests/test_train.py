@@ -21,19 +21,21 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
-from srlib import data, device, experiments, infer, paths, phases, results, train, validate
+from srlib import data, device, paths, results, systems, validate
 from srlib.cli import main
 from srlib.paths import InputError, atomic
+from srlib.systems import train as training
+from srlib.systems import use
 from srlib.volume import Volume, save
 from srlib.weights import difference, read_metadata, weights_hash
 
-SMOKE = experiments.get("mdcsrn_res", "smoke")
+SMOKE = systems.get("mdcsrn_res", "smoke")
 
 
 def fit(cohort, folder, experiment=SMOKE, **options):
     subjects = data.read_manifest(cohort)
     split = {name: [s for s in subjects if s.split == name] for name in ("train", "val")}
-    return train.fit(experiment, split["train"], split["val"], folder, progress=False, device="cpu", **options)
+    return training.train(experiment, split["train"], split["val"], folder, progress=False, device="cpu", **options)
 
 
 class Killed(Exception):
@@ -60,7 +62,7 @@ def kill(monkeypatch):
 
 @pytest.mark.parametrize("name", ["mdcsrn", "mdcsrn_res", "mdcsrn_res_wgan", "srgan3d_x2", "recnn_x2x3"])
 def test_resume_gives_the_same_weights_to_the_bit(cohort, tmp_path, kill, name):
-    experiment = dataclasses.replace(experiments.get(name, "smoke"), batch_size=2, max_steps=12)
+    experiment = systems.get(name, "smoke").changed(batch_size=2, max_steps=12)
     start = fit(cohort, tmp_path / "start") if experiment.start else None
     whole = fit(cohort, tmp_path / "whole", experiment, start=start)
     for step in sorted(np.random.default_rng(0).integers(1, 12, 5)):
@@ -80,10 +82,10 @@ def test_resume_gives_the_same_weights_to_the_bit(cohort, tmp_path, kill, name):
 
 def test_adversarial_training_starts_from_the_trained_generator(cohort, tmp_path):
     start = fit(cohort, tmp_path / "start")
-    experiment = experiments.get("mdcsrn_res_wgan", "smoke")
+    experiment = systems.get("mdcsrn_res_wgan", "smoke")
     before, after = load_file(start), load_file(fit(cohort, tmp_path / "gan", experiment, start=start))
     assert not torch.equal(before["last.weight"], after["last.weight"])
-    assert (before["last.weight"] - after["last.weight"]).abs().max() < 2 * experiment.learning_rate
+    assert (before["last.weight"] - after["last.weight"]).abs().max() < 2 * experiment.training.learning_rate
     assert "score.0.weight" in load_file(tmp_path / "gan" / "critic.safetensors")
     history = pd.read_csv(tmp_path / "gan" / "history.csv")
     assert {"critic_loss", "gap", "val_gap", "loss", "adversarial"} <= set(history)
@@ -91,7 +93,7 @@ def test_adversarial_training_starts_from_the_trained_generator(cohort, tmp_path
         fit(cohort, tmp_path / "none", experiment)
     with pytest.raises(InputError, match="mdcsrn_res expects no generator weights"):
         fit(cohort, tmp_path / "none", start=start)
-    other = fit(cohort, tmp_path / "wide", dataclasses.replace(SMOKE, width=5))
+    other = fit(cohort, tmp_path / "wide", SMOKE.changed(width=5))
     with pytest.raises(InputError, match="does not fit the generator of mdcsrn_res_wgan"):
         fit(cohort, tmp_path / "none", experiment, start=other)
 
@@ -103,7 +105,7 @@ def test_training_is_a_function_of_the_seed(cohort, tmp_path):
 
 
 def test_training_reduces_the_loss_and_leaves_global_randomness_alone(cohort, tmp_path):
-    experiment = dataclasses.replace(SMOKE, max_steps=40)
+    experiment = SMOKE.changed(max_steps=40)
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
@@ -113,7 +115,7 @@ def test_training_reduces_the_loss_and_leaves_global_randomness_alone(cohort, tm
     assert history["loss"].tail(5).mean() < history["loss"].head(5).mean()
     assert np.isfinite(history["val_psnr"]).all()
     assert history["wait_share"].between(0, 1).all()
-    assert infer.load_model(weights, "cpu").experiment.to_json() == experiment.to_json()
+    assert use.load_model(weights, device="cpu").experiment.to_json() == experiment.to_json()
 
 
 def test_a_finished_run_is_kept_and_other_settings_replace_it(cohort, tmp_path):
@@ -130,20 +132,20 @@ def test_weights_load_without_running_code_and_have_plain_names(cohort, tmp_path
 
 def test_training_without_validation_rows_works(cohort, tmp_path):
     subjects = data.read_manifest(cohort, "train")
-    train.fit(SMOKE, subjects, [], tmp_path, device="cpu", progress=False)
+    training.train(SMOKE, subjects, [], tmp_path, device="cpu", progress=False)
     assert pd.read_csv(tmp_path / "history.csv")["val_psnr"].isna().all()
 
 
 def test_patches_larger_than_the_scan_are_padded(cohort, tmp_path):
-    fit(cohort, tmp_path, dataclasses.replace(SMOKE, patch_size=48, max_steps=1))
+    fit(cohort, tmp_path, SMOKE.changed(patch_size=48, max_steps=1))
     assert (tmp_path / "model.safetensors").is_file()
 
 
 def test_bad_input_is_refused(cohort, tmp_path):
     with pytest.raises(InputError, match="train"):
-        train.fit(SMOKE, [], [], tmp_path)
+        training.train(SMOKE, [], [], tmp_path)
     with pytest.raises(InputError, match="device"):
-        train.fit(SMOKE, data.read_manifest(cohort, "train"), [], tmp_path, device="cuda:99")
+        training.train(SMOKE, data.read_manifest(cohort, "train"), [], tmp_path, device="cuda:99")
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write"):
         fit(cohort, tmp_path / "file" / "run")
@@ -162,7 +164,7 @@ def test_two_processes_share_a_batch(cohort, tmp_path):
     script.write_text(
         "import dataclasses, sys\n"
         "from srlib import data, experiments, train\n"
-        "e = dataclasses.replace(experiments.get('mdcsrn_res', 'smoke'), batch_size=2, max_steps=2)\n"
+        "e = dataclasses.replace(systems.get('mdcsrn_res', 'smoke'), batch_size=2, max_steps=2)\n"
         "s = data.read_manifest(sys.argv[1], 'train')\n"
         "train.fit(e, s, [], sys.argv[2], device='cpu', processes=2, progress=False)\n"
     )
@@ -171,7 +173,7 @@ def test_two_processes_share_a_batch(cohort, tmp_path):
     assert all(torch.isfinite(w).all() for w in weights.values())
 
 
-QUICK = experiments.get("recnn_x2", "smoke")
+QUICK = systems.get("recnn_x2", "smoke")
 
 
 def put(path, seed=0, size=40):
@@ -221,7 +223,7 @@ def test_names_and_every_column_that_is_read_tell_runs_apart(two):
     (two / "m.csv").write_text("subject,split,t1,lr,mask\na,train,a.nii,lr.nii,m.nii\nb,val,b.nii,,\nc,val,a.nii,,\n")
     for name, seed in (("lr", 3), ("m", 4)):
         put(two / f"{name}.nii", seed)
-    free = experiments.get("recnn_free", "smoke")
+    free = systems.get("recnn_free", "smoke")
     first = quick(two, experiment=free).read_bytes()
     put(two / "m.nii", 5)  # which training never reads
     assert quick(two, experiment=free).read_bytes() == first
@@ -233,7 +235,7 @@ def test_names_and_every_column_that_is_read_tell_runs_apart(two):
     assert quick(two, experiment=free).read_bytes() != second
     twice = data.read_manifest(two / "m.csv", "train") * 2
     with pytest.raises(InputError, match="two subjects are called z"):
-        train.fit(dataclasses.replace(QUICK, n_train=2), twice, [], two / "run", device="cpu")
+        training.train(QUICK.changed(n_train=2), twice, [], two / "run", device="cpu")
 
 
 @pytest.mark.parametrize("change", ["data", "seed", "number", "version"])
@@ -246,7 +248,7 @@ def test_a_checkpoint_of_another_run_is_left_alone_and_the_line_says_what_differ
     elif change == "seed":
         options, said = {"seed": 1}, "seed 0 -> 1"
     elif change == "number":
-        options, said = {"experiment": dataclasses.replace(QUICK, max_steps=8)}, "max_steps 4 -> 8"
+        options, said = {"experiment": QUICK.changed(max_steps=8)}, "max_steps 4 -> 8"
     else:
         monkeypatch.setattr(train, "RESULTS_VERSION", paths.RESULTS_VERSION + 1)
         said = f"results_version {paths.RESULTS_VERSION} -> {paths.RESULTS_VERSION + 1}"
@@ -363,7 +365,7 @@ def full_disk(most):
 
 
 def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(two, kill):
-    experiment = dataclasses.replace(QUICK, max_steps=6)
+    experiment = QUICK.changed(max_steps=6)
     checkpoint = interrupted(two, kill, experiment=experiment, checkpoint_every=1)
     before = checkpoint.read_bytes()
     for most, every, name in ((len(before) // 2, 1, "checkpoint"), (5_000, 100, "model"), (20, 100, "history")):
@@ -402,7 +404,7 @@ def poisoned(monkeypatch, phase, part, when=2):
      ("critic", "srgan3d_x2")],
 )  # fmt: skip
 def test_what_is_not_finite_is_never_saved(two, monkeypatch, part, name):
-    experiment = dataclasses.replace(experiments.get(name, "smoke"), max_steps=40)  # a row every two steps
+    experiment = systems.get(name, "smoke").changed(max_steps=40)  # a row every two steps
     phase = phases.LeastSquaresPhase if part == "critic" else phases.SupervisedPhase
     poisoned(monkeypatch, phase, part)
     with pytest.raises(InputError, match=r"diverged at step 3 .*holds the last good step") as caught:
@@ -417,15 +419,18 @@ def test_what_is_not_finite_is_never_saved(two, monkeypatch, part, name):
 
 
 def test_a_run_that_diverges_at_its_last_step_leaves_no_weights(two, monkeypatch):
-    poisoned(monkeypatch, phases.SupervisedPhase, "weight", QUICK.max_steps - 1)
-    with pytest.raises(InputError, match=f"diverged at step {QUICK.max_steps} "):
+    poisoned(monkeypatch, phases.SupervisedPhase, "weight", QUICK.training.max_steps - 1)
+    with pytest.raises(InputError, match=f"diverged at step {QUICK.training.max_steps} "):
         quick(two)
     assert not (two / "run" / "model.safetensors").exists()
 
 
 def test_validation_changes_nothing_of_the_networks():
-    experiment = dataclasses.replace(experiments.get("srgan_us_critic", "smoke"))
-    networks = {"generator": phases.build_model(experiment), "critic": phases.build_critic(experiment)}
+    experiment = dataclasses.replace(systems.get("srgan_us_critic", "smoke"))
+    networks = {
+        "generator": experiment.network.build(),
+        "critic": experiment.game.critic(experiment.network.width, experiment.examples.patch_size),
+    }
     networks["generator"].eval()
     before = {n: {k: v.clone() for k, v in m.state_dict().items()} for n, m in networks.items()}
     side = np.random.default_rng(0).random((1, 32, 32, 1), np.float32)
@@ -466,7 +471,7 @@ def test_training_goes_to_the_gpu_that_was_asked_for(two, monkeypatch):
     monkeypatch.setattr(train, "choose_device", torch.device)
     subjects = data.read_manifest(two / "m.csv", "train")
     with pytest.raises(Asked, match=r"'cuda', \[1\]"):
-        train.fit(QUICK, subjects, [], two / "run", device="cuda:1", progress=False)
+        training.train(QUICK, subjects, [], two / "run", device="cuda:1", progress=False)
 
 
 @pytest.mark.parametrize(
@@ -501,7 +506,7 @@ def test_training_leaves_its_host_as_it_was(two):
             "environment": dict(os.environ), "threads": torch.get_num_threads(), "dtype": torch.get_default_dtype(),
             "torch": torch.random.get_rng_state().tolist(), "numpy": str(np.random.get_state()),
             "python": random.getstate(), "errors": np.geterr(), "warnings": list(warnings.filters),
-            "signals": [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)], "tasks": str(experiments.TASKS),
+            "signals": [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)], "tasks": str(systems.TASKS),
             "level": logging.getLogger().level, "precision": torch.get_float32_matmul_precision(),
             "deterministic": torch.are_deterministic_algorithms_enabled(), "threads alive": threading.active_count(),
         }  # fmt: skip
@@ -531,7 +536,7 @@ def test_the_command_records_its_run_in_the_place_where_notebooks_look(two, monk
     aside = CliRunner().invoke(main, [*words, "--out", str(two / "own")])
     assert aside.exit_code == 0
     pd.testing.assert_frame_equal(results.read_runs(paths.results_dir("smoke", two / "m.csv")), runs)
-    made = train.fit_all(["recnn_x2"], "smoke", two / "m.csv", device="cpu")
+    made = training.train_all(["recnn_x2"], "smoke", two / "m.csv", device="cpu")
     assert str(made["recnn_x2"]) == weights
     pd.testing.assert_frame_equal(results.read_runs(paths.results_dir("smoke", two / "m.csv")), runs)
 
@@ -549,9 +554,9 @@ def test_the_command_names_the_option_for_weights_that_are_missing(two, words, o
 
 
 def test_the_bar_shows_the_critic_s_loss_while_the_critic_alone_moves(two, monkeypatch):
-    shown, game = [], experiments.get("mdcsrn_wgan").adversarial
+    shown, game = [], systems.get("mdcsrn_wgan").game
     monkeypatch.setattr(train.tqdm, "set_postfix", lambda bar, **values: shown.append(values))
-    quick(two, experiment=dataclasses.replace(QUICK, adversarial=game, critic_steps=3, max_steps=12))
+    quick(two, experiment=QUICK.changed(game=game, critic_steps=3, max_steps=12))
     assert not any("nan" in str(value) for values in shown for value in values.values())
     critic = [values for values in shown if "loss" not in values]
     assert critic and all("critic_loss" in values for values in critic) and len(critic) < len(shown)

@@ -31,7 +31,8 @@ MDCSRN = Experiment(
     ),
 )
 
-MDCSRN_RES_KSPACE = MDCSRN.changed(name="mdcsrn_res_kspace",
+MDCSRN_RES_KSPACE = MDCSRN.changed(
+    name="mdcsrn_res_kspace",
     model_args={**MDCSRN.network.model_args, "residual": True},
     learning_rate=1e-3,
     schedule="cosine",
@@ -51,7 +52,8 @@ MDCSRN_RES_KSPACE = MDCSRN.changed(name="mdcsrn_res_kspace",
     ),
 )
 
-MDCSRN_RES = MDCSRN_RES_KSPACE.changed(name="mdcsrn_res",
+MDCSRN_RES = MDCSRN_RES_KSPACE.changed(
+    name="mdcsrn_res",
     task="gaussian_x2",
     deviations=(
         *MDCSRN_RES_KSPACE.deviations,
@@ -61,7 +63,8 @@ MDCSRN_RES = MDCSRN_RES_KSPACE.changed(name="mdcsrn_res",
 
 WGAN = Wasserstein(weight=1e-3, critic_steps=10_000, per_generator=7, extra_every=500, extra=200)
 
-MDCSRN_WGAN = MDCSRN.changed(name="mdcsrn_wgan",
+MDCSRN_WGAN = MDCSRN.changed(
+    name="mdcsrn_wgan",
     start="mdcsrn",
     game=WGAN,
     max_steps=550_000,
@@ -80,7 +83,8 @@ MDCSRN_WGAN = MDCSRN.changed(name="mdcsrn_wgan",
     },
 )
 
-MDCSRN_RES_WGAN = MDCSRN_RES.changed(name="mdcsrn_res_wgan",
+MDCSRN_RES_WGAN = MDCSRN_RES.changed(
+    name="mdcsrn_res_wgan",
     start="mdcsrn_res",
     game=WGAN,
     critic_steps=2_000,
@@ -97,7 +101,8 @@ MDCSRN_RES_WGAN = MDCSRN_RES.changed(name="mdcsrn_res_wgan",
     deviations=(*MDCSRN_RES.deviations, "both networks learn at 1e-4, constant"),
 )
 
-MDCSRN_F25 = MDCSRN.changed(name="mdcsrn_f25",
+MDCSRN_F25 = MDCSRN.changed(
+    name="mdcsrn_f25",
     task="kspace_x5_inplane_12bit",
     intensity="12bit",
     given=True,
@@ -109,7 +114,8 @@ MDCSRN_F25 = MDCSRN.changed(name="mdcsrn_f25",
     ),
 )
 
-MDCSRN_WGAN_CLIP = MDCSRN_F25.changed(name="mdcsrn_wgan_clip",
+MDCSRN_WGAN_CLIP = MDCSRN_F25.changed(
+    name="mdcsrn_wgan_clip",
     start="mdcsrn_f25",
     game=dataclasses.replace(WGAN, constraint="clip", strength=0.01, slope=1.0),
     max_steps=300_000,

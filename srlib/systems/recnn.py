@@ -46,7 +46,8 @@ RECNN = Experiment(
 
 RECNN_FREE = RECNN.changed(name="recnn_free", given=True)
 
-RECNN_20 = RECNN.changed(name="recnn_20",
+RECNN_20 = RECNN.changed(
+    name="recnn_20",
     more_tasks=("gaussian_x3_corners",),
     model_args={**RECNN.network.model_args, "layers": 20},
     deviations=(
@@ -55,7 +56,8 @@ RECNN_20 = RECNN.changed(name="recnn_20",
     ),
 )
 
-RECNN_MULTI = RECNN.changed(name="recnn_multi",
+RECNN_MULTI = RECNN.changed(
+    name="recnn_multi",
     reference="t2",
     model_args={**RECNN.network.model_args, "in_channels": 2},
     patch_size=25,
@@ -68,7 +70,8 @@ _ZERO = "the last layer starts at zero, so that training starts from the interpo
 
 # the same systems on the tasks common to all systems here
 RECNN_X2, RECNN_X2X3, RECNN_X2_T2 = (
-    published.changed(name=name,
+    published.changed(
+        name=name,
         task="gaussian_x2",
         more_tasks=tuple(task.removesuffix("_corners") for task in published.examples.more_tasks),
         model_args={**published.network.model_args, "zero_last": zero_last},
@@ -84,7 +87,8 @@ RECNN_X2, RECNN_X2X3, RECNN_X2_T2 = (
 RECNN_1X1X3 = RECNN_X2.changed(name="recnn_1x1x3", task="gaussian_1x1x3")
 RECNN_X25 = RECNN_X2.changed(name="recnn_x2.5", task="gaussian_x2.5")
 
-SRCNN3D = RECNN.changed(name="srcnn3d",
+SRCNN3D = RECNN.changed(
+    name="srcnn3d",
     paper="Pham et al., ISBI 2017",
     model="srcnn3d",
     model_args={"kernels": (9, 1, 5)},

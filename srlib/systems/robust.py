@@ -51,7 +51,8 @@ ROBUST_BASE = Experiment(
     ),
 )
 # goes on where mild degradations count more, truths may be softer, and what is told is less to be trusted
-ROBUST = ROBUST_BASE.changed(name="robust",
+ROBUST = ROBUST_BASE.changed(
+    name="robust",
     start="robust_base",
     max_steps=1_600,
     learning_rate=3e-4,

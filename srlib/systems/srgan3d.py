@@ -17,9 +17,7 @@ SRGAN3D = Experiment(
     frame=(224, 224, 152),
     intensity="halfmax",
     network=Network("srgan3d", 32, {"blocks": 6, "factor": (4, 4, 4), "upsampler": "subpixel"}),
-    examples=ScanPatches(
-        patch_size=(128, 128, 92), n_train=470, stride=(112, 112, 76), per_patch=True
-    ),
+    examples=ScanPatches(patch_size=(128, 128, 92), n_train=470, stride=(112, 112, 76), per_patch=True),
     training=Training(
         max_steps=18_800,
         batch_size=2,
@@ -55,7 +53,8 @@ SRGAN3D = Experiment(
 )
 
 # what the code does, where it contradicts the paper
-SRGAN3D_CODE = SRGAN3D.changed(name="srgan3d_code",
+SRGAN3D_CODE = SRGAN3D.changed(
+    name="srgan3d_code",
     loss="mse_gdl_sum",
     game=dataclasses.replace(LSGAN, labels="code"),
     deviations=SRGAN3D.deviations[2:],
@@ -65,7 +64,8 @@ _VOLUME = "intensities are scaled to [0, 1] per scan, where the code scales each
 _CENTRED = "the low-resolution grid keeps the field of view, sampled by cubic splines"
 
 # the published form on the task common to all systems here
-SRGAN3D_X2 = SRGAN3D.changed(name="srgan3d_x2",
+SRGAN3D_X2 = SRGAN3D.changed(
+    name="srgan3d_x2",
     task="gaussian_x2",
     model_args={**SRGAN3D.network.model_args, "factor": (2, 2, 2)},
     patch_size=96,
@@ -95,7 +95,8 @@ _RESIDUAL = (
 )
 
 SRGAN3D_RES, SRGAN3D_RES_NN, SRGAN3D_RES_RC = (
-    SRGAN3D_X2.changed(name=f"srgan3d_res_{upsampler}",
+    SRGAN3D_X2.changed(
+        name=f"srgan3d_res_{upsampler}",
         model_args={**SRGAN3D_X2.network.model_args, "upsampler": upsampler, "residual": True},
         game=Supervised(),
         learning_rate=1e-3,
@@ -111,14 +112,16 @@ SRGAN3D_RES, SRGAN3D_RES_NN, SRGAN3D_RES_RC = (
 )
 
 SRGAN3D_RES_X4, SRGAN3D_RES_1X1X4 = (
-    SRGAN3D_RES_NN.changed(name=f"srgan3d_res_{name}",
+    SRGAN3D_RES_NN.changed(
+        name=f"srgan3d_res_{name}",
         task=f"gaussian_{name}",
         model_args={**SRGAN3D_RES_NN.network.model_args, "factor": factor},
     )
     for name, factor in (("x4", (4, 4, 4)), ("1x1x4", (1, 1, 4)))
 )
 
-SRGAN3D_RES_GAN = SRGAN3D_RES_NN.changed(name="srgan3d_res_gan",
+SRGAN3D_RES_GAN = SRGAN3D_RES_NN.changed(
+    name="srgan3d_res_gan",
     start="srgan3d_res_subpixel_nn",
     game=LSGAN,
     learning_rate=1e-4,

@@ -43,7 +43,8 @@ SRRESNET_US = Experiment(
     deviations=(*_PUBLISHED, "intensities are scaled to [0, 1] by the minimum and maximum of the input"),
 )
 
-SRRESNET_CT = SRRESNET_US.changed(name="srresnet_ct",
+SRRESNET_CT = SRRESNET_US.changed(
+    name="srresnet_ct",
     paper="Ledig et al., CVPR 2017 (arXiv 1609.04802), for CT",
     task="sparse_view_x16",
     model_args={"blocks": 5, "factor": 16, "form": "ct"},
@@ -62,18 +63,21 @@ def _variants(base: Experiment) -> tuple[Experiment, ...]:
     """The three tasks of the code and its options, on one modality, and ours."""
     name = base.name.removeprefix("srresnet_")
     weight = {**base.sources, "game.weight": "code: its configuration's 0.001 beside L1 x 1,000"}
-    critic = base.changed(name=f"srgan_{name}_critic",
+    critic = base.changed(
+        name=f"srgan_{name}_critic",
         start=base.name,
         game=dataclasses.replace(SRGAN, moves="critic"),
         sources=weight,
         deviations=(*base.deviations, "the discriminator gives logits"),
     )
     joint = critic.changed(name=f"srgan_{name}", start_critic=critic.name, game=SRGAN)
-    used = joint.changed(name=f"srgan_{name}_code",
+    used = joint.changed(
+        name=f"srgan_{name}_code",
         game=dataclasses.replace(SRGAN, weight=1e-3),
         sources={**weight, "game.weight": "code: in fact 1 beside L1 x 1,000, the configured 0.001 is not used"},
     )
-    residual = base.changed(name=f"{base.name}_res",
+    residual = base.changed(
+        name=f"{base.name}_res",
         model="srresnet2d_res",
         model_args={"blocks": 5, "factor": base.network.model_args["factor"] if base.prediction.coarse else 1},
         batch_size=16,
@@ -96,7 +100,8 @@ def _variants(base: Experiment) -> tuple[Experiment, ...]:
             "random patches in batches of 16; Adam starts at 1e-3 and falls to zero by a cosine",
         ),
     )
-    fooled = residual.changed(name=f"srgan_{name}_res",
+    fooled = residual.changed(
+        name=f"srgan_{name}_res",
         start=residual.name,
         game=dataclasses.replace(SRGAN, weight=1e-3),
         learning_rate=1e-4,
@@ -107,7 +112,8 @@ def _variants(base: Experiment) -> tuple[Experiment, ...]:
     similar = base.changed(name=f"{base.name}_ssim", loss="ssim_l1_l2",
         sources={**base.sources, "loss": "code's option: 0.8 SSIM + 0.1 L1 + 0.1 L2"},
     )  # fmt: skip
-    cyclic = base.changed(name=f"{base.name}_cyclic",
+    cyclic = base.changed(
+        name=f"{base.name}_cyclic",
         schedule="cyclic",
         schedule_args={"low": 0.1, "up": 4_000},
         sources={**base.sources, "schedule_args": "ours: code's option, from a tenth up in two epochs and back"},

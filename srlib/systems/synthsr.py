@@ -82,7 +82,8 @@ SYNTHSR_2, SYNTHSR_3, SYNTHSR_4, SYNTHSR_5, SYNTHSR_6 = (
 SYNTHSR_2 = SYNTHSR_2.changed(sources={**_SOURCES, "spacing_mm": "code: 1.5 mm in its tutorial"})
 
 # the mode that the published weights were trained in: any resolution
-SYNTHSR_ANY = SYNTHSR_4.changed(name="synthsr_any",
+SYNTHSR_ANY = SYNTHSR_4.changed(
+    name="synthsr_any",
     generation=Generation((Acquisition("t1_lr", random_mm=9.0),), target="t1_hr"),
     sources={**_SOURCES, "task": "ours, for comparison: each axis of its inputs has a spacing from 1 to 9 mm"},
 )
@@ -107,7 +108,8 @@ _OURS_SOURCES = {
 }
 
 # super-resolution of thick slices in the scan's own contrast, on the task that its rows are measured on
-SYNTHSR_THICK = SYNTHSR_2.changed(name="synthsr_thick",
+SYNTHSR_THICK = SYNTHSR_2.changed(
+    name="synthsr_thick",
     max_steps=20_000,
     patch_size=96,
     learning_rate=1e-3,
@@ -119,7 +121,8 @@ SYNTHSR_THICK = SYNTHSR_2.changed(name="synthsr_thick",
     sources=_OURS_SOURCES,
     deviations=(*_GEOMETRY, _SQUARED, *_OURS),
 )
-SYNTHSR_LAPLACE = SYNTHSR_THICK.changed(name="synthsr_laplace",
+SYNTHSR_LAPLACE = SYNTHSR_THICK.changed(
+    name="synthsr_laplace",
     start="synthsr_thick",
     learning_rate=5e-4,
     model_args={**SYNTHSR_THICK.network.model_args, "out_channels": 2},
@@ -133,7 +136,8 @@ SYNTHSR_LAPLACE = SYNTHSR_THICK.changed(name="synthsr_laplace",
     deviations=(*_GEOMETRY, _OURS[0], *_OURS[2:], "training goes on from the network without uncertainty, at 5e-4"),
 )
 # segments synthetic T1 of 1 mm; out_channels is the number of classes, known when it is trained
-SYNTHSR_SEGMENTER = SYNTHSR_THICK.changed(name="synthsr_segmenter",
+SYNTHSR_SEGMENTER = SYNTHSR_THICK.changed(
+    name="synthsr_segmenter",
     model_args={**SYNTHSR_1.network.model_args, "in_channels": 1, "out_channels": 0, "momentum": 0.02},
     loss="dice",
     generation=Generation((Acquisition("t1_hr"),), target="classes", reliability=False),
@@ -156,7 +160,8 @@ SYNTHSR_DICE = SYNTHSR_THICK.changed(name="synthsr_dice",
     },
     deviations=(*_GEOMETRY, _OURS[0], *_OURS[2:], "training goes on from the network trained without the term, at 1e-4"),
 )  # fmt: skip
-SYNTHSR_GAN = SYNTHSR_DICE.changed(name="synthsr_gan",
+SYNTHSR_GAN = SYNTHSR_DICE.changed(
+    name="synthsr_gan",
     segmenter="",
     with_classes=False,
     dice_weight=0.0,
@@ -196,7 +201,8 @@ QUICK = {e.name: _SMALL for e in EXPERIMENTS} | {
 }
 
 # not among EXPERIMENTS: it describes weights that others trained
-SYNTHSR_PUBLISHED = SYNTHSR_1.changed(name="synthsr_published",
+SYNTHSR_PUBLISHED = SYNTHSR_1.changed(
+    name="synthsr_published",
     max_steps=200_000,
     patch_size=128,
     generation=Generation((Acquisition("t1_lr", random_mm=9.0),), target="real", reliability=False),
@@ -215,7 +221,8 @@ SYNTHSR_PUBLISHED = SYNTHSR_1.changed(name="synthsr_published",
     deviations=("the weights were trained by their authors, on synthetic scans drawn from label maps, not on pairs",),
 )
 # T1 and T2 of a 64 mT scanner; the network's output is added to the T1
-SYNTHSR_HYPERFINE = SYNTHSR_PUBLISHED.changed(name="synthsr_hyperfine",
+SYNTHSR_HYPERFINE = SYNTHSR_PUBLISHED.changed(
+    name="synthsr_hyperfine",
     generation=Generation(
         (Acquisition("t1", (1.5, 1.5, 5.0)), Acquisition("t2", (1.5, 1.5, 5.0))), target="real", reliability=False
     ),

@@ -39,7 +39,9 @@ class Model:
 
     def predict(self, scan: Volume, request: Request | None = None, **options: object) -> Prediction:
         """What the network makes of a scan; options and errors as ``prediction.predict``."""
-        return predict(scan, self.network, self.experiment.pairs, self.experiment.prediction, request or Request(), **options)
+        return predict(
+            scan, self.network, self.experiment.pairs, self.experiment.prediction, request or Request(), **options
+        )
 
     def predict_pair(self, pair: Pair, **options: object) -> Volume:
         """What the network makes of a degraded scan; options and errors as ``prediction.predict_pair``."""
