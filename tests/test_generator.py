@@ -132,7 +132,8 @@ def test_a_crop_is_a_part_of_the_whole(encoded, labels):
     generation = Generation((Acquisition("t1"),), **STILL | {"warp_std": 3.0, "rotation_deg": 10.0})
     for seed in range(3):
         whole = generator.draw(np.random.default_rng(seed), encoded, generation, PRIORS, labels.shape)
-        part = dataclasses.replace(whole, size=(16, 17, 12), crop=(16, 17, 12), start=(9, 20, 15))
+        axes = [Axis(n, n, 1.0, 1.0) for n in (16, 17, 12)]
+        part = dataclasses.replace(whole, axes=axes, start=(9, 20, 15))
         expected = generator.apply(encoded, whole, generation).classes[0][9:25, 20:37, 15:27]
         assert (generator.apply(encoded, part, generation).classes[0] != expected).float().mean() < 1e-3
 
@@ -167,7 +168,7 @@ def test_a_warp_does_not_fold_where_the_published_bounds_are_greatest():
         rng = np.random.default_rng(seed)
         p = generator.draw(rng, encoded, Generation((THICK,)), {"t1": (MEANS[:, :1], STDS[:, :1])}, (96, 112, 88))
         p = dataclasses.replace(p, velocity=p.velocity / p.velocity.std() * 4.0)
-        grid = generator._grid(p, (96, 112, 88), "cpu")[0].movedim(-1, 0).flip(0)
+        grid = generator._grid(p, (96, 112, 88))[0].movedim(-1, 0).flip(0)
         grid = grid.double() * torch.tensor([(n - 1) / 2 for n in (96, 112, 88)]).view(3, 1, 1, 1)
         matrix = torch.stack([torch.stack(torch.gradient(c)) for c in grid]).movedim((0, 1), (-2, -1))
         determinant = torch.linalg.det(matrix)[1:-1, 1:-1, 1:-1]
@@ -265,7 +266,7 @@ def test_label_maps_that_cannot_be_used(labels, change, message):
     "generation, real, message",
     [
         (Generation((Acquisition("flair"),)), None, "no intensity priors for 'flair'"),
-        (Generation((THICK,), target="real"), None, "takes a real scan"),
+        (Generation((THICK,), target="real"), None, "expected a real scan"),
         (Generation((THICK,), target="real"), np.zeros((3, 3, 3)), r"got \(3, 3, 3\)"),
         (Generation((THICK,)), np.zeros((40, 48, 36)), "no real scan"),
     ],
