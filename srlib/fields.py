@@ -125,10 +125,9 @@ def sampling_grid(
     """
     unit = 2 / np.maximum(np.array(shape) - 1, 1)[:, None]
     linear = (unit * linear)[::-1]  # grid_sample counts from -1 to 1, in the order z, y, x
-    shift = (unit * shift[:, None] - 1)[::-1, :, None, None].astype(np.float32)
-    x, y, z = (
-        np.multiply.outer(column, axis).astype(np.float32) for column, axis in zip(linear.T, np.ix_(*axes), strict=True)
-    )
+    shift = (unit * shift[:, None] - 1)[::-1, :, None, None]
+    parts = map(np.multiply.outer, linear.T, np.ix_(*axes))
+    x, y, z, shift = (part.astype(np.float32) for part in (*parts, shift))
     grid = torch.from_numpy(x + y + shift + z)
     if warp is not None:
         turned = torch.tensordot(torch.from_numpy(linear.astype(np.float32)), warp, 1)

@@ -182,8 +182,9 @@ def estimate_priors(
 def _statistics(scan: Volume, labels: Volume, classes: Sequence[Label], rescale: bool) -> np.ndarray:
     """Median and scaled MAD of each class, (2, K); NaN where it has no voxel."""
     labels = resample_to(labels, scan, order=0, least=1, what="the label map")
-    known = {row.label: -1 if row.class_ is None else row.class_ for row in classes}
-    class_of = look_up(labels, dict.fromkeys(UNDETERMINED, -1) | known)
+    known = dict.fromkeys(UNDETERMINED, -1)
+    known |= {row.label: -1 if row.class_ is None else row.class_ for row in classes}
+    class_of = look_up(labels, known)
     data = scan.data
     if rescale:
         low, high = np.percentile(data, PERCENTILES)
@@ -241,24 +242,22 @@ def _original(path: Path) -> dict[str, Prior]:
 
 
 def _tidy(path: Path) -> dict[str, Prior]:
-    cells = defaultdict(list)
+    cells, priors = defaultdict(list), {}
     for row in read_table(path, PRIORS, ()):
-        index = _whole(row["class"], f"{row.place}, class")
-        try:
-            values = float(row["mean"]), float(row["std"])
-        except ValueError as err:
-            raise InputError(f"{row.place}: expected numbers as mean and std; {err}") from err
-        cells[row["modality"]].append((index, row["quantity"], values))
-    priors = {}
+        key = _whole(row["class"], f"{row.place}, class"), row["quantity"]
+        cells[row["modality"]].append((key, row["mean"], row["std"]))
     for modality, held in cells.items():
-        held.sort()
-        if [entry[:2] for entry in held] != list(product(range(len(held) // 2), QUANTITIES)):
+        keys, *values = zip(*sorted(held), strict=True)
+        if not modality or list(keys) != list(product(range(len(keys) // 2), QUANTITIES)):
             raise InputError(
                 f"{path}: expected one row for mean and one for std of each class from 0 to the "
                 f"last, got others for modality {modality!r}"
             )
-        table = np.array([entry[2] for entry in held]).reshape(-1, 2, 2)
-        priors[modality] = tuple(table.transpose(1, 2, 0))
+        try:
+            table = np.array(values, float).reshape(2, -1, 2)
+        except ValueError as err:
+            raise InputError(f"{path}: expected numbers as mean and std; {err}") from err
+        priors[modality] = tuple(table.transpose(2, 0, 1))
     return priors
 
 
@@ -281,10 +280,9 @@ def _pair(path: Path, first: str, second: str, dims: int) -> list[np.ndarray]:
         try:  # a map refuses a shape beyond the file
             values = np.load(path.with_name(name), mmap_mode="r", allow_pickle=False)
             arrays.append(np.array(values.astype(float, casting="same_kind")))
-        except Exception as err:  # a header is parsed as Python's literals, which fails in many ways
-            raise InputError(
-                f"{path}: {name}, of its pair, is not a readable .npy file of real numbers ({first_line(err)})"
-            ) from err
+        except Exception as err:  # a header, parsed as Python's literals, fails in many ways
+            reason = f"{name}, of its pair, is not a readable .npy file of real numbers"
+            raise InputError(f"{path}: {reason} ({first_line(err)})") from err
     shapes = [array.shape for array in arrays]
     if shapes[0] != shapes[1] or len(shapes[0]) != dims:
         raise InputError(f"{path}: expected {dims} axes and one shape in both files, got {shapes}")

@@ -227,9 +227,10 @@ def test_cut_arrays_are_refused(tmp_path, size):
 @pytest.mark.parametrize(
     "row, words",
     [
-        ("t1,2,mean,3,1", "expected one row"), ("t1,0,mean,3,1", "expected one row"), ("t1,0,median,3,1", "expected one row"),
+        ("t1,2,mean,3,1", "expected one row"), ("t1,0,mean,3,1", "expected one row"),
+        ("t1,0,median,3,1", "expected one row"), (",0,mean,3,1\n,0,std,3,1", "modality ''"),
         ("t1,1,mean,3,-1\nt1,1,std,3,1", "negative"), ("t1,1,mean,nan,1\nt1,1,std,3,1", "not finite"),
-        ("t1,1,mean,x,1", "expected numbers"), ("t1,x,mean,1,1", "whole number"),
+        ("t1,1,mean,x,1\nt1,1,std,1,1", "expected numbers"), ("t1,x,mean,1,1", "whole number"),
     ],
 )  # fmt: skip
 def test_bad_prior_rows_are_refused(tmp_path, row, words):
