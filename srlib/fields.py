@@ -1,6 +1,6 @@
 """Smooth random fields, diffeomorphic warps, and blurs and interpolations as matrices."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -95,7 +95,7 @@ def spline_matrix(n: int, places: np.ndarray, order: int) -> np.ndarray:
     return np.stack(columns, axis=1)
 
 
-def separable(image: torch.Tensor, matrices: Sequence[np.ndarray | None]) -> torch.Tensor:
+def separable(image: torch.Tensor, matrices: Iterable[np.ndarray | None]) -> torch.Tensor:
     """Apply a matrix (m, n) along each of the last three axes of ``image`` (..., X, Y, Z).
 
     None leaves an axis as it is.
