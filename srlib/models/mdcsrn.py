@@ -4,6 +4,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from srlib.models.layers import Judge, channels_last
+
 
 class DenseUnit(nn.Module):
     """BatchNorm, ELU, 3x3x3 convolution to ``growth`` maps."""
@@ -45,7 +47,7 @@ class MDCSRN(nn.Module):
             nn.init.zeros_(self.last.weight)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out = self.first(x).contiguous(memory_format=torch.channels_last_3d)
+        out = channels_last(self.first(x))
         # A 1x1x1 convolution of concatenated features is a sum over the features: each is added to the sums of
         # the convolutions that will read it (all later compressions and the last) and need not be kept.
         heads = [conv.weight.flatten(1) for conv in [*self.compress, self.last]]
@@ -71,7 +73,7 @@ def _concatenate(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return torch.cat([a.movedim(1, -1), b.movedim(1, -1)], -1).movedim(-1, 1)
 
 
-class Critic(nn.Module):
+class Critic(Judge):
     """Critic of Chen et al., MICCAI 2018, Fig. 1: 31,155,777 parameters at width 64 and patches of 64^3.
 
     Scores patches, (B, 1, n, n, n) to (B,). Layer normalisation is over (C, X, Y, Z), so that the parameters depend
@@ -80,19 +82,8 @@ class Critic(nn.Module):
     """
 
     def __init__(self, width: int = 64, patch_size: int = 64, slope: float = 0.2) -> None:
-        super().__init__()
-        layers: list[nn.Module] = [nn.Conv3d(1, width, 3, padding=1), nn.LeakyReLU(slope)]
-        channels, size = width, patch_size
-        for maps, stride in ((1, 2), (2, 1), (2, 2), (4, 1), (4, 2), (8, 1), (8, 2)):
-            size = -(-size // stride)
-            layers += [
-                nn.Conv3d(channels, maps * width, 3, stride, padding=1),
-                nn.LayerNorm([maps * width, size, size, size]),
-                nn.LeakyReLU(slope),
-            ]
-            channels = maps * width
-        self.features = nn.Sequential(*layers)
-        self.score = nn.Sequential(nn.Linear(channels, 16 * width), nn.LeakyReLU(slope), nn.Linear(16 * width, 1))
+        def norm(maps: int, size: tuple[int, ...]) -> nn.Module:
+            return nn.LayerNorm([maps, *size])
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.score(self.features(x).mean((2, 3, 4)))[:, 0]
+        size, pool = [patch_size] * 3, nn.AdaptiveAvgPool3d(1)
+        super().__init__(nn.Conv3d, norm, width, size, slope, 16 * width, pool)

@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from srlib.models.layers import channels_last
+
 
 class ConvolutionStack(nn.Module):
     """Convolutions on one grid, (B, channels[0], X, Y, Z) to (B, channels[-1], X, Y, Z), ReLU after all but the last.
@@ -20,16 +22,16 @@ class ConvolutionStack(nn.Module):
         self.halo = sum(k // 2 for k in kernels)  # voxels an output voxel sees beyond itself
         # feature maps alive at the peak: the network's input, and a layer's input and output; PyTorch on one CPU
         # thread copies the input of a 1x1x1 layer, and the first layer's output may lie in two memory layouts
-        per_layer = (a * (2 if k == 1 else 1) + b for (a, b), k in zip(pairwise(channels), kernels, strict=True))
-        self.live_channels = channels[0] + max(2 * channels[1], *per_layer)
+        live = [2 * channels[1]]
         for index, ((a, b), k) in enumerate(zip(pairwise(channels), kernels, strict=True), 1):
-            conv = nn.Conv3d(a, b, k, padding=k // 2, padding_mode=faces if k > 1 else "zeros")
-            self.add_module(f"conv{index}", conv)
+            mode = faces if k > 1 else "zeros"
+            self.add_module(f"conv{index}", nn.Conv3d(a, b, k, padding=k // 2, padding_mode=mode))
+            live.append(a * (2 if k == 1 else 1) + b)
+        self.live_channels = channels[0] + max(live)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         first, *others = self.children()
-        # a single channel has no memory layout of its own, so the first layer cannot hand it on
-        x = first(x).contiguous(memory_format=torch.channels_last_3d)
+        x = channels_last(first(x))
         for conv in others:
             x = conv(functional.relu(x, inplace=True))
         return x

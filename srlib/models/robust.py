@@ -4,6 +4,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from srlib.models.layers import PixelShuffle3D, channels_last
+
 PACK = 2  # voxels per axis that become channels
 TOLD = 5  # numbers per axis that the network is told
 REACH = 6  # voxels, of the filters
@@ -27,6 +29,7 @@ class RobustSR(nn.Module):
         self.first = nn.Conv3d(2 * PACK**3, width, 3, bias=False)
         self.blocks = nn.ModuleList(_Block(width) for _ in range(blocks))
         self.last = nn.Conv3d(width, PACK**3, 3, padding=1, bias=False)
+        self.unpack = PixelShuffle3D([PACK] * 3)
         nn.init.kaiming_normal_(self.first.weight, nonlinearity="linear")
         nn.init.zeros_(self.last.weight)
         nn.init.ones_(self.gains[-1].bias)
@@ -48,11 +51,11 @@ class RobustSR(nn.Module):
         weight = self.first.weight.unflatten(1, (2, -1))  # of the sharpened scan, and of what was added
         weight = (weight - weight.mean(dim=(2, 3, 4, 5), keepdim=True)).flatten(1, 2)
         with torch.autocast(scan.device.type, enabled=False):  # small differences of large numbers
-            y = functional.pad(packed, [1] * 6, mode="replicate").contiguous(memory_format=torch.channels_last_3d)
+            y = channels_last(functional.pad(packed, [1] * 6, mode="replicate"))
             y = functional.conv3d(y, weight) * gains[0].float()
         for block, gain in zip(self.blocks, gains[1:], strict=True):
             y = block(y, gain)
-        return sharp + unpack(self.last(y))[:, :, : shape[0], : shape[1], : shape[2]]
+        return sharp + self.unpack(self.last(y))[:, :, : shape[0], : shape[1], : shape[2]]
 
     def _filtered(self, scan: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
         """The scan through one filter after the other, each chosen by its axis and by what the others are on average."""
@@ -107,13 +110,6 @@ class _Block(nn.Module):
 
 def pack(x: torch.Tensor) -> torch.Tensor:
     """Cubes of voxels as channels: (B, C, 2 X, 2 Y, 2 Z) to (B, 8 C, X, Y, Z)."""
-    batch, channels, *shape = x.shape
-    x = x.reshape(batch, channels, *(v for n in shape for v in (n // PACK, PACK)))
+    for axis in (4, 3, 2):
+        x = x.unflatten(axis, (-1, PACK))
     return x.permute(0, 1, 3, 5, 7, 2, 4, 6).flatten(1, 4)
-
-
-def unpack(x: torch.Tensor) -> torch.Tensor:
-    """The inverse of ``pack``."""
-    batch, _, *shape = x.shape
-    x = x.reshape(batch, PACK, PACK, PACK, *shape).permute(0, 4, 1, 5, 2, 6, 3)
-    return x.reshape(batch, 1, *(PACK * n for n in shape))

@@ -4,6 +4,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from srlib.models.layers import channels_last
+
 
 class UNet3D(nn.Module):
     """U-Net of Iglesias et al., NeuroImage 2021, (B, in_channels, X, Y, Z) to (B, out_channels, X, Y, Z).
@@ -34,7 +36,7 @@ class UNet3D(nn.Module):
         self.up = nn.ModuleList(_Level(3 * n, n, momentum) for n in reversed(features[:-1]))
         self.last = nn.Conv3d(width, out_channels, 1)
         self.multiple = 2 ** (levels - 1)  # tiles begin at multiples of it, or pooling groups other voxels
-        self.halo = _halo(levels)
+        self.halo = 7 * self.multiple - 5  # voxels that an output voxel sees beyond itself, at most
         # values per voxel alive at the peak: two maps of the width, and what the coarser grids hold (2.2 to 2.4 widths were
         # measured; below 20,480 values (C, X, Y) PyTorch's first convolution takes 27 of its own for each channel)
         self.live_channels = in_channels + 5 * width // 2
@@ -75,8 +77,7 @@ class _Level(nn.Module):
 
     def rest(self, y: torch.Tensor) -> torch.Tensor:
         """What follows the first convolution."""
-        # a single channel has no memory layout of its own, so the first layer cannot hand it on
-        y = functional.elu(y.contiguous(memory_format=torch.channels_last_3d), inplace=True)
+        y = functional.elu(channels_last(y), inplace=True)
         return functional.elu(self.conv2(y), inplace=True)
 
 
@@ -92,17 +93,3 @@ def _joined(conv: nn.Conv3d, skip: torch.Tensor, below: torch.Tensor) -> torch.T
     sums = y.new_tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]])
     kernel = torch.einsum("oixyz,ax,by,cz->ioabc", weight[1], sums, sums, sums)
     return y.add_(functional.conv_transpose3d(below, kernel, stride=2, padding=1))
-
-
-def _halo(levels: int) -> int:
-    """Voxels that an output voxel sees beyond itself, at most, by its place among ``2 ** (levels - 1)`` neighbours."""
-    reach = []
-    for place in range(2 ** (levels - 1)):
-        low, high = place, place
-        for _ in range(levels - 1):  # from the output down to the coarsest grid; 2 voxels for the two convolutions
-            low, high = (low - 2) // 2, (high + 2) // 2
-        low, high = low - 2, high + 2
-        for _ in range(levels - 1):  # and up again to the input
-            low, high = 2 * low - 2, 2 * high + 1 + 2
-        reach += [place - low, high - place]
-    return max(reach)
