@@ -13,17 +13,17 @@ WINDOW = 7  # voxels, uniform, as in the metric
 SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # weights of Wang et al., 2003, finest scale first
 
 
-def ssim(sr: torch.Tensor, hr: torch.Tensor, data_range: float = 1.0) -> torch.Tensor:
+def ssim(sr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
     """1 - SSIM, differentiable; SSIM is that of ``metrics.ssim``: 2-D for one slice, 3-D where there are more.
 
-    Images (B, C, X, Y) or (B, C, X, Y, 1), volumes (B, C, X, Y, Z). Deviation: the SRResNet code has an 11-wide
-    Gaussian window. Raises InputError for images below the window.
+    Images (B, C, X, Y) or (B, C, X, Y, 1), volumes (B, C, X, Y, Z), in [0, 1]. Deviation: the SRResNet code has an
+    11-wide Gaussian window. Raises InputError for images below the window.
     """
-    luminance, contrast = _similarity(_squeezed(sr, WINDOW), _squeezed(hr, WINDOW), data_range)
+    luminance, contrast = _similarity(_squeezed(sr, WINDOW), _squeezed(hr, WINDOW))
     return 1 - (luminance * contrast).mean()
 
 
-def ms_ssim(sr: torch.Tensor, hr: torch.Tensor, data_range: float = 1.0) -> torch.Tensor:
+def ms_ssim(sr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
     """1 - multi-scale SSIM (Wang et al., Asilomar 2003), mean over images and channels; shapes as ``ssim``.
 
     Five scales, each the 2-fold average of the finer one (an odd last row or column is dropped); contrast-structure
@@ -32,14 +32,12 @@ def ms_ssim(sr: torch.Tensor, hr: torch.Tensor, data_range: float = 1.0) -> torc
     """
     least = WINDOW * 2 ** (len(SCALES) - 1)
     sr, hr, product = _squeezed(sr, least), _squeezed(hr, least), 1.0
-    halve = functional.avg_pool2d if sr.dim() == 4 else functional.avg_pool3d
-    for index, weight in enumerate(SCALES):
-        if index:
-            sr, hr = halve(sr, 2), halve(hr, 2)
-        luminance, terms = _similarity(sr, hr, data_range)
-        if index == len(SCALES) - 1:
+    for scale, weight in enumerate(SCALES, 1):
+        luminance, terms = _similarity(sr, hr)
+        if scale == len(SCALES):
             terms = luminance * terms
         product = product * terms.flatten(2).mean(2).clamp(min=1e-6) ** weight
+        sr, hr = _pool(sr, 2), _pool(hr, 2)
     return 1 - product.mean()
 
 
@@ -57,13 +55,13 @@ def log_mse(sr: torch.Tensor, hr: torch.Tensor, floor: float = 1e-4) -> torch.Te
     return torch.log((sr - hr).square().flatten(1).mean(1) + floor).mean()
 
 
-def ssim_slices(sr: torch.Tensor, hr: torch.Tensor, data_range: float = 1.0) -> torch.Tensor:
+def ssim_slices(sr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
     """1 - SSIM of slices, 2-D, mean over the three orientations of volumes (B, C, X, Y, Z).
 
     Iglesias et al., NeuroImage 2021. Deviation: their code has an 11-wide Gaussian window. Raises InputError as ``ssim``.
     """
-    views = ((a.movedim(axis, 1).flatten(0, 1) for a in (sr, hr)) for axis in (2, 3, 4))
-    return sum(ssim(*view, data_range) for view in views) / 3
+    views = [[x.movedim(axis, 1).flatten(0, 1) for x in (sr, hr)] for axis in (2, 3, 4)]
+    return sum(ssim(*view) for view in views) / 3
 
 
 def ssim_l1_l2(sr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
@@ -78,10 +76,15 @@ def _squeezed(x: torch.Tensor, least: int) -> torch.Tensor:
     return x
 
 
-def _similarity(sr: torch.Tensor, hr: torch.Tensor, data_range: float) -> tuple[torch.Tensor, torch.Tensor]:
+def _pool(x: torch.Tensor, size: int, stride: int | None = None) -> torch.Tensor:
+    """Means over windows of an image (B, C, X, Y) or a volume (B, C, X, Y, Z)."""
+    return (functional.avg_pool2d if x.dim() == 4 else functional.avg_pool3d)(x, size, stride)
+
+
+def _similarity(sr: torch.Tensor, hr: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Luminance and contrast-structure maps over all whole windows; variances are those of samples."""
-    mean = partial(functional.avg_pool2d if sr.dim() == 4 else functional.avg_pool3d, kernel_size=WINDOW, stride=1)
-    count, c1, c2 = WINDOW ** (sr.dim() - 2), (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    mean = partial(_pool, size=WINDOW, stride=1)
+    count, c1, c2 = WINDOW ** (sr.dim() - 2), 0.01**2, 0.03**2
     shift, unbiased = hr.mean().detach(), count / (count - 1)
     sr, hr = sr - shift, hr - shift  # variances stay, their rounding errors shrink
     a, b = mean(sr), mean(hr)
@@ -91,19 +94,15 @@ def _similarity(sr: torch.Tensor, hr: torch.Tensor, data_range: float) -> tuple[
     return luminance, (2 * unbiased * covariance + c2) / (unbiased * both + c2)
 
 
-def gradient_difference(sr: torch.Tensor, hr: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
-    """Squared differences of the absolute gradients of two batches (B, C, X, Y, Z), 'mean' or 'sum', over three axes.
-
-    Mathieu et al., ICLR 2016, with exponent 2; the gradient along an axis is that of neighbouring voxels, and the
-    axes' means or sums are added.
-    """
-    axes = ((sr.diff(dim=axis).abs(), hr.diff(dim=axis).abs()) for axis in (2, 3, 4))
-    return sum(functional.mse_loss(a, b, reduction=reduction) for a, b in axes)
-
-
 def mse_gdl(sr: torch.Tensor, hr: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
-    """Squared error + gradient difference: sums in Sanchez & Vilaplana, MIDL 2018; the means are ours."""
-    return functional.mse_loss(sr, hr, reduction=reduction) + gradient_difference(sr, hr, reduction)
+    """Squared error + gradient difference of two batches (B, C, X, Y, Z): sums in Sanchez & Vilaplana, MIDL 2018.
+
+    The means are ours. Gradient difference (Mathieu et al., ICLR 2016, with exponent 2): squared differences of the
+    absolute gradients between neighbouring voxels; the three axes' means or sums are added.
+    """
+    error = partial(functional.mse_loss, reduction=reduction)
+    gradients = (error(sr.diff(dim=axis).abs(), hr.diff(dim=axis).abs()) for axis in (2, 3, 4))
+    return error(sr, hr) + sum(gradients)
 
 
 def uncertainty(output: torch.Tensor) -> torch.Tensor:
@@ -116,10 +115,8 @@ def uncertainty(output: torch.Tensor) -> torch.Tensor:
 
 def laplace(output: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
     """Mean negative log-likelihood of a Laplace distribution, log(2 b) + |sr - hr| / b; ``output``: sr, then s of b."""
-    if output.shape[1] != 2 * hr.shape[1]:
-        raise InputError(f"the loss 'laplace' needs {2 * hr.shape[1]} output channels, got {output.shape[1]}")
     b = uncertainty(output)
-    return ((2 * b).log() + (output[:, : hr.shape[1]] - hr).abs() / b).mean()
+    return ((2 * b).log() + (output.chunk(2, dim=1)[0] - hr).abs() / b).mean()
 
 
 def dice(logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
@@ -128,7 +125,7 @@ def dice(logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
     Of a class's probabilities p and its voxels g: 2 sum p g / (sum p^2 + sum g^2), as in SynthSR's code.
     """
     p = logits.softmax(1).flatten(2)
-    g = functional.one_hot(classes[:, 0].long(), logits.shape[1]).movedim(-1, 1).flatten(2).to(p)
+    g = torch.zeros_like(logits).scatter(1, classes.long(), 1).flatten(2)
     top, bottom = 2 * (p * g).sum(2), (p**2).sum(2) + (g**2).sum(2)
     return 1 - ((top + 1e-7) / (bottom + 1e-7)).mean()
 
@@ -163,7 +160,7 @@ def wasserstein_generator(fake: torch.Tensor) -> torch.Tensor:
 
 def mix(real: torch.Tensor, fake: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
     """Points between real and fake samples (B, C, X, Y, Z), ready for ``gradient_penalty``; ``share`` (B,) of real."""
-    share = share.view(-1, *[1] * (real.dim() - 1)).to(real)
+    share = share.view(-1, 1, 1, 1, 1).to(real)
     return (share * real + (1 - share) * fake).detach().requires_grad_(True)
 
 
@@ -178,9 +175,8 @@ def gradient_penalty(scores: torch.Tensor, points: torch.Tensor) -> torch.Tensor
 
 def clip_weights(network: torch.nn.Module, bound: float) -> None:
     """Clamp every parameter to [-bound, bound], in place (Arjovsky et al., ICML 2017)."""
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.clamp_(-bound, bound)
+    for parameter in network.parameters():
+        parameter.data.clamp_(-bound, bound)
 
 
 def least_squares(scores: torch.Tensor, labels: np.ndarray) -> torch.Tensor:

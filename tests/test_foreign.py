@@ -296,6 +296,7 @@ OTHER = {
     "a norm of three": reshaped("unet_bn_down_0", (2,), (2,), (2,)),
     "kernels of 5": reshaped("unet_conv_downarm_0_0", (5, 5, 5, 1, 2), (2,)),
     "features that do not double": reshaped("unet_conv_downarm_2_1", (3, 3, 3, 4, 4), (4,)),
+    "a thousand levels": theirs() | {f"unet_bn_down_{i}": {f"w{j}": BIAS for j in range(4)} for i in range(3, 1000)},
     "another width": reshaped("unet_conv_downarm_0_0", (3, 3, 3, 1, 50_000), (50_000,)),
 }
 

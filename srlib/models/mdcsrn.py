@@ -8,7 +8,7 @@ from srlib.models.layers import Judge, channels_last
 
 
 class DenseUnit(nn.Module):
-    """BatchNorm, ELU, 3x3x3 convolution to ``growth`` maps."""
+    """BatchNorm, ELU, 3x3x3 convolution to ``growth`` maps, which are put behind the channels of the input."""
 
     def __init__(self, channels: int, growth: int) -> None:
         super().__init__()
@@ -16,7 +16,9 @@ class DenseUnit(nn.Module):
         self.conv = nn.Conv3d(channels, growth, 3, padding=1, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.conv(functional.elu(self.norm(x), inplace=True))
+        new = self.conv(functional.elu(self.norm(x), inplace=True))
+        # joined on the channels-last view, which is several times faster on a CPU
+        return torch.cat([x.movedim(1, -1), new.movedim(1, -1)], -1).movedim(-1, 1)
 
 
 class MDCSRN(nn.Module):
@@ -57,7 +59,7 @@ class MDCSRN(nn.Module):
             if i > 1:
                 out, sums, heads = sums[0].movedim(-1, 1), sums[1:], heads[1:]
             for unit in block:
-                out = _concatenate(out, unit(out))
+                out = unit(out)
             stacked = torch.cat([w[:, read : read + out.shape[1]] for w in heads])
             spare = -len(stacked) % 16  # matrix products with a single or an odd number of columns are slow
             mapped = functional.linear(out.movedim(1, -1), functional.pad(stacked, (0, 0, 0, spare)))
@@ -66,11 +68,6 @@ class MDCSRN(nn.Module):
             read += out.shape[1]
         y = sums[0].movedim(-1, 1)
         return x + y if self.residual else y
-
-
-def _concatenate(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """``torch.cat`` along channels; on the channels-last view it is several times faster on a CPU."""
-    return torch.cat([a.movedim(1, -1), b.movedim(1, -1)], -1).movedim(-1, 1)
 
 
 class Critic(Judge):

@@ -136,8 +136,6 @@ def _start(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
             kernel = 0.02 * torch.randn(*module.weight.shape[:2], 3, 3, 3)
-            for axis in (2, 3, 4):
-                kernel = kernel.repeat_interleave(module.weight.shape[axis] // 3, axis)
-            module.weight.copy_(kernel)
+            module.weight.copy_(functional.interpolate(kernel, size=module.weight.shape[2:]))
             if module.bias is not None:
                 module.bias.zero_()
