@@ -5,6 +5,7 @@ from math import prod
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 # of SRGAN's discriminator, behind its first layer: feature maps in widths, and whether the grid is halved
 LADDER = ((1, True), (2, False), (2, True), (4, False), (4, True), (8, False), (8, True))
@@ -61,6 +62,18 @@ class PixelShuffle3D(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         voxels = x.movedim(1, -1).unflatten(-1, (*self.factor, -1)).permute(0, 1, 4, 2, 5, 3, 6, 7)
         return voxels.flatten(5, 6).flatten(3, 4).flatten(1, 2).movedim(-1, 1)
+
+
+def zero(layer: nn.Module) -> None:
+    """Start a layer at zero, weights and bias."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+
+
+def padded(x: torch.Tensor, multiple: int, mode: str = "constant") -> torch.Tensor:
+    """Images or volumes, continued behind the end of each axis to a multiple of voxels (a ``mode`` of PyTorch's pad)."""
+    missing = [pad for n in reversed(x.shape[2:]) for pad in (0, -n % multiple)]
+    return functional.pad(x, missing, mode)
 
 
 def channels_last(x: torch.Tensor) -> torch.Tensor:

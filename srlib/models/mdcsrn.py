@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from srlib.models.layers import Judge, channels_last
+from srlib.models.layers import Judge, channels_last, zero
 
 
 class DenseUnit(nn.Module):
@@ -46,7 +46,7 @@ class MDCSRN(nn.Module):
             if isinstance(module, nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight)
         if residual:
-            nn.init.zeros_(self.last.weight)
+            zero(self.last)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out = channels_last(self.first(x))

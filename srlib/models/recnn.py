@@ -1,23 +1,30 @@
 """SRReCNN3D and SRCNN3D: plain stacks of 3-D convolutions over an interpolated scan."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from srlib.models.layers import channels_last
+from srlib.models.layers import channels_last, zero
 
 
 class ConvolutionStack(nn.Module):
     """Convolutions on one grid, (B, channels[0], X, Y, Z) to (B, channels[-1], X, Y, Z), ReLU after all but the last.
 
     They are named ``conv1`` to ``convL``, as in the published Caffe files. ``faces`` says what lies beyond the
-    scan: 'zeros', or 'replicate' for its outermost voxels.
+    scan: 'zeros', or 'replicate' for its outermost voxels. ``start`` draws a layer's weights; biases start at zero.
     """
 
-    def __init__(self, channels: Sequence[int], kernels: Sequence[int], faces: str = "zeros") -> None:
+    def __init__(
+        self,
+        channels: Sequence[int],
+        kernels: Sequence[int],
+        start: Callable[[torch.Tensor], object],
+        faces: str = "zeros",
+    ) -> None:
         super().__init__()
         self.halo = sum(k // 2 for k in kernels)  # voxels an output voxel sees beyond itself
         # feature maps alive at the peak: the network's input, and a layer's input and output; PyTorch on one CPU
@@ -28,6 +35,9 @@ class ConvolutionStack(nn.Module):
             self.add_module(f"conv{index}", nn.Conv3d(a, b, k, padding=k // 2, padding_mode=mode))
             live.append(a * (2 if k == 1 else 1) + b)
         self.live_channels = channels[0] + max(live)
+        for conv in self.children():
+            start(conv.weight)
+            nn.init.zeros_(conv.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         first, *others = self.children()
@@ -55,13 +65,11 @@ class ReCNN(ConvolutionStack):
         residual: bool = True,
         zero_last: bool = False,
     ) -> None:
-        super().__init__([in_channels, *[width] * (layers - 1), 1], [kernel] * layers)
+        channels = [in_channels, *[width] * (layers - 1), 1]
+        super().__init__(channels, [kernel] * layers, partial(nn.init.kaiming_normal_, nonlinearity="relu"))
         self.residual = residual
-        for conv in self.children():
-            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
-            nn.init.zeros_(conv.bias)
         if zero_last:
-            nn.init.zeros_(conv.weight)
+            zero(self.get_submodule(f"conv{layers}"))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = super().forward(x)
@@ -77,7 +85,4 @@ class SRCNN3D(ConvolutionStack):
     """
 
     def __init__(self, width: int = 64, kernels: Sequence[int] = (9, 1, 5)) -> None:
-        super().__init__([1, width, width // 2, 1], kernels, faces="replicate")
-        for conv in self.children():
-            nn.init.normal_(conv.weight, std=0.001)
-            nn.init.zeros_(conv.bias)
+        super().__init__([1, width, width // 2, 1], kernels, partial(nn.init.normal_, std=0.001), "replicate")

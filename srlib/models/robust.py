@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from srlib.models.layers import PixelShuffle3D, channels_last
+from srlib.models.layers import PixelShuffle3D, channels_last, padded, zero
 
 PACK = 2  # voxels per axis that become channels
 TOLD = 5  # numbers per axis that the network is told
@@ -31,7 +31,7 @@ class RobustSR(nn.Module):
         self.last = nn.Conv3d(width, PACK**3, 3, padding=1, bias=False)
         self.unpack = PixelShuffle3D([PACK] * 3)
         nn.init.kaiming_normal_(self.first.weight, nonlinearity="linear")
-        nn.init.zeros_(self.last.weight)
+        zero(self.last)
         nn.init.ones_(self.gains[-1].bias)
         self.multiple = PACK  # tiles begin at multiples of it, or other voxels would be packed
         self.halo = PACK * (2 + 2 * blocks) + REACH
@@ -43,17 +43,16 @@ class RobustSR(nn.Module):
     def resolve(self, scan: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
         """The same from a scan (B, 1, X, Y, Z) and the maps' values (B, 15)."""
         sharp = self._filtered(scan, told.unflatten(1, (3, TOLD)))
-        gains = self.gains(told).unflatten(1, (-1, self.first.out_channels))
-        gains = gains[..., None, None, None].unbind(1)
+        first, *gains = self.gains(told).unflatten(1, (-1, self.first.out_channels, 1, 1, 1)).unbind(1)
         shape = scan.shape[2:]
         both = torch.cat([sharp, sharp - scan], dim=1)
-        packed = pack(functional.pad(both, [p for n in reversed(shape) for p in (0, -n % PACK)], mode="replicate"))
+        packed = pack(padded(both, PACK, "replicate"))
         weight = self.first.weight.unflatten(1, (2, -1))  # of the sharpened scan, and of what was added
         weight = (weight - weight.mean(dim=(2, 3, 4, 5), keepdim=True)).flatten(1, 2)
         with torch.autocast(scan.device.type, enabled=False):  # small differences of large numbers
             y = channels_last(functional.pad(packed, [1] * 6, mode="replicate"))
-            y = functional.conv3d(y, weight) * gains[0].float()
-        for block, gain in zip(self.blocks, gains[1:], strict=True):
+            y = functional.conv3d(y, weight) * first.float()
+        for block, gain in zip(self.blocks, gains, strict=True):
             y = block(y, gain)
         return sharp + self.unpack(self.last(y))[:, :, : shape[0], : shape[1], : shape[2]]
 
@@ -63,21 +62,18 @@ class RobustSR(nn.Module):
         kernels = torch.cat([taps.flip(2), -2 * taps.sum(2, keepdim=True), taps], dim=2)
         y = scan.movedim(1, 0).float()
         for axis in range(3):
-            shape, pad = [len(scan), 1, 1, 1, 1], [0] * 6
-            shape[2 + axis], pad[4 - 2 * axis], pad[5 - 2 * axis] = 2 * REACH + 1, REACH, REACH
+            reach = [REACH if a == axis else 0 for a in range(3)]
+            kernel = kernels[:, axis].float().view(-1, 1, *(2 * r + 1 for r in reach))
+            around = functional.pad(y, [r for r in reversed(reach) for _ in range(2)], mode="replicate")
             with torch.autocast(y.device.type, enabled=False):
-                change = functional.conv3d(
-                    functional.pad(y, pad, mode="replicate"), kernels[:, axis].float().view(shape), groups=len(scan)
-                )
-            y = y + change
+                y = y + functional.conv3d(around, kernel, groups=len(scan))
         return y.movedim(0, 1)
 
 
 def _perceptron(inputs: int, outputs: int) -> nn.Sequential:
     """Two layers, of which the second starts at zero."""
     last = nn.Linear(64, outputs)
-    nn.init.zeros_(last.weight)
-    nn.init.zeros_(last.bias)
+    zero(last)
     return nn.Sequential(nn.Linear(inputs, 64), nn.ReLU(), last)
 
 

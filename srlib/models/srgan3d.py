@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from srlib.models.layers import Judge, PixelShuffle3D, channels_last
+from srlib.models.layers import Judge, PixelShuffle3D, channels_last, zero
 from srlib.patches import per_axis
 from srlib.paths import InputError, choose
 
@@ -64,7 +64,7 @@ class SRGAN3D(nn.Module):
         self.last = nn.Conv3d(channels, 1, 3, padding=1)
         _start(self)
         if residual:
-            nn.init.zeros_(self.last.weight)
+            zero(self.last)
         # LR voxels an output voxel sees beyond the one that it lies in, seen backwards from the last convolution
         reach, around = 1, 1 if upsampler == "nn_resize" else 0
         for step in reversed(steps):  # the axis that is refined least sees farthest

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from srlib.models.layers import Judge
+from srlib.models.layers import Judge, padded, zero
 from srlib.paths import InputError
 
 STEPS = {2**n: n for n in range(1, 7)}  # factor -> how often the grid is doubled
@@ -61,7 +61,7 @@ class SRResNet2D(SliceNetwork):
             self.up.extend([conv, nn.PixelShuffle(2), _prelu(width)])
         self.last = nn.Conv2d(width, 1, 9, padding=4)
         if residual:
-            _zero(self.last)
+            zero(self.last)
 
     def resolve(self, images: torch.Tensor) -> torch.Tensor:
         """Images (B, 1, X, Y) to (B, 1, X', Y'); InputError for those too small to be reflected."""
@@ -71,8 +71,7 @@ class SRResNet2D(SliceNetwork):
             least = self.multiple[0] // 2 + 1
             if min(x, y) < least:
                 raise InputError(f"expected at least {least} pixels per axis, got {(x, y)}")
-            missing = (0, -y % self.multiple[1], 0, -x % self.multiple[0])
-            whole = functional.pad(images, missing, "reflect")
+            whole = padded(images, self.multiple[0], "reflect")
         features = self.first(self.down(whole)).contiguous(memory_format=torch.channels_last)
         sr = self.last(self.up(features + self.body(features)))[..., : x * self.factor[0], :y]
         return sr + _cubic(images, self.factor[0]) if self.residual else sr
@@ -92,7 +91,7 @@ class SRResNet2DRes(SliceNetwork):
         self.first = nn.Sequential(nn.Conv2d(1, width, 9, padding=4), nn.PReLU(width))
         self.body = nn.Sequential(*_body(width, blocks))
         self.last = nn.Conv2d(width, factor, 3, padding=1)
-        _zero(self.last)
+        zero(self.last)
 
     def resolve(self, images: torch.Tensor) -> torch.Tensor:
         """Images (B, 1, X, Y) to (B, 1, f X, Y)."""
@@ -142,11 +141,6 @@ def _body(width: int, blocks: int) -> list[nn.Module]:
     """The residual blocks, and the convolution with batch norm behind them."""
     layers: list[nn.Module] = [ResidualBlock(width) for _ in range(blocks)]
     return [*layers, nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width)]
-
-
-def _zero(conv: nn.Conv2d) -> None:
-    nn.init.zeros_(conv.weight)
-    nn.init.zeros_(conv.bias)
 
 
 def _slices(x: torch.Tensor) -> torch.Tensor:

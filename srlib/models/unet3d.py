@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from srlib.models.layers import channels_last
+from srlib.models.layers import channels_last, padded, zero
 
 
 class UNet3D(nn.Module):
@@ -45,11 +45,11 @@ class UNet3D(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
         if residual_channel is not None:
-            nn.init.zeros_(self.last.weight)
+            zero(self.last)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         shape = x.shape[2:]
-        y = functional.pad(x, [p for n in reversed(shape) for p in (0, -n % self.multiple)])
+        y = padded(x, self.multiple)
         skips: list[torch.Tensor] = []
         for level in self.down:
             if skips:
