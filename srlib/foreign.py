@@ -1,4 +1,6 @@
-"""Weights in other programs' files. They are read by a process of its own, with limits, in which no error does harm."""
+"""Weights in other programs' files. They are read by a process of its own, with limits, in which no
+error does harm.
+"""
 
 import subprocess
 import sys
@@ -22,11 +24,12 @@ FIXED = {1: 8, 5: 4}  # wire type -> its size in bytes
 
 
 def read_foreign(path: str | Path) -> bytes:
-    """The weights of a Caffe model, a Keras HDF5 file or a PyTorch state dict, as safetensors of float32.
+    """The weights of a Caffe model, a Keras HDF5 file or a PyTorch state dict, as safetensors of
+    float32.
 
-    Arrays keep their axes. In a ``.caffemodel`` and an ``.h5`` the i-th array of a layer is called ``layer.i``; others
-    keep their names. Nothing in the file is run. InputError, naming the file, when it is damaged, of another kind, not
-    finite, or takes more than a minute or 2 GiB.
+    Arrays keep their axes. In a ``.caffemodel`` and an ``.h5`` the i-th array of a layer is called
+    ``layer.i``; others keep their names. Nothing in the file is run. InputError, naming the file,
+    when it is damaged, of another kind, not finite, or takes more than a minute or 2 GiB.
     """
     command = [sys.executable, "-m", "srlib.foreign", Path(path).resolve()]
     try:
@@ -37,11 +40,13 @@ def read_foreign(path: str | Path) -> bytes:
         reason = f"not read within {SECONDS} s"
     except subprocess.CalledProcessError as err:
         reason = err.stderr.decode(errors="replace").strip().rpartition("\n")[2] or "its reader crashed"
-    raise InputError(f"{path}: damaged, or not weights of this kind ({reason[:200]}); get it again from its authors")
+    raise InputError(f"{path}: damaged or not such weights ({reason[:200]}); get it again from its authors")
 
 
 def caffe(path: Path) -> dict[str, np.ndarray]:
-    """A Caffe model, in protobuf's wire format: a convolution's arrays are its weights (out, in, ...) and its bias."""
+    """A Caffe model, in protobuf's wire format: a convolution's arrays are its weights (out, in,
+    ...) and its bias.
+    """
     arrays = {}
     for number, layer in _fields(memoryview(path.read_bytes())):
         if number == LAYER:
@@ -94,8 +99,8 @@ def _varint(message: bytes | memoryview, at: int) -> tuple[int, int]:
 def keras(path: Path) -> dict[str, np.ndarray]:
     """What ``model.save_weights`` and ``model.save`` of Keras 1 and 2 write.
 
-    A convolution's arrays are its kernel (..., in, out) and its bias; those of a batch norm gamma, beta, moving mean and
-    moving variance.
+    A convolution's arrays are its kernel (..., in, out) and its bias; those of a batch norm gamma,
+    beta, moving mean and moving variance.
     """
     arrays = {}
     with h5py.File(path, "r") as file:
@@ -137,7 +142,9 @@ def convert(path: Path) -> bytes:
 
 
 def main() -> None:
-    """Write the file that the command line names to the standard output, as safetensors; end with a line otherwise."""
+    """Write the file that the command line names to the standard output, as safetensors; end with a
+    line otherwise.
+    """
     path = Path(sys.argv[1])
     with suppress(ImportError, OSError, ValueError):  # of systems that know no such limit
         import resource

@@ -22,25 +22,28 @@ PUBLISHED: dict[str, Experiment] = {
     "MultiSRReCNN3D_10Layers_IsoScalex2.caffemodel": EXPERIMENTS["recnn_multi"],
     "SRCNN3D_iter_470000.caffemodel": EXPERIMENTS["srcnn3d"],
 }
-PARTS = {".0": ".weight", ".1": ".bias", ".2": ".running_mean", ".3": ".running_var"}  # in Caffe's and Keras's order
+# in Caffe's and Keras's order
+PARTS = {".0": ".weight", ".1": ".bias", ".2": ".running_mean", ".3": ".running_var"}
 
 
 def load_published(path: str | Path) -> tuple[torch.nn.Module, Experiment]:
-    """Network and experiment from a published file, known by its name, from any SRReCNN3D ``.caffemodel`` or SynthSR ``.h5``.
+    """Network and experiment from a published file, known by its name, from any SRReCNN3D
+    ``.caffemodel`` or SynthSR ``.h5``.
 
-    Of the latter two, layers, filters, kernel and channels are read from the file. InputError when it is none of
-    these, or damaged.
+    Of the latter two, layers, filters, kernel and channels are read from the file. InputError when
+    it is none of these, or damaged.
     """
     path = Path(path)
     if path.name not in PUBLISHED and path.suffix not in (".caffemodel", ".h5"):
-        raise InputError(f"{path.name} is not a published file known here; expected one of {', '.join(PUBLISHED)}")
+        raise InputError(f"{path.name} is not a published file; expected one of {', '.join(PUBLISHED)}")
     if not path.is_file():
         raise InputError(f"{path}: no such file; get it from its authors (see csv/README.md)")
     theirs = load(read_foreign(path))
     try:
         weights = OURS[path.suffix](theirs)
         experiment = PUBLISHED.get(path.name) or _sized(weights, path.name)
-        with torch.device("meta"):  # no memory is asked for before the file proves to be of that size
+        # no memory is asked for before the file proves to be of that size
+        with torch.device("meta"):
             network = MODELS[experiment.model](width=experiment.width, **experiment.model_args)
         network.load_state_dict(weights, assign=True)
     except (RuntimeError, ValueError, KeyError, TypeError, OverflowError) as err:
@@ -65,26 +68,34 @@ def _caffe(theirs: Weights) -> Weights:
 
 
 def _keras(theirs: Weights) -> Weights:
-    """BBillot/SynthSR: the U-Net's layers, whose names begin with ``unet_``; those of its training are left out."""
+    """BBillot/SynthSR: the U-Net's layers, whose names begin with ``unet_``; those of its training
+    are left out.
+    """
     unet = {name.removeprefix("unet_"): value for name, value in theirs.items() if name.startswith("unet_")}
-    first = {"down": 0, "up": sum(name.startswith("bn_down_") for name in unet) // 4}  # of an arm's convolutions
+    # of an arm's convolutions
+    first = {"down": 0, "up": sum(name.startswith("bn_down_") for name in unet) // 4}
     ours = {}
     for name, value in unet.items():
         name = name.replace("likelihood", "last")
         name = re.sub(r"bn_(up|down)_(\d+)", r"\1.\2.norm", name)
         name = re.sub(
-            r"conv_(up|down)arm_(\d+)_(\d)", lambda m: f"{m[1]}.{int(m[2]) - first[m[1]]}.conv{int(m[3]) + 1}", name
+            r"conv_(up|down)arm_(\d+)_(\d)",
+            lambda m: f"{m[1]}.{int(m[2]) - first[m[1]]}.conv{int(m[3]) + 1}",
+            name,
         )
         kernel = value.dim() == 5  # (x, y, z, in, out)
         ours[name[:-2] + PARTS[name[-2:]]] = value.permute(4, 3, 0, 1, 2).contiguous() if kernel else value
     return ours
 
 
-OURS = {".pth": _mdcsrn, ".caffemodel": _caffe, ".h5": _keras}  # a file's tensors by the names of our networks
+# a file's tensors by the names of our networks
+OURS = {".pth": _mdcsrn, ".caffemodel": _caffe, ".h5": _keras}
 
 
 def _sized(weights: Weights, name: str) -> Experiment:
-    """The mono- or multimodal SRReCNN3D, or SynthSR, with the size of a file's network; KeyError without its layers."""
+    """The mono- or multimodal SRReCNN3D, or SynthSR, with the size of a file's network; KeyError
+    without its layers.
+    """
     if "conv1.weight" in weights:
         width, channels, kernel = weights["conv1.weight"].shape[:3]
         experiment = EXPERIMENTS["recnn_multi" if channels == 2 else "recnn"]
@@ -97,7 +108,8 @@ def _sized(weights: Weights, name: str) -> Experiment:
 def _unet(weights: Weights, name: str) -> tuple[Experiment, int, dict[str, int]]:
     """SynthSR, its width, and the size of its network.
 
-    Of an even number of input channels every second is a reliability map, but in the weights for Hyperfine scans.
+    Of an even number of input channels every second is a reliability map, but in the weights for
+    Hyperfine scans.
     """
     width, channels = weights["down.0.conv1.weight"].shape[:2]
     levels, outputs = sum(k.startswith("down") for k in weights) // 8, len(weights["last.weight"])

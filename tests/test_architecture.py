@@ -37,7 +37,9 @@ def test_rooms_import_only_from_below():
             continue
         below = ORDER[: ORDER.index(room)]
         parts = path.name == "__init__.py" or room == "experiments"
-        own = {room} if parts or "srlib.models.layers" in path.read_text() else set()  # networks never import each other
+        own = (
+            {room} if parts or "srlib.models.layers" in path.read_text() else set()
+        )  # networks never import each other
         assert imported_rooms(path) <= {*below, *own}, path
 
 

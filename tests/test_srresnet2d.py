@@ -55,9 +55,11 @@ def test_a_stack_is_its_slices():
         torch.testing.assert_close(scores.view(2, 3)[:, k], judge(stack[..., k]))
 
 
-@pytest.mark.parametrize("settings", [{"factor": 3}, {"factor": 1}, {"factor": 0}, {"factor": 4.5}, {"form": "isotropic"}])
+@pytest.mark.parametrize(
+    "settings", [{"factor": 3}, {"factor": 1}, {"factor": 0}, {"factor": 4.5}, {"form": "isotropic"}]
+)
 def test_other_factors_and_forms_are_refused(settings):
-    with pytest.raises(InputError, match="expected a factor"):
+    with pytest.raises(InputError, match="expected factor"):
         SRResNet2D(2, 1, **settings)
 
 

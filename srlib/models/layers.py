@@ -7,16 +7,18 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-# of SRGAN's discriminator, behind its first layer: feature maps in widths, and whether the grid is halved
+# of SRGAN's discriminator, behind its first layer: feature maps in widths, and whether the grid is
+# halved
 LADDER = ((1, True), (2, False), (2, True), (4, False), (4, True), (8, False), (8, True))
 
 
 class Judge(nn.Module):
-    """SRGAN's discriminator (Ledig et al., CVPR 2017, Fig. 4), of which all critics here are forms: patches to (B,).
+    """SRGAN's discriminator (Ledig et al., CVPR 2017, Fig. 4), of which all critics here are forms:
+    patches to (B,).
 
-    ``conv`` is the class of its convolutions, ``norm`` makes a normalisation of (maps, size). Patches have the ``size``
-    (voxels per axis), unless a ``pool`` averages the features over the patch. An axis of at most ``least`` voxels is
-    not halved.
+    ``conv`` is the class of its convolutions, ``norm`` makes a normalisation of (maps, size).
+    Patches have the ``size`` (voxels per axis), unless a ``pool`` averages the features over the
+    patch. An axis of at most ``least`` voxels is not halved.
     """
 
     def __init__(
@@ -49,10 +51,11 @@ class Judge(nn.Module):
 
 
 class PixelShuffle3D(nn.Module):
-    """Channels to voxels, (B, fX * fY * fZ * C, X, Y, Z) to (B, C, fX * X, fY * Y, fZ * Z), any factor per axis.
+    """Channels to voxels, (B, fX * fY * fZ * C, X, Y, Z) to (B, C, fX * X, fY * Y, fZ * Z), any
+    factor per axis.
 
-    Channel ((a * fY + b) * fZ + c) * C + k becomes map k at sub-voxel (a, b, c). That is the order of 3D-SRGAN's code
-    but for its x and y.
+    Channel ((a * fY + b) * fZ + c) * C + k becomes map k at sub-voxel (a, b, c). That is the order
+    of 3D-SRGAN's code but for its x and y.
     """
 
     def __init__(self, factor: Sequence[int]) -> None:
@@ -71,7 +74,9 @@ def zero(layer: nn.Module) -> None:
 
 
 def padded(x: torch.Tensor, multiple: int, mode: str = "constant") -> torch.Tensor:
-    """Images or volumes, continued behind the end of each axis to a multiple of voxels (a ``mode`` of PyTorch's pad)."""
+    """Images or volumes, continued behind the end of each axis to a multiple of voxels (a ``mode``
+    of PyTorch's pad).
+    """
     missing = [pad for n in reversed(x.shape[2:]) for pad in (0, -n % multiple)]
     return functional.pad(x, missing, mode)
 

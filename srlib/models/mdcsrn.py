@@ -8,7 +8,9 @@ from srlib.models.layers import Judge, channels_last, zero
 
 
 class DenseUnit(nn.Module):
-    """BatchNorm, ELU, 3x3x3 convolution to ``growth`` maps, which are put behind the channels of the input."""
+    """BatchNorm, ELU, 3x3x3 convolution to ``growth`` maps, which are put behind the channels of
+    the input.
+    """
 
     def __init__(self, channels: int, growth: int) -> None:
         super().__init__()
@@ -22,11 +24,13 @@ class DenseUnit(nn.Module):
 
 
 class MDCSRN(nn.Module):
-    """Generator of Chen et al., MICCAI 2018, Fig. 1: 411,648 parameters at growth 16, 4 blocks of 4 units.
+    """Generator of Chen et al., MICCAI 2018, Fig. 1: 411,648 parameters at growth 16, 4 blocks of 4
+    units.
 
-    Maps an interpolated or zero-filled scan to the full-resolution one on the same grid, (B, 1, X, Y, Z) to
-    the same shape. Deviation, named and off by default: ``residual`` adds the input to the output and starts
-    the last convolution at zero, so that training begins at the input instead of having to learn it.
+    Maps an interpolated or zero-filled scan to the full-resolution one on the same grid, (B, 1, X,
+    Y, Z) to the same shape. Deviation, named and off by default: ``residual`` adds the input to the
+    output and starts the last convolution at zero, so that training begins at the input instead of
+    having to learn it.
     """
 
     def __init__(self, width: int = 16, blocks: int = 4, units: int = 4, residual: bool = False) -> None:
@@ -34,7 +38,8 @@ class MDCSRN(nn.Module):
         base, dense = 2 * width, 2 * width + units * width
         self.residual = residual
         self.halo = 1 + blocks * units  # voxels an output voxel sees beyond itself
-        # feature maps alive at the peak, in the last unit: the running sums, its input, norm and output
+        # feature maps alive at the peak, in the last unit: the running sums, its input, norm and
+        # output
         self.live_channels = (blocks - 1) * base + 16 + 3 * dense - width
         self.first = nn.Conv3d(1, base, 3, padding=1, bias=False)
         self.blocks = nn.ModuleList(
@@ -50,8 +55,9 @@ class MDCSRN(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out = channels_last(self.first(x))
-        # A 1x1x1 convolution of concatenated features is a sum over the features: each is added to the sums of
-        # the convolutions that will read it (all later compressions and the last) and need not be kept.
+        # A 1x1x1 convolution of concatenated features is a sum over the features: each is added to
+        # the sums of the convolutions that will read it (all later compressions and the last) and
+        # need not be kept.
         heads = [conv.weight.flatten(1) for conv in [*self.compress, self.last]]
         sums: list[torch.Tensor | float] = [0.0] * len(heads)
         read = 0
@@ -61,7 +67,8 @@ class MDCSRN(nn.Module):
             for unit in block:
                 out = unit(out)
             stacked = torch.cat([w[:, read : read + out.shape[1]] for w in heads])
-            spare = -len(stacked) % 16  # matrix products with a single or an odd number of columns are slow
+            # matrix products with a single or an odd number of columns are slow
+            spare = -len(stacked) % 16
             mapped = functional.linear(out.movedim(1, -1), functional.pad(stacked, (0, 0, 0, spare)))
             *parts, _ = mapped.split([*(len(w) for w in heads), spare], dim=-1)
             sums = [total + part for total, part in zip(sums, parts, strict=True)]
@@ -71,11 +78,12 @@ class MDCSRN(nn.Module):
 
 
 class Critic(Judge):
-    """Critic of Chen et al., MICCAI 2018, Fig. 1: 31,155,777 parameters at width 64 and patches of 64^3.
+    """Critic of Chen et al., MICCAI 2018, Fig. 1: 31,155,777 parameters at width 64 and patches of
+    64^3.
 
-    Scores patches, (B, 1, n, n, n) to (B,). Layer normalisation is over (C, X, Y, Z), so that the parameters depend
-    on the ``patch_size`` n, which may be any. ``slope`` of the leaky ReLU: 1, as in the replicated code, is the
-    identity.
+    Scores patches, (B, 1, n, n, n) to (B,). Layer normalisation is over (C, X, Y, Z), so that the
+    parameters depend on the ``patch_size`` n, which may be any. ``slope`` of the leaky ReLU: 1, as
+    in the replicated code, is the identity.
     """
 
     def __init__(self, width: int = 64, patch_size: int = 64, slope: float = 0.2) -> None:

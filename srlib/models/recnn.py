@@ -12,10 +12,12 @@ from srlib.models.layers import channels_last, zero
 
 
 class ConvolutionStack(nn.Module):
-    """Convolutions on one grid, (B, channels[0], X, Y, Z) to (B, channels[-1], X, Y, Z), ReLU after all but the last.
+    """Convolutions on one grid, (B, channels[0], X, Y, Z) to (B, channels[-1], X, Y, Z), ReLU after
+    all but the last.
 
-    They are named ``conv1`` to ``convL``, as in the published Caffe files. ``faces`` says what lies beyond the
-    scan: 'zeros', or 'replicate' for its outermost voxels. ``start`` draws a layer's weights; biases start at zero.
+    They are named ``conv1`` to ``convL``, as in the published Caffe files. ``faces`` says what lies
+    beyond the scan: 'zeros', or 'replicate' for its outermost voxels. ``start`` draws a layer's
+    weights; biases start at zero.
     """
 
     def __init__(
@@ -27,8 +29,9 @@ class ConvolutionStack(nn.Module):
     ) -> None:
         super().__init__()
         self.halo = sum(k // 2 for k in kernels)  # voxels an output voxel sees beyond itself
-        # feature maps alive at the peak: the network's input, and a layer's input and output; PyTorch on one CPU
-        # thread copies the input of a 1x1x1 layer, and the first layer's output may lie in two memory layouts
+        # feature maps alive at the peak: the network's input, and a layer's input and output;
+        # PyTorch on one CPU thread copies the input of a 1x1x1 layer, and the first layer's output
+        # may lie in two memory layouts
         live = [2 * channels[1]]
         for index, ((a, b), k) in enumerate(zip(pairwise(channels), kernels, strict=True), 1):
             mode = faces if k > 1 else "zeros"
@@ -48,12 +51,14 @@ class ConvolutionStack(nn.Module):
 
 
 class ReCNN(ConvolutionStack):
-    """(Multi)SRReCNN3D, Pham et al., CMIG 2019: 888,769 parameters at 10 layers of 64 filters, 3x3x3.
+    """(Multi)SRReCNN3D, Pham et al., CMIG 2019: 888,769 parameters at 10 layers of 64 filters,
+    3x3x3.
 
-    Channel 0 is the interpolated scan, to which the result is added (``residual``); a second one is the
-    high-resolution reference of another contrast. Weights start as in the code that writes the training
-    network: normal, std sqrt(2 / (k^3 n)) with n the *input* channels of the layer; biases at zero. ``zero_last``
-    (ours) starts the last layer at zero, so that training starts from the interpolated scan.
+    Channel 0 is the interpolated scan, to which the result is added (``residual``); a second one is
+    the high-resolution reference of another contrast. Weights start as in the code that writes the
+    training network: normal, std sqrt(2 / (k^3 n)) with n the *input* channels of the layer; biases
+    at zero. ``zero_last`` (ours) starts the last layer at zero, so that training starts from the
+    interpolated scan.
     """
 
     def __init__(
@@ -77,11 +82,12 @@ class ReCNN(ConvolutionStack):
 
 
 class SRCNN3D(ConvolutionStack):
-    """SRCNN3D, Pham et al., ISBI 2017: three layers, by default 9-1-5 with 64-32-1 filters; gives the image itself.
+    """SRCNN3D, Pham et al., ISBI 2017: three layers, by default 9-1-5 with 64-32-1 filters; gives
+    the image itself.
 
-    Weights start as in the code: normal, std 0.001; biases at zero. Every layer sees the outermost voxels
-    repeated beyond the faces, as in the published CPU script (its GPU script repeats those of the input only,
-    which differs within 2 voxels of a face).
+    Weights start as in the code: normal, std 0.001; biases at zero. Every layer sees the outermost
+    voxels repeated beyond the faces, as in the published CPU script (its GPU script repeats those
+    of the input only, which differs within 2 voxels of a face).
     """
 
     def __init__(self, width: int = 64, kernels: Sequence[int] = (9, 1, 5)) -> None:

@@ -1,4 +1,6 @@
-"""A residual network for every factor: it works on a grid of half the resolution, its input lies on the output's."""
+"""A residual network for every factor: it works on a grid of half the resolution, its input lies on
+the output's.
+"""
 
 import torch
 from torch import nn
@@ -12,13 +14,15 @@ REACH = 6  # voxels, of the filters
 
 
 class RobustSR(nn.Module):
-    """Ours: (B, 16, X, Y, Z), an interpolated scan and 15 constant maps, to (B, 1, X, Y, Z), any shape.
+    """Ours: (B, 16, X, Y, Z), an interpolated scan and 15 constant maps, to (B, 1, X, Y, Z), any
+    shape.
 
-    What the network is told in the maps (``mixture.told``: of each axis the factor, and what the scan itself shows of
-    kernel and noise) chooses a symmetric filter along each axis, and a gain for every feature map of the residual
-    network that follows. That one sees cubes of 2^3 voxels as channels, so that its ``blocks`` work on an eighth of the
-    voxels (the sub-pixel head of Shi et al., CVPR 2016, on both sides). Filters and output start at zero. The first
-    layer's kernels sum to zero and no convolution has a bias (Mohan et al., ICLR 2020): a scan times a number plus
+    What the network is told in the maps (``mixture.told``: of each axis the factor, and what the
+    scan itself shows of kernel and noise) chooses a symmetric filter along each axis, and a gain
+    for every feature map of the residual network that follows. That one sees cubes of 2^3 voxels as
+    channels, so that its ``blocks`` work on an eighth of the voxels (the sub-pixel head of Shi et
+    al., CVPR 2016, on both sides). Filters and output start at zero. The first layer's kernels sum
+    to zero and no convolution has a bias (Mohan et al., ICLR 2020): a scan times a number plus
     another gives the result times the one plus the other, so that units and window do not matter.
     """
 
@@ -47,7 +51,8 @@ class RobustSR(nn.Module):
         shape = scan.shape[2:]
         both = torch.cat([sharp, sharp - scan], dim=1)
         packed = pack(padded(both, PACK, "replicate"))
-        weight = self.first.weight.unflatten(1, (2, -1))  # of the sharpened scan, and of what was added
+        # of the sharpened scan, and of what was added
+        weight = self.first.weight.unflatten(1, (2, -1))
         weight = (weight - weight.mean(dim=(2, 3, 4, 5), keepdim=True)).flatten(1, 2)
         with torch.autocast(scan.device.type, enabled=False):  # small differences of large numbers
             y = channels_last(functional.pad(packed, [1] * 6, mode="replicate"))
@@ -57,7 +62,9 @@ class RobustSR(nn.Module):
         return sharp + self.unpack(self.last(y))[:, :, : shape[0], : shape[1], : shape[2]]
 
     def _filtered(self, scan: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
-        """The scan through one filter after the other, each chosen by its axis and by what the others are on average."""
+        """The scan through one filter after the other, each chosen by its axis and by what the
+        others are on average.
+        """
         taps = self.filters(torch.cat([told, (told.sum(1, keepdim=True) - told) / 2], dim=2))
         kernels = torch.cat([taps.flip(2), -2 * taps.sum(2, keepdim=True), taps], dim=2)
         y = scan.movedim(1, 0).float()
@@ -78,7 +85,9 @@ def _perceptron(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class Told(nn.Module):
-    """A network with what it is told of a scan, (15,), as one of the scan alone: (B, 1, X, Y, Z) to (B, 1, X, Y, Z)."""
+    """A network with what it is told of a scan, (15,), as one of the scan alone: (B, 1, X, Y, Z) to
+    (B, 1, X, Y, Z).
+    """
 
     def __init__(self, network: RobustSR, told: torch.Tensor) -> None:
         super().__init__()

@@ -13,18 +13,21 @@ from srlib.patches import per_axis
 from srlib.paths import InputError, choose
 
 SLOPE = 0.25  # of the generator's leaky ReLUs
-# how often a block's filters are alive at its peak: on the grid it comes from, and on the one it goes to
+# how often a block's filters are alive at its peak: on the grid it comes from, and on the one it
+# goes to
 UPSAMPLERS = {"subpixel": (2, 0), "subpixel_nn": (0, 1), "nn_resize": (1, 2)}
 
 
 class SRGAN3D(nn.Module):
-    """Generator of Sanchez & Vilaplana, MIDL 2018: LR grid (B, C, X, Y, Z) to HR grid (B, 1, fX * X, fY * Y, fZ * Z).
+    """Generator of Sanchez & Vilaplana, MIDL 2018: LR grid (B, C, X, Y, Z) to HR grid (B, 1, fX *
+    X, fY * Y, fZ * Z).
 
-    ``factor``: one number or one per axis, of 1, 2, 4, 8. Each doubling is one block of 2 * ``width`` filters for all
-    axes that still need it. ``upsampler``: 'subpixel', convolution and pixel shuffle; 'subpixel_nn', transposed
-    convolution that starts as a 3^3 convolution with nearest-neighbour upsampling behind it (Aitken et al., 2017);
-    'nn_resize', nearest-neighbour upsampling between two convolutions, and tanh at the output. Convolutions start as
-    N(0, 0.02); a bias before batch norm has no effect and is left out. Deviation, named and off by default:
+    ``factor``: one number or one per axis, of 1, 2, 4, 8. Each doubling is one block of 2 *
+    ``width`` filters for all axes that still need it. ``upsampler``: 'subpixel', convolution and
+    pixel shuffle; 'subpixel_nn', transposed convolution that starts as a 3^3 convolution with
+    nearest-neighbour upsampling behind it (Aitken et al., 2017); 'nn_resize', nearest-neighbour
+    upsampling between two convolutions, and tanh at the output. Convolutions start as N(0, 0.02); a
+    bias before batch norm has no effect and is left out. Deviation, named and off by default:
     ``residual`` adds the output, which starts at zero and has no tanh, to the interpolated input.
     """
 
@@ -48,7 +51,11 @@ class SRGAN3D(nn.Module):
         self.first = nn.Conv3d(in_channels, width, 3, padding=1, bias=False)
         self.first_norm = nn.Sequential(nn.BatchNorm3d(width), nn.LeakyReLU(SLOPE, inplace=True))
         self.blocks = nn.ModuleList(
-            nn.Sequential(*_conv_norm(width, width), nn.LeakyReLU(SLOPE, inplace=True), *_conv_norm(width, width))
+            nn.Sequential(
+                *_conv_norm(width, width),
+                nn.LeakyReLU(SLOPE, inplace=True),
+                *_conv_norm(width, width),
+            )
             for _ in range(blocks)
         )
         self.merge = nn.Sequential(*_conv_norm(width, width))
@@ -58,14 +65,15 @@ class SRGAN3D(nn.Module):
             live = max(live, (channels + (coarse + fine * math.prod(step)) * 2 * width) * voxels)
             channels = 2 * width // (math.prod(step) if upsampler == "subpixel" else 1)
             voxels *= math.prod(step)
-        # values per LR voxel alive at the peak: the body's, which the allocator may keep, and a block's or the last
-        # convolution's with the sum behind it
+        # values per LR voxel alive at the peak: the body's, which the allocator may keep, and a
+        # block's or the last convolution's with the sum behind it
         self.live_channels = 8 * width + max(live, (channels + 4) * voxels)
         self.last = nn.Conv3d(channels, 1, 3, padding=1)
         _start(self)
         if residual:
             zero(self.last)
-        # LR voxels an output voxel sees beyond the one that it lies in, seen backwards from the last convolution
+        # LR voxels an output voxel sees beyond the one that it lies in, seen backwards from the
+        # last convolution
         reach, around = 1, 1 if upsampler == "nn_resize" else 0
         for step in reversed(steps):  # the axis that is refined least sees farthest
             reach = math.ceil((reach + around) / min(step)) + 1
@@ -86,10 +94,11 @@ class SRGAN3D(nn.Module):
 
 
 def interpolate(x: torch.Tensor, factor: Sequence[int]) -> torch.Tensor:
-    """Cubic interpolation (Keys, a = -1/2) of (B, C, X, Y, Z) to (B, C, fX * X, fY * Y, fZ * Z), centre-aligned. Ours.
+    """Cubic interpolation (Keys, a = -1/2) of (B, C, X, Y, Z) to (B, C, fX * X, fY * Y, fZ * Z),
+    centre-aligned. Ours.
 
-    PyTorch has it as its anti-aliased bicubic mode, which smooths only when the grid gets coarser. The other mode
-    (a = -3/4) bends a ramp by 0.05 LR voxels.
+    PyTorch has it as its anti-aliased bicubic mode, which smooths only when the grid gets coarser.
+    The other mode (a = -3/4) bends a ramp by 0.05 LR voxels.
     """
     cubic = partial(functional.interpolate, mode="bicubic", antialias=True)
     planes = cubic(x.flatten(0, 1), scale_factor=tuple(factor[1:]))
@@ -100,10 +109,10 @@ def interpolate(x: torch.Tensor, factor: Sequence[int]) -> torch.Tensor:
 class Discriminator3D(Judge):
     """Discriminator of Sanchez & Vilaplana, MIDL 2018: scores patches, (B, 1, X, Y, Z) to (B,).
 
-    The parameters depend on the ``patch_size`` (one number or one per axis), which may be any: an axis of two voxels
-    is not halved again (ours). Batch norm always uses the batch at hand, as the code does in training; real and
-    generated patches are to be scored apart. The dense layers start as PyTorch's do (ours; the code's start, normal
-    with std 0.1, gives scores of some tens).
+    The parameters depend on the ``patch_size`` (one number or one per axis), which may be any: an
+    axis of two voxels is not halved again (ours). Batch norm always uses the batch at hand, as the
+    code does in training; real and generated patches are to be scored apart. The dense layers start
+    as PyTorch's do (ours; the code's start, normal with std 0.1, gives scores of some tens).
     """
 
     def __init__(self, width: int = 32, patch_size: int | Sequence[int] = (128, 128, 92), slope: float = 0.3) -> None:
@@ -119,7 +128,9 @@ def _conv_norm(channels: int, maps: int) -> list[nn.Module]:
 
 
 def _upsampling(channels: int, filters: int, factor: tuple[int, ...], kind: str) -> nn.Sequential:
-    """One block: twice as fine along each axis whose ``factor`` is 2, as fine as before where it is 1."""
+    """One block: twice as fine along each axis whose ``factor`` is 2, as fine as before where it is
+    1.
+    """
     leaky = nn.LeakyReLU(SLOPE, inplace=True)
     if kind == "subpixel_nn":
         return nn.Sequential(nn.ConvTranspose3d(channels, filters, [3 * f for f in factor], factor, factor), leaky)

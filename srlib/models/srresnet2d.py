@@ -11,7 +11,9 @@ STEPS = {2**n: n for n in range(1, 7)}  # factor -> how often the grid is double
 
 
 class SliceNetwork(nn.Module):
-    """A network of images, ``resolve`` (B, 1, X, Y), that also takes volumes slice by slice, (B, 1, X, Y, N)."""
+    """A network of images, ``resolve`` (B, 1, X, Y), that also takes volumes slice by slice, (B, 1,
+    X, Y, N).
+    """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.resolve(_slices(x))
@@ -19,27 +21,32 @@ class SliceNetwork(nn.Module):
 
 
 class SRResNet2D(SliceNetwork):
-    """Generator of Ledig et al., CVPR 2017, Fig. 4, in the forms of the replicated code (``form``), BN and PReLU.
+    """Generator of Ledig et al., CVPR 2017, Fig. 4, in the forms of the replicated code (``form``),
+    BN and PReLU.
 
-    (B, 1, X, Y) or slice by slice (B, 1, X, Y, N), to the same rank. ``factor`` f is a power of two from 2 to 64.
-    ``ultrasound``: (X, Y) to (f X, Y) for beams along the first axis; the upsampling convolutions have stride 2 along
-    Y. LR beam i lies on HR beam f i, as the degradation puts it. ``ct``: (X, Y) to (X, Y), by log2(f) steps down
-    before the blocks (4 at the published factor 16) and as many up after them; X and Y are reflected to the next
-    multiple of f.
+    (B, 1, X, Y) or slice by slice (B, 1, X, Y, N), to the same rank. ``factor`` f is a power of two
+    from 2 to 64. ``ultrasound``: (X, Y) to (f X, Y) for beams along the first axis; the upsampling
+    convolutions have stride 2 along Y. LR beam i lies on HR beam f i, as the degradation puts it.
+    ``ct``: (X, Y) to (X, Y), by log2(f) steps down before the blocks (4 at the published factor 16)
+    and as many up after them; X and Y are reflected to the next multiple of f.
 
-    Deviations: the code's PReLU has a slope per pixel (46-51 million parameters, one image size), ours per channel;
-    at stride 2 ours pads Y before its first row, Keras behind its last. Ours, off by default: ``residual`` adds
-    the input, cubically interpolated on the output's grid, and starts the last convolution at zero.
+    Deviations: the code's PReLU has a slope per pixel (46-51 million parameters, one image size),
+    ours per channel; at stride 2 ours pads Y before its first row, Keras behind its last. Ours, off
+    by default: ``residual`` adds the input, cubically interpolated on the output's grid, and starts
+    the last convolution at zero.
     """
 
     def __init__(
-        self, width: int = 64, blocks: int = 5, factor: int = 4, form: str = "ultrasound", residual: bool = False
+        self,
+        width: int = 64,
+        blocks: int = 5,
+        factor: int = 4,
+        form: str = "ultrasound",
+        residual: bool = False,
     ) -> None:
         super().__init__()
         if factor not in STEPS or form not in ("ultrasound", "ct"):
-            raise InputError(
-                f"expected a factor of 2, 4, 8, ... 64 and the form ultrasound or ct, got {factor} and {form!r}"
-            )
+            raise InputError(f"expected factor 2, 4, 8, ... 64 and form ultrasound or ct, got {factor}, {form!r}")
         self.residual, steps, ct = residual, STEPS[factor], form == "ct"
         self.factor = (1 if ct else factor, 1, 1)
         multiple = factor if ct else 2
@@ -47,7 +54,8 @@ class SRResNet2D(SliceNetwork):
         # LR pixels that an output pixel sees beyond itself; slices are apart
         halo = factor * (6 + 2 * blocks) if ct else 9 + 2 * steps + 2 * blocks
         self.halo = (halo, halo, 0)
-        # feature maps alive at the peak, per LR pixel: the last upsampling step's in several memory layouts
+        # feature maps alive at the peak, per LR pixel: the last upsampling step's in several memory
+        # layouts
         self.live_channels = 4 * width * self.factor[0]
         self.down, self.body, self.up = nn.Sequential(), nn.Sequential(), nn.Sequential()
         channels, first = 1, 3 if ct else 9
@@ -78,10 +86,12 @@ class SRResNet2D(SliceNetwork):
 
 
 class SRResNet2DRes(SliceNetwork):
-    """Ours, to learn within minutes: SRResNet's first convolution and blocks on the input's grid, plus that input.
+    """Ours, to learn within minutes: SRResNet's first convolution and blocks on the input's grid,
+    plus that input.
 
-    (B, 1, X, Y, N) to (B, 1, f X, Y, N), ``factor`` f, LR column i on HR column f i. The last convolution gives all f
-    columns at once (Shi et al., CVPR 2016), as differences to the cubically interpolated input; it starts at zero.
+    (B, 1, X, Y, N) to (B, 1, f X, Y, N), ``factor`` f, LR column i on HR column f i. The last
+    convolution gives all f columns at once (Shi et al., CVPR 2016), as differences to the cubically
+    interpolated input; it starts at zero.
     """
 
     def __init__(self, width: int = 64, blocks: int = 5, factor: int = 4) -> None:
@@ -115,11 +125,12 @@ class ResidualBlock(nn.Module):
 
 
 class Discriminator2D(Judge):
-    """Discriminator of Ledig et al., CVPR 2017, Fig. 4: (B, 1, X, Y) or (B, 1, X, Y, N) to B or B N logits.
+    """Discriminator of Ledig et al., CVPR 2017, Fig. 4: (B, 1, X, Y) or (B, 1, X, Y, N) to B or B N
+    logits.
 
-    ``shape`` (X, Y) fixes the image size, as in the code (541,564,609 parameters at 512 x 512, batch-norm statistics
-    counted). Deviations: without it features are averaged over the image, so that any size will do; logits
-    instead of a sigmoid.
+    ``shape`` (X, Y) fixes the image size, as in the code (541,564,609 parameters at 512 x 512,
+    batch-norm statistics counted). Deviations: without it features are averaged over the image, so
+    that any size will do; logits instead of a sigmoid.
     """
 
     def __init__(self, width: int = 64, shape: tuple[int, int] | None = None) -> None:
@@ -149,12 +160,15 @@ def _slices(x: torch.Tensor) -> torch.Tensor:
 
 
 def _interleaved(columns: torch.Tensor) -> torch.Tensor:
-    """The f columns that lie from each input column on, (B, f, X, Y), as one image each (B, 1, f X, Y)."""
+    """The f columns that lie from each input column on, (B, f, X, Y), as one image each (B, 1, f X,
+    Y).
+    """
     return columns.transpose(1, 2).flatten(1, 2)[:, None]
 
 
 def _cubic(x: torch.Tensor, factor: int) -> torch.Tensor:
-    """Cubic convolution (Keys, IEEE TASSP 1981) along X, (B, 1, X, Y) to (B, 1, f X, Y), edge pixels repeated beyond.
+    """Cubic convolution (Keys, IEEE TASSP 1981) along X, (B, 1, X, Y) to (B, 1, f X, Y), edge
+    pixels repeated beyond.
 
     Input pixel i lies on output pixel f i.
     """

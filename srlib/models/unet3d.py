@@ -8,13 +8,15 @@ from srlib.models.layers import channels_last, padded, zero
 
 
 class UNet3D(nn.Module):
-    """U-Net of Iglesias et al., NeuroImage 2021, (B, in_channels, X, Y, Z) to (B, out_channels, X, Y, Z).
+    """U-Net of Iglesias et al., NeuroImage 2021, (B, in_channels, X, Y, Z) to (B, out_channels, X,
+    Y, Z).
 
-    Two 3^3 convolutions with ELU per level, batch norm at its end, ``width`` features that double at each of the
-    ``levels``: 13,242,049 values with one input channel, moving statistics included. Inputs of any shape are
-    zero-padded at their end to a multiple of ``multiple`` and cut back (ours). ``residual_channel`` adds that input
-    channel to output channel 0; then the last layer starts at zero (ours). ``momentum`` is that of the moving
-    statistics, Keras's by default. Weights start as in Keras: Glorot uniform.
+    Two 3^3 convolutions with ELU per level, batch norm at its end, ``width`` features that double
+    at each of the ``levels``: 13,242,049 values with one input channel, moving statistics included.
+    Inputs of any shape are zero-padded at their end to a multiple of ``multiple`` and cut back
+    (ours). ``residual_channel`` adds that input channel to output channel 0; then the last layer
+    starts at zero (ours). ``momentum`` is that of the moving statistics, Keras's by default.
+    Weights start as in Keras: Glorot uniform.
     """
 
     def __init__(
@@ -35,10 +37,12 @@ class UNet3D(nn.Module):
         # of 3 n channels, n are the skip and twice as many come from below
         self.up = nn.ModuleList(_Level(3 * n, n, momentum) for n in reversed(features[:-1]))
         self.last = nn.Conv3d(width, out_channels, 1)
-        self.multiple = 2 ** (levels - 1)  # tiles begin at multiples of it, or pooling groups other voxels
+        # tiles begin at multiples of it, or pooling groups other voxels
+        self.multiple = 2 ** (levels - 1)
         self.halo = 7 * self.multiple - 5  # voxels that an output voxel sees beyond itself, at most
-        # values per voxel alive at the peak: two maps of the width, and what the coarser grids hold (2.2 to 2.4 widths were
-        # measured; below 20,480 values (C, X, Y) PyTorch's first convolution takes 27 of its own for each channel)
+        # values per voxel alive at the peak: two maps of the width, and what the coarser grids hold
+        # (2.2 to 2.4 widths were measured; below 20,480 values (C, X, Y) PyTorch's first
+        # convolution takes 27 of its own for each channel)
         self.live_channels = in_channels + 5 * width // 2
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
@@ -84,8 +88,9 @@ class _Level(nn.Module):
 def _joined(conv: nn.Conv3d, skip: torch.Tensor, below: torch.Tensor) -> torch.Tensor:
     """A convolution of both joined, skip first, ``below`` twice as fine, which is never made so.
 
-    Of the coarse voxels a fine one at 2 i sees i - 1 once and i twice along an axis, one at 2 i + 1 sees i twice and
-    i + 1 once: a transposed convolution by sums of the weights, with a third of the work and half of the memory.
+    Of the coarse voxels a fine one at 2 i sees i - 1 once and i twice along an axis, one at 2 i + 1
+    sees i twice and i + 1 once: a transposed convolution by sums of the weights, with a third of
+    the work and half of the memory.
     """
     weight = conv.weight.split([skip.shape[1], below.shape[1]], dim=1)
     y = functional.conv3d(skip, weight[0], conv.bias, padding=1)
