@@ -45,7 +45,7 @@ def systems(folder: str | Path, profile: str, seed: int = 0) -> dict[str, Path |
     for name in (n for n, e in EXPERIMENTS.items() if belongs(e)):
         runs = Path(folder).glob(f"checkpoints/{name}-{profile}-s{seed}-*/model.safetensors")
         found[name] = max(runs, key=lambda p: (p.stat().st_mtime, str(p)), default=None)
-    return found | {f"{e.name}_published": published_file(file) for file, (_, e) in PUBLISHED.items()}
+    return found | {f"{e.name}_published": published_file(file) for file, e in PUBLISHED.items()}
 
 
 def applies(model: Model, task: str, subject: Subject) -> bool:

@@ -8,7 +8,8 @@ import torch
 from scipy import ndimage
 from torch.nn import functional
 
-from srlib.models.srgan3d import SRGAN3D, UPSAMPLERS, Discriminator3D, PixelShuffle3D, interpolate
+from srlib.models.layers import PixelShuffle3D
+from srlib.models.srgan3d import SRGAN3D, UPSAMPLERS, Discriminator3D, interpolate
 from srlib.patches import tiles
 from srlib.paths import InputError
 
