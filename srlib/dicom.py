@@ -96,27 +96,28 @@ def affine_of(path: str | Path, slices: list[Slice]) -> np.ndarray:
     The places are fitted by a line. InputError where that leaves more than a twentieth of the spacing and more than
     the rounding of the positions explains: then slices are missing, doubled or beside it.
     """
-    first, affine = min(slices, key=lambda s: s.file), np.diag([-1.0, -1.0, 1.0, 1.0])  # LPS to RAS
-    step = np.cross(*first.axes) * (first.thickness or 1)
+    first = min(slices, key=lambda s: s.file)
+    normal = np.cross(*first.axes)
+    step = normal * (first.thickness or 1)
     if first.position is None:
         return np.diag([*first.spacing, step[2], 1.0])
-    origins, index = np.stack([s.position for s in slices]), np.arange(len(slices))
+    start, index = slices[0].position, np.arange(len(slices))
     if len(slices) > 1:
-        step = (index - index.mean()) @ (origins - origins.mean(0)) / np.square(index - index.mean()).sum()
-        _check_line(path, origins, step, np.cross(*first.axes))
-    start = origins.mean(0) - index.mean() * step
+        origins = np.stack([s.position for s in slices])
+        step, start = np.polyfit(index, origins, 1)
+        _check_line(path, origins, step, origins - start - index[:, None] * step, normal)
     x, y = first.axes * first.spacing[:, None]
-    return affine @ np.vstack([np.stack([x, y, step, start], axis=1), [0, 0, 0, 1]])
+    lps = np.vstack([np.stack([x, y, step, start], axis=1), [0, 0, 0, 1]])
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps
 
 
-def _check_line(path: str | Path, origins: np.ndarray, step: np.ndarray, normal: np.ndarray) -> None:
+def _check_line(path: str | Path, origins: np.ndarray, step: np.ndarray, stray: np.ndarray, normal: np.ndarray) -> None:
+    """InputError where positions ``stray`` from a line of equal steps along about the normal."""
     mm, gaps = np.linalg.norm(step), np.diff(origins @ normal)
-    decimals = next((d for d in range(6) if np.abs(origins - origins.round(d)).max() < 1e-6), 6)
     along = step / max(mm, 1e-3)
+    decimals = next((d for d in range(6) if np.abs(origins - origins.round(d)).max() < 1e-6), 6)
     rounding = 1.2 * 10.0**-decimals * np.abs(along).sum()  # what it adds to a distance at most
     slack = max(0.05 * mm, min(rounding, 0.3 * mm))  # where a slice is missing, a distance is 0.33 more than their mean
-    stray = origins - origins.mean(0)
-    stray -= np.linspace(-0.5, 0.5, len(origins))[:, None] * (len(origins) - 1) * step
     uneven = np.abs(np.diff(origins @ along) - mm).max()
     if along @ normal < 0.1 or np.linalg.norm(stray, axis=1).max() > slack or uneven > max(0.1 * mm, slack):
         raise InputError(
@@ -126,9 +127,8 @@ def _check_line(path: str | Path, origins: np.ndarray, step: np.ndarray, normal:
 
 
 def read_thickness(path: str | Path) -> float | None:
-    """Thickness in mm of a DICOM series' slices, which may lie farther apart; None where no header says it."""
-    slices = _images(path) if is_dicom(path) else ()
-    return next((s.thickness for s in slices if s.thickness), None)
+    """Thickness in mm of a DICOM series' first slice; slices may lie farther apart. None where its header lacks it."""
+    return getattr(first_image(path), "thickness", None)
 
 
 def first_image(path: str | Path) -> Slice | None:
@@ -157,17 +157,18 @@ def _images(path: str | Path) -> Iterator[Slice]:
 
 def _read(file: Path, alone: bool) -> Slice | None:
     """None for what holds no image, and in a folder for what is not DICOM."""
-    with _explained(file, "not a readable DICOM file"):
+    with explained(file, "not a readable DICOM file"):
         begins = _begins(file)
         image = pydicom.dcmread(file, force=begins) if begins or alone else {}
         return _slice(file, image) if "PixelData" in image else None
 
 
 @contextmanager
-def _explained(file: Path, what: str, advice: str = "copy it again") -> Iterator[None]:
-    """One line that names the file for every exception; pydicom raises many kinds, also where a tag is looked at.
+def explained(file: str | Path, what: str, advice: str = "copy it again") -> Iterator[None]:
+    """Turn every exception into an InputError of one line that names the file, says ``what`` is wrong, and what to do.
 
-    Its warnings are not heard, since what matters is judged here.
+    Libraries raise exceptions of many kinds for damaged files. Their warnings are silenced: the callers judge files
+    themselves.
     """
     try:
         with warnings.catch_warnings():
@@ -185,35 +186,43 @@ def _slice(file: Path, image: pydicom.Dataset) -> Slice:
         implicit, little = image.original_encoding
         explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
         image.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
-    tags = ("NumberOfFrames", "SamplesPerPixel", "Rows", "Columns", "BitsStored", "HighBit", "SliceThickness")
-    frames, samples, rows, columns, bits, high, thickness = (_number(image, tag) for tag in tags)
-    slope, intercept = (_number(image, tag) for tag in ("RescaleSlope", "RescaleIntercept"))
+    modality = image.get("Modality")
     place = {tag: _numbers(image, tag, n) for tag, n in PLACE.items()}
     missing = [tag for tag, value in place.items() if value is None]
-    words = ("SeriesInstanceUID", "Modality", "PhotometricInterpretation")
-    series, modality, colour = (str(image.get(tag)) for tag in words)
     unplaced = {*PLACE} - {*missing} <= {"PixelSpacing"} and modality not in SECTIONS
-    several = int(frames or 1) != 1 or "SharedFunctionalGroupsSequence" in image
-    if several or (not unplaced and (int(samples or 1) != 1 or not colour.startswith("MONOCHROME"))):
-        advice = "each frame as a file of its own (enhanced series: as classic slices)" if several else "it in grey"
-        raise InputError(f"expected one grey slice per file, got {frames or 1:g} frames, {colour}; export {advice}")
-    if not (rows and columns and min(rows, columns) >= 1):
-        raise InputError(f"expected Rows and Columns, got {rows} and {columns}; repair the header first")
-    if None not in (bits, high) and high != bits - 1:
-        raise InputError(f"its HighBit is {high:g}, expected {bits - 1:g} (BitsStored - 1); repair the header first")
-    if slope == 0:
-        raise InputError("its RescaleSlope is 0, which makes all numbers one; repair the header first")
-    if "RescaleSlope" in image or "RescaleIntercept" in image:  # pydicom ignores one where the other is missing
-        image.RescaleSlope, image.RescaleIntercept = 1 if slope is None else slope, intercept or 0
+    _check_grey_slice(image, unplaced)
     if missing and not unplaced:
         raise InputError(f"expected {', '.join(PLACE)}, got no {' and no '.join(missing)}; export it with its place")
     position, axes, spacing = (None, np.eye(3)[:2], _pixel_size(image)) if unplaced else place.values()
     axes = axes.reshape(2, 3)
-    if not ((spacing > 1e-6) & (spacing < 1e4)).all() or not np.allclose(axes @ axes.T, np.eye(2), atol=ROUGH):
-        raise InputError(f"spacing {spacing} or orientation {axes.ravel()} is none; repair the header first")
-    if not 0 <= (thickness or 0) < 1e4:
-        raise InputError(f"its SliceThickness is {thickness:g} mm; repair the header first")
-    return Slice(file, image, series, (int(columns), int(rows)), spacing[::-1], axes, position, thickness or None)
+    tags = ("Rows", "Columns", "BitsStored", "HighBit", "SliceThickness", "RescaleSlope", "RescaleIntercept")
+    rows, columns, bits, high, thickness, slope, intercept = (_number(image, tag) for tag in tags)
+    expected = {
+        "Rows": ((rows or 0) >= 1, "1 or more"),
+        "Columns": ((columns or 0) >= 1, "1 or more"),
+        "HighBit": (None in (bits, high) or high == bits - 1, "BitsStored - 1"),
+        "RescaleSlope": (slope != 0, "another number than 0"),
+        "SliceThickness": (0 <= (thickness or 0) < 1e4, "mm"),
+        "PixelSpacing": (((spacing > 1e-6) & (spacing < 1e4)).all(), "mm"),
+        "ImageOrientationPatient": (np.allclose(axes @ axes.T, np.eye(2), atol=ROUGH), "directions at right angles"),
+    }
+    for tag, (sound, what) in expected.items():
+        if not sound:
+            raise InputError(f"its {tag} is {image.get(tag)}, expected {what}; repair the header first")
+    if "RescaleSlope" in image or "RescaleIntercept" in image:  # pydicom ignores one where the other is missing
+        image.RescaleSlope, image.RescaleIntercept = 1 if slope is None else slope, intercept or 0
+    series, shape = str(image.get("SeriesInstanceUID")), (int(columns), int(rows))
+    return Slice(file, image, series, shape, spacing[::-1], axes, position, thickness or None)
+
+
+def _check_grey_slice(image: pydicom.Dataset, unplaced: bool) -> None:
+    """InputError for several frames, and for colours, which only images ``unplaced`` in the patient may have."""
+    frames, samples = (_number(image, tag) or 1 for tag in ("NumberOfFrames", "SamplesPerPixel"))
+    colour, several = str(image.get("PhotometricInterpretation")), "SharedFunctionalGroupsSequence" in image
+    several = several or int(frames) != 1
+    if several or (not unplaced and (int(samples) != 1 or not colour.startswith("MONOCHROME"))):
+        advice = "each frame as a file of its own (enhanced series: as classic slices)" if several else "it in grey"
+        raise InputError(f"expected one grey slice per file, got {frames:g} frames, {colour}; export {advice}")
 
 
 def _numbers(image: pydicom.Dataset, tag: str, count: int) -> np.ndarray | None:
@@ -265,7 +274,7 @@ def pixels(image: Slice) -> np.ndarray:
     header, syntax = image.header, image.header.file_meta.TransferSyntaxUID
     name = getattr(syntax, "name", syntax)
     advice = "copy it again" if " VR " in name else "decompress it, e.g. by dcmdjpeg"
-    with _explained(image.file, f"its pixels cannot be decoded ({name})", advice), np.errstate(over="ignore"):
+    with explained(image.file, f"its pixels cannot be decoded ({name})", advice), np.errstate(over="ignore"):
         stored = header.pixel_array
         if header.PhotometricInterpretation == "PALETTE COLOR":
             stored = apply_color_lut(stored, header)
