@@ -148,10 +148,8 @@ def doubts(image: Slice) -> list[str]:
 
 def _images(path: str | Path) -> Iterator[Slice]:
     path = Path(path)
-    try:
+    with explained(path, "cannot be read", "change its permissions"):
         files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
-    except OSError as err:
-        raise InputError(f"{path}: cannot be read ({err.strerror})") from err
     return (s for file in files if (s := _read(file, alone=file == path)) is not None)
 
 
@@ -271,31 +269,25 @@ def pixels(image: Slice) -> np.ndarray:
     Of colours, which must be grey where an ultrasound image shows tissue, the mean. InputError for others, and for
     pixels that cannot be decoded.
     """
-    header, syntax = image.header, image.header.file_meta.TransferSyntaxUID
-    name = getattr(syntax, "name", syntax)
-    advice = "copy it again" if " VR " in name else "decompress it, e.g. by dcmdjpeg"
-    with explained(image.file, f"its pixels cannot be decoded ({name})", advice), np.errstate(over="ignore"):
+    header = image.header
+    with explained(image.file, "its pixels cannot be decoded", "copy it again, or decompress it, e.g. by dcmdjpeg"):
         stored = header.pixel_array
         if header.PhotometricInterpretation == "PALETTE COLOR":
             stored = apply_color_lut(stored, header)
-        values = np.asarray(apply_modality_lut(stored, header) if stored.ndim == 2 else _grey(header, stored))
-        if values.shape != image.shape[::-1]:
-            raise ValueError(f"{values.shape} pixels, expected {image.shape[::-1]}")
+        values = apply_modality_lut(stored, header) if stored.ndim == 2 else _grey(header, stored)
         padding, limit = (_number(header, tag) for tag in ("PixelPaddingValue", "PixelPaddingRangeLimit"))
         if header.get("Modality") == "CT" and padding is not None:
             low, high = sorted((padding, padding if limit is None else limit))
             padded = (stored.astype(np.int64) - int(low)) % 2 ** int(header.BitsAllocated) <= high - low
             values = np.where(padded, np.maximum(values, AIR), values)
-        values = values.astype(np.float32).T
-        if not np.isfinite(values).all():
-            raise InputError("its RescaleSlope makes numbers that are not finite; repair the header first")
-        return values
+        return np.asarray(values, dtype=np.float32).T
 
 
 def _grey(header: pydicom.Dataset, colours: np.ndarray) -> np.ndarray:
+    spread = np.ptp(colours.astype(float), axis=-1)
     boxes = [[_number(region, f"RegionLocation{side}") for side in SIDES] for region in _tissue(header)]
-    boxes = [[int(v) for v in box] for box in boxes if None not in box]
-    for part in [colours[top : low + 1, left : right + 1] for left, right, top, low in boxes] or [colours]:
-        if part.size and np.ptp(part.astype(float), axis=-1).max() > GREY * np.iinfo(colours.dtype).max:
-            raise InputError("expected one grey slice per file, got colours; export it in grey")
+    boxes = [map(int, box) for box in boxes if None not in box]
+    parts = [spread[top : low + 1, left : right + 1] for left, right, top, low in boxes] or [spread]
+    if max(part.max(initial=0) for part in parts) > GREY * np.iinfo(colours.dtype).max:
+        raise InputError("expected one grey slice per file, got colours; export it in grey")
     return colours.astype(float).mean(-1)

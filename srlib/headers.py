@@ -219,9 +219,10 @@ def comment(header: nib.Nifti1Header | None) -> bytes:
 
 
 def append_to_mgh(path: Path, text: bytes) -> None:
-    """Add a text to a written ``.mgz`` as FreeSurfer's tag of the command line, which readers of voxels pass over."""
-    with open(path, "ab") as file:
-        file.write(gzip.compress(MGH_TAG.pack(MGH_COMMAND, len(text)) + text, mtime=0))
+    """Add a text, if any, to a written ``.mgz`` as FreeSurfer's tag of the command line, which readers pass over."""
+    if text:
+        with open(path, "ab") as file:
+            file.write(gzip.compress(MGH_TAG.pack(MGH_COMMAND, len(text)) + text, mtime=0))
 
 
 def read_record(path: Path) -> dict[str, object] | None:

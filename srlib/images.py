@@ -37,9 +37,7 @@ def scans_in(folder: str | Path) -> list[Path]:
     Single DICOM files count where there are such scans, else the folder itself is a series. Of a pair of files the
     ``.hdr``; links that lead nowhere are among them.
     """
-    with explained(folder, "cannot be read", "change its permissions"):
-        entries = sorted(Path(folder).iterdir()) if Path(folder).is_dir() else []
-    entries = [p for p in entries if not p.name.startswith(".")]
+    entries = sorted(Path(folder).glob("[!.]*"))
     pairs = {p.with_suffix("") for p in entries if p.suffix.lower() == ".hdr"}
     entries = [p for p in entries if p.suffix.lower() != ".img" or p.with_suffix("") not in pairs]
     scans = {p for p in entries if (dicom.is_series(p) if p.is_dir() else p.name.lower().endswith(SCANS))}

@@ -95,7 +95,7 @@ def save(volume: Volume, path: str | Path, dtype: type = np.float32, header: nib
         image.header.set_slope_inter(slope, inter)
     with atomic(path) as temporary:
         nib.save(image, temporary)
-        if path.suffix == ".mgz" and comment(header):
+        if path.suffix == ".mgz":
             append_to_mgh(temporary, comment(header))
     return path
 
@@ -137,13 +137,10 @@ def fine_grid(volume: Volume, factor: Sequence[float], align: str = "center"):
 
 def _grid(shape: np.ndarray, affine: np.ndarray, count: np.ndarray, step: np.ndarray, align: str):
     """Grid of ``count`` voxels, each as long as ``step`` voxels of the grid (shape, affine): (shape, affine)."""
-    between = np.where(count == shape, 1.0, (shape - 1) / np.maximum(count - 1, 1))
-    aligned = {
-        "center": (step, (step - 1) / 2),
-        "corners": (between, np.zeros(3)),
-        "first": (step, np.zeros(3)),
-    }
-    step, shift = choose(aligned, align, "alignment")
+    shifts = {"center": (step - 1) / 2, "corners": np.zeros(3), "first": np.zeros(3)}
+    shift = choose(shifts, align, "alignment")
+    if align == "corners":
+        step = np.where(count == shape, 1.0, (shape - 1) / np.maximum(count - 1, 1))
     return tuple(count.tolist()), affine @ from_matvec(np.diag(step), shift)
 
 

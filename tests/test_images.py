@@ -547,7 +547,7 @@ def test_what_pydicom_cannot_decode_is_refused(series) -> None:
         header.PixelData = pydicom.encaps.encapsulate([header.PixelData])
         header["PixelData"].VR = "OB"
 
-    refused(lambda: load_dicom(series(compress)), "cannot be decoded .JPEG-LS Lossless")
+    refused(lambda: load_dicom(series(compress)), "cannot be decoded .*JPEG-LS Lossless")
 
 
 def test_files_that_are_no_images_are_refused(series, tmp_path: Path) -> None:
