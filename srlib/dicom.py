@@ -61,7 +61,7 @@ def _begins(path: Path) -> bool:
 def is_series(folder: Path) -> bool:
     """Whether a folder holds a file that begins as DICOM files do."""
     with suppress(OSError):  # a folder or file that may not be read
-        return any(_begins(p) for p in sorted(folder.iterdir()) if p.is_file())
+        return any(_begins(p) for p in folder.iterdir() if p.is_file())
     return False
 
 
@@ -254,13 +254,13 @@ def _pixel_size(image: pydicom.Dataset) -> np.ndarray:
     if any(not np.allclose(size, found[0], rtol=1e-3) for size in found):
         raise InputError(f"{len(found)} regions whose pixels differ in size; export each as an image of its own")
     found += [_numbers(image, tag, 2) for tag in ("PixelSpacing", "ImagerPixelSpacing")]
-    spacing = next((size for size in found if size is not None), None)
-    if spacing is None:
-        raise InputError(
-            "it says neither where it lies (ImagePositionPatient, ImageOrientationPatient) nor how large its pixels are "
-            "(an ultrasound region of tissue, PixelSpacing, ImagerPixelSpacing); export it so, or as .png"
-        )
-    return spacing
+    for size in found:
+        if size is not None:
+            return size
+    raise InputError(
+        "it says neither where it lies (ImagePositionPatient, ImageOrientationPatient) nor how large its pixels are "
+        "(an ultrasound region of tissue, PixelSpacing, ImagerPixelSpacing); export it so, or as .png"
+    )
 
 
 def pixels(image: Slice) -> np.ndarray:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from nibabel.affines import voxel_sizes
 from nibabel.freesurfer.mghformat import footer_dtype
 from PIL import Image
 
@@ -81,7 +82,7 @@ def _check_place(image: nib.spatialimages.SpatialImage) -> None:
     if not all(0 < mm < np.inf for mm, n in zip(spacing, image.shape, strict=False) if n > 1):
         raise InputError(f"its header says a spacing of {spacing} mm; expected positive numbers, repair it first")
     with np.errstate(all="ignore"):
-        axes = image.affine[:3, :3] / np.linalg.norm(image.affine[:3, :3], axis=0)
+        axes = image.affine[:3, :3] / voxel_sizes(image.affine)
     if not np.isfinite(image.affine).all() or not abs(np.linalg.det(axes)) >= 1e-3:
         raise InputError("its affine is singular (a zero spacing) or not finite; repair the header first")
 
@@ -142,7 +143,7 @@ def kept(
     old = image.header if isinstance(image, nib.Nifti1Pair) else None
     new = (nib.Nifti2Header if isinstance(old, nib.Nifti2Header) else nib.Nifti1Header)()
     new.set_data_shape(shape)
-    new.set_zooms(np.linalg.norm(made_affine[:3, :3], axis=0))
+    new.set_zooms(voxel_sizes(made_affine))
     if old is not None:
         for field in ("xyzt_units", "cal_min", "cal_max", "aux_file"):
             new[field] = old[field]
@@ -165,7 +166,7 @@ def kept(
 
 
 def _set_qform(header: nib.Nifti1Header, affine: np.ndarray, code: int | str) -> None:
-    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    axes = affine[:3, :3] / voxel_sizes(affine)
     sheared = np.abs(axes.T @ axes - np.eye(3)).max() > SHEAR
     header.set_qform(None if sheared else affine, 0 if sheared else code)
 
@@ -187,8 +188,8 @@ def store_as(header: nib.Nifti1Header, dtype: str, source: Path, data: np.ndarra
         kind, slope, inter = np.dtype(np.float64 if kind.itemsize > 4 else np.float32), 1, 0
     else:
         least, most = limits(kind)
-        ends = sorted(((low - inter) / slope, (high - inter) / slope))
-        fits = least <= ends[0] and ends[1] <= most
+        ends = (np.array([low, high]) - inter) / slope
+        fits = np.array_equal(np.clip(ends, least, most), ends)
         if image is not None and not fits:
             note = f"intensities of {low:.4g} to {high:.4g} were clipped to what the input's {kind} holds"
         elif image is None and (not fits or high - low < FEW_LEVELS):
