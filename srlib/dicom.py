@@ -1,4 +1,6 @@
-"""DICOM slices: how they are told from other files, what their headers say of their place, and their pixels."""
+"""DICOM slices: how they are told from other files, what their headers say of their place, and
+their pixels.
+"""
 
 import re
 import warnings
@@ -16,7 +18,8 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 from srlib.paths import InputError, first_line
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
-# the mark after the preamble, or where there is none an element of group 2 or 8, with a VR or with a length
+# the mark after the preamble, or where there is none an element of group 2 or 8,
+# with a VR or with a length
 BEGINS = re.compile(rb".{128}DICM|[\x02\x08]\0.\0([A-Z]{2}|..\0\0)|\0[\x02\x08]..[A-Z]{2}", re.DOTALL)
 PLACE = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}
 SECTIONS = ("CT", "MR", "PT", "NM")  # modalities whose slices are nothing without their place
@@ -28,9 +31,11 @@ SIDES = ("MinX0", "MaxX1", "MinY0", "MaxY1")
 
 @dataclass(frozen=True, eq=False)
 class Slice:
-    """A grey DICOM image: ``shape`` (columns, rows), spacing (x, y) in mm, position and directions (x, y) in LPS, mm.
+    """A grey DICOM image: ``shape`` (columns, rows), spacing (x, y) in mm, position and directions
+    (x, y) in LPS, mm.
 
-    One that does not say where in the patient it lies has no ``position``, and the image's own directions.
+    One that does not say where in the patient it lies has no ``position``, and the image's own
+    directions.
     """
 
     file: Path
@@ -44,7 +49,9 @@ class Slice:
 
 
 def is_dicom(path: str | Path) -> bool:
-    """Whether a path is a folder, as no other scan is, is named as DICOM files are, or begins as they do."""
+    """Whether a path is a folder, as no other scan is, is named as DICOM files are, or begins as
+    they do.
+    """
     path = Path(path)
     with suppress(OSError):  # what cannot be read is explained by who reads it
         return path.is_dir() or path.suffix.lower() in SUFFIXES or (path.is_file() and _begins(path))
@@ -68,17 +75,18 @@ def is_series(folder: Path) -> bool:
 def read_slices(path: str | Path) -> list[Slice]:
     """The image of a file, or those of a folder that holds one series, sorted by position.
 
-    Files that are not DICOM or hold no image are passed over. Raises InputError for none, several series, slices on
-    other grids, several images without a position, and for each that cannot be used (a line that names it).
+    Files that are not DICOM or hold no image are passed over. Raises InputError for none, several
+    series, slices on other grids, several images without a position, and for each that cannot be
+    used (a line that names it).
     """
     path, slices = Path(path), list(_images(path))
     if not slices:
         raise InputError(f"{path}: no DICOM image found; give a DICOM file or the folder of one series")
     series = sorted({s.series for s in slices})
     if len(series) > 1:
-        raise InputError(f"{path}: {len(series)} series in one folder ({series[0]}, ...); give each its own folder")
-    if len(slices) > 1 and (unplaced := [s for s in slices if s.position is None]):
-        raise InputError(f"{unplaced[0].file}: one of {len(slices)} images, without a position; give it by itself")
+        raise InputError(f"{path}: {len(series)} series in one folder ({series[0]}, ...); part them")
+    if len(slices) > 1 and (unplaced := [s.file for s in slices if s.position is None]):
+        raise InputError(f"{unplaced[0]}: one of {len(slices)} images, without a position; give it by itself")
     grids = [(s.shape, *np.round([*s.axes.flat, *s.spacing], 3)) for s in slices]
     usual = slices[grids.index(Counter(grids).most_common(1)[0][0])]
     for s in slices:
@@ -91,10 +99,12 @@ def read_slices(path: str | Path) -> list[Slice]:
 
 
 def affine_of(path: str | Path, slices: list[Slice]) -> np.ndarray:
-    """Affine of a series' sorted slices, nibabel's (RAS+, mm); for one without a position that of a picture.
+    """Affine of a series' sorted slices, nibabel's (RAS+, mm); for one without a position that of a
+    picture.
 
-    The places are fitted by a line. InputError where that leaves more than a twentieth of the spacing and more than
-    the rounding of the positions explains: then slices are missing, doubled or beside it.
+    The places are fitted by a line. InputError where that leaves more than a twentieth of the
+    spacing and more than the rounding of the positions explains: then slices are missing, doubled
+    or beside it.
     """
     first = min(slices, key=lambda s: s.file)
     normal = np.cross(*first.axes)
@@ -104,7 +114,9 @@ def affine_of(path: str | Path, slices: list[Slice]) -> np.ndarray:
     start, index = slices[0].position, np.arange(len(slices))
     if len(slices) > 1:
         origins = np.stack([s.position for s in slices])
-        step, start = np.polyfit(index, origins, 1)
+        centred = index - index.mean()
+        step = centred @ (origins - origins.mean(0)) / np.square(centred).sum()
+        start = origins.mean(0) - index.mean() * step
         _check_line(path, origins, step, origins - start - index[:, None] * step, normal)
     x, y = first.axes * first.spacing[:, None]
     lps = np.vstack([np.stack([x, y, step, start], axis=1), [0, 0, 0, 1]])
@@ -121,18 +133,22 @@ def _check_line(path: str | Path, origins: np.ndarray, step: np.ndarray, stray: 
     uneven = np.abs(np.diff(origins @ along) - mm).max()
     if along @ normal < 0.1 or np.linalg.norm(stray, axis=1).max() > slack or uneven > max(0.1 * mm, slack):
         raise InputError(
-            f"{path}: slices are {gaps.min():.4g} to {gaps.max():.4g} mm apart along their normal, expected one "
-            "distance and one line; look for missing or doubled slices"
+            f"{path}: slices are {gaps.min():.4g} to {gaps.max():.4g} mm apart along their normal, expected "
+            "one distance and one line; look for missing or doubled slices"
         )
 
 
 def read_thickness(path: str | Path) -> float | None:
-    """Thickness in mm of a DICOM series' first slice; slices may lie farther apart. None where its header lacks it."""
+    """Thickness in mm of a DICOM series' first slice; slices may lie farther apart. None where
+    its header lacks it.
+    """
     return getattr(first_image(path), "thickness", None)
 
 
 def first_image(path: str | Path) -> Slice | None:
-    """The first image by name of a DICOM file or folder; None where there is none, and of other files."""
+    """The first image by name of a DICOM file or folder; None where there is none, and of other
+    files.
+    """
     return next(_images(path), None) if is_dicom(path) else None
 
 
@@ -163,10 +179,11 @@ def _read(file: Path, alone: bool) -> Slice | None:
 
 @contextmanager
 def explained(file: str | Path, what: str, advice: str = "copy it again") -> Iterator[None]:
-    """Turn every exception into an InputError of one line that names the file, says ``what`` is wrong, and what to do.
+    """Turn every exception into an InputError of one line that names the file, says ``what`` is
+    wrong, and what to do.
 
-    Libraries raise exceptions of many kinds for damaged files. Their warnings are silenced: the callers judge files
-    themselves.
+    Libraries raise exceptions of many kinds for damaged files. Their warnings are silenced: the
+    callers judge files themselves.
     """
     try:
         with warnings.catch_warnings():
@@ -190,7 +207,7 @@ def _slice(file: Path, image: pydicom.Dataset) -> Slice:
     unplaced = {*PLACE} - {*missing} <= {"PixelSpacing"} and modality not in SECTIONS
     _check_grey_slice(image, unplaced)
     if missing and not unplaced:
-        raise InputError(f"expected {', '.join(PLACE)}, got no {' and no '.join(missing)}; export it with its place")
+        raise InputError(f"expected {', '.join(PLACE)}, got no {' and no '.join(missing)}; export all")
     position, axes, spacing = (None, np.eye(3)[:2], _pixel_size(image)) if unplaced else place.values()
     axes = axes.reshape(2, 3)
     tags = ("Rows", "Columns", "BitsStored", "HighBit", "SliceThickness", "RescaleSlope", "RescaleIntercept")
@@ -214,7 +231,9 @@ def _slice(file: Path, image: pydicom.Dataset) -> Slice:
 
 
 def _check_grey_slice(image: pydicom.Dataset, unplaced: bool) -> None:
-    """InputError for several frames, and for colours, which only images ``unplaced`` in the patient may have."""
+    """InputError for several frames, and for colours, which only images ``unplaced`` in the
+    patient may have.
+    """
     frames, samples = (_number(image, tag) or 1 for tag in ("NumberOfFrames", "SamplesPerPixel"))
     colour, several = str(image.get("PhotometricInterpretation")), "SharedFunctionalGroupsSequence" in image
     several = several or int(frames) != 1
@@ -224,7 +243,9 @@ def _check_grey_slice(image: pydicom.Dataset, unplaced: bool) -> None:
 
 
 def _numbers(image: pydicom.Dataset, tag: str, count: int) -> np.ndarray | None:
-    """The numbers of a tag; None when it is missing or empty. InputError names the tag where it holds others."""
+    """The numbers of a tag; None when it is missing or empty. InputError names the tag where it
+    holds others.
+    """
     try:
         value = image.get(tag)
         numbers = np.array([] if value is None or value == "" else value, dtype=float).reshape(-1)
@@ -248,7 +269,9 @@ def _tissue(image: pydicom.Dataset) -> list[pydicom.Dataset]:
 
 
 def _pixel_size(image: pydicom.Dataset) -> np.ndarray:
-    """Spacing (y, x) in mm of an image that does not say where it lies; of X-rays that at the detector, if need be."""
+    """Spacing (y, x) in mm of an image that does not say where it lies; of X-rays that at the
+    detector, if need be.
+    """
     sizes = [[_number(region, f"PhysicalDelta{axis}") for axis in "YX"] for region in _tissue(image)]
     found = [np.abs(size) * 10 for size in sizes if None not in size]
     if any(not np.allclose(size, found[0], rtol=1e-3) for size in found):
@@ -258,16 +281,16 @@ def _pixel_size(image: pydicom.Dataset) -> np.ndarray:
         if size is not None:
             return size
     raise InputError(
-        "it says neither where it lies (ImagePositionPatient, ImageOrientationPatient) nor how large its pixels are "
-        "(an ultrasound region of tissue, PixelSpacing, ImagerPixelSpacing); export it so, or as .png"
+        "it says neither where it lies (ImagePositionPatient, ImageOrientationPatient) nor how large its pixels "
+        "are (an ultrasound region of tissue, PixelSpacing, ImagerPixelSpacing); export it so, or as .png"
     )
 
 
 def pixels(image: Slice) -> np.ndarray:
     """Rescaled values (columns, rows), float32: HU for CT, whose padding below AIR becomes AIR.
 
-    Of colours, which must be grey where an ultrasound image shows tissue, the mean. InputError for others, and for
-    pixels that cannot be decoded.
+    Of colours, which must be grey where an ultrasound image shows tissue, the mean. InputError for
+    others, and for pixels that cannot be decoded.
     """
     header = image.header
     with explained(image.file, "its pixels cannot be decoded", "copy it again, or decompress it, e.g. by dcmdjpeg"):

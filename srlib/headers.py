@@ -1,4 +1,6 @@
-"""Headers of scan files: what they must say before voxels are read, and what that of an enhanced scan keeps."""
+"""Headers of scan files: what they must say before voxels are read, and what that of an enhanced
+scan keeps.
+"""
 
 import gzip
 import json
@@ -32,7 +34,9 @@ ADVICE = "copy it again, or name it as what it is (.nii.gz, .nii, .mgz, .hdr, .i
 
 
 def _loaded(path: str | Path) -> nib.spatialimages.SpatialImage:
-    """A file as nibabel opens it, without its log: nibabel mends headers and says so, ``opened`` judges them."""
+    """A file as nibabel opens it, without its log: nibabel mends headers and says so, ``opened``
+    judges them.
+    """
     logger = nib.imageglobals.logger
     logger.disabled = True
     try:
@@ -42,10 +46,12 @@ def _loaded(path: str | Path) -> nib.spatialimages.SpatialImage:
 
 
 def opened(path: str | Path) -> tuple[nib.spatialimages.SpatialImage, tuple[int, int, int]]:
-    """A NIfTI, MGH or Analyze file whose header is that of a real 3-D scan, and its shape; no voxels are read.
+    """A NIfTI, MGH or Analyze file whose header is that of a real 3-D scan, and its shape; no
+    voxels are read.
 
-    A plain image (X, Y) has one slice. Raises InputError, naming the file, for any other, a spacing that is not
-    positive, a singular affine, more than MAX_VOXELS, and more voxels than a compressed file can hold.
+    A plain image (X, Y) has one slice. Raises InputError, naming the file, for any other, a spacing
+    that is not positive, a singular affine, more than MAX_VOXELS, and more voxels than a compressed
+    file can hold.
     """
     path = Path(path)
     if not path.is_file():
@@ -67,7 +73,7 @@ def _check_voxels(image: nib.spatialimages.SpatialImage) -> None:
         found = "".join(kind.names or [str(kind)])
         raise InputError(f"expected real numbers, got voxels of {found}; convert the scan first")
     if math.prod(shape) > MAX_VOXELS:
-        raise InputError(f"its header says {shape} voxels, more than {MAX_VOXELS:,}; crop it or repair the header")
+        raise InputError(f"its header says {shape} voxels, more than {MAX_VOXELS:,}; crop or repair it")
     file = Path(image.file_map["image"].filename)
     held = file.stat().st_size
     if file.name.lower().endswith("gz") and math.prod(shape) * kind.itemsize > held * GZIP_RATIO:
@@ -88,9 +94,11 @@ def _check_place(image: nib.spatialimages.SpatialImage) -> None:
 
 
 def voxels(image: nib.spatialimages.SpatialImage) -> np.ndarray:
-    """The voxels of an image from ``opened``, float32; compressed files are first read to their end.
+    """The voxels of an image from ``opened``, float32; compressed files are first read to their
+    end.
 
-    There a checksum stands: reading raises for a file that is cut off or whose content is not that of its checksum.
+    There a checksum stands: reading raises for a file that is cut off or whose content is not that
+    of its checksum.
     """
     for part in ("header", "image"):
         holder = image.file_map.get(part)
@@ -101,7 +109,9 @@ def voxels(image: nib.spatialimages.SpatialImage) -> np.ndarray:
 
 
 def _read_on(file: nib.openers.ImageOpener) -> None:
-    """Read a compressed file to its end; what follows a whole gzip stream is not looked at, as by gzip itself."""
+    """Read a compressed file to its end; what follows a whole gzip stream is not looked at, as
+    by gzip itself.
+    """
     try:
         while file.read(2**20):
             pass
@@ -133,11 +143,13 @@ def doubts(path: Path) -> list[str]:
 def kept(
     source: Path, affine: np.ndarray, made_affine: np.ndarray, shape: Sequence[int], done: str, record: Mapping
 ) -> nib.Nifti1Header:
-    """Header of a scan of ``shape`` at ``made_affine`` that was made from ``source``, which lies at ``affine``.
+    """Header of a scan of ``shape`` at ``made_affine`` that was made from ``source``, which lies at
+    ``affine``.
 
-    Of a NIfTI: its version, units, display range, and both transforms with their codes, moved as the voxels were; of
-    MGH and DICOM: scanner coordinates. A sheared transform (a tilted gantry) stands in the sform alone, as a qform cannot
-    hold it. ``done`` becomes the description, ``record`` a comment in JSON.
+    Of a NIfTI: its version, units, display range, and both transforms with their codes, moved as
+    the voxels were; of MGH and DICOM: scanner coordinates. A sheared transform (a tilted gantry)
+    stands in the sform alone, as a qform cannot hold it. ``done`` becomes the description,
+    ``record`` a comment in JSON.
     """
     image = _image(source)
     old = image.header if isinstance(image, nib.Nifti1Pair) else None
@@ -172,10 +184,12 @@ def _set_qform(header: nib.Nifti1Header, affine: np.ndarray, code: int | str) ->
 
 
 def store_as(header: nib.Nifti1Header, dtype: str, source: Path, data: np.ndarray) -> str:
-    """Set a header's voxel type, one of DTYPES, and its slope and intercept; what there is to tell about it, if any.
+    """Set a header's voxel type, one of DTYPES, and its slope and intercept; what there is to tell
+    about it, if any.
 
-    Integers are scaled only where their range is too small for the values or the values' too small for rounding.
-    ``same``: type, slope and intercept of the source; of DICOM int16, and float32 of files without a type of their own.
+    Integers are scaled only where their range is too small for the values or the values' too small
+    for rounding. ``same``: type, slope and intercept of the source; of DICOM int16, and float32 of
+    files without a type of their own.
     """
     image = _image(source) if dtype == "same" else None
     if image is not None:
@@ -191,7 +205,7 @@ def store_as(header: nib.Nifti1Header, dtype: str, source: Path, data: np.ndarra
         ends = (np.array([low, high]) - inter) / slope
         fits = np.array_equal(np.clip(ends, least, most), ends)
         if image is not None and not fits:
-            note = f"intensities of {low:.4g} to {high:.4g} were clipped to what the input's {kind} holds"
+            note = f"values of {low:.4g} to {high:.4g} were clipped to what the input's {kind} holds"
         elif image is None and (not fits or high - low < FEW_LEVELS):
             slope = max((high - low) / (most - least), float(np.finfo(np.float32).tiny))
             inter = low - least * slope
@@ -202,7 +216,9 @@ def store_as(header: nib.Nifti1Header, dtype: str, source: Path, data: np.ndarra
 
 
 def limits(dtype: type | np.dtype) -> tuple[np.float64, np.float64]:
-    """Lowest and highest float64 that an integer type holds; the highest of 64 bits lies below the type's own."""
+    """Lowest and highest float64 that an integer type holds; the highest of 64 bits lies below
+    the type's own.
+    """
     info = np.iinfo(dtype)
     return np.float64(info.min), np.float64(info.max - info.max // 2**53)
 
@@ -214,13 +230,17 @@ def write_record(header: nib.Nifti1Header, record: Mapping[str, object]) -> None
 
 
 def comment(header: nib.Nifti1Header | None) -> bytes:
-    """The first comment of a NIfTI header, as ``write_record`` leaves it; empty where there is none."""
+    """The first comment of a NIfTI header, as ``write_record`` leaves it; empty where there is
+    none.
+    """
     extensions = header.extensions if header is not None else ()
     return next((e.get_content().rstrip(b"\0") for e in extensions if e.get_code() == COMMENT), b"")
 
 
 def append_to_mgh(path: Path, text: bytes) -> None:
-    """Add a text, if any, to a written ``.mgz`` as FreeSurfer's tag of the command line, which readers pass over."""
+    """Add a text, if any, to a written ``.mgz`` as FreeSurfer's tag of the command line, which
+    readers pass over.
+    """
     if text:
         with open(path, "ab") as file:
             file.write(gzip.compress(MGH_TAG.pack(MGH_COMMAND, len(text)) + text, mtime=0))

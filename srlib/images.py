@@ -1,4 +1,6 @@
-"""Scans of any format: NIfTI and MGH, PNG, DICOM, and the DeepLesion and Duke ultrasound collections."""
+"""Scans of any format: NIfTI and MGH, PNG, DICOM, and the DeepLesion and Duke ultrasound
+collections.
+"""
 
 import math
 import warnings
@@ -24,7 +26,9 @@ GEOMETRY = ("initial_radius", "final_radius", "initial_angle", "final_angle")
 
 
 def load(path: str | Path) -> Volume:
-    """Read a scan: DICOM, a file or a folder of slices, by its content, others by their suffix (NIfTI, MGH, PNG, NumPy)."""
+    """Read a scan: DICOM, a file or a folder of slices, by its content, others by their suffix
+    (NIfTI, MGH, PNG, NumPy).
+    """
     path = Path(path)
     if dicom.is_dicom(path):
         return load_dicom(path)
@@ -32,10 +36,11 @@ def load(path: str | Path) -> Volume:
 
 
 def scans_in(folder: str | Path) -> list[Path]:
-    """NIfTI, MGH, Analyze and ``.npz`` files of a folder and its folders of DICOM slices, sorted; none if it is none.
+    """NIfTI, MGH, Analyze and ``.npz`` files of a folder and its folders of DICOM slices, sorted;
+    none if it is none.
 
-    Single DICOM files count where there are such scans, else the folder itself is a series. Of a pair of files the
-    ``.hdr``; links that lead nowhere are among them.
+    Single DICOM files count where there are such scans, else the folder itself is a series. Of a
+    pair of files the ``.hdr``; links that lead nowhere are among them.
     """
     entries = sorted(Path(folder).glob("[!.]*"))
     pairs = {p.with_suffix("") for p in entries if p.suffix.lower() == ".hdr"}
@@ -46,7 +51,9 @@ def scans_in(folder: str | Path) -> list[Path]:
 
 
 def read_grid(path: str | Path) -> Grid:
-    """Shape and affine of a scan: from the header of NIfTI and MGH files, from the whole of others."""
+    """Shape and affine of a scan: from the header of NIfTI and MGH files, from the whole of
+    others.
+    """
     path = Path(path)
     if is_whole(path):
         scan = load(path)
@@ -61,10 +68,11 @@ def read_shape(path: str | Path) -> tuple[int, int, int]:
 
 
 def load_png(path: str | Path, spacing_mm: Sequence[float] = (1.0, 1.0, 1.0), deeplesion: bool = False) -> Volume:
-    """Read an 8- or 16-bit grey PNG as (X, Y, 1): x along the image's columns, y down its rows, affine diag(spacing).
+    """Read an 8- or 16-bit grey PNG as (X, Y, 1): x along the image's columns, y down its rows,
+    affine diag(spacing).
 
-    A PNG knows nothing of the patient, so the axes are the image's. ``deeplesion``: 16-bit values less 32768
-    are HU (Yan et al., JMI 2018). Raises InputError, naming the file, for anything else.
+    A PNG knows nothing of the patient, so the axes are the image's. ``deeplesion``: 16-bit values
+    less 32768 are HU (Yan et al., JMI 2018). Raises InputError, naming the file, for anything else.
     """
     modes = DEEP if deeplesion else ("L", *DEEP)
     with explained(path, "missing, unreadable or truncated image"):
@@ -79,7 +87,9 @@ def load_png(path: str | Path, spacing_mm: Sequence[float] = (1.0, 1.0, 1.0), de
 
 
 def load_npz(path: str | Path) -> Volume:
-    """Read the one array, (X, Y, Z) or (X, Y), of a NumPy archive: RAS axes of 1 mm, since it holds no geometry."""
+    """Read the one array, (X, Y, Z) or (X, Y), of a NumPy archive: RAS axes of 1 mm, since it
+    holds no geometry.
+    """
     with explained(path, "expected a readable .npz file with one array", "save it anew"):
         with np.load(path, allow_pickle=False) as arrays:
             if sum(part.file_size for part in arrays.zip.infolist()) > 8 * MAX_VOXELS:
@@ -89,7 +99,7 @@ def load_npz(path: str | Path) -> Volume:
             data = arrays[arrays.files[0]]
         data = data[..., None] if data.ndim == 2 else data
         if data.ndim != 3 or data.dtype.kind not in "iuf" or not data.size or not np.isfinite(data).all():
-            raise InputError(f"expected finite numbers (X, Y, Z), got {data.dtype} of shape {data.shape}; save these")
+            raise InputError(f"expected finite numbers (X, Y, Z), got {data.dtype} of {data.shape}; save these")
         return Volume(data, np.eye(4))
 
 
@@ -103,25 +113,28 @@ def load_mat(path: str | Path, like: Volume) -> Volume:
         if data is None:
             raise InputError("it holds no variable 'out_final'; expected a file of the truncation script")
         if data.shape != like.shape or data.dtype.kind not in "iuf":
-            raise InputError(f"expected real numbers of shape {like.shape}, got {data.dtype} of shape {data.shape}")
+            raise InputError(f"expected real numbers of shape {like.shape}, got {data.dtype} of {data.shape}")
         return like.with_data(data)
 
 
 def load_dicom(path: str | Path) -> Volume:
-    """Read a DICOM file, or a folder that holds the slices of one series, in rescaled units (HU for CT).
+    """Read a DICOM file, or a folder that holds the slices of one series, in rescaled units (HU for
+    CT).
 
-    (X, Y, Z) along the image's columns, its rows and the slice normal; the affine is nibabel's (RAS+, mm). Slices
-    are sorted by position, their spacing comes from the positions (of a single slice, its thickness). Files that
-    are not DICOM or hold no image are passed over. Single ultrasound images, X-rays and captures do not say where
-    they lie: their axes are those of ``load_png``, their spacing that of the ultrasound region that shows tissue, else
-    PixelSpacing or ImagerPixelSpacing; grey ones stored in colours are read too. Raises InputError for several series,
-    slices that are missing, doubled or on other grids, colour, multi-frame, missing geometry, damaged tags, and pixels
-    that cannot be decoded. Warns (ScanWarning) of what ``dicom.doubts`` finds.
+    (X, Y, Z) along the image's columns, its rows and the slice normal; the affine is nibabel's
+    (RAS+, mm). Slices are sorted by position, their spacing comes from the positions (of a single
+    slice, its thickness). Files that are not DICOM or hold no image are passed over. Single
+    ultrasound images, X-rays and captures do not say where they lie: their axes are those of
+    ``load_png``, their spacing that of the ultrasound region that shows tissue, else PixelSpacing
+    or ImagerPixelSpacing; grey ones stored in colours are read too. Raises InputError for several
+    series, slices that are missing, doubled or on other grids, colour, multi-frame, missing
+    geometry, damaged tags, and pixels that cannot be decoded. Warns (ScanWarning) of what
+    ``dicom.doubts`` finds.
     """
     slices = dicom.read_slices(path)
     voxels = len(slices) * math.prod(slices[0].shape)
     if voxels > MAX_VOXELS:
-        raise InputError(f"{path}: its headers say {voxels:,} voxels, more than {MAX_VOXELS:,}; crop it or repair them")
+        raise InputError(f"{path}: its headers say {voxels:,} voxels, more than {MAX_VOXELS:,}; crop it")
     affine = dicom.affine_of(path, slices)
     for line in dicom.doubts(slices[0]):
         warnings.warn(f"{path}: {line}", ScanWarning, stacklevel=2)
@@ -129,11 +142,12 @@ def load_dicom(path: str | Path) -> Volume:
 
 
 def deeplesion_rows(folder: str | Path) -> list[tuple[Path, str, tuple[float, float, float]]]:
-    """Key slices that lie in DeepLesion's ``folder``: (file, split, spacing in mm of x, y and the slices), sorted.
+    """Key slices that lie in DeepLesion's ``folder``: (file, split, spacing in mm of x, y and the
+    slices), sorted.
 
-    As the replicated loader chooses them from ``DL_info.csv``: 512 x 512, not noisy, pixels of 0.6 mm at least,
-    slices 1 to 6 mm apart; splits as published. Raises InputError for a missing or other CSV, for a
-    patient in two splits, and when no file is there.
+    As the replicated loader chooses them from ``DL_info.csv``: 512 x 512, not noisy, pixels of 0.6
+    mm at least, slices 1 to 6 mm apart; splits as published. Raises InputError for a missing or
+    other CSV, for a patient in two splits, and when no file is there.
     """
     table = Path(folder) / "DL_info.csv"
     found, splits = {}, {}
@@ -152,16 +166,18 @@ def deeplesion_rows(folder: str | Path) -> list[tuple[Path, str, tuple[float, fl
         if size == [512, 512] and not noisy and min(x, y) >= 0.6 and 1 <= z <= 6 and file.is_file():
             found[file] = (split, (x, y, z))
     if not found:
-        raise InputError(f"{folder}: no slice of DL_info.csv found; expected Images_png/000001_01_01/109.png and so on")
+        raise InputError(f"{folder}: no slice of DL_info.csv found; expected Images_png/000001_01_01/109.png, ...")
     return [(file, *found[file]) for file in sorted(found)]
 
 
 def load_duke(path: str | Path, table: str | Path) -> tuple[np.ndarray, dict[str, float]]:
-    """Read a record of Duke ultrasound: (beam, depth) float32 in the file's units, and its polar geometry.
+    """Read a record of Duke ultrasound: (beam, depth) float32 in the file's units, and its polar
+    geometry.
 
-    The image is ``dtce``, as the scanner post-processed it. Geometry: ``initial_radius`` and ``final_radius`` in depth
-    samples, ``initial_angle`` and ``final_angle`` in radians, from the file's row in ``table``, one of the published
-    CSV splits. Raises InputError when file, image or geometry is missing or damaged.
+    The image is ``dtce``, as the scanner post-processed it. Geometry: ``initial_radius`` and
+    ``final_radius`` in depth samples, ``initial_angle`` and ``final_angle`` in radians, from the
+    file's row in ``table``, one of the published CSV splits. Raises InputError when file, image or
+    geometry is missing or damaged.
     """
     path = Path(path)
     with explained(path, "not a readable MATLAB 5 file"):

@@ -9,7 +9,9 @@ SAME = 0.01  # voxels by which two grids may differ anywhere and still be one: h
 
 
 def covered(scan: Volume, grid: Volume) -> float:
-    """Share of a grid's voxel centres in a scan's field of view, which ends half a voxel beyond its outermost centres."""
+    """Share of a grid's voxel centres in a scan's field of view, which ends half a voxel beyond
+    its outermost centres.
+    """
     mapping = np.linalg.inv(scan.affine) @ grid.affine
     x, y, z = np.ogrid[tuple(map(slice, grid.shape))]
     inside = True
@@ -25,7 +27,8 @@ def _differ(one: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> bool:
 
 
 def _turned(scan: Volume, grid: Volume) -> Volume | None:
-    """A scan in the voxels of a grid: its axes turned to the grid's, its affine a shift by whole voxels.
+    """A scan in the voxels of a grid: its axes turned to the grid's, its affine a shift by whole
+    voxels.
 
     None where they share no lattice.
     """
@@ -36,7 +39,9 @@ def _turned(scan: Volume, grid: Volume) -> Volume | None:
 
 
 def same_lattice(scan: Volume, grid: Volume) -> bool:
-    """Whether two grids are one but for the order and direction of their axes and whole voxels between their faces."""
+    """Whether two grids are one but for the order and direction of their axes and whole voxels
+    between their faces.
+    """
     return _turned(scan, grid) is not None
 
 
@@ -45,18 +50,17 @@ def resample_to(
 ) -> Volume:
     """A scan on another grid of its world, placed by both affines; nothing is registered.
 
-    On its own grid it is the scan itself; on its own lattice (``same_lattice``) its voxels, not interpolated; else a
-    spline of the given order. For what lies beyond its field of view see ``resample``. Raises InputError, which calls
-    the scan ``what``, when it covers less than the share ``least`` of the grid, or nothing of it.
+    On its own grid it is the scan itself; on its own lattice (``same_lattice``) its voxels, not
+    interpolated; else a spline of the given order. For what lies beyond its field of view see
+    ``resample``. Raises InputError, which calls the scan ``what``, when it covers less than the
+    share ``least`` of the grid, or nothing of it.
     """
     if scan.shape == grid.shape and not _differ(np.linalg.inv(scan.affine) @ grid.affine, np.eye(4), grid.shape):
         return scan
     share = covered(scan, grid)
     if not share or share < least:
         seen = f"covers {int(1000 * share) / 10:g} % of" if share else "shows nothing in"
-        raise InputError(
-            f"{what} {seen} the scan's field of view; look at both headers, or crop the scan to what both show"
-        )
+        raise InputError(f"{what} {seen} the scan's field of view; check both headers, or crop the scan")
     turned = _turned(scan, grid)
     if turned is None or (share < 1 and outside is None):
         return resample(scan, grid.shape, grid.affine, order, outside)

@@ -18,7 +18,7 @@ from srlib.paths import InputError, atomic, choose
 HU_WINDOW = (-1024.0, 200.0)  # of CT, as the SRResNet code takes it
 STREAKS = 0.25  # of that window, by which a reconstruction from few views may exceed it
 SAMPLE = 2_000_000  # voxels that statistics are taken of
-SIGNED = 0.25  # of the maximum, by which a scan may fall below 0 and still count as one that begins at 0; splines do
+SIGNED = 0.25  # of the maximum, by which a scan that begins at 0 may fall below it; splines do
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,10 +52,11 @@ class Volume:
 
 
 def load(path: str | Path) -> Volume:
-    """Read a NIfTI, MGH or Analyze scan; slope and intercept are applied, and an image (X, Y) has one slice.
+    """Read a NIfTI, MGH or Analyze scan; slope and intercept are applied, and an image (X, Y) has
+    one slice.
 
-    Raises InputError, naming the file, for anything that is not one finite, real scan of positive spacing, and for a
-    compressed file whose content is not that of its checksum.
+    Raises InputError, naming the file, for anything that is not one finite, real scan of positive
+    spacing, and for a compressed file whose content is not that of its checksum.
     """
     image, shape = opened(path)
     with explained(path, "unreadable or truncated scan"):
@@ -69,8 +70,9 @@ def load(path: str | Path) -> Volume:
 def save(volume: Volume, path: str | Path, dtype: type = np.float32, header: nib.Nifti1Header | None = None) -> Path:
     """Write NIfTI (``.nii``, ``.nii.gz``), ``.mgz`` or a slice as ``.png``, atomically.
 
-    Integers are rounded and clipped to their range. A NIfTI ``header`` (``headers.kept``) gives what an affine does not
-    say; values are stored by its slope and intercept. Its record stands in files of every kind.
+    Integers are rounded and clipped to their range. A NIfTI ``header`` (``headers.kept``) gives
+    what an affine does not say; values are stored by its slope and intercept. Its record stands in
+    files of every kind.
     """
     path = Path(path)
     if path.suffix.lower() == ".png":
@@ -84,7 +86,7 @@ def save(volume: Volume, path: str | Path, dtype: type = np.float32, header: nib
     data = data.astype(dtype, copy=False)
     if path.suffix == ".mgz":
         if (slope, inter) != (1, 0) or dtype not in (np.uint8, np.int16, np.int32, np.float32):
-            raise InputError(f"{path}: an .mgz holds no {np.dtype(dtype)}, or no slope; choose .nii.gz or float32")
+            raise InputError(f"{path}: an .mgz holds no {np.dtype(dtype)}, or no slope; choose .nii.gz")
         image = nib.MGHImage(data, volume.affine)
     elif header is None:
         image = nib.Nifti1Image(data, volume.affine, dtype=dtype)
@@ -101,7 +103,9 @@ def save(volume: Volume, path: str | Path, dtype: type = np.float32, header: nib
 
 
 def _save_png(volume: Volume, path: Path, header: nib.Nifti1Header | None) -> Path:
-    """To be looked at, x along the columns: 16 bits from the minimum to the maximum; units and place are lost."""
+    """To be looked at, x along the columns: 16 bits from the minimum to the maximum; units and
+    place are lost.
+    """
     if volume.shape[2] != 1:
         raise InputError(f"{path}: a PNG holds one slice, got {volume.shape[2]}; give a name ending in .nii.gz")
     low, high = float(volume.data.min()), float(volume.data.max())
@@ -116,9 +120,10 @@ def _save_png(volume: Volume, path: Path, header: nib.Nifti1Header | None) -> Pa
 def coarse_grid(shape: Sequence[int], affine: np.ndarray, factor: Sequence[float], align: str = "center"):
     """Grid that is ``factor`` times coarser per axis over the same field of view: (shape, affine).
 
-    ``center``: spacing grows by the factor, the first voxel centre moves by (factor - 1) / 2 fine voxels,
-    and ceil(N / factor) voxels cover the field, but for 1e-4 of a voxel, since headers round. ``corners``: first and
-    last voxel centres coincide on both grids, as in SciPy's ``zoom``; the spacing then grows by (N - 1) / (n - 1).
+    ``center``: spacing grows by the factor, the first voxel centre moves by (factor - 1) / 2 fine
+    voxels, and ceil(N / factor) voxels cover the field, but for 1e-4 of a voxel, since headers
+    round. ``corners``: first and last voxel centres coincide on both grids, as in SciPy's ``zoom``;
+    the spacing then grows by (N - 1) / (n - 1).
     """
     shape, factor = np.asarray(shape), np.asarray(factor, dtype=float)
     count = np.ceil(shape / factor - 1e-4) if align == "center" else np.maximum(np.round(shape / factor), 1)
@@ -136,7 +141,9 @@ def fine_grid(volume: Volume, factor: Sequence[float], align: str = "center"):
 
 
 def _grid(shape: np.ndarray, affine: np.ndarray, count: np.ndarray, step: np.ndarray, align: str):
-    """Grid of ``count`` voxels, each as long as ``step`` voxels of the grid (shape, affine): (shape, affine)."""
+    """Grid of ``count`` voxels, each as long as ``step`` voxels of the grid (shape, affine):
+    (shape, affine).
+    """
     shifts = {"center": (step - 1) / 2, "corners": np.zeros(3), "first": np.zeros(3)}
     shift = choose(shifts, align, "alignment")
     if align == "corners":
@@ -154,8 +161,8 @@ def resample(
 ) -> Volume:
     """Spline interpolation of the given order on another grid.
 
-    Beyond the outermost centres the scan goes on by SciPy's ``mode``; beyond the field of view, half a voxel from
-    them, it is ``outside`` where that is given.
+    Beyond the outermost centres the scan goes on by SciPy's ``mode``; beyond the field of view,
+    half a voxel from them, it is ``outside`` where that is given.
     """
     matrix, offset = to_matvec(np.linalg.inv(volume.affine) @ affine)
     diagonal = np.diag(matrix)
@@ -212,7 +219,9 @@ def central(volume: Volume, size: int) -> Volume:
 
 
 def framed(volume: Volume, shape: Sequence[int]) -> Volume:
-    """The middle of a scan in a frame of ``shape`` voxels; its ``background`` where the frame is larger than the scan."""
+    """The middle of a scan in a frame of ``shape`` voxels; its ``background`` where the frame is
+    larger than the scan.
+    """
     return crop_or_pad(volume, np.subtract(volume.shape, shape) // 2, shape)
 
 
@@ -223,24 +232,29 @@ def sample(data: np.ndarray) -> np.ndarray:
 
 
 def plateau(data: np.ndarray) -> float | None:
-    """The lowest value that a quarter of a scan's voxels have, if any: as a rule, its background."""
+    """The lowest value that a quarter of a scan's voxels have, if any: as a rule, its
+    background.
+    """
     values, counts = np.unique(sample(data), return_counts=True)
     common = values[counts > counts.sum() / 4]
     return float(common[0]) if common.size else None
 
 
 def background(data: np.ndarray) -> float:
-    """What a scan shows where nothing is: 0 where none is below; else its ``plateau``, or the minimum."""
+    """What a scan shows where nothing is: 0 where none is below; else its ``plateau``, or the
+    minimum.
+    """
     low = float(data.min())
     level = plateau(data) if low < 0 else 0.0
     return low if level is None else level
 
 
 def to_window(volume: Volume, rule: str, reconstructed: bool = False) -> Volume:
-    """A scan as measured, clipped to what an intensity rule knows: HU_WINDOW for ``hu``; for training and prediction.
+    """A scan as measured, clipped to what an intensity rule knows: HU_WINDOW for ``hu``; for
+    training and prediction.
 
-    A scan that was ``reconstructed`` from few views of a clipped one lies beyond by its streaks, as in training: within
-    STREAKS times the window it stays as it is.
+    A scan that was ``reconstructed`` from few views of a clipped one lies beyond by its streaks, as
+    in training: within STREAKS times the window it stays as it is.
     """
     if rule != "hu":
         return volume
@@ -266,24 +280,24 @@ class Scaling:
 
 
 def fit_scaling(data: np.ndarray, rule: str = "minmax") -> Scaling:
-    """Scaling by a named rule: ``minmax`` to [0, 1], ``max`` (divide by the maximum), ``12bit`` (divide by 4095),
-    ``halfmax`` (by half the maximum, minus 1: [-1, 1] for scans that begin at 0), ``hu`` (HU_WINDOW to [0, 1]).
+    """Scaling by a named rule: ``minmax`` to [0, 1], ``max`` (divide by the maximum), ``12bit``
+    (divide by 4095), ``halfmax`` (by half the maximum, minus 1: [-1, 1] for scans that begin at 0),
+    ``hu`` (HU_WINDOW to [0, 1]).
 
-    Raises InputError for a constant scan, an unknown rule, and by ``max``, ``12bit`` and ``halfmax`` for a scan that does
-    not begin at about 0, such as CT in HU or one of mean 0: these rules have no meaning there.
+    Raises InputError for a constant scan, an unknown rule, and by ``max``, ``12bit`` and
+    ``halfmax`` for a scan that does not begin at about 0, such as CT in HU or one of mean 0: these
+    rules have no meaning there.
     """
     low, high = float(data.min()), float(data.max())
     if not high > low:
-        raise InputError(
-            f"the scan is constant (every voxel is {low:g}), so there is nothing to enhance; check the file"
-        )
+        raise InputError(f"the scan is constant (every voxel is {low:g}): nothing to enhance; check the file")
     if rule in ("max", "12bit", "halfmax") and low < -SIGNED * high:
         raise InputError(
-            f"the rule {rule} is for scans that begin at 0, this one goes from {low:g} to {high:g}; "
+            f"the rule {rule} is for scans that begin at 0, got {low:g} to {high:g}; "
             "shift it to begin at 0, or choose a model of the rule minmax"
         )
     if rule == "12bit" and not 255 < high <= 4095:
-        raise InputError(f"the rule 12bit is for scans of 0 to 4095, this one reaches {high:g}; use the rule minmax")
+        raise InputError(f"the rule 12bit is for scans of 0 to 4095, got one to {high:g}; use the rule minmax")
     window = HU_WINDOW[1] - HU_WINDOW[0]
     rules = {
         "minmax": (low, high - low),
