@@ -89,12 +89,11 @@ def read_slices(path: str | Path) -> list[Slice]:
         raise InputError(f"{unplaced[0]}: one of {len(slices)} images, without a position; give it by itself")
     grids = [(s.shape, *np.round([*s.axes.flat, *s.spacing], 3)) for s in slices]
     usual = slices[grids.index(Counter(grids).most_common(1)[0][0])]
+    like = usual.file.name
     for s in slices:
         near = np.allclose(s.axes, usual.axes, atol=ROUGH) and np.allclose(s.spacing, usual.spacing, atol=1e-4)
         if s.shape != usual.shape or not near:
-            raise InputError(
-                f"{s.file}: its size, spacing or orientation is not that of {usual.file.name}; look for a localizer"
-            )
+            raise InputError(f"{s.file}: its size, spacing or orientation is not that of {like}; remove it")
     return sorted(slices, key=lambda s: 0.0 if s.position is None else float(np.cross(*usual.axes) @ s.position))
 
 
@@ -133,8 +132,8 @@ def _check_line(path: str | Path, origins: np.ndarray, step: np.ndarray, stray: 
     uneven = np.abs(np.diff(origins @ along) - mm).max()
     if along @ normal < 0.1 or np.linalg.norm(stray, axis=1).max() > slack or uneven > max(0.1 * mm, slack):
         raise InputError(
-            f"{path}: slices are {gaps.min():.4g} to {gaps.max():.4g} mm apart along their normal, expected "
-            "one distance and one line; look for missing or doubled slices"
+            f"{path}: slices are {gaps.min():.4g} to {gaps.max():.4g} mm apart along their normal, "
+            "expected one distance and one line; look for missing or doubled slices"
         )
 
 
@@ -281,8 +280,8 @@ def _pixel_size(image: pydicom.Dataset) -> np.ndarray:
         if size is not None:
             return size
     raise InputError(
-        "it says neither where it lies (ImagePositionPatient, ImageOrientationPatient) nor how large its pixels "
-        "are (an ultrasound region of tissue, PixelSpacing, ImagerPixelSpacing); export it so, or as .png"
+        "says neither where it lies (ImagePositionPatient, ImageOrientationPatient) nor how large "
+        "its pixels are (an ultrasound region, PixelSpacing, ImagerPixelSpacing); export it so"
     )
 
 

@@ -166,7 +166,7 @@ def deeplesion_rows(folder: str | Path) -> list[tuple[Path, str, tuple[float, fl
         if size == [512, 512] and not noisy and min(x, y) >= 0.6 and 1 <= z <= 6 and file.is_file():
             found[file] = (split, (x, y, z))
     if not found:
-        raise InputError(f"{folder}: no slice of DL_info.csv found; expected Images_png/000001_01_01/109.png, ...")
+        raise InputError(f"{folder}: no slice of DL_info.csv; expected Images_png/000001_01_01/109.png, ...")
     return [(file, *found[file]) for file in sorted(found)]
 
 

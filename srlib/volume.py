@@ -185,8 +185,8 @@ def axcodes(volume: Volume) -> str:
 def describe(volume: Volume) -> str:
     """What geometry and intensities a scan has, in a line."""
     shape, spacing = (" x ".join(f"{v:.4g}" for v in values) for values in (volume.shape, volume.spacing_mm))
-    low, high = float(volume.data.min()), float(volume.data.max())
-    return f"{shape} voxels of {spacing} mm, axes {axcodes(volume)}, intensities {low:.4g} to {high:.4g}"
+    intensities = f"{volume.data.min():.4g} to {volume.data.max():.4g}"
+    return f"{shape} voxels of {spacing} mm, axes {axcodes(volume)}, intensities {intensities}"
 
 
 def reorient(volume: Volume, axes: str = "RAS") -> Volume:
