@@ -18,12 +18,12 @@ from srlib.checks import gaps
 from srlib.device import layout
 from srlib.dicom import read_thickness
 from srlib.headers import MAX_VOXELS
-from srlib.images import is_whole, load, read_shape, save
+from srlib.images import is_whole, load, read_shape
 from srlib.infer import THICK, Model, find_weights, load_model, output_factor, super_resolve, with_uncertainty
 from srlib.inputs import SUMMARY, Job, Outcome, check_places, page_of, record_of
 from srlib.paths import InputError, ScanWarning, first_line, make_dir, sha256, sweep
 from srlib.report import write_report
-from srlib.volume import Volume, axcodes, describe
+from srlib.volume import Volume, axcodes, describe, save
 from srlib.workers import STOPPED, share
 
 COPIES = 5  # float32 copies of the result that live at once, before, between and after the tiles

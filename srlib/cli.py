@@ -198,7 +198,7 @@ def degrade(source, target, degradation, factor, every, window, sigma, align, on
     A NIfTI keeps its header, as by 'srlib enhance'. OUT is replaced where this command made it, and nothing else is
     without --force.
     """
-    from srlib import headers, images
+    from srlib import headers, images, volume
     from srlib.degrade import make_degradation
 
     settings = {k: v for k, v in {"sigma": sigma, "align": align}.items() if v is not None}
@@ -222,7 +222,7 @@ def degrade(source, target, degradation, factor, every, window, sigma, align, on
     record = {"srlib": __version__, "degradation": repr(model), "window": window, "on_grid": on_grid}
     header = headers.kept(source, hr.affine, lr.affine, lr.shape, f"srlib degrade {degradation}", record)
     headers.store_as(header, "float32", source, lr.data)
-    click.echo(images.save(lr, target, np.float32, header))
+    click.echo(volume.save(lr, target, np.float32, header))
 
 
 main.add_command(enhance)

@@ -64,7 +64,7 @@ def _duke(folder: Path) -> Listed:
 
 
 def _beams(file: Path, table: Path) -> Volume:
-    polar, geometry = load_duke(file, table=table)
+    polar, geometry = load_duke(file, table)
     return scan_convert(polar, **geometry, shape=DUKE_SHAPE)
 
 

@@ -575,7 +575,7 @@ def test_a_png_is_done_before(tmp_path, tmp_path_factory):
     weights = tmp_path / "model.safetensors"
     network = MODELS[experiment.model](width=experiment.width, **experiment.model_args)
     save_weights(network.state_dict(), weights, {"experiment": experiment.to_json()})
-    images.save(Volume(texture((40, 36, 1)), np.eye(4)), tmp_path / "a.png")
+    volume.save(Volume(texture((40, 36, 1)), np.eye(4)), tmp_path / "a.png")
     words = ["enhance", *map(str, (tmp_path / "a.png", tmp_path / "sr.png")), "--weights", str(weights)]
     results = [CliRunner().invoke(main, [*words, *more]) for more in ((), (), ("--report", str(tmp_path / "pages")))]
     assert all(r.exit_code == 0 for r in results), results[0].stderr

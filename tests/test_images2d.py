@@ -245,7 +245,7 @@ def test_a_ct_slice_in_dicom_is_degraded_enhanced_and_written(manifests, tmp_pat
     )
     assert refused.exit_code == 1 and "--factor does not belong" in refused.stderr
     with pytest.raises(InputError, match="one slice"):
-        images.save(Volume(np.zeros((3, 3, 2)), np.eye(4)), tmp_path / "x.png")
+        volume.save(Volume(np.zeros((3, 3, 2)), np.eye(4)), tmp_path / "x.png")
 
 
 class Seen(torch.nn.Module):
