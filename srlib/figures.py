@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from textwrap import fill
 
@@ -12,12 +12,10 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
 from srlib.paths import InputError, atomic, choose, make_dir
 from srlib.views import (
-    PLANES,
     difference,
     extent,
     filled,
@@ -82,44 +80,50 @@ def planes(
     Raises InputError when there is no scan, none of the name ``reference``, and for one without voxels.
     """
     truth = None if reference is None else choose(volumes, reference, "scan")
-    grids = dict.fromkeys(volumes, upright(truth)) if truth else {n: upright(v) for n, v in volumes.items()}
-    centres = dict.fromkeys(volumes, middle(upright(truth))) if truth else {n: middle(g) for n, g in grids.items()}
-    others = {name: v for name, v in volumes.items() if differences and truth and v is not truth}
-    axes = [a for a in PLANES.values() if any(a in filled(grid) for grid in grids.values())]
-    rows = list(product(zooms, axes, ("scan", "difference") if others else ("scan",)))
-    images: dict[tuple[int, str], np.ndarray] = {}
-    for (row, (zoom, axis, kind)), (name, grid) in product(enumerate(rows), grids.items()):
-        finest = min(pixel_mm(v) for v in (volumes.values() if truth else [grid]))
-        field = np.inf if zoom <= 1 else max(np.multiply(grid.shape, grid.spacing_mm)) / zoom
-        plane = pixels(grid, axis, centres[name], field, max(1, round(pixel_mm(grid) / finest)))
-        if axis in filled(grid) and kind == "scan":
-            images[row, name] = section(volumes[name], *plane, 3 if name in cubic else 0, np.nan)
-        elif axis in filled(grid) and name in others:
-            images[row, name] = difference(volumes[name], truth, *plane)
-    ratios = pd.Series({place: image.shape[0] / image.shape[1] for place, image in images.items()}, dtype=float)
-    heights = ratios.groupby(level=0).max().clip(0.2, 2)
-    size = 2.6 * len(volumes) + bool(others), 2.6 * heights.sum() + 0.5
-    figure, panels = _subplots(len(rows), len(volumes), size, height_ratios=heights)
-    limits = {name: windows(truth or volume, volume) for name, volume in volumes.items()}
-    for panel, (name, (shared, own)) in zip(panels[0], limits.items(), strict=True):
-        note = _range(*shared) if name == reference or truth is None else ""
-        note = note if own == shared else f"(its own window: {_range(*own)})"
-        panel.set_title(f"{_text(name)}\n{note}", fontsize=9, parse_math=False)
-    errors = [[i for (row, n), i in images.items() if n == name and rows[row][2] != "scan"] for name in others]
-    each = [extent(found, limits[name][0]) for name, found in zip(others, errors, strict=True)]
-    most = np.percentile(each, 50, method="lower") if others else 0  # not that of one bad scan
-    for axis in panels.flat:
-        axis.set_axis_off()
-    for (row, name), image in images.items():
-        (_, axis, kind), panel = rows[row], panels[row, list(volumes).index(name)]
-        if kind == "scan":
-            _show(panel, image, GREYS, *limits[name][0], letters(grids[name], axis))
-        else:
-            shown = _show(panel, image, DIFFERENCES, -most, most)
+    grids = {name: upright(truth or volume) for name, volume in volumes.items()}
+    others = [name for name, volume in volumes.items() if differences and truth and volume is not truth]
+    rows = list(product(zooms, sorted(set().union(*map(filled, grids.values())), reverse=True)))
+    step = 2 if others else 1
+    figure, panels = _subplots(step * len(rows), len(volumes), (1, 1))
+    for (name, volume), column in zip(volumes.items(), panels.T, strict=True):
+        grid, (limits, own) = grids[name], windows(truth or volume, volume)
+        note = _range(*limits) if name == reference or truth is None else ""
+        note = note if own == limits else f"(its own window: {_range(*own)})"
+        for panel in column:
+            panel.set_axis_off()
+        column[0].set_title(f"{_text(name)}\n{note}", fontsize=9, parse_math=False)
+        finest, centre = min(map(pixel_mm, volumes.values() if truth else [grid])), middle(grid)
+        for place, (zoom, axis) in enumerate(rows):
+            field = np.inf if zoom <= 1 else max(np.multiply(grid.shape, grid.spacing_mm)) / zoom
+            plane = pixels(grid, axis, centre, field, max(1, round(pixel_mm(grid) / finest)))
+            if axis in filled(grid):
+                image = section(volume, *plane, 3 if name in cubic else 0)
+                _show(column[step * place], image, GREYS, limits, letters(grid, axis))
+            if axis in filled(grid) and name in others:
+                _show(column[step * place + 1], difference(volume, truth, *plane), DIFFERENCES, limits)
     if others:
-        bar = figure.colorbar(shown, ax=panels, extend="both", shrink=0.5, aspect=40, pad=0.01)
-        bar.set_label(f"difference to {_text(reference)}, in its units", fontsize=9, parse_math=False)
+        _one_scale(figure, panels[1::2], f"difference to {_text(reference)}, in its units")
+    _fit(figure, panels)
     return figure
+
+
+def _one_scale(figure: Picture, panels: np.ndarray, label: str) -> None:
+    """One symmetric scale for differences, which stand in the scans' own window before, and a bar of it."""
+    images = [[panel.images[0] for panel in column if panel.images] for column in panels.T]
+    each = [extent([i.get_array().filled(np.nan) for i in column], column[0].get_clim()) for column in images if column]
+    most = np.percentile(each, 50, method="lower")  # not that of one bad scan
+    for image in chain(*images):
+        image.set_clim(-most, most)
+    bar = figure.colorbar(image, ax=figure.axes, extend="both", shrink=0.5, aspect=40, pad=0.01)
+    bar.set_label(label, fontsize=9, parse_math=False)
+
+
+def _fit(figure: Picture, panels: np.ndarray) -> None:
+    """The size of a figure in which all pictures are equally wide."""
+    shapes = [[panel.images[0].get_array().shape for panel in row if panel.images] for row in panels]
+    heights = np.clip([max(height / width for height, width in row) for row in shapes], 0.2, 2)
+    panels[0, 0].get_gridspec().set_height_ratios(heights)
+    figure.set_size_inches(2.6 * panels.shape[1] + (len(figure.axes) > panels.size), 2.6 * heights.sum() + 0.5)
 
 
 def _text(name: str) -> str:
@@ -132,15 +136,16 @@ def _range(low: float, high: float) -> str:
 
 
 def _show(
-    axis: Axes, image: np.ndarray, colours: Colormap, low: float, high: float, directions: Sequence[str] = ()
-) -> AxesImage:
+    axis: Axes, image: np.ndarray, colours: Colormap, limits: Sequence[float], directions: Sequence[str] = ()
+) -> None:
     """A picture, whatever the host's defaults are, with its directions to the left, right, top and bottom."""
     axis.set_axis_on()
     axis.set(xticks=[], yticks=[])
     box = {"facecolor": "black", "alpha": 0.6, "linewidth": 0, "pad": 1}
     for letter, (x, y) in zip(directions, ((0.04, 0.5), (0.96, 0.5), (0.5, 0.96), (0.5, 0.04)), strict=False):
         axis.text(x, y, letter, ha="center", va="center", transform=axis.transAxes, fontsize=8, color="white", bbox=box)
-    return axis.imshow(image, colours, vmin=low, vmax=high, aspect="equal", interpolation="nearest", origin="upper")
+    norm = {"vmin": limits[0], "vmax": limits[1]}
+    axis.imshow(image, colours, **norm, aspect="equal", interpolation="nearest", origin="upper")
 
 
 def _subplots(rows: int, columns: int, size: tuple[float, float], **options: object) -> tuple[Picture, np.ndarray]:

@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from srlib.paths import InputError
 from srlib.space import same_lattice
-from srlib.volume import Volume, axcodes, crop_or_pad, reorient, resample, sample
+from srlib.volume import Volume, axcodes, crop_or_pad, fine_grid, reorient, resample, sample
 
 PLANES = {"axial": 2, "coronal": 1, "sagittal": 0}  # and the axis across them
 OPPOSITE = dict(zip("LRPAIS", "RLAPSI", strict=True))
@@ -79,10 +79,11 @@ def windows(before: Volume, after: Volume) -> tuple[tuple[float, float], tuple[f
 
 
 def middle(volume: Volume) -> tuple[int, ...]:
-    """The voxel in the middle of what is bright in the scan's window."""
+    """The voxel in the middle of what is brighter than the mean."""
     seen = sample(volume.data)
-    place = ndimage.center_of_mass(1.0 + grey(np.nan_to_num(seen), window(volume)))
-    return tuple(int(p * n / m) for p, n, m in zip(place, volume.shape, seen.shape, strict=True))
+    shown = grey(seen, window(volume)).astype(np.float64)
+    place = ndimage.center_of_mass(np.maximum(shown - shown.mean(), 0) + 1e-6)  # of a flat scan the middle
+    return tuple(round(p * n / m) for p, n, m in zip(place, volume.shape, seen.shape, strict=True))
 
 
 def pixel_mm(grid: Volume) -> float:
@@ -93,7 +94,7 @@ def pixel_mm(grid: Volume) -> float:
 
 
 def pixels(
-    grid: Volume, axis: int, voxel: tuple[float, ...], size_mm: float = np.inf, finer: int = 1
+    grid: Volume, axis: int, voxel: Sequence[int], size_mm: float = np.inf, finer: int = 1
 ) -> tuple[tuple[int, int, int], np.ndarray]:
     """Square pixels of a plane across an axis of a grid, through a voxel: (shape (U, V, 1), affine).
 
@@ -101,25 +102,19 @@ def pixels(
     of ``size_mm`` around the voxel that is moved to lie in it, from voxel edges on.
     """
     spacing, shape = np.array(grid.spacing_mm), np.array(grid.shape)
-    box = np.clip(np.rint(np.minimum(size_mm / spacing, shape)), 1, shape)
-    first = np.clip(np.rint(voxel - (box - 1) / 2), 0, shape - box)
-    step = pixel_mm(grid) / spacing
-    count = np.maximum(np.rint(box / step), 1).astype(int) * finer
-    step = step / finer
-    start = first - 0.5 + (box - (count - 1) * step) / 2
-    across = np.delete(range(3), axis)
-    plane = np.zeros((4, 4))
-    plane[across, (0, 1)], plane[axis, 2] = step[across], 1
-    plane[across, 3], plane[axis, 3], plane[3, 3] = start[across], voxel[axis], 1
-    return (*count[across].tolist(), 1), grid.affine @ plane
+    box = np.clip(np.rint(np.minimum(size_mm / spacing, shape)), 1, shape).astype(int)
+    first = np.clip(np.rint(np.subtract(voxel, (box - 1) / 2)), 0, shape - box).astype(int)
+    factor = finer * spacing / pixel_mm(grid)
+    first[axis], box[axis], factor[axis] = voxel[axis], 1, 1
+    count, affine = fine_grid(crop_or_pad(grid, first, box), factor)
+    u, v = np.delete(range(3), axis)
+    return (count[u], count[v], 1), affine[:, [u, v, axis, 3]]
 
 
-def section(
-    volume: Volume, shape: tuple[int, int, int], affine: np.ndarray, order: int = 0, outside: float = 0.0
-) -> np.ndarray:
+def section(volume: Volume, shape: tuple[int, int, int], affine: np.ndarray, order: int = 0) -> np.ndarray:
     """A scan in a plane by spline interpolation, (V, U) as seen: the first axis to the right, the second one up.
 
-    Only what lies about the plane is read. ``outside`` stands beyond the scan's field of view, and for NaN.
+    Only what lies about the plane is read. NaN stands beyond the scan's field of view, and for infinity.
     """
     u, v, _ = np.array(shape) - 1
     corners = np.linalg.inv(volume.affine) @ affine @ [[0, u, 0, u], [0, 0, v, v], [0, 0, 0, 0], [1, 1, 1, 1]]
@@ -129,9 +124,9 @@ def section(
     slab = crop_or_pad(volume, low, high - low)
     finite = np.isfinite(slab.data)
     if not finite.all():
-        slab = slab.with_data(np.where(finite, slab.data, outside))
-        order = order if np.isfinite(outside) else min(order, 1)  # by which NaN stays where it is
-    return np.rot90(resample(slab, shape, affine, order, outside).data[:, :, 0])
+        slab = slab.with_data(np.where(finite, slab.data, np.nan))
+        order = min(order, 1)  # by which NaN stays where it is
+    return np.rot90(resample(slab, shape, affine, order, np.nan).data[:, :, 0])
 
 
 def difference(scan: Volume, reference: Volume, shape: tuple[int, int, int], affine: np.ndarray) -> np.ndarray:
@@ -140,23 +135,24 @@ def difference(scan: Volume, reference: Volume, shape: tuple[int, int, int], aff
     NaN beyond the field of view of either.
     """
     order = 0 if same_lattice(scan, reference) else 3
-    one, two = (section(v, shape, affine, order, np.nan) for v in (scan, reference))
-    return one - two
+    return section(scan, shape, affine, order) - section(reference, shape, affine, order)
 
 
 def extent(differences: Sequence[np.ndarray], limits: tuple[float, float]) -> float:
     """Absolute difference that the colours of a scan's planes end at, which a wild voxel does not move (ours).
 
-    The percentile 99.5, but no more than four times the percentile 95, and no less than 1 % of the window ``limits``.
+    The percentile 99, but no less than 1 % of the window ``limits``.
     """
     sizes = np.abs(np.concatenate([image.ravel() for image in differences]))
-    many, most = np.percentile(sizes[np.isfinite(sizes)], (95, 99.5)) if np.isfinite(sizes).any() else (0, 0)
-    return float(max(min(most, 4 * many) or most, 0.01 * (limits[1] - limits[0])))
+    most = np.percentile(sizes[np.isfinite(sizes)], 99) if np.isfinite(sizes).any() else 0
+    return float(max(most, 0.01 * (limits[1] - limits[0])))
 
 
-def grey(image: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
-    """Finite intensities as 8 bits, black to white between the limits."""
-    return np.rint(np.clip((image - limits[0]) / (limits[1] - limits[0]), 0, 1) * 255).astype(np.uint8)
+def grey(image: np.ndarray, limits: Sequence[float]) -> np.ndarray:
+    """Intensities as 8 bits, black to white between the limits; NaN is black."""
+    low, high = limits
+    shown = np.clip((np.nan_to_num(image, nan=low) - low) / (high - low), 0, 1)
+    return np.rint(shown * 255).astype(np.uint8)
 
 
 def png(picture: np.ndarray, directions: Sequence[str]) -> bytes:
