@@ -13,7 +13,7 @@ from srlib.experiments import Acquisition, Generation
 from srlib.fields import separable
 from srlib.paths import InputError, data_dir
 from srlib.priors import Label, estimate_priors, partners, read_classes, read_priors
-from srlib.slices import Axis, axis_reliability
+from srlib.slices import Axis
 from srlib.volume import Volume, load
 
 ROOT = Path(__file__).parents[1]
@@ -202,11 +202,11 @@ def test_inputs_are_what_prediction_makes_of_a_thick_scan(encoded, labels, order
 
 
 def test_reliability_marks_slices_and_fades():
-    np.testing.assert_allclose(axis_reliability(7, 3, 1.0), [0, 1, 0, 0, 1, 0, 0])
-    np.testing.assert_allclose(axis_reliability(6, 2.0, 0.5), [0.5] * 6)
-    np.testing.assert_allclose(axis_reliability(6, 4.5, 1.75), [0, 0.25, 0.75, 0, 0, 0])
-    np.testing.assert_allclose(axis_reliability(5, 1.0, 0.3), np.ones(5))
-    ex_sum = axis_reliability(3000, 4.5, 1.75).sum()
+    np.testing.assert_allclose(Axis(7, 7, 1, 1).reliability(3), [0, 1, 0, 0, 1, 0, 0])
+    np.testing.assert_allclose(Axis(6, 6, 1, 1).reliability(2.0), [0.5] * 6)
+    np.testing.assert_allclose(Axis(6, 6, 1, 1).reliability(4.5), [0, 0.25, 0.75, 0, 0, 0])
+    np.testing.assert_allclose(Axis(5, 5, 1, 1).reliability(1.0), np.ones(5))
+    ex_sum = Axis(3000, 3000, 1, 1).reliability(4.5).sum()
     assert ex_sum == pytest.approx(3000 / 4.5, rel=1e-3)  # as many as there are slices
 
 
