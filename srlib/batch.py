@@ -44,11 +44,11 @@ def run(
 ) -> Iterator[Outcome]:
     """Enhance scans by a model and its weights; yield what became of each as they finish.
 
-    No bad scan stops the others. ``tell`` hears what is read and what to mind, in the process that
-    does it. ``workers``
-    processes share the memory. ``dtype``: see ``headers.store_as``. ``force`` replaces what is
-    there. ``settings`` are those of ``super_resolve``. What this and earlier runs left half-written
-    when they were killed is swept away.
+    No bad scan stops the others. ``workers`` processes share the memory. ``tell`` hears what is read
+    and what to mind, in the process that does it; with several workers it can be pickled.
+    ``dtype``: see ``headers.store_as``. ``force`` replaces what is there. ``settings`` are those of
+    ``super_resolve``. What this and earlier runs left half-written when they were killed is swept
+    away. Raises InputError for weights that are not there.
     """
     workers = min(workers, len(todo))
     if max_memory_gb is None:
@@ -63,8 +63,9 @@ def run(
         tell=tell,
         heads={job: f"[{i}/{len(todo)}] " if len(todo) > 1 else "" for i, job in enumerate(todo, 1)},
     )
-    # bytes, as PyTorch would send tensors by shared memory, of which containers have little
-    given = pickle.dumps(enhancer), max(1, torch.get_num_threads() // workers)
+    given = ()
+    if workers > 1:  # bytes, as PyTorch would send tensors by shared memory, of which containers have little
+        given = pickle.dumps(enhancer), max(1, torch.get_num_threads() // workers)
     try:
         with closing(share(todo, workers, enhancer.attempt, _begin, *given)) as results:
             for job, result in results:
@@ -125,7 +126,9 @@ class Enhancer:
         record = self._record(job)
         check_places(job)
         made = None if self.force else self._made(job, record)
-        stale = made and job.page and not _is_newer(job.page, job.target)
+        stale = made and job.page
+        if stale and job.page.exists():
+            stale = job.page.stat().st_mtime < job.target.stat().st_mtime
         if not made or (stale and job.target.suffix == ".png"):  # which has lost its units and its place
             return self._enhance(job, record)
         if stale:
@@ -258,10 +261,6 @@ class Enhancer:
     def _write_page(self, job, scan, made, notes):
         line = f"{self._how(np.divide(made[0].shape, scan.shape))}, srlib {__version__}"
         write_report(scan, made[0], job.page, f"{job.source.name}, enhanced", [line], notes, *made[1:])
-
-
-def _is_newer(path, other):
-    return path.exists() and path.stat().st_mtime >= other.stat().st_mtime
 
 
 def _thick(scan):
