@@ -103,7 +103,7 @@ class Enhancer:
     heads: Mapping[Job, str]  # what each line about a job begins with
 
     def attempt(self, job: Job) -> Outcome:
-        """Enhance a scan. An exception of any kind becomes a failed outcome with a message of one line."""
+        """Enhance a scan; an exception of any kind becomes a failed outcome of one line."""
         begin = time.perf_counter()
         try:
             with warnings.catch_warnings():
@@ -148,7 +148,7 @@ class Enhancer:
         return json.loads(json.dumps(record))
 
     def _made(self, job, record):
-        """The outcome of an earlier run with this very record; None where scans are not all there and whole.
+        """The outcome of an earlier run with this record; None where scans are missing or damaged.
 
         Raises InputError when something else lies there.
         """
@@ -176,9 +176,7 @@ class Enhancer:
             warnings.simplefilter("always", ScanWarning)
             made = self._super_resolve(scan, reference, job.uncertainty)
         if not np.isfinite(made[0].data).all():
-            raise InputError(
-                "the result is not finite; scale the scan's intensities first, they are too large or too small"
-            )
+            raise InputError("the result is not finite; scale the scan's intensities, they are too large or too small")
         notes = headers.doubts(job.source) + self._beyond_training(finer)
         for warning in caught:
             notes += str(warning.message).splitlines()
@@ -195,7 +193,7 @@ class Enhancer:
     def _read(self, source):
         """A scan, and how much finer it becomes per axis.
 
-        Raises InputError for one slice where the model needs more, and for more voxels than the memory holds.
+        Raises InputError for one slice where the model needs more, and for too many voxels.
         """
         if not is_whole(source):
             self._check_size(read_shape(source))  # before it is read
@@ -216,8 +214,8 @@ class Enhancer:
         need, most = 4 * COPIES * math.prod(shape) / 1e9, self.limits["max_memory_gb"]
         if need > most:
             raise InputError(
-                f"{tuple(shape)} voxels need {need:.3g} GB of memory at least, {most:.3g} GB are allowed; "
-                "choose a larger spacing, or allow more (--max-memory)"
+                f"{tuple(shape)} voxels need {need:.3g} GB of memory at least, {most:.3g} GB are "
+                "allowed; choose a larger spacing, or allow more (--max-memory)"
             )
 
     def _super_resolve(self, scan, reference, uncertain):
@@ -247,7 +245,7 @@ class Enhancer:
         return f"{name}{between}{grid}"
 
     def _write(self, job, record, scan, made, notes):
-        """Write the uncertainty, then the scan, by which a job counts as done; what there is to tell of its type."""
+        """Write the uncertainty, then the scan; what there is to tell of its type."""
         sr = made[0]
         done = f"srlib {self._how(np.divide(sr.shape, scan.shape), ' ')}"
         header = headers.kept(job.source, scan.affine, sr.affine, sr.shape, done, record)

@@ -133,7 +133,8 @@ def train(experiment, cohort, profile, seed, out, device, **options) -> None:
 @click.option("--out", required=True, help="The HDF5 file to write.")
 @FORCE
 def store(experiment, cohort, profile, out, force) -> None:
-    """Write an experiment's training patches as HDF5 (data and label), for 'srlib train --store' or for Caffe.
+    """Write an experiment's training patches as HDF5 (data and label), for 'srlib train --store' or
+    for Caffe.
 
     \b
     Example:
@@ -178,7 +179,8 @@ def manifest(layout, folder, out, split, seed, subjects, force) -> None:
 @click.option("--split", default="train", help="Rows of the manifest to use.")
 @FORCE
 def priors(manifest, classes, out, split, force) -> None:
-    """Measure how bright each class of labels is: SynthSR's priors, for t1 and t2, from scans with label maps.
+    """Measure how bright each class of labels is: SynthSR's priors, for t1 and t2, from scans
+    with label maps.
 
     \b
     Example:
@@ -204,7 +206,8 @@ def priors(manifest, classes, out, split, force) -> None:
 @click.option("--manifest", required=True, help="The CSV to write.")
 @FORCE
 def convert(**given) -> None:
-    """Turn a published collection of 2-D images (deeplesion or duke) into NIfTI files and a manifest.
+    """Turn a published collection of 2-D images (deeplesion or duke) into NIfTI files and a
+    manifest.
 
     \b
     Example:
@@ -278,7 +281,8 @@ main.add_command(enhance)
 @click.option("--task", help="Degradation, by its name in the tables [default: that of training].")
 @click.option("--out", help="Folder for the HR, LR and SR scans and metrics.csv.")
 def evaluate(hr, sr, mask, data_range, weights, cohort, split, task, out) -> None:
-    """Measure an estimate (one CSV row, with its conventions), or a model on every test scan of a manifest.
+    """Measure an estimate (one CSV row, with its conventions), or a model on every test scan of
+    a manifest.
 
     SR and mask lie anywhere in the world of HR, and SR covers it: where their voxels coincide they
     are compared as they are, else SR is interpolated on the grid of HR first, which is said.
@@ -296,7 +300,7 @@ def evaluate(hr, sr, mask, data_range, weights, cohort, split, task, out) -> Non
 
 
 def evaluate_model(weights: str, cohort: str, split: str, task: str, out: str) -> None:
-    """Write what a model makes of the degraded scans of a manifest into a folder; print statistics."""
+    """Write what a model makes of a manifest's degraded scans; print statistics."""
     from srlib import data, infer
     from srlib import evaluate as whole
 

@@ -98,7 +98,7 @@ def enhance(no_flip, **given) -> None:
 
 
 def enhance_all(sources, target, weights, reference, uncertainty, report, device, **settings) -> Counter:
-    """Enhance what is named, print what becomes of each and write the summary; how many there are of each status."""
+    """Enhance, print what becomes of each scan, write the summary; how many have which status."""
     from srlib import batch, infer, inputs
 
     model = infer.load_model(weights, device)
@@ -125,7 +125,7 @@ def enhance_all(sources, target, weights, reference, uncertainty, report, device
 
 
 def tell(line: object, err: bool = True) -> None:
-    """Print a line, also where nobody reads any more, as after '| head': the scans are of use all the same."""
+    """Print a line; that nobody reads any more, as after '| head', stops no enhancing."""
     try:
         click.echo(str(line).encode(errors="replace"), err=err)  # names of files need not be text
     except OSError:
@@ -134,9 +134,10 @@ def tell(line: object, err: bool = True) -> None:
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Within this block what ends a process (scancel, a closed terminal) raises KeyboardInterrupt, as Ctrl-C does.
+    """Within this block what ends a process (scancel, a closed terminal) acts as Ctrl-C does.
 
-    A hang-up that nohup ignores stays ignored. SIGINT is heard even where a script's ``&`` has it ignored.
+    A hang-up that nohup ignores stays ignored. SIGINT is heard even where a script's ``&`` has it
+    ignored.
     """
     before = {}
     try:

@@ -1,4 +1,4 @@
-"""Command-line arguments (scans, a folder, a manifest) as a list of jobs, and the table of what became of them."""
+"""Turn scans, a folder or a manifest into a list of jobs; the table of what became of them."""
 
 import hashlib
 import os
@@ -110,7 +110,7 @@ def _stem(path: Path) -> str:
 
 
 def _check_folders(folders: Sequence[Path], found: Sequence[tuple], single: bool) -> None:
-    """Make the folders of outputs; InputError where outputs have one name, or lie among several scans."""
+    """Make the folders of outputs; InputError for outputs of one name, or among the scans."""
     name, count = Counter(name for _, name, _ in found).most_common(1)[0]
     if count > 1:
         raise InputError(f"two scans are called {name}; give them names of their own, or list them in a manifest")
@@ -143,7 +143,10 @@ def _place(manifest: Path, cell: str) -> Path:
 
 
 def fingerprint(scan: Path) -> str:
-    """SHA-256 of a scan's file, or of the sums of its files where there are several; InputError when unreadable."""
+    """SHA-256 of a scan's file, or of the sums of its files where there are several.
+
+    Raises InputError when unreadable.
+    """
     parts = [scan]
     if scan.suffix in (".hdr", ".img"):
         parts = [scan.with_suffix(suffix) for suffix in (".hdr", ".img", ".mat")]
@@ -159,7 +162,7 @@ def fingerprint(scan: Path) -> str:
 
 
 def check_places(job: Job) -> None:
-    """Raise InputError for outputs without a folder, among the slices of a scan, of one name, or that are inputs."""
+    """Raise InputError for outputs without a folder, among slices, of one name, or that are inputs."""
     inputs = [p for p in (job.source, job.reference) if p]
     for path in job.outputs:
         if not path.parent.is_dir():
@@ -172,7 +175,7 @@ def check_places(job: Job) -> None:
 
 
 def read_summary(folder: Path) -> dict[str, dict[str, str]]:
-    """Rows of a folder's ``summary.csv`` by their scans, none where there is none; InputError for one of another kind."""
+    """Rows of a folder's ``summary.csv`` by their scans; InputError for one of another kind."""
     path = folder / SUMMARY
     rows = read_table(path, COLUMNS, ()) if path.exists() and path.stat().st_size else []
     return {row["file"]: row for row in rows}
@@ -181,8 +184,9 @@ def read_summary(folder: Path) -> dict[str, dict[str, str]]:
 def write_summary(folder: Path, outcomes: Sequence[Outcome]) -> Path:
     """Write ``summary.csv``, a row per scan; rows of other scans that other runs wrote there stay.
 
-    A process that had read it before this one's rename may rename its own, without these rows, over it. So this looks
-    whether they have stayed, a moment later. InputError as ``read_summary``, and when it cannot be written.
+    A process that had read it before this one's rename may rename its own, without these rows, over
+    it. So this looks whether they have stayed, a moment later. InputError as ``read_summary``, and
+    when it cannot be written.
     """
     path, mine = folder / SUMMARY, {}
     for o in outcomes:
