@@ -125,8 +125,6 @@ class GaussianDownsample(Degradation):
         )
         if self.order not in range(6):
             raise InputError(f"order: expected a spline order from 0 to 5, got {self.order}")
-        if self.align not in ("center", "corners"):
-            raise InputError(f"align is 'center' or 'corners', got {self.align!r}")
         if not 0 <= self.noise < 1:
             raise InputError(f"noise: expected a share of the brightest voxel from 0 to 1, got {self.noise}")
 

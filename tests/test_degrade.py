@@ -155,9 +155,9 @@ def test_bad_factors_are_refused(make, factor):
     [("sigma", -1), ("sigma", (1, 1)), ("sigma", np.nan), ("sigma", (1, np.inf, 1)), ("order", 6), ("order", -1),
      ("order", 1.5), ("align", "edges")],
 )  # fmt: skip
-def test_bad_settings_are_refused(name, value):
+def test_bad_settings_are_refused(name, value, noise):
     with pytest.raises(InputError, match=name):
-        GaussianDownsample(2, **{name: value})
+        GaussianDownsample(2, **{name: value})(Volume(noise((4, 4, 4)), np.eye(4)))
 
 
 @pytest.mark.parametrize("width", [24, 25, 27])
