@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import fft, ndimage
+from skimage.measure import block_reduce
 
 from srlib.patches import per_axis
 from srlib.paths import InputError, choose
@@ -166,8 +167,7 @@ class BlockAverage(Degradation):
         shape, affine = coarse_grid(hr.shape, hr.affine, self.factor)
         missing = np.multiply(shape, self.factor) - hr.shape
         padded = np.pad(hr.data, [(0, n) for n in missing], mode="edge")
-        blocks = padded.reshape(np.ravel((shape, self.factor), order="F"))
-        return Volume(blocks.mean(axis=(1, 3, 5)), affine)
+        return Volume(block_reduce(padded, self.factor, np.mean), affine)
 
 
 @dataclass(frozen=True)

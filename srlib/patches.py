@@ -26,9 +26,18 @@ class PatchLocation:
         start, size = np.multiply((self.start, self.size), factor).tolist()
         return PatchLocation(tuple(start), tuple(size))
 
-    def within(self, outer: "PatchLocation") -> "PatchLocation":
-        """The same box, its start counted from that of an outer box."""
-        return PatchLocation(tuple(np.subtract(self.start, outer.start).tolist()), self.size)
+
+@dataclass(frozen=True)
+class Tile:
+    """A part of a volume to compute: ``outer`` is read, ``core`` is written; both in voxels of the volume."""
+
+    outer: PatchLocation
+    core: PatchLocation
+
+    @property
+    def inner(self) -> PatchLocation:
+        """Where the core lies inside the outer box."""
+        return PatchLocation(tuple(np.subtract(self.core.start, self.outer.start).tolist()), self.core.size)
 
 
 def per_axis(
@@ -108,20 +117,12 @@ def stitch(
         start = np.add(location.start, margin * (np.array(location.start) > 0))
         stop = np.add(location.start, location.size)
         stop = np.where(stop < shape, stop - margin, shape)
-        core = PatchLocation(tuple(start), tuple(stop - start))
-        out[(..., *core.slices)] = patch[(..., *core.within(location).slices)]
-        holes[core.slices] = False
+        tile = Tile(location, PatchLocation(tuple(start), tuple(stop - start)))
+        out[(..., *tile.core.slices)] = patch[(..., *tile.inner.slices)]
+        holes[tile.core.slices] = False
     if holes.any():
         raise InputError(f"{holes.sum()} voxels lie in no patch; use a stride of at most patch_size - 2 * margin")
     return out
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A part of a volume to compute: ``outer`` is read, ``core`` is written; both in voxels of the volume."""
-
-    outer: PatchLocation
-    core: PatchLocation
 
 
 def tiles(

@@ -45,8 +45,7 @@ def run_tiled(
         part = _run(network, channels, tile.outer)
         if out is None:
             out = np.empty((len(part), *np.multiply(shape, factor)), np.float32)
-        inside = tile.core.within(tile.outer).scaled(factor)
-        out[(..., *tile.core.scaled(factor).slices)] = part[(..., *inside.slices)]
+        out[(..., *tile.core.scaled(factor).slices)] = part[(..., *tile.inner.scaled(factor).slices)]
         del part  # or it would stay in memory beside the next tile's feature maps
     return out[0] if len(out) == 1 else out
 
