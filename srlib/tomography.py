@@ -33,11 +33,12 @@ def radon(image: np.ndarray, angles: Sequence[float]) -> np.ndarray:
     if image.shape != (len(image),) * 2:
         raise InputError(f"expected a square slice (n, n), got shape {image.shape}")
     lines = _lines(len(image), tuple(angles))
-    spectrum = fft.fft2(_wrap(image.astype(np.float32) * lines.apodization, lines.grid, (0, 1)))
+    rows = _wrap(image.astype(np.float32) * lines.apodization, lines.grid)
+    spectrum = fft.fft2(_wrap(rows.T, lines.grid).T)
     views = _product(lines.taps, spectrum).reshape(len(angles), -1) * lines.pixel
     # twice as fine as the detectors, since frequencies above theirs alias, as in any sampled projection
     fine = fft.irfft(views, 2 * lines.grid, axis=-1)[:, ::2] * 2
-    return _unwrap(fine, detectors(len(image)), (1,)).astype(np.float32)
+    return _unwrap(fine, detectors(len(image))).astype(np.float32)
 
 
 def fbp(sinogram: np.ndarray, angles: Sequence[float], size: int) -> np.ndarray:
@@ -52,13 +53,13 @@ def fbp(sinogram: np.ndarray, angles: Sequence[float], size: int) -> np.ndarray:
     if sinogram.shape != (expected := (len(angles), detectors(size))):
         raise InputError(f"expected a sinogram {expected}, got shape {sinogram.shape}")
     lines = _lines(size, tuple(angles))
-    padded = fft.rfft(_wrap(sinogram.astype(np.float32), 2 * lines.grid, (1,)), axis=-1)
+    padded = fft.rfft(_wrap(sinogram.astype(np.float32), 2 * lines.grid), axis=-1)
     filtered = fft.irfft(padded * lines.ramp, axis=-1)
     near = np.delete(filtered, slice(lines.grid // 2, -(lines.grid // 2)), axis=1)  # no further than the corners
     views = fft.fft(near, axis=-1)[:, : len(lines.linear)] * lines.linear
     spectrum = _product(lines.taps.T, views).reshape(lines.grid, lines.grid)
-    image = _unwrap(fft.ifft2(spectrum).real, size, (0, 1)) * lines.apodization
-    return image * np.float32(lines.grid * np.pi / 2 / len(angles))
+    columns = _unwrap(fft.ifft2(spectrum).real, size).T
+    return _unwrap(columns, size).T * lines.apodization * np.float32(lines.grid * np.pi / 2 / len(angles))
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,16 +104,15 @@ def _lines(size: int, angles: tuple[float, ...]) -> _Lines:
     return _Lines(grid, matrix, *single)
 
 
-def _wrap(array: np.ndarray, size: int, axes: tuple[int, ...]) -> np.ndarray:
-    """Zeros added to ``size`` along the axes, the middle (n // 2) moved to index 0."""
-    widths = [(0, size - n if axis in axes else 0) for axis, n in enumerate(array.shape)]
-    return np.roll(np.pad(array, widths), [-(array.shape[axis] // 2) for axis in axes], axes)
+def _wrap(rows: np.ndarray, size: int) -> np.ndarray:
+    """Rows (m, n) with zeros added to ``size``, their middle (n // 2) moved to index 0."""
+    n = rows.shape[1]
+    return np.roll(np.pad(rows, ((0, 0), (0, size - n))), -(n // 2), axis=1)
 
 
-def _unwrap(array: np.ndarray, size: int, axes: tuple[int, ...]) -> np.ndarray:
+def _unwrap(rows: np.ndarray, size: int) -> np.ndarray:
     """The inverse of ``_wrap``."""
-    rolled = np.roll(array, size // 2, axes)
-    return rolled[:size, :size] if len(axes) == 2 else rolled[:, :size]
+    return np.roll(rows, size // 2, axis=1)[:, :size]
 
 
 def _product(matrix: sparse.sparray, values: np.ndarray) -> np.ndarray:
