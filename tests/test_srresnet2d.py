@@ -188,7 +188,7 @@ def test_tiles_give_the_whole(form, residual, size):
     network, data = randomised(2, 1, 4, form, residual), torch.rand(size)
     whole = network(data[None, None])[0, 0]
     out = torch.full_like(whole, torch.nan)
-    todo = tiles(data.shape, network.halo[:2], 11_000 if form == "ct" else 4_000, network.multiple[:2])
+    todo, _ = tiles(data.shape, network.halo[:2], 11_000 if form == "ct" else 4_000, network.multiple[:2])
     assert len(todo) > 1
     for tile in todo:
         part = network(data[tile.outer.slices][None, None])[0, 0]
