@@ -21,7 +21,7 @@ from click.testing import CliRunner
 from conftest import AFFINES
 from PIL import Image
 from pydicom.data import get_testdata_file
-from test_keras import make, theirs
+from test_foreign import make, theirs
 
 from srlib import batch, headers, images, inputs, systems, volume
 from srlib.cli import main

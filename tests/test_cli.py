@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
-from test_keras import make, theirs
+from test_foreign import make, theirs
 
 from srlib import data, systems, volume
 from srlib.cli import main
