@@ -10,10 +10,10 @@ import torch
 from srlib import generator, synthesis, systems
 from srlib.degrade import GaussianDownsample
 from srlib.fields import separable
+from srlib.generation import Acquisition, Generation
 from srlib.paths import InputError, data_dir
 from srlib.priors import Label, estimate_priors, partners, read_classes, read_priors
 from srlib.slices import Axis, axis_reliability
-from srlib.systems import Acquisition, Generation
 from srlib.volume import Volume, load
 
 ROOT = Path(__file__).parents[1]
@@ -60,8 +60,9 @@ def test_the_same_parameters_give_the_same_bytes(encoded):
 @pytest.mark.parametrize("name", [f"synthsr_case{n}" for n in range(1, 7)] + ["synthsr_any"])
 def test_every_use_case_gives_its_channels(encoded, labels, name):
     experiment = systems.get(name)
-    real = labels.data if experiment.examples.generation.target == "real" else None
-    ex = example(encoded, experiment.examples.generation, size=(24, 32, 16), spacing=experiment.spacing_mm, real=real)
+    generation, spacing = experiment.examples.generation, experiment.examples.spacing_mm
+    real = labels.data if generation.target == "real" else None
+    ex = example(encoded, generation, size=(24, 32, 16), spacing=spacing, real=real)
     assert ex.network_input().shape == (experiment.network.model_args["in_channels"], 24, 32, 16)
     assert ex.target.shape == ex.classes.shape == (1, 24, 32, 16)
     for part in (ex.images, ex.reliability, ex.target):
@@ -132,7 +133,7 @@ def test_a_crop_is_a_part_of_the_whole(encoded, labels):
     generation = Generation((Acquisition("t1"),), **STILL | {"warp_std": 3.0, "rotation_deg": 10.0})
     for seed in range(3):
         whole = generator.draw(np.random.default_rng(seed), encoded, generation, PRIORS, labels.shape)
-        part = whole.changed(size=(16, 17, 12), crop=(16, 17, 12), start=(9, 20, 15))
+        part = dataclasses.replace(whole, size=(16, 17, 12), crop=(16, 17, 12), start=(9, 20, 15))
         expected = generator.apply(encoded, whole, generation).classes[0][9:25, 20:37, 15:27]
         assert (generator.apply(encoded, part, generation).classes[0] != expected).float().mean() < 1e-3
 

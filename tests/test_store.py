@@ -13,9 +13,10 @@ from conftest import mutants
 from safetensors.torch import load_file
 
 from srlib import data, systems
-from srlib.examples import PairDataset, patch_stream
+from srlib.examples import PairDataset
 from srlib.paths import InputError
 from srlib.store import PatchStore, write_store
+from srlib.streams import patch_stream
 from srlib.systems import train as training
 
 SMOKE = systems.get("recnn_x2x3", "smoke").changed(patch_size=9, stride=7, border=(2, 3, 0), samples=20, n_train=3)
@@ -23,7 +24,7 @@ SMOKE = systems.get("recnn_x2x3", "smoke").changed(patch_size=9, stride=7, borde
 
 @pytest.fixture
 def dataset(cohort) -> PairDataset:
-    return PairDataset(data.read_manifest(cohort, "train"), SMOKE)
+    return SMOKE.examples.open(data.read_manifest(cohort, "train"), SMOKE.pairs)
 
 
 @pytest.fixture
@@ -81,8 +82,9 @@ def test_files_of_others_are_read(tmp_path):
 
 def test_random_patches_are_not_stored(cohort, tmp_path):
     experiment = systems.get("mdcsrn_res", "smoke")
-    with pytest.raises(InputError, match="mdcsrn_res draws new patches"):
-        write_store(PairDataset(data.read_manifest(cohort, "train"), experiment), tmp_path / "p.h5")
+    dataset = experiment.examples.open(data.read_manifest(cohort, "train"), experiment.pairs)
+    with pytest.raises(InputError, match="examples are new ones all the time"):
+        write_store(dataset, tmp_path / "p.h5")
 
 
 def test_an_interrupted_write_leaves_nothing(dataset, tmp_path, monkeypatch):
