@@ -32,8 +32,6 @@ KINDS: dict[str, type[Part]] = {
         CrossEntropy, SameGrid, CoarseToFine, AnyFactor, IsotropicSpacing, Generation, Acquisition, Mixture,
     )
 }  # fmt: skip
-Examples = ScanPatches | SyntheticScans | RandomDegradations
-Game = Supervised | Wasserstein | LeastSquares | CrossEntropy
 
 
 @dataclass(frozen=True)
