@@ -211,6 +211,16 @@ def test_damaged_json_is_refused(text):
         systems.from_json(text)
 
 
+def test_parts_in_each_others_place_are_refused():
+    fields = json.loads(systems.get("mdcsrn_wgan").to_json())
+    for slot, other in itertools.permutations(("network", "examples", "training", "prediction"), 2):
+        with pytest.raises(InputError):
+            systems.from_json(json.dumps({**fields, slot: fields[other]}))
+    for slot, kind in itertools.product(base.SLOTS, ("Nothing", "Experiment", None)):
+        with pytest.raises(InputError):
+            systems.from_json(json.dumps({**fields, slot: {**fields[slot], "kind": kind}}))
+
+
 @pytest.mark.parametrize("name, profile", [("mdcsrnn", "quick"), ("mdcsrn", "fast")])
 def test_unknown_names_are_refused(name, profile):
     with pytest.raises(InputError, match="expected one of"):

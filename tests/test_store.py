@@ -177,12 +177,12 @@ def test_data_in_other_files_are_refused(tmp_path):
             PatchStore(tmp_path / f"{name}.h5")
 
 
-def test_10_000_mutants_are_read_or_refused(tmp_path):
+def test_mutants_are_read_or_refused(tmp_path):
     """No crash, no hang, no other error: bytes are flipped, replaced, cut off, mostly in the header."""
     path = tmp_path / "p.h5"
     make(path, items=[5, 3])
     content, read, began = path.read_bytes(), 0, time.perf_counter()
-    for mutant in mutants(content, 10_000, 3000):
+    for mutant in mutants(content, 3_000, 3000):
         path.write_bytes(mutant)
         store = None
         try:
@@ -195,5 +195,5 @@ def test_10_000_mutants_are_read_or_refused(tmp_path):
         finally:
             if store:  # or HDF5 would give the open file again for the next mutant
                 store.close()
-    assert 500 < read < 9_500
-    assert time.perf_counter() - began < 120
+    assert 150 < read < 2_850
+    assert time.perf_counter() - began < 60
