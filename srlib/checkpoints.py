@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -31,29 +32,36 @@ def contents(subjects: Sequence[Subject], columns: Callable[[Subject], Sequence[
     return found
 
 
-def difference(found: Mapping[str, object], run: Mapping[str, object]) -> str:
-    """What tells the run that a file was found to belong to from another one, in one line; empty when they are the same.
+@dataclass(frozen=True)
+class Identity:
+    """What a run is known by; ``renew`` gives what an earlier version wrote of an experiment as this one writes it."""
 
-    The hash of the source, which also a comment changes, is left out.
-    """
-    if "results_version" not in found:
-        return "it is of an earlier srlib, which knew scans by their size and not by their content"
-    old, new = dict(_leaves(found)), dict(_leaves(run))
-    names = [name for name in dict.fromkeys([*new, *old]) if old.get(name, ...) != new.get(name, ...)]
-    shown = [f"{name} {_short(old.get(name))} -> {_short(new.get(name))}" for name in names[:SHOWN]]
-    return ", ".join(shown) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    facts: Mapping[str, object]
+    renew: Callable[[str], str] = str
 
+    def difference(self, found: Mapping[str, object]) -> str:
+        """What tells it from the run that a file was found to belong to, in one line; empty when they are the same.
 
-def _leaves(value: object, name: str = "") -> Iterator[tuple[str, object]]:
-    if name == "experiment" and isinstance(value, str):
-        with suppress(ValueError):
-            value, name = json.loads(value), ""
-    if not isinstance(value, Mapping):
-        yield name, value
-        return
-    for key, part in value.items():
-        if name or key != "source":
-            yield from _leaves(part, f"{name} {key}".strip())
+        The hash of the source, which also a comment changes, is left out. A number that experiments did not have when
+        the file was written counts as its default.
+        """
+        if "results_version" not in found:
+            return "it is of an earlier srlib, which knew scans by their size and not by their content"
+        old, new = dict(self._leaves(found)), dict(self._leaves(self.facts))
+        names = [name for name in dict.fromkeys([*new, *old]) if old.get(name, ...) != new.get(name, ...)]
+        shown = [f"{name} {_short(old.get(name))} -> {_short(new.get(name))}" for name in names[:SHOWN]]
+        return ", ".join(shown) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+    def _leaves(self, value: object, name: str = "") -> Iterator[tuple[str, object]]:
+        if name == "experiment" and isinstance(value, str):
+            with suppress(InputError):
+                value, name = json.loads(self.renew(value)), ""
+        if not isinstance(value, Mapping):
+            yield name, value
+            return
+        for key, part in value.items():
+            if name or key != "source":
+                yield from self._leaves(part, f"{name} {key}".strip())
 
 
 def _short(value: object) -> str:
@@ -79,22 +87,22 @@ def stamp(path: Path) -> tuple[int, int] | None:
 
 
 def save(
-    path: Path, progress: Mapping[str, object], players: object, seen: tuple[int, int] | None
+    path: Path, identity: Identity, progress: Mapping[str, object], players: object, seen: tuple[int, int] | None
 ) -> tuple[int, int] | None:
     """Write a training's progress and the players' states in place of the file with the stamp ``seen``; its new stamp.
 
     Raises InputError, and leaves what is there, when another run wrote it meanwhile or the system refuses.
     """
     if stamp(path) not in (None, seen):
-        read(path, progress["identity"])
+        read(path, identity)
     content = io.BytesIO()  # in memory first, since torch makes other errors of a full disk
-    torch.save({**progress, **states(players), "source": source_hash()}, content)
+    torch.save({"identity": identity.facts, **progress, **states(players), "source": source_hash()}, content)
     with atomic(path) as temporary:
         temporary.write_bytes(content.getbuffer())
     return stamp(path)
 
 
-def read(path: Path, identity: Mapping[str, object], restart: bool = False) -> dict[str, object] | None:
+def read(path: Path, identity: Identity, restart: bool = False) -> dict[str, object] | None:
     """What ``save`` wrote for this very run; None when there is none. Nothing in it is run.
 
     With ``restart`` it is set aside, whatever it is. Raises InputError, and leaves the file as it is, when it is damaged
@@ -107,7 +115,7 @@ def read(path: Path, identity: Mapping[str, object], restart: bool = False) -> d
         return None
     try:
         state = torch.load(unspoilt(path), map_location="cpu", weights_only=True)
-        other = difference(state["identity"], identity)
+        other = identity.difference(state["identity"])
     except Exception as err:  # whatever comes of a damaged file
         raise InputError(
             f"{path}: damaged checkpoint ({first_line(err)}); delete it to start again, or set it aside by --restart"
@@ -119,7 +127,7 @@ def read(path: Path, identity: Mapping[str, object], restart: bool = False) -> d
     return state
 
 
-def remove(path: Path, identity: Mapping[str, object]) -> None:
+def remove(path: Path, identity: Identity) -> None:
     """Delete the checkpoint of a run that is finished; another run's stays."""
     with suppress(InputError):
         if read(path, identity):
@@ -171,12 +179,10 @@ def require_finite(players: object, pending: Sequence[Mapping[str, torch.Tensor]
         )
 
 
-def finish(
-    folder: Path, identity: Mapping[str, object], players: object, history: Sequence[Mapping[str, float]]
-) -> None:
+def finish(folder: Path, identity: Identity, players: object, history: Sequence[Mapping[str, float]]) -> None:
     """Write ``history.csv`` and the players' weights; another run's get names of their own, with a hash in them, before."""
     final = folder / "model.safetensors"
-    if final.is_file() and (other := difference(read_metadata(final), identity)):
+    if final.is_file() and (other := identity.difference(read_metadata(final))):
         key = sha256(final)[:12]
         for path in (folder / "history.csv", folder / "critic.safetensors", final):
             kept = set_aside(path, key) if path.is_file() else path
@@ -189,4 +195,4 @@ def finish(
     for name, network in reversed(players.networks.items()):  # the generator last: its file says that all is done
         state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
         path = final if name == "generator" else folder / f"{name}.safetensors"
-        save_weights(state, path, {**identity, "source": source_hash()})
+        save_weights(state, path, {**identity.facts, "source": source_hash()})

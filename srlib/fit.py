@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 
 import torch
@@ -55,7 +56,7 @@ def fit(
     game: Game,
     folder: Path,
     *,
-    identity: Mapping[str, object],
+    identity: checkpoints.Identity,
     check: Check,
     machine: Machine = Machine(),
     seed: int = 0,
@@ -125,8 +126,8 @@ def fit(
                     show(history[-1], players.networks["generator"])
                 pending, clock = [], _Clock(step)
             if save and first:
-                progressed = {"identity": identity, "step": step, "history": history, "pending": pending}
-                seen = checkpoints.save(checkpoint, progressed, players, seen)
+                progress_made = {"step": step, "history": history, "pending": pending}
+                seen = checkpoints.save(checkpoint, identity, progress_made, players, seen)
     if first:
         checkpoints.finish(folder, identity, players, history)
         checkpoints.remove(checkpoint, identity)
@@ -162,5 +163,5 @@ def check_numbers(**numbers: int | None) -> None:
     """Raise InputError for a ``seed`` or ``checkpoint_every`` that is no whole number of 0 or 1 and more."""
     for name, value in numbers.items():
         least = 0 if name == "seed" else 1
-        if value is not None and not (isinstance(value, int) and value >= least):
+        if value is not None and not (isinstance(value, Integral) and value >= least):
             raise InputError(f"{name} must be a whole number of {least} or more, got {value!r}")

@@ -198,7 +198,7 @@ class Wasserstein(Part):
 
     def critic(self, width: int, patch_size: int | Sequence[int], seed: int = 0) -> torch.nn.Module:
         """The critic, as wide beside a generator of ``width`` as in the paper (64 to 16)."""
-        return seeded(lambda: Critic(4 * width, patch_size, self.slope), seed)
+        return seeded(lambda: Critic(4 * width, patch_size, self.slope), seed, "the critic")
 
     def who_moves(self, step: int) -> str:
         """``critic`` or ``generator``: the network that a step updates, steps counted from 0."""
@@ -283,7 +283,7 @@ class LeastSquares(_BothMove):
 
     def critic(self, width: int, patch_size: int | Sequence[int], seed: int = 0) -> torch.nn.Module:
         """The discriminator, as wide as the generator, as in the paper (32 to 32)."""
-        critic = seeded(lambda: Discriminator3D(width, patch_size, self.slope), seed)
+        critic = seeded(lambda: Discriminator3D(width, patch_size, self.slope), seed, "the discriminator")
         return critic.to(memory_format=layout(critic))
 
 
@@ -299,5 +299,5 @@ class CrossEntropy(_BothMove):
 
     def critic(self, width: int, patch_size: int | Sequence[int], seed: int = 0) -> torch.nn.Module:
         """The discriminator of images, as wide as the generator, as in the paper (64 to 64)."""
-        critic = seeded(lambda: Discriminator2D(width, per_axis(patch_size)[:2]), seed)
+        critic = seeded(lambda: Discriminator2D(width, per_axis(patch_size)[:2]), seed, "the discriminator")
         return critic.to(memory_format=layout(critic))

@@ -9,13 +9,14 @@ import torch
 from scipy import ndimage
 
 from srlib import paths, systems
+from srlib.games import Players
 from srlib.models.mdcsrn import MDCSRN
 from srlib.volume import Volume, save
 from srlib.weights import save_weights
 
 
 class LocalFabric:
-    """The few calls of Fabric that a phase makes, on one CPU process."""
+    """The few calls of Fabric that training makes, on one CPU process."""
 
     global_rank = 0
 
@@ -24,6 +25,15 @@ class LocalFabric:
 
     def backward(self, loss):
         loss.backward()
+
+
+def make_players(experiment, seed=0, segmenter=None) -> Players:
+    """The networks of an experiment as its game moves them, without a training loop."""
+    network, examples = experiment.network, experiment.examples
+    networks = {"generator": network.build(seed)}
+    if critic := experiment.game.critic(network.width, examples.patch_size, seed):
+        networks["critic"] = critic
+    return Players(networks, experiment.training, LocalFabric(), seed, segmenter)
 
 
 def mutants(content: bytes, count: int, reach: int):

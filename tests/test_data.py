@@ -13,11 +13,14 @@ import pytest
 from scipy import ndimage
 
 from srlib import systems
-from srlib.data import Subject, load_mask, make_pair, read_manifest
-from srlib.examples import POOL, PairDataset, foreground, patch_stream
+from srlib.data import Subject, load_mask, read_manifest
+from srlib.examples import PairDataset, foreground
 from srlib.images import read_grid
+from srlib.pairs import Pair
 from srlib.patches import extract, grid_locations
 from srlib.paths import InputError, ScanWarning
+from srlib.prediction import CoarseToFine, SameGrid
+from srlib.streams import POOL, patch_stream
 from srlib.volume import (
     Volume,
     coarse_grid,
@@ -154,7 +157,7 @@ def test_refuses_unusable_volumes(folder: Path, column: str, make: Callable[[Pat
 def test_a_fourth_axis_of_length_one_is_3d(folder: Path) -> None:
     nib.save(nib.Nifti1Image(np.arange(64, dtype=np.float32).reshape(4, 4, 4, 1), AFFINE), folder / "c.nii")
     (subject,) = read_manifest(table(folder, "subject,split,t1\nc,test,c.nii\n"))
-    assert load(subject.file("t1")).shape == PairDataset([subject], smoke()).shapes[0] == (4, 4, 4)
+    assert load(subject.file("t1")).shape == pairs_of([subject], smoke()).shapes[0] == (4, 4, 4)
 
 
 def test_a_truncated_mgz_is_refused(folder: Path) -> None:
@@ -277,6 +280,10 @@ def smoke(**changes: object) -> systems.Experiment:
     return systems.get("mdcsrn_res", "smoke").changed(**settings)
 
 
+def pairs_of(subjects: list[Subject], experiment: systems.Experiment) -> PairDataset:
+    return experiment.examples.open(subjects, experiment.pairs)
+
+
 def cohort(folder: Path, count: int, shape: tuple[int, ...] | None = None) -> list[Subject]:
     """Tiny subjects of different odd shapes, or of one shape."""
     shapes = [shape or (7 + i % 3, 9, 5 + i % 2) for i in range(count)]
@@ -292,7 +299,7 @@ def test_pairs_share_the_high_resolution_grid(tmp_path: Path, task: str) -> None
     assert np.allclose(pair.on_grid.affine, pair.hr.affine)
     assert pair.lr.shape == ((5, 6, 4) if task == "gaussian_x2" else (9, 11, 8))
     assert pair.scaling == fit_scaling(pair.on_grid.data, "minmax") != fit_scaling(pair.hr.data, "minmax")
-    lr, hr = PairDataset([subject], smoke(task=task))[0]
+    lr, hr = pairs_of([subject], smoke(task=task))[0]
     assert lr.dtype == hr.dtype == np.float32 and lr.shape == (1, 9, 11, 8) and hr.shape == (9, 11, 8)
     assert lr.min() == 0 and lr.max() == pytest.approx(1, abs=1e-6)
     assert hr.min() < 0 and hr.max() > 1  # noise is sharper than its blur: the truth is not what was fitted
@@ -306,7 +313,7 @@ def test_a_constant_scan_is_named(tmp_path: Path) -> None:
 
 
 def test_pairs_are_kept_and_counted(tmp_path: Path) -> None:
-    dataset = PairDataset(cohort(tmp_path, 3), smoke())
+    dataset = pairs_of(cohort(tmp_path, 3), smoke())
     assert len(dataset) == 3 and dataset[1][0] is dataset[1][0]
 
 
@@ -331,7 +338,7 @@ def same(one: list[tuple[np.ndarray, np.ndarray]], other: list[tuple[np.ndarray,
 def test_the_stream_can_be_entered_anywhere(tmp_path: Path, sampling: str) -> None:
     experiment = smoke(sampling=sampling, min_foreground=0.3)
     subjects = cohort(tmp_path, 2 * POOL + 1)
-    dataset = PairDataset(subjects, experiment)
+    dataset = pairs_of(subjects, experiment)
     epoch = sum(len(grid_locations(shape, 4)) for shape in dataset.shapes)
     whole = take(dataset, 7, 0, 2 * epoch + 20)
     pool = epoch // 9 * POOL
@@ -349,7 +356,7 @@ def test_the_stream_can_be_entered_anywhere(tmp_path: Path, sampling: str) -> No
         2 * epoch,
         2 * epoch + 9,
     ):
-        late = PairDataset(subjects, experiment)  # nothing loaded yet
+        late = pairs_of(subjects, experiment)  # nothing loaded yet
         assert same(take(late, 7, start, 11), whole[start : start + 11]), start
     assert not same(take(dataset, 8, 0, 20), whole[:20])
     assert not same(whole[:epoch], whole[epoch : 2 * epoch])
@@ -358,7 +365,7 @@ def test_the_stream_can_be_entered_anywhere(tmp_path: Path, sampling: str) -> No
 
 
 def test_the_stream_does_not_touch_global_randomness(tmp_path: Path) -> None:
-    dataset = PairDataset(cohort(tmp_path, 2), smoke(sampling="random"))
+    dataset = pairs_of(cohort(tmp_path, 2), smoke(sampling="random"))
     np.random.seed(1)
     first = take(dataset, 0, 0, 9)
     np.random.seed(2)
@@ -367,7 +374,7 @@ def test_the_stream_does_not_touch_global_randomness(tmp_path: Path) -> None:
 
 
 def test_an_epoch_of_the_grid_holds_every_patch_once(tmp_path: Path) -> None:
-    dataset = PairDataset(cohort(tmp_path, POOL + 2), smoke(sampling="grid"))
+    dataset = pairs_of(cohort(tmp_path, POOL + 2), smoke(sampling="grid"))
     expected = [
         extract(array, location).tobytes()
         for index, shape in enumerate(dataset.shapes)
@@ -382,7 +389,7 @@ def test_an_epoch_of_the_grid_holds_every_patch_once(tmp_path: Path) -> None:
 def test_input_and_truth_are_cut_at_the_same_place(tmp_path: Path) -> None:
     ramp = np.add.outer(np.add.outer(np.arange(12.0) * 100, np.arange(12.0) * 10), np.arange(12.0))
     file = save(Volume(ramp, AFFINE), tmp_path / "ramp.nii")
-    dataset = PairDataset([Subject("ramp", "train", {"t1": file})], smoke(sampling="random"))
+    dataset = pairs_of([Subject("ramp", "train", {"t1": file})], smoke(sampling="random"))
     for lr, hr in take(dataset, 0, 0, 40):
         assert abs(lr.mean() - hr.mean()) < 0.04  # one voxel along the first axis is 0.09
 
@@ -390,7 +397,7 @@ def test_input_and_truth_are_cut_at_the_same_place(tmp_path: Path) -> None:
 @pytest.mark.parametrize("sampling", ["grid", "random"])
 def test_volumes_smaller_than_a_patch_are_padded_with_zeros(tmp_path: Path, sampling: str) -> None:
     experiment = smoke(sampling=sampling, patch_size=8, min_foreground=0.3)
-    dataset = PairDataset(cohort(tmp_path, 2, (5, 9, 3)), experiment)
+    dataset = pairs_of(cohort(tmp_path, 2, (5, 9, 3)), experiment)
     for lr, hr in take(dataset, 0, 0, 7):
         assert lr.shape == hr.shape == (1, 8, 8, 8)
         assert not lr[:, 5:].any() and not hr[..., 3:].any() and hr[:, :5, :, :3].any()
@@ -403,7 +410,7 @@ def test_patches_hold_foreground_when_there_is_any(tmp_path: Path) -> None:
     subject = Subject("half", "train", {"t1": file})
 
     def shares(min_foreground: float) -> np.ndarray:
-        dataset = PairDataset([subject], smoke(sampling="random", min_foreground=min_foreground))
+        dataset = pairs_of([subject], smoke(sampling="random", min_foreground=min_foreground))
         return np.array([np.mean(hr > 0.05) for _, hr in take(dataset, 0, 0, 128)])
 
     assert (shares(0.0) < 0.3).mean() > 0.2  # drawn anywhere: much air
@@ -427,6 +434,12 @@ def given(folder: Path, lr: Volume, **changes: object) -> tuple[Subject, systems
     return Subject("s", "train", files), systems.get("recnn_free", "smoke").changed(**changes)
 
 
+def made(folder: Path, lr: Volume) -> Pair:
+    """The pair of such a subject."""
+    subject, experiment = given(folder, lr)
+    return experiment.pairs.make(subject)
+
+
 def smooth() -> Volume:
     hr = ndimage.gaussian_filter(np.random.default_rng(0).standard_normal((24, 20, 18)), 1.5)
     return Volume(ndimage.gaussian_filter(hr, 0.7), AFFINE)
@@ -435,12 +448,12 @@ def smooth() -> Volume:
 @pytest.mark.parametrize("axes", ["RAS", "LAS", "SPL"])
 def test_a_given_lr_is_taken_where_it_lies_though_its_shape_is_that_of_the_truth(tmp_path: Path, axes: str) -> None:
     lr = smooth()
-    pair = make_pair(*given(tmp_path, reorient(lr, axes)))
+    pair = made(tmp_path, reorient(lr, axes))
     np.testing.assert_array_equal(pair.on_grid.data, lr.data)
     assert list(systems.get("recnn_free").pairs.baselines(pair)) == ["zero_filled"]  # nothing is to be interpolated
     coarse = resample(lr, *coarse_grid(lr.shape, lr.affine, (2, 2, 2)))
-    straight = make_pair(*given(tmp_path, coarse))
-    turned = make_pair(*given(tmp_path, reorient(coarse, axes)))
+    straight = made(tmp_path, coarse)
+    turned = made(tmp_path, reorient(coarse, axes))
     np.testing.assert_allclose(turned.on_grid.data, straight.on_grid.data, atol=1e-5)
     for pair in (straight, turned):
         linear = systems.get("recnn_free").pairs.baselines(pair)["linear"]
@@ -459,7 +472,7 @@ def test_a_given_lr_belongs_to_the_experiments_own_task(tmp_path: Path) -> None:
 @pytest.mark.parametrize("task", ["gaussian_x2", "gaussian_x2_corners", "scanline_x4"])
 @pytest.mark.parametrize("axes", ["RAS", "LPS", "SAL"])
 def test_networks_from_grid_to_grid_get_a_given_lr_on_the_coarse_grid(tmp_path: Path, task: str, axes: str) -> None:
-    subject, experiment = given(tmp_path, smooth(), task=task, lr_grid=True)
+    subject, experiment = given(tmp_path, smooth(), task=task, prediction=CoarseToFine())
     expected = experiment.pairs.degrade(load(subject.file("t1")))
     given(tmp_path, reorient(expected.lr, axes))  # as another program stores it
     pair = experiment.pairs.make(subject)
@@ -475,12 +488,12 @@ def test_networks_from_grid_to_grid_get_a_given_lr_on_the_coarse_grid(tmp_path: 
 def test_a_given_lr_that_covers_too_little_is_told_or_refused(tmp_path: Path) -> None:
     lr = smooth()
     with pytest.warns(ScanWarning, match=r"lr.nii covers 94.4 % of its true scan"):
-        pair = make_pair(*given(tmp_path, reorient(crop_or_pad(lr, (0, 0, 0), (24, 20, 17)), "LAS")))
+        pair = made(tmp_path, reorient(crop_or_pad(lr, (0, 0, 0), (24, 20, 17)), "LAS"))
     np.testing.assert_allclose(pair.on_grid.data[..., :17], lr.data[..., :17], atol=1e-5)
     with pytest.raises(InputError, match=r"subject s, .*hr.nii: the lr .*lr.nii covers 50 %"):
-        make_pair(*given(tmp_path, crop_or_pad(lr, (0, 0, 0), (24, 20, 9))))
+        made(tmp_path, crop_or_pad(lr, (0, 0, 0), (24, 20, 9)))
     with pytest.raises(InputError, match=r"subject s, .*lr.nii shows nothing in the scan's field of view"):
-        make_pair(*given(tmp_path, Volume(lr.data, np.eye(4) + np.outer([0, 1, 0, 0], [0, 0, 0, 90]))))
+        made(tmp_path, Volume(lr.data, np.eye(4) + np.outer([0, 1, 0, 0], [0, 0, 0, 90])))
 
 
 def test_a_mask_is_brought_by_its_affine(tmp_path: Path) -> None:
@@ -502,8 +515,8 @@ def test_a_constant_patch_is_in_the_units_of_all_others(tmp_path: Path) -> None:
     data[8:] = np.random.default_rng(0).uniform(500, 1000, (8, 16, 16))
     data[8:, 8:] = 250
     subject = Subject("half", "train", {"t1": save(Volume(data, AFFINE), tmp_path / "half.nii")})
-    settings = {"lr_grid": False, "frame": None, "patch_size": 8, "stride": None, "task": "kspace_x2_3d"}
-    dataset = PairDataset([subject], systems.get("srgan3d", "smoke").changed(**settings))
+    settings = {"prediction": SameGrid(), "frame": None, "patch_size": 8, "stride": None, "task": "kspace_x2_3d"}
+    dataset = pairs_of([subject], systems.get("srgan3d", "smoke").changed(**settings))
     found = {}
     for place in dataset.grid(0):
         given, truth = dataset.read(0, place)
@@ -535,7 +548,7 @@ def test_training_warns_of_a_scan_of_which_one_voxel_takes_the_range(tmp_path: P
         save(wild, subject.file("t1"))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
-        dataset = PairDataset(subjects, smoke())
+        dataset = pairs_of(subjects, smoke())
         for _ in range(2):
             assert all(len(dataset[i]) == 2 for i in range(3))
     told = [str(w.message) for w in caught if w.category is ScanWarning]

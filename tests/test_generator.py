@@ -10,6 +10,7 @@ import torch
 from srlib import generator, synthesis, systems
 from srlib.degrade import GaussianDownsample
 from srlib.fields import separable
+from srlib.generation import Acquisition, Generation
 from srlib.paths import InputError, data_dir
 from srlib.priors import Label, estimate_priors, partners, read_classes, read_priors
 from srlib.slices import Axis
@@ -59,8 +60,9 @@ def test_the_same_parameters_give_the_same_bytes(encoded):
 @pytest.mark.parametrize("name", [f"synthsr_case{n}" for n in range(1, 7)] + ["synthsr_any"])
 def test_every_use_case_gives_its_channels(encoded, labels, name):
     experiment = systems.get(name)
-    real = labels.data if experiment.examples.generation.target == "real" else None
-    ex = example(encoded, experiment.examples.generation, size=(24, 32, 16), spacing=experiment.spacing_mm, real=real)
+    generation, spacing = experiment.examples.generation, experiment.examples.spacing_mm
+    real = labels.data if generation.target == "real" else None
+    ex = example(encoded, generation, size=(24, 32, 16), spacing=spacing, real=real)
     assert ex.network_input().shape == (experiment.network.model_args["in_channels"], 24, 32, 16)
     assert ex.target.shape == ex.classes.shape == (1, 24, 32, 16)
     for part in (ex.images, ex.reliability, ex.target):

@@ -1,7 +1,6 @@
 """The least-squares game: both networks move at every step, labels follow the paper or its code, resume is exact."""
 
 import copy
-import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -10,23 +9,20 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import LocalFabric
+from conftest import make_players
 from safetensors.torch import load_file
 
 from srlib import data, losses, systems
+from srlib.games import LeastSquares
+from srlib.models.mdcsrn import Critic
 from srlib.models.srgan3d import Discriminator3D
-from srlib.systems import Adversarial
 from srlib.systems import train as training
 
-GAME = Adversarial(weight=0.1, slope=0.3, game="least_squares")
+GAME = LeastSquares(weight=0.1, slope=0.3)
 SAME_GRID = systems.get("mdcsrn", "smoke").changed(game=GAME, batch_size=2)
 FINER_GRID = SAME_GRID.changed(
     model="srgan3d", model_args={"blocks": 1, "factor": [1, 2, 4]}, loss="mse_gdl_sum", patch_size=8
 )
-
-
-def make(experiment=FINER_GRID, seed=0):
-    return phases.make_phase(experiment, LocalFabric(), seed)
 
 
 def batches(count):
@@ -35,32 +31,31 @@ def batches(count):
 
 
 def test_the_game_decides_who_plays():
-    assert type(make()) is phases.LeastSquaresPhase
-    assert isinstance(make().networks["critic"], Discriminator3D)
-    assert type(make(systems.get("mdcsrn_res_wgan", "smoke"))) is phases.AdversarialPhase
-    assert type(make(systems.get("mdcsrn", "smoke"))) is phases.SupervisedPhase
+    assert isinstance(make_players(FINER_GRID).networks["critic"], Discriminator3D)
+    assert isinstance(make_players(systems.get("mdcsrn_res_wgan", "smoke")).networks["critic"], Critic)
+    assert set(make_players(systems.get("mdcsrn", "smoke")).networks) == {"generator"}
 
 
 def test_both_networks_move_at_every_step():
-    phase = make()
+    players = make_players(FINER_GRID)
     for index, batch in enumerate(batches(3)):
-        before = {name: copy.deepcopy(n.state_dict()) for name, n in phase.networks.items()}
-        values = phase.step(index, *batch)
+        before = {name: copy.deepcopy(n.state_dict()) for name, n in players.networks.items()}
+        values = GAME.step(players, index, *batch)
         assert set(values) == {"loss", "adversarial", "critic_loss", "gap"}
         assert all(v.isfinite() and not v.requires_grad for v in values.values())
-        for name, network in phase.networks.items():
+        for name, network in players.networks.items():
             same = {k for k, v in network.state_dict().items() if torch.equal(v, before[name][k])}
             assert not same, f"{name}: {same}"
 
 
 def test_a_step_is_that_of_the_paper():
     """Discriminator first, on real and generated patches apart; then the generator, before the new discriminator."""
-    phase, (batch,) = make(), batches(1)
-    generator, critic = (copy.deepcopy(phase.networks[name]) for name in ("generator", "critic"))
+    players, (batch,) = make_players(FINER_GRID), batches(1)
+    generator, critic = (copy.deepcopy(players.networks[name]) for name in ("generator", "critic"))
     rng = np.random.default_rng([0, 5, 0])
     real, fake = (torch.from_numpy(side) for side in losses.draw_labels(rng, 2))
     wish = torch.from_numpy(rng.uniform(0.7, 1.2, 2)).float()
-    values = phase.step(5, *batch)
+    values = GAME.step(players, 5, *batch)
     lr, hr = batch
     sr = generator.train()(lr)
     on_real, on_fake = critic(hr), critic(sr)
@@ -69,27 +64,26 @@ def test_a_step_is_that_of_the_paper():
     torch.testing.assert_close(values["gap"], (on_real.mean() - on_fake.mean()).detach())
     supervised = losses.LOSSES["mse_gdl_sum"](sr, hr)
     torch.testing.assert_close(values["loss"], supervised.detach())
-    adversarial = (phase.networks["critic"](sr) - wish).square().mean()  # the discriminator after its update
+    adversarial = (players.networks["critic"](sr) - wish).square().mean()  # the discriminator after its update
     torch.testing.assert_close(values["adversarial"], adversarial.detach())
     generator.zero_grad()
     (supervised + 0.1 * adversarial).backward()
-    for ours, theirs in zip(phase.networks["generator"].parameters(), generator.parameters(), strict=True):
+    for ours, theirs in zip(players.networks["generator"].parameters(), generator.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad)
 
 
 def test_a_resumed_run_is_the_whole_run_to_the_bit():
-    whole, first = make(), make()
+    whole, first, second = (make_players(FINER_GRID) for _ in range(3))
     todo = list(enumerate(batches(4)))
-    expected = [whole.step(i, *batch) for i, batch in todo]
+    expected = [GAME.step(whole, i, *batch) for i, batch in todo]
     for i, batch in todo[:2]:
-        first.step(i, *batch)
-    second = make(seed=0)
+        GAME.step(first, i, *batch)
     for kind in ("networks", "optimizers"):
         for name, part in getattr(second, kind).items():
             part.load_state_dict(copy.deepcopy(getattr(first, kind)[name].state_dict()))
     np.random.seed(3)  # global random state plays no part
     torch.manual_seed(3)
-    again = [second.step(i, *batch) for i, batch in todo[2:]]
+    again = [GAME.step(second, i, *batch) for i, batch in todo[2:]]
     assert again == expected[2:]
     for name, network in whole.networks.items():
         for key, value in network.state_dict().items():
@@ -101,9 +95,9 @@ def test_the_discriminator_learns_unless_its_labels_are_those_of_the_code():
     lr, hr = batches(1)[0]
     gaps = {}
     for rule in ("per_step", "code"):
-        game = dataclasses.replace(GAME, labels=rule)
-        phase = make(FINER_GRID.changed(game=game, learning_rate=1e-3, width=8))
-        gaps[rule] = [float(phase.step(i, lr, hr)["gap"]) for i in range(30)]
+        experiment = FINER_GRID.changed(labels=rule, learning_rate=1e-3, width=8)
+        players = make_players(experiment)
+        gaps[rule] = [float(experiment.game.step(players, i, lr, hr)["gap"]) for i in range(30)]
     assert np.mean(gaps["per_step"][-5:]) > 0.4
     assert abs(np.mean(gaps["code"][-5:])) < 0.15
 
@@ -139,7 +133,7 @@ def test_training_writes_both_networks_and_their_gap(cohort, tmp_path):
     history = pd.read_csv(tmp_path / "history.csv")
     assert {"loss", "adversarial", "critic_loss", "gap", "val_psnr", "val_gap"} <= set(history)
     assert np.isfinite(history).all(axis=None)
-    new = Discriminator3D(SAME_GRID.width, SAME_GRID.patch_size)
+    new = Discriminator3D(SAME_GRID.network.width, SAME_GRID.examples.patch_size)
     new.load_state_dict(load_file(tmp_path / "critic.safetensors"))
 
 
@@ -148,10 +142,11 @@ def test_two_processes_share_a_batch(cohort, tmp_path, monkeypatch):
     script = tmp_path / "two.py"
     script.write_text(
         "import sys\n"
-        "from srlib import data, experiments, train\n"
+        "from srlib import data, systems\n"
+        "from srlib.systems.train import train\n"
         "e = systems.from_json(open(sys.argv[3]).read())\n"
         "s = data.read_manifest(sys.argv[1], 'train')\n"
-        "train.fit(e, s, [], sys.argv[2], device='cpu', processes=2, progress=False)\n"
+        "train(e, s, [], sys.argv[2], device='cpu', processes=2, progress=False)\n"
     )
     (tmp_path / "experiment.json").write_text(SAME_GRID.to_json())
     arguments = [sys.executable, script, cohort, tmp_path, tmp_path / "experiment.json"]

@@ -13,9 +13,10 @@ from conftest import mutants
 from safetensors.torch import load_file
 
 from srlib import data, systems
-from srlib.examples import PairDataset, patch_stream
+from srlib.examples import PairDataset
 from srlib.paths import InputError
 from srlib.store import PatchStore, write_store
+from srlib.streams import patch_stream
 from srlib.systems import train as training
 
 SMOKE = systems.get("recnn_x2x3", "smoke").changed(patch_size=9, stride=7, border=(2, 3, 0), samples=20, n_train=3)
@@ -23,7 +24,7 @@ SMOKE = systems.get("recnn_x2x3", "smoke").changed(patch_size=9, stride=7, borde
 
 @pytest.fixture
 def dataset(cohort) -> PairDataset:
-    return PairDataset(data.read_manifest(cohort, "train"), SMOKE)
+    return SMOKE.examples.open(data.read_manifest(cohort, "train"), SMOKE.pairs)
 
 
 @pytest.fixture
@@ -81,8 +82,9 @@ def test_files_of_others_are_read(tmp_path):
 
 def test_random_patches_are_not_stored(cohort, tmp_path):
     experiment = systems.get("mdcsrn_res", "smoke")
-    with pytest.raises(InputError, match="mdcsrn_res draws new patches"):
-        write_store(PairDataset(data.read_manifest(cohort, "train"), experiment), tmp_path / "p.h5")
+    dataset = experiment.examples.open(data.read_manifest(cohort, "train"), experiment.pairs)
+    with pytest.raises(InputError, match="examples are new ones all the time"):
+        write_store(dataset, tmp_path / "p.h5")
 
 
 def test_an_interrupted_write_leaves_nothing(dataset, tmp_path, monkeypatch):
@@ -175,12 +177,12 @@ def test_data_in_other_files_are_refused(tmp_path):
             PatchStore(tmp_path / f"{name}.h5")
 
 
-def test_10_000_mutants_are_read_or_refused(tmp_path):
+def test_mutants_are_read_or_refused(tmp_path):
     """No crash, no hang, no other error: bytes are flipped, replaced, cut off, mostly in the header."""
     path = tmp_path / "p.h5"
     make(path, items=[5, 3])
     content, read, began = path.read_bytes(), 0, time.perf_counter()
-    for mutant in mutants(content, 10_000, 3000):
+    for mutant in mutants(content, 3_000, 3000):
         path.write_bytes(mutant)
         store = None
         try:
@@ -193,5 +195,5 @@ def test_10_000_mutants_are_read_or_refused(tmp_path):
         finally:
             if store:  # or HDF5 would give the open file again for the next mutant
                 store.close()
-    assert 500 < read < 9_500
-    assert time.perf_counter() - began < 120
+    assert 150 < read < 2_850
+    assert time.perf_counter() - began < 60

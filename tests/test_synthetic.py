@@ -1,6 +1,5 @@
 """Training on examples drawn from label maps: the same whoever makes them, resumed to the bit, judged by a segmenter."""
 
-import dataclasses
 import multiprocessing
 import pickle
 import subprocess
@@ -15,15 +14,13 @@ import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import LocalFabric
+from conftest import make_players
 from safetensors.torch import load_file
 
 from srlib import data, figures, losses, store, systems, weights
 from srlib.cli import main
-from srlib.examples import PairDataset
 from srlib.paths import InputError
-from srlib.priors import read_classes, read_priors
-from srlib.synthetic import SyntheticDataset, example_stream, table_hashes, with_classes
+from srlib.synthetic import Tables
 from srlib.systems import train as training
 from srlib.systems import use
 from srlib.volume import Volume, load, reorient, save
@@ -59,8 +56,11 @@ def folder(tmp_path_factory):
 
 def dataset(folder, experiment=THICK, seed=0, split="train"):
     subjects = data.read_manifest(folder / "m.csv", split)
-    table, priors = read_classes(folder / "classes.csv"), read_priors(folder / "priors.csv")
-    return SyntheticDataset(subjects, experiment, table, priors, seed)
+    return experiment.examples.open(subjects, experiment.pairs, seed=seed, tables=read_tables(folder))
+
+
+def read_tables(folder):
+    return THICK.examples.read_tables(folder / "classes.csv", folder / "priors.csv")
 
 
 def fit(folder, out, experiment=THICK, **options):
@@ -102,7 +102,7 @@ def test_the_stream_is_the_dataset_whatever_the_number_of_workers(folder):
     ours = dataset(folder)
     before = torch.random.get_rng_state()
     for workers in (0, 1, 2):
-        stream = example_stream(ours, 4, workers)
+        stream = ours.stream(4, workers)
         assert len(multiprocessing.active_children()) == workers
         for index, item in enumerate(islice(stream, 5), 4):
             assert same(item, ours[index])
@@ -116,7 +116,7 @@ def test_a_segmenter_adds_the_classes_and_a_real_scan_follows_its_labels(folder)
     assert set(np.unique(classes)) <= {0, 1, 2, 3} and len(np.unique(classes)) > 1
     assert not np.array_equal(image, classes)
     _, (image,) = dataset(folder, REAL)[0]
-    both = REAL.changed(segmenter="synthsr_segmenter")
+    both = REAL.changed(with_classes=True)
     (again, classes) = dataset(folder, both)[0][1]
     assert np.array_equal(image, again)
     means = [image[classes == k].mean() for k in (1, 2, 3)]  # of the scan 300, 500 and 900 where these labels are
@@ -129,20 +129,19 @@ class Killed(Exception):
 
 @pytest.mark.parametrize("name", ["synthsr_thick", "synthsr_gan"])
 def test_resume_gives_the_same_weights_to_the_bit(folder, thick, tmp_path, monkeypatch, name):
-    experiment = systems.get(name, "smoke").changed(max_steps=5, critic_steps=0, n_train=2)
-    if experiment.game:
-        game = dataclasses.replace(experiment.game, per_generator=1, extra_every=2)
-        experiment = experiment.changed(game=game, critic_steps=1)
+    experiment = systems.get(name, "smoke").changed(max_steps=5, n_train=2)
+    if name == "synthsr_gan":
+        experiment = experiment.changed(per_generator=1, extra_every=2, critic_steps=1)
     start = thick if experiment.start else None
     whole = fit(folder, tmp_path / "whole", experiment, start=start)
-    for phase in (phases.SupervisedPhase, phases.AdversarialPhase):
+    game = type(experiment.game)
 
-        def limited(self, index, lr, hr, step=phase.step):
-            if index == 3:
-                raise Killed
-            return step(self, index, lr, hr)
+    def limited(self, players, index, *batch, step=game.step):
+        if index == 3:
+            raise Killed
+        return step(self, players, index, *batch)
 
-        monkeypatch.setattr(phase, "step", limited)
+    monkeypatch.setattr(game, "step", limited)
     with pytest.raises(Killed):
         fit(folder, tmp_path / "cut", experiment, checkpoint_every=2, start=start)
     assert not multiprocessing.active_children()  # also when training fails
@@ -163,8 +162,7 @@ def test_workers_end_with_a_killed_parent(folder, tmp_path):
     (tmp_path / "ours.pickle").write_bytes(pickle.dumps(dataset(folder)))
     script = (
         "import multiprocessing, pickle, sys, time\n"
-        "from srlib.synthetic import example_stream\n"
-        "stream = example_stream(pickle.load(open(sys.argv[1], 'rb')), 0, 2)\n"
+        "stream = pickle.load(open(sys.argv[1], 'rb')).stream(0, 2)\n"
         "next(stream)\n"
         "print(*(p.pid for p in multiprocessing.active_children()), flush=True)\n"
         "time.sleep(60)\n"
@@ -202,23 +200,23 @@ def test_validation_is_of_other_label_maps_and_does_not_depend_on_the_seed(folde
 
 
 def test_the_classes_decide_the_segmenters_channels(folder, segmenter):
-    network, experiment = weights.load_network(segmenter)
+    network, experiment = use.load_network(segmenter)
     assert experiment.network.model_args["out_channels"] == 4
     assert network.eval()(torch.zeros(1, 1, 16, 16, 16)).shape == (1, 4, 16, 16, 16)
     history = pd.read_csv(segmenter.parent / "history.csv")
     assert history["val_dice"].between(0, 1).all() and "val_psnr" not in history
     figure = figures.curves({"segmenter": history, "thick": history.rename(columns={"val_dice": "val_psnr"})})
     assert [axis.get_ylabel() for axis in figure.axes[1:]] == ["validation PSNR (dB, range 1)", "validation Dice"]
-    assert with_classes(THICK, read_classes(folder / "classes.csv")) == THICK
+    assert THICK.examples.fitted(THICK.network, read_tables(folder)) == THICK.network
 
 
 @pytest.mark.parametrize("name, fall", [("synthsr_segmenter", 0.3), ("synthsr_laplace", 0.1)])
 def test_a_single_example_is_learnt(folder, name, fall):
     experiment = systems.get(name, "smoke").changed(max_steps=20, learning_rate=1e-2)
-    experiment = with_classes(experiment, read_classes(folder / "classes.csv"))
-    phase = phases.make_phase(experiment, LocalFabric(), 0)
+    experiment = experiment.changed(network=experiment.examples.fitted(experiment.network, read_tables(folder)))
+    players = make_players(experiment)
     lr, truth = (torch.from_numpy(side)[None] for side in dataset(folder, experiment)[0])
-    values = [float(phase.step(index, lr, truth)["loss"]) for index in range(20)]
+    values = [float(experiment.game.step(players, index, lr, truth)["loss"]) for index in range(20)]
     assert values[-1] < values[0] - fall
 
 
@@ -235,8 +233,8 @@ def test_the_image_of_a_laplace_output_is_measured(folder, tmp_path):
 def test_an_uncertainty_is_learnt_behind_a_trained_image(folder, thick, tmp_path):
     """The channel that the start lacks begins at zero: b = 0.02, and the image is what it was."""
     still = systems.get("synthsr_laplace", "smoke").changed(learning_rate=0.0, max_steps=1)
-    after = weights.load_network(fit(folder, tmp_path / "laplace", still, start=thick))[0].train()
-    before = weights.load_network(thick)[0].train()  # by a batch's own statistics, since the moving ones went on
+    after = use.load_network(fit(folder, tmp_path / "laplace", still, start=thick))[0].train()
+    before = use.load_network(thick)[0].train()  # by a batch's own statistics, since the moving ones went on
     x = torch.from_numpy(dataset(folder, still)[0][0])[None]
     with torch.no_grad():
         image, s = after(x).chunk(2, dim=1)
@@ -260,25 +258,27 @@ def test_the_segmenter_judges_and_stays_as_it_is(folder, thick, segmenter, tmp_p
     assert not torch.equal(load_file(judged)["last.weight"], load_file(free)["last.weight"])  # its gradient arrives
 
 
-def phase_of(experiment, segmenter=None):
-    phase = phases.make_phase(experiment, LocalFabric(), 0, segmenter)
+def players_of(experiment, segmenter=None):
+    players = make_players(experiment, segmenter=segmenter)
     with torch.no_grad():
-        phase.networks["generator"].last.weight.normal_(0, 0.1, generator=torch.Generator().manual_seed(0))
-    return phase
+        players.networks["generator"].last.weight.normal_(0, 0.1, generator=torch.Generator().manual_seed(0))
+    return players
 
 
 def test_a_frozen_segmenter_has_no_gradient_and_no_statistics_of_its_own(folder, segmenter):
-    judge = weights.load_network(segmenter)[0].eval().requires_grad_(False)
+    judge = use.load_network(segmenter)[0].eval().requires_grad_(False)
     before = {k: v.clone() for k, v in judge.state_dict().items()}
-    phase = phase_of(DICE, judge)
+    players = players_of(DICE, judge)
     lr, truth = (torch.from_numpy(side)[None] for side in dataset(folder, DICE)[0])
-    sr = phase.networks["generator"].train()(lr)
-    expected = losses.LOSSES[DICE.loss](sr, truth[:, :1]) + 0.25 * losses.dice(judge(sr.clamp(0, 1)), truth[:, 1:])
-    assert phase.step(0, lr, truth)["loss"] == pytest.approx(expected.item(), rel=1e-5)
+    sr = players.networks["generator"].train()(lr)
+    expected = losses.LOSSES[DICE.training.loss](sr, truth[:, :1]) + 0.25 * losses.dice(
+        judge(sr.clamp(0, 1)), truth[:, 1:]
+    )
+    assert DICE.game.step(players, 0, lr, truth)["loss"] == pytest.approx(expected.item(), rel=1e-5)
     assert all(torch.equal(v, judge.state_dict()[k]) for k, v in before.items())
     assert all(p.grad is None for p in judge.parameters())
-    own = {id(p) for o in phase.optimizers.values() for group in o.param_groups for p in group["params"]}
-    assert not own & {id(p) for p in judge.parameters()} and set(phase.networks) == {"generator"}
+    own = {id(p) for o in players.optimizers.values() for group in o.param_groups for p in group["params"]}
+    assert not own & {id(p) for p in judge.parameters()} and set(players.networks) == {"generator"}
 
 
 @pytest.mark.parametrize("crop", [8, 13, 64])
@@ -290,18 +290,22 @@ def test_the_loss_sees_only_the_middle(folder, crop):
     outside[(..., *inside)] += 100
     outside = hr + 100 - (outside - hr)  # 100 at the border, nothing in the middle
     within[(..., *inside)] += 100
-    expected, changed, middle = (float(phase_of(experiment).step(0, lr, y)["loss"]) for y in (hr, outside, within))
+    expected, changed, middle = (
+        float(THICK.game.step(players_of(experiment), 0, lr, y)["loss"]) for y in (hr, outside, within)
+    )
     assert changed == pytest.approx(expected, rel=1e-4)
     assert middle > 50
 
 
 def test_the_critic_sees_the_image_alone(folder):
-    experiment = systems.get("synthsr_gan", "smoke").changed(segmenter="synthsr_segmenter", loss="laplace", critic_steps=1, model_args={**THICK.model_args, "out_channels": 2})  # fmt: skip
-    phase = phase_of(experiment, torch.nn.Conv3d(1, 4, 1).requires_grad_(False))
+    experiment = systems.get("synthsr_gan", "smoke").changed(
+        with_classes=True, loss="laplace", critic_steps=1, model_args={**THICK.network.model_args, "out_channels": 2}
+    )
+    players = players_of(experiment, torch.nn.Conv3d(1, 4, 1).requires_grad_(False))
     lr, truth = (torch.from_numpy(side)[None] for side in dataset(folder, experiment)[0])
-    assert np.isfinite(float(phase.step(0, lr, truth)["critic_loss"]))
-    step = next(i for i in range(30) if phases.who_moves(experiment, i) == "generator")
-    assert {"loss", "dice_loss", "adversarial"} == set(phase.step(step, lr, truth))
+    assert np.isfinite(float(experiment.game.step(players, 0, lr, truth)["critic_loss"]))
+    step = next(i for i in range(30) if experiment.game.who_moves(i) == "generator")
+    assert {"loss", "dice_loss", "adversarial"} == set(experiment.game.step(players, step, lr, truth))
 
 
 def test_what_an_example_needs_and_what_it_cannot_use_is_named(folder, thick, segmenter, tmp_path):
@@ -316,8 +320,8 @@ def test_what_an_example_needs_and_what_it_cannot_use_is_named(folder, thick, se
         fit(folder, tmp_path, DICE, start=thick)
     with pytest.raises(InputError, match="no segmenter weights"):
         fit(folder, tmp_path, segmenter=segmenter)
-    with pytest.raises(InputError, match="draws new patches"):
-        store.write_store(PairDataset(data.read_manifest(folder / "m.csv", "train"), THICK), tmp_path / "p.h5")
+    with pytest.raises(InputError, match="new ones all the time"):
+        store.write_store(dataset(folder), tmp_path / "p.h5")
     (tmp_path / "classes.csv").write_text("label,class\n0,0\n2,1\n4,2\n10,3\n")
     with pytest.raises(InputError, match="another table of classes"):
         fit(folder, tmp_path, DICE, start=thick, segmenter=segmenter, classes=tmp_path / "classes.csv")
@@ -325,7 +329,7 @@ def test_what_an_example_needs_and_what_it_cannot_use_is_named(folder, thick, se
     with pytest.raises(InputError, match=r"subject s\d, .*labels\d.nii.gz: label 4 \(\d+ voxels\) has no class"):
         fit(folder, tmp_path, classes=tmp_path / "classes.csv")
     subjects = [s for s in data.read_manifest(folder / "m.csv", "train") if "labels" not in s.files]
-    with pytest.raises(InputError, match="split train and labels"):
+    with pytest.raises(InputError, match="split train, with labels"):
         training.train(THICK, subjects, [], tmp_path, classes=folder / "classes.csv", priors=folder / "priors.csv")
 
 
@@ -352,18 +356,18 @@ def test_a_real_scan_on_another_grid_is_refused(folder, tmp_path):
     turned = reorient(load(subject.file("t1")), "SAL")  # other axes of the same grid are the same scan
     save(turned, tmp_path / "turned.nii.gz")
     other = data.Subject("s0", "train", {**subject.files, "t1": tmp_path / "turned.nii.gz"})
-    ours = dataset(folder, REAL)
-    table, priors = ours.table, ours.priors
-    first, second = (SyntheticDataset([s], REAL, table, priors, 0)[0] for s in (subject, other))
+    tables = read_tables(folder)
+    first, second = (REAL.examples.open([s], REAL.pairs, tables=tables)[0] for s in (subject, other))
     assert same(first, second)
 
 
 def test_the_tables_count_not_their_files(folder, tmp_path):
-    table, priors = read_classes(folder / "classes.csv"), read_priors(folder / "priors.csv")
-    assert table_hashes(table[::-1], priors) == table_hashes(table, priors)
-    assert table_hashes(table[1:], priors)["classes"] != table_hashes(table, priors)["classes"]
+    ours = read_tables(folder)
+    classes, priors = ours
+    assert Tables(classes[::-1], priors).hashes() == ours.hashes()
+    assert Tables(classes[1:], priors).hashes()["classes"] != ours.hashes()["classes"]
     brighter = {"t1": (priors["t1"][0] + 1, priors["t1"][1])}
-    assert table_hashes(table, brighter)["priors"] != table_hashes(table, priors)["priors"]
+    assert Tables(classes, brighter).hashes()["priors"] != ours.hashes()["priors"]
 
 
 def test_the_command_trains_and_logs_on_label_maps(folder, tmp_path, monkeypatch):
@@ -392,7 +396,7 @@ def test_a_chain_of_experiments_is_recorded_with_its_classes(folder, tmp_path):
     found = training.train_all(names, "smoke", folder / "m.csv", device="cpu", folder=tmp_path, **tables)
     assert list(found) == names
     runs = pd.read_csv(tmp_path / "runs.csv").set_index("experiment")
-    assert systems.from_json(runs["config"]["synthsr_segmenter"]).model_args["out_channels"] == 4
+    assert systems.from_json(runs["config"]["synthsr_segmenter"]).network.model_args["out_channels"] == 4
     with pytest.raises(InputError, match="synthsr_dice needs synthsr_segmenter"):
         training.train_all(["synthsr_thick", "synthsr_dice"], "smoke", folder / "m.csv", folder=tmp_path, **tables)
 
@@ -401,9 +405,9 @@ def test_patches_of_several_painted_scans_are_mixed_and_the_stream_is_entered_an
     robust = systems.get("robust_base", "smoke")
     ours = dataset(folder, robust)
     assert same(ours[11], dataset(folder, robust)[11]) and not same(ours[11], ours[12])
-    whole = list(islice(example_stream(ours, 0, 0), 150))  # more than a pool of 16 scans
+    whole = list(islice(ours.stream(0, 0), 150))  # more than a pool of 16 scans
     for start, workers in ((3, 0), (127, 1), (129, 2)):
-        stream = example_stream(ours, start, workers)
+        stream = ours.stream(start, workers)
         for expected in whole[start : start + 4]:
             assert same(next(stream), expected)
         stream.close()

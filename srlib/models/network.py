@@ -24,14 +24,17 @@ class Network(Part):
 
     def build(self, seed: int = 0) -> torch.nn.Module:
         """The network with weights drawn from the seed; InputError for settings that the model does not take."""
-        try:
-            return seeded(lambda: MODELS[self.model](width=self.width, **self.model_args), seed)
-        except (TypeError, ValueError, ArithmeticError, RuntimeError, AssertionError) as err:
-            raise InputError(f"{self.model} does not take its settings ({first_line(err)})") from err
+        return seeded(lambda: MODELS[self.model](width=self.width, **self.model_args), seed, self.model)
 
 
-def seeded(make: Callable[[], torch.nn.Module], seed: int) -> torch.nn.Module:
-    """What ``make`` builds with weights drawn from the seed; global random state is left as it was."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return make()
+def seeded(make: Callable[[], torch.nn.Module], seed: int, name: str) -> torch.nn.Module:
+    """What ``make`` builds with weights drawn from the seed; global random state is left as it was.
+
+    Raises InputError, with the network's ``name``, when it does not take its settings.
+    """
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return make()
+    except (TypeError, ValueError, KeyError, ArithmeticError, RuntimeError, AssertionError) as err:
+        raise InputError(f"{name} does not take its settings ({first_line(err)})") from err

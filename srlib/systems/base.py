@@ -32,8 +32,6 @@ KINDS: dict[str, type[Part]] = {
         CrossEntropy, SameGrid, CoarseToFine, AnyFactor, IsotropicSpacing, Generation, Acquisition, Mixture,
     )
 }  # fmt: skip
-Examples = ScanPatches | SyntheticScans | RandomDegradations
-Game = Supervised | Wasserstein | LeastSquares | CrossEntropy
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class Experiment(Part):
     network: Network
     examples: Part
     training: Training
-    prediction: Part
+    prediction: SameGrid  # or a kind of it
     game: Part = field(default_factory=Supervised)
     paper: str = field(default="", compare=False)
     contrast: str = "t1"  # manifest column

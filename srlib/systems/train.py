@@ -83,7 +83,7 @@ def train(
     if snapshots and not val:
         raise InputError("snapshots show a validation scan; give at least one row of the manifest the split val")
     dataset = _read_store(store, experiment, seed) if store else examples.open(train, pairs, seed=seed, tables=tables)
-    identity = {
+    facts = {
         "experiment": experiment.to_json(),
         "seed": int(seed),
         "results_version": RESULTS_VERSION,
@@ -93,14 +93,15 @@ def train(
         "starts": {kind: weights_hash(path) for kind, path in starts.items() if path},
         **hashes,
     }
+    identity = checkpoints.Identity(facts, lambda text: systems.from_json(text).to_json())
+    networks = _build(experiment, seed)
     folder = make_dir(Path(folder))
     final = folder / "model.safetensors"
-    if final.is_file() and not checkpoints.difference(read_metadata(final), identity):
+    if final.is_file() and not identity.difference(read_metadata(final)):
         if read_metadata(final)["source"] != source_hash():
             print(f"{final} is kept: the same run, by other source code", file=sys.stderr)
         checkpoints.remove(folder / "checkpoint.pt", identity)  # it was stopped between the two
         return final
-    networks = _build(experiment, seed)
     for kind, network in networks.items():
         if starts[kind]:
             start_from(network, starts[kind], f"the {kind} of {experiment.name}")
