@@ -189,7 +189,6 @@ def test_a_model_is_loaded_as_it_was_saved(weights):
     path, network, experiment = weights()
     model = load_model(path, device="cpu")
     assert model.experiment.to_json() == experiment.to_json()
-    assert model.factor == (2, 2, 2)
     assert not model.network.training
     for name, value in network.state_dict().items():
         assert torch.equal(model.network.state_dict()[name], value)
@@ -226,7 +225,6 @@ def test_published_weights_are_loaded_by_their_name(published_dir):
         pytest.skip(f"{path.name} is not in {published_dir}; get it from its authors")
     model = load_model(path, device="cpu")
     assert model.experiment.name == "mdcsrn"
-    assert model.factor == (1, 1, 1)
 
 
 def test_a_device_that_is_not_there_is_refused(weights):
