@@ -16,14 +16,13 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
-import torch
 from click.testing import CliRunner
 from conftest import AFFINES
 from PIL import Image
 from pydicom.data import get_testdata_file
 from test_keras import make, theirs
 
-from srlib import batch, cli_enhance, headers, images, inputs, systems, volume
+from srlib import batch, headers, images, inputs, systems, volume
 from srlib.cli import main
 from srlib.paths import InputError, ScanWarning
 from srlib.prediction import AnyFactor, Prediction, Request
@@ -424,8 +423,8 @@ def test_thick_axes_are_brought_to_the_finest_spacing_where_the_model_can(tiny):
     model = use.load_model(tiny, device="cpu")
     thick, even = (Volume(DATA, np.diag([*mm, 1])) for mm in ((1, 0.9, 4.5), (1, 1.1, 1.19)))
     any_factor = use.Model(model.network, model.experiment.changed(prediction=AnyFactor(4.0, 6.0)))
-    for model, scan, finer in ((model, thick, (2, 2, 2)), (model, even, (2, 2, 2)), (any_factor, even, (2, 2, 2))):
-        assert model.plan(scan, Request()).finer == finer
+    twice = [model.plan(thick, Request()), model.plan(even, Request()), any_factor.plan(even, Request())]
+    assert all(plan.finer == (2, 2, 2) for plan in twice)
     np.testing.assert_allclose(any_factor.plan(thick, Request()).finer, (1, 1, 5))
 
 
@@ -474,10 +473,10 @@ def test_a_stopped_run_ends_at_once_and_says_what_was_done(tmp_path, tiny, enhan
 def test_ctrl_c_while_the_model_is_read_is_one_line(tmp_path, enhance, monkeypatch):
     nib.save(nib.Nifti1Image(DATA, OBLIQUE), tmp_path / "a.nii")
 
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli_enhance, "load_model", interrupted)
+    monkeypatch.setattr(use, "load_model", interrupted)
     before = signal.getsignal(signal.SIGTERM)
     result = enhance(tmp_path / "a.nii", tmp_path / "sr.nii")
     assert result.exit_code == 130 and len(result.stderr.splitlines()) == 1

@@ -185,7 +185,7 @@ def test_the_size_is_read_from_the_file(tmp_path, size):
         width,
     )
     assert experiment.network.model_args == {"levels": levels, "in_channels": channels, "out_channels": outputs}
-    assert not experiment.reference
+    assert experiment.reference == ("t2" if channels == 4 else "")  # two scans, each with its map
     kernel, bias = layers[f"unet_conv_uparm_{levels}_0"].values()
     mine = network.up[0].conv1
     np.testing.assert_array_equal(mine.weight.detach()[1, 2, 0, 1, 2], kernel[0, 1, 2, 2, 1])
@@ -196,9 +196,9 @@ def test_the_size_is_read_from_the_file(tmp_path, size):
         np.testing.assert_array_equal(getattr(network.down[1].norm, part).detach(), theirs_)
 
 
-def test_only_the_hyperfine_weights_take_a_t2(tmp_path):
-    file = make(tmp_path / "SynthSR_v10_210712_hyperfine.h5", theirs(channels=2))
-    assert load_published(file)[1].reference == "t2"
+def test_of_two_channels_the_hyperfine_weights_alone_take_a_t2(tmp_path):
+    for name, reference in (("SynthSR_v10_210712_hyperfine.h5", "t2"), ("SynthSR_v10_210712.h5", "")):
+        assert load_published(make(tmp_path / name, theirs(channels=2)))[1].reference == reference
 
 
 def lacking(name):
@@ -217,6 +217,7 @@ OTHER = {
     "one level less": lacking("unet_bn_down_2"),
     "one layer more": theirs() | {"unet_dense": {"w": BIAS}},
     "three convolutions": theirs() | {"unet_conv_downarm_0_2": {"w": KERNEL, "b": BIAS}},
+    "three scans": theirs(channels=3),
     "one level alone": {k: v for k, v in theirs(levels=1).items() if "up" not in k},
     "a flat kernel": reshaped("unet_conv_downarm_0_0", (3, 3, 1, 2), (2,)),
     "scalars": reshaped("unet_conv_downarm_0_0", (), ()),
