@@ -1,10 +1,12 @@
 """Whole scans: tiles change nothing, memory stays within its budget, and voxels stay in place."""
 
+import json
 import os
 import re
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -82,7 +84,6 @@ def test_the_memory_that_a_scan_is_said_to_need_is_enough(noise):
 
 
 MEASURE = """
-import sys
 from pathlib import Path
 import numpy as np, torch
 from srlib.models.mdcsrn import MDCSRN
@@ -94,19 +95,18 @@ def peak():
 torch.set_num_threads(2)
 network = MDCSRN(width=4, blocks=2, units=2).eval()
 run_tiled(network, np.zeros((24, 24, 24), np.float32))
-before = peak()
-run_tiled(network, np.ones((160, 170, 150), np.float32), float(sys.argv[1]))
-print(peak() - before)
+before, scan = peak(), np.ones((160, 170, 150), np.float32)
+for budget in (0.3, 0.6):
+    run_tiled(network, scan, budget)
+    print(peak() - before)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a process's own peak is read from /proc")
 def test_peak_memory_stays_within_the_budget():
     # not ru_maxrss, which a child inherits from the process that started it
-    used = [
-        int(subprocess.run([sys.executable, "-c", MEASURE, str(gb)], capture_output=True, text=True, check=True).stdout)
-        for gb in (0.3, 0.6)
-    ]
+    done = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True)
+    used = [int(line) for line in done.stdout.split()]
     assert used[0] < 0.3e9
     assert used[1] < 0.6e9
     assert used[1] > 1.2 * used[0]  # a larger budget is used
@@ -207,6 +207,23 @@ def test_weights_that_are_not_of_an_experiment_are_refused(weights, metadata):
     path = weights(metadata=metadata)[0]
     with pytest.raises(InputError):
         load_model(path, device="cpu")
+
+
+def test_weights_of_earlier_versions_are_loaded():
+    """They hold an experiment as one flat record."""
+    for record in (Path(__file__).parent / "earlier_weights.jsonl").read_text().splitlines():
+        name = json.loads(record)["name"]
+        assert systems.from_json(record) == systems.get(name, "quick"), name
+
+
+def test_experiments_that_were_damaged_are_refused():
+    whole = json.loads(systems.get("mdcsrn_res").to_json())
+    sigma = {"task_settings": {whole["task"]: ["gaussian", {"factor": [2, 2, "?"]}]}}
+    for change in (
+        {"schema": 99}, {"prediction": whole["game"]}, {"network": {"kind": "x"}}, {"task": "none"}, {"name": None}, sigma
+    ):  # fmt: skip
+        with pytest.raises(InputError, match="not the description of an experiment"):
+            systems.from_json(json.dumps(whole | change))
 
 
 def test_other_files_are_refused_with_their_name(weights, tmp_path):

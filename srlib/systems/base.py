@@ -51,7 +51,7 @@ class Experiment(Part):
     network: Network
     examples: Part
     training: Training
-    prediction: Part
+    prediction: SameGrid  # or a kind of it
     game: Part = field(default_factory=Supervised)
     paper: str = field(default="", compare=False)
     contrast: str = "t1"  # manifest column

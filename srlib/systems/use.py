@@ -147,9 +147,7 @@ def super_resolve(
     Warns once, by a ScanWarning with a line each, of what is doubtful in scan or result.
     """
     request = Request(_tuple(factor), _tuple(spacing_mm), _tuple(zero_filled), align, ct, flip)
-    name, made = _predict(
-        scan, model, request, reference=reference, max_memory_gb=max_memory_gb, progress=progress
-    )
+    name, made = _predict(scan, model, request, reference=reference, max_memory_gb=max_memory_gb, progress=progress)
     warn(made.warnings, name)
     return made.image
 
