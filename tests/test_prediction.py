@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import warnings
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -115,20 +116,19 @@ def test_peak_memory_stays_within_the_budget():
 FACTORS = [(2, 2, 2), (1, 2, 3), (2.5, 1.5, 1), (1, 1, 1)]
 
 
-@pytest.mark.parametrize("factor", FACTORS)
-@pytest.mark.parametrize("shape", [(25, 21, 23), (24, 22, 20)])
-def test_a_blob_stays_where_it_is(factor, shape, affine, blob, centre_of_mass, to_world):
-    scan = blob(shape, affine)
-    scan = scan.with_data(scan.data * 3000)
-    out = super_resolve(scan, make_model(blocks=1, units=1), factor=factor)
-    assert out.shape == tuple(round(n * f) for n, f in zip(shape, factor, strict=True))
-    moved = np.linalg.solve(affine[:3, :3], centre_of_mass(out) - centre_of_mass(scan))
-    assert np.abs(moved).max() < 0.05
-    far = to_world(out.affine, np.array(out.shape) - 0.5), to_world(affine, np.array(shape) - 0.5)
-    np.testing.assert_allclose(to_world(out.affine, (-0.5,) * 3), to_world(affine, (-0.5,) * 3), atol=1e-9)
-    np.testing.assert_allclose(*far, atol=1e-9)
-    np.testing.assert_allclose(out.spacing_mm, np.divide(scan.spacing_mm, factor), rtol=0.5 / min(out.shape))
-    assert out.data.max() == pytest.approx(scan.data.max(), rel=0.05)
+def test_a_blob_stays_where_it_is(affine, blob, centre_of_mass, to_world):
+    for factor, shape in product(FACTORS, [(25, 21, 23), (24, 22, 20)]):
+        scan = blob(shape, affine)
+        scan = scan.with_data(scan.data * 3000)
+        out = super_resolve(scan, make_model(blocks=1, units=1), factor=factor)
+        assert out.shape == tuple(round(n * f) for n, f in zip(shape, factor, strict=True))
+        moved = np.linalg.solve(affine[:3, :3], centre_of_mass(out) - centre_of_mass(scan))
+        assert np.abs(moved).max() < 0.05
+        far = to_world(out.affine, np.array(out.shape) - 0.5), to_world(affine, np.array(shape) - 0.5)
+        np.testing.assert_allclose(to_world(out.affine, (-0.5,) * 3), to_world(affine, (-0.5,) * 3), atol=1e-9)
+        np.testing.assert_allclose(*far, atol=1e-9)
+        np.testing.assert_allclose(out.spacing_mm, np.divide(scan.spacing_mm, factor), rtol=0.5 / min(out.shape))
+        assert out.data.max() == pytest.approx(scan.data.max(), rel=0.05)
 
 
 def test_a_spacing_is_a_factor(oblique, blob):
@@ -145,24 +145,13 @@ def test_the_default_factor_is_that_of_the_models_task(name, factor, blob):
     assert super_resolve(scan, make_model(name, blocks=1, units=1)).shape == tuple(factor * n for n in scan.shape)
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"factor": (0.5, 1, 1)},
-        {"factor": (2, 2)},
-        {"factor": (2, np.nan, 2)},
-        {"factor": (2, np.inf, 2)},
-        {"factor": (2, -2, 2)},
-        {"spacing_mm": (1, 1, 2)},
-        {"spacing_mm": (1, 1, 0)},
-        {"spacing_mm": (1, 1)},
-        {"spacing_mm": (1, 1, -1)},
-        {"factor": (2, 2, 2), "spacing_mm": (0.5, 0.5, 0.5)},
-    ],
-)
-def test_bad_factors_and_spacings_are_refused(settings, blob):
-    with pytest.raises(InputError, match=r"factor|spacing"):
-        super_resolve(blob((9, 9, 9)), make_model(blocks=1, units=1), **settings)
+def test_bad_factors_and_spacings_are_refused(blob):
+    model, scan = make_model(blocks=1, units=1), blob((9, 9, 9))
+    wrong = [{"factor": f} for f in ((0.5, 1, 1), (2, 2), (2, np.nan, 2), (2, np.inf, 2), (2, -2, 2))]
+    wrong += [{"spacing_mm": mm} for mm in ((1, 1, 2), (1, 1, 0), (1, 1), (1, 1, -1))]
+    for settings in (*wrong, {"factor": (2, 2, 2), "spacing_mm": (0.5, 0.5, 0.5)}):
+        with pytest.raises(InputError, match=r"factor|spacing"):
+            super_resolve(scan, model, **settings)
 
 
 def test_a_constant_scan_is_refused():
@@ -194,19 +183,19 @@ def test_a_model_is_loaded_as_it_was_saved(weights):
         assert torch.equal(model.network.state_dict()[name], value)
 
 
-@pytest.mark.parametrize("size", [0, 5, 200, 20_000, -1])
-def test_a_truncated_model_is_refused(weights, size):
+def test_a_truncated_model_is_refused(weights):
     path = weights()[0]
-    path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(InputError, match=path.name):
-        load_model(path, device="cpu")
+    whole = path.read_bytes()
+    for size in (0, 5, 200, 20_000, -1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(InputError, match=path.name):
+            load_model(path, device="cpu")
 
 
-@pytest.mark.parametrize("metadata", [{}, {"experiment": "?"}, {"experiment": "{}"}, {"experiment": "[]"}, {"a": "b"}])
-def test_weights_that_are_not_of_an_experiment_are_refused(weights, metadata):
-    path = weights(metadata=metadata)[0]
-    with pytest.raises(InputError):
-        load_model(path, device="cpu")
+def test_weights_that_are_not_of_an_experiment_are_refused(weights):
+    for metadata in ({}, {"experiment": "?"}, {"experiment": "{}"}, {"experiment": "[]"}, {"a": "b"}):
+        with pytest.raises(InputError, match="experiment"):
+            load_model(weights(metadata=metadata)[0], device="cpu")
 
 
 def test_weights_of_earlier_versions_are_loaded():
@@ -301,18 +290,20 @@ def test_a_run_is_found_by_its_id_and_by_its_folder(trained, tmp_path):
     assert find_weights("mine") == find_weights(tmp_path / "mine").relative_to(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["/no/such/folder/mdcsrn_res", "./mdcsrn_res", "~/no-such/mdcsrn_res", "mdcsrn_res.safetensors", "mdcsrn", "mdcsrn_r",
-     "mdcsrn_res-quick", "mdcsrn_res-quick-s0", "*", "mdcsrn_re[s]", "results/quick", "./SRCNN3D_iter_470000.caffemodel"],
+NOWHERE = (
+    "/no/such/folder/mdcsrn_res", "./mdcsrn_res", "~/no-such/mdcsrn_res", "mdcsrn_res.safetensors", "mdcsrn", "mdcsrn_r",
+    "mdcsrn_res-quick", "mdcsrn_res-quick-s0", "*", "mdcsrn_re[s]", "results/quick", "./SRCNN3D_iter_470000.caffemodel",
 )  # fmt: skip
-def test_what_leads_nowhere_is_never_another_run(trained, tmp_path, name):
+
+
+def test_what_leads_nowhere_is_never_another_run(trained, tmp_path):
     trained("mdcsrn_res-quick-s0-mine")
     (tmp_path / "published").mkdir()
     (tmp_path / "published" / "SRCNN3D_iter_470000.caffemodel").write_text("")
-    with pytest.raises(InputError, match=re.escape(name)) as error:
-        find_weights(name)
-    assert "\n" not in str(error.value)
+    for name in NOWHERE:
+        with pytest.raises(InputError, match=re.escape(name)) as error:
+            find_weights(name)
+        assert "\n" not in str(error.value)
     assert find_weights("SRCNN3D_iter_470000.caffemodel").is_file()
 
 

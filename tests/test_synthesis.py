@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from itertools import product
 
 import numpy as np
 import pytest
@@ -38,22 +39,20 @@ def fake(function=lambda x: x[:, :1], base=SYNTHSR_PUBLISHED, **changes) -> Mode
     return Model(Fake(function).eval(), base.changed(**{"output": "scan", **changes}))
 
 
-@pytest.mark.parametrize("shape", [(25, 24, 23), (22, 27, 21)])
-@pytest.mark.parametrize("spacing", [1.0, 1.5, 0.6])
-def test_a_blob_stays_where_it_is(shape, spacing, affine, blob, centre_of_mass):
-    scan = blob(shape, affine)
-    sr = super_resolve(scan.with_data(scan.data * 3000), fake(spacing_mm=spacing))
-    assert axcodes(sr) == "RAS"
-    np.testing.assert_allclose(sr.spacing_mm, spacing, rtol=1e-6)
-    assert np.abs(centre_of_mass(sr) - centre_of_mass(scan)).max() < 0.05
-    assert 1200 < sr.data.max() <= 3000
-    # one corner of the field of view stays, and the other is at most a voxel away
-    first, last = (
-        np.linalg.solve(sr.affine, affine @ [*corner, 1])[:3] for corner in ((-0.5,) * 3, np.subtract(shape, 0.5))
-    )
-    ends = np.array([np.full(3, -0.5), np.subtract(sr.shape, 0.5)])
-    assert np.abs(first - ends).min(0).max() < 1e-6
-    assert np.abs(last - ends).min(0).max() < 1
+def test_a_blob_stays_where_it_is(affine, blob, centre_of_mass):
+    for shape, spacing in product([(25, 24, 23), (22, 27, 21)], [1.0, 1.5, 0.6]):
+        scan = blob(shape, affine)
+        sr = super_resolve(scan.with_data(scan.data * 3000), fake(spacing_mm=spacing))
+        assert axcodes(sr) == "RAS"
+        np.testing.assert_allclose(sr.spacing_mm, spacing, rtol=1e-6)
+        assert np.abs(centre_of_mass(sr) - centre_of_mass(scan)).max() < 0.05
+        assert 1200 < sr.data.max() <= 3000
+        # one corner of the field of view stays, and the other is at most a voxel away
+        corners = (-0.5,) * 3, np.subtract(shape, 0.5)
+        first, last = (np.linalg.solve(sr.affine, affine @ [*corner, 1])[:3] for corner in corners)
+        ends = np.array([np.full(3, -0.5), np.subtract(sr.shape, 0.5)])
+        assert np.abs(first - ends).min(0).max() < 1e-6
+        assert np.abs(last - ends).min(0).max() < 1
 
 
 def test_axes_are_permuted_and_flipped_but_never_turned(oblique, blob):
@@ -142,16 +141,17 @@ def test_keras_weights_are_found_by_their_name(tmp_path, monkeypatch):
     assert load_model("SynthSR_any.h5", device="cpu").experiment.name == "synthsr_published"
 
 
-@pytest.mark.parametrize("output, expected", [
-    ("scan", [-50, 150, 350]), ("unit", [0, 127.5, 255]), ("synthsr", [0, 127.5, 128]), ("hyperfine", [0, 150, 350]),
-])  # fmt: skip
-def test_units(output, expected, noise):
+UNITS = {"scan": [-50, 150, 350], "unit": [0, 127.5, 255], "synthsr": [0, 127.5, 128], "hyperfine": [0, 150, 350]}
+
+
+@pytest.mark.parametrize("output", UNITS)
+def test_units(output):
     data = np.full((32, 32, 32), 150.0)
     data[:, :16], data[:, :8] = 350, -50
     base = SYNTHSR_HYPERFINE if output == "hyperfine" else SYNTHSR_PUBLISHED
     scan = Volume(data, np.eye(4))
     sr = super_resolve(scan, fake(base=base, output=output), reference=scan if base.reference else None)
-    np.testing.assert_allclose([sr.data[5, y, 5] for y in (3, 25, 12)], expected, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose([sr.data[5, y, 5] for y in (3, 25, 12)], UNITS[output], rtol=1e-4, atol=1e-3)
 
 
 def test_hyperfine_weights_add_to_the_t1_and_see_the_t2_in_its_place(tmp_path, blob, centre_of_mass):
@@ -299,7 +299,7 @@ def empty(shape, spacing) -> Volume:
     return Volume(np.zeros(shape), np.diag([*spacing, 1.0]))
 
 
-@pytest.mark.parametrize("experiment, shape, spacing, words", [
+HEADERS = [
     (SYNTHSR_PUBLISHED, (200, 200, 30), (0.9, 0.9, 5), []),
     (SYNTHSR_PUBLISHED, (200, 200, 30), (0.9, 0.9, 1), ["covers 30 mm along S", "no resolution to gain"]),
     (SYNTHSR_PUBLISHED, (200, 200, 30), (0.9, 2.5, 5), ["covers 500 mm along A"]),
@@ -312,12 +312,15 @@ def empty(shape, spacing) -> Volume:
     (EXPERIMENTS["synthsr_thick"], (60, 220, 200), (3, 1, 1), ["this model was trained on 1 x 1 x 3 mm"]),
     (EXPERIMENTS["mdcsrn_res"], (200, 200, 30), (1, 1, 1), ["covers 30 mm along S"]),
     (EXPERIMENTS["srresnet_us"], (200, 200, 1), (0.3, 0.3, 1), []),
-])  # fmt: skip
-def test_warnings(experiment, shape, spacing, words):
-    found = warned(empty(shape, spacing), experiment)
-    assert len(found) == len(words), found
-    for line, word in zip(found, words, strict=True):
-        assert word in line and "the scan" in line
+]  # fmt: skip
+
+
+def test_headers_are_warned_of():
+    for experiment, shape, spacing, words in HEADERS:
+        found = warned(empty(shape, spacing), experiment)
+        assert len(found) == len(words), found
+        for line, word in zip(found, words, strict=True):
+            assert word in line and "the scan" in line
 
 
 def test_warnings_know_turned_axes_and_references():
