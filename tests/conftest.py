@@ -10,7 +10,6 @@ from scipy import ndimage
 
 from srlib import paths, systems
 from srlib.games import Players
-from srlib.models.mdcsrn import MDCSRN
 from srlib.volume import Volume, save
 from srlib.weights import save_weights
 
@@ -170,8 +169,8 @@ def cohort(tmp_path_factory) -> Path:
 def tiny(tmp_path_factory) -> Path:
     """Weights of an untrained network of two layers."""
     experiment = systems.get("mdcsrn_res", "smoke").changed(model_args={"blocks": 1, "units": 1, "residual": True})
+    network = experiment.network.build()
     torch.manual_seed(0)
-    network = MDCSRN(width=experiment.network.width, **experiment.network.model_args)
     torch.nn.init.normal_(network.last.weight, std=0.02)  # which begins at zero, and would change nothing
     path = tmp_path_factory.mktemp("weights") / "model.safetensors"
     save_weights(network.state_dict(), path, {"experiment": experiment.to_json()})

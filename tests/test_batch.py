@@ -16,7 +16,6 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
-import torch
 from click.testing import CliRunner
 from conftest import AFFINES
 from PIL import Image
@@ -25,8 +24,8 @@ from test_foreign import make, theirs
 
 from srlib import batch, headers, images, inputs, systems, volume
 from srlib.cli import main
-from srlib.models import MODELS
 from srlib.paths import InputError, ScanWarning
+from srlib.prediction import AnyFactor, Prediction, Request
 from srlib.systems import use
 from srlib.tables import read_table
 from srlib.volume import Volume
@@ -421,13 +420,13 @@ def test_a_manifest_gives_both_contrasts(tmp_path):
     )
 
 
-def test_thick_axes_are_brought_to_the_finest_spacing_where_the_model_can(tiny, monkeypatch):
+def test_thick_axes_are_brought_to_the_finest_spacing_where_the_model_can(tiny):
     model = use.load_model(tiny, device="cpu")
     thick, even = (Volume(DATA, np.diag([*mm, 1])) for mm in ((1, 0.9, 4.5), (1, 1.1, 1.19)))
-    assert use.choose_factor(thick, model) == use.choose_factor(even, model) == (2, 2, 2)
-    model = use.Model(model.network, model.experiment.changed(mixture=systems.get("robust").examples.mixture))
-    np.testing.assert_allclose(use.choose_factor(thick, model), (1, 1, 5))
-    assert use.choose_factor(even, model) == (2, 2, 2)
+    any_factor = use.Model(model.network, model.experiment.changed(prediction=AnyFactor(4.0, 6.0)))
+    twice = [model.plan(thick, Request()), model.plan(even, Request()), any_factor.plan(even, Request())]
+    assert all(plan.finer == (2, 2, 2) for plan in twice)
+    np.testing.assert_allclose(any_factor.plan(thick, Request()).finer, (1, 1, 5))
 
 
 def command(*words: object, **settings: object) -> subprocess.Popen:
@@ -475,10 +474,10 @@ def test_a_stopped_run_ends_at_once_and_says_what_was_done(tmp_path, tiny, enhan
 def test_ctrl_c_while_the_model_is_read_is_one_line(tmp_path, enhance, monkeypatch):
     nib.save(nib.Nifti1Image(DATA, OBLIQUE), tmp_path / "a.nii")
 
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(infer, "load_model", interrupted)
+    monkeypatch.setattr(use, "load_model", interrupted)
     before = signal.getsignal(signal.SIGTERM)
     result = enhance(tmp_path / "a.nii", tmp_path / "sr.nii")
     assert result.exit_code == 130 and len(result.stderr.splitlines()) == 1
@@ -502,17 +501,17 @@ def test_two_runs_on_one_folder_get_on_with_each_other(tmp_path, tiny, enhance):
 
 @pytest.mark.parametrize("words, status", [((), 0), (("--factor", 2, 2, 1), 1)])
 def test_what_another_run_writes_meanwhile_stays_or_is_written_once_more(tmp_path, enhance, monkeypatch, words, status):
-    scan, out, real = tmp_path / "a.nii", tmp_path / "sr.nii.gz", use.super_resolve
+    scan, out, real = tmp_path / "a.nii", tmp_path / "sr.nii.gz", use.Model.predict
     nib.save(nib.Nifti1Image(DATA, OBLIQUE), scan)
 
-    def slow(*given: object, **settings: object) -> Volume:
-        monkeypatch.setattr(batch, "super_resolve", real)
+    def slow(*given: object, **settings: object) -> Prediction:
+        monkeypatch.setattr(use.Model, "predict", real)
         assert enhance(scan, out, *words).exit_code == 0  # of the same scan, in the same way or in another
         written.append(out.read_bytes())
         return real(*given, **settings)
 
     written = []
-    monkeypatch.setattr(batch, "super_resolve", slow)
+    monkeypatch.setattr(use.Model, "predict", slow)
     result = enhance(scan, out)
     assert result.exit_code == status and out.read_bytes() == written[0]
     assert ("exists and was not made" in result.stderr) == bool(status)
@@ -572,10 +571,8 @@ def test_outputs_of_every_format_are_done_before(name, tmp_path, enhance):
 
 def test_a_png_is_done_before(tmp_path, tmp_path_factory):
     experiment = systems.get("srresnet_ct_res", "smoke")
-    torch.manual_seed(0)
     weights = tmp_path / "model.safetensors"
-    network = MODELS[experiment.network.model](width=experiment.network.width, **experiment.network.model_args)
-    save_weights(network.state_dict(), weights, {"experiment": experiment.to_json()})
+    save_weights(experiment.network.build().state_dict(), weights, {"experiment": experiment.to_json()})
     volume.save(Volume(texture((40, 36, 1)), np.eye(4)), tmp_path / "a.png")
     words = ["enhance", *map(str, (tmp_path / "a.png", tmp_path / "sr.png")), "--weights", str(weights)]
     results = [CliRunner().invoke(main, [*words, *more]) for more in ((), (), ("--report", str(tmp_path / "pages")))]
@@ -589,10 +586,8 @@ def test_a_png_is_done_before(tmp_path, tmp_path_factory):
 
 def test_one_half_of_two_outputs_is_made_whole(tmp_path):
     experiment = systems.get("synthsr_laplace", "smoke")
-    torch.manual_seed(0)
-    network = MODELS[experiment.network.model](width=experiment.network.width, **experiment.network.model_args)
     weights = tmp_path / "model.safetensors"
-    save_weights(network.state_dict(), weights, {"experiment": experiment.to_json()})
+    save_weights(experiment.network.build().state_dict(), weights, {"experiment": experiment.to_json()})
     nib.save(nib.Nifti1Image(texture((20, 21, 9)).astype("f4"), np.diag([1, 1, 3, 1])), tmp_path / "a.nii")
     sr, b = tmp_path / "sr.nii", tmp_path / "b.nii"
     words = ["enhance", *map(str, (tmp_path / "a.nii", sr)), "--weights", str(weights), "--uncertainty", str(b)]
@@ -612,8 +607,8 @@ def test_a_page_is_written_of_what_was_done_before(tmp_path, enhance, monkeypatc
     words = (scan, out, "--dtype", "int16", "--report")
     assert enhance(*words, tmp_path / "first").exit_code == 0
     first = (tmp_path / "first" / "sr.html").read_text()
-    content, real = out.read_bytes(), use.super_resolve
-    monkeypatch.setattr(batch, "super_resolve", None)  # which is not needed again
+    content, real = out.read_bytes(), use.Model.predict
+    monkeypatch.setattr(use.Model, "predict", None)  # which is not needed again
     result = enhance(*words, pages)
     assert result.exit_code == 0 and "a.nii: done before" in result.stderr and out.read_bytes() == content
     page = (pages / "sr.html").read_text()
@@ -621,7 +616,7 @@ def test_a_page_is_written_of_what_was_done_before(tmp_path, enhance, monkeypatc
         assert line in page and line in first
     (pages / "sr.html").write_text("mine to keep as it is")
     assert enhance(*words, pages).exit_code == 0 and (pages / "sr.html").read_text() == "mine to keep as it is"
-    monkeypatch.setattr(batch, "super_resolve", real)
+    monkeypatch.setattr(use.Model, "predict", real)
     assert enhance(*words[:2], "--factor", 1, 1, 2, "--force").exit_code == 0
     assert (
         enhance(*words[:2], "--factor", 1, 1, 2, "--report", pages).exit_code == 0
@@ -680,7 +675,7 @@ def test_a_folder_that_vanishes_is_a_line_per_scan_at_once(tmp_path, tiny, monke
     nib.save(nib.Nifti1Image(DATA, OBLIQUE), tmp_path / "a.nii")
     todo = inputs.jobs([tmp_path / "a.nii"], tmp_path / "out")
     (tmp_path / "out").rmdir()
-    monkeypatch.setattr(batch, "super_resolve", None)  # nothing is computed that cannot be written
+    monkeypatch.setattr(use.Model, "predict", None)  # nothing is computed that cannot be written
     (outcome,) = batch.run(todo, use.load_model(tiny, device="cpu"), tiny, print)
     assert outcome.status == "failed" and "out does not exist; create it first" in outcome.message
     with pytest.raises(InputError, match=r"summary\.csv: the folder"):
@@ -779,7 +774,7 @@ def test_what_libraries_raise_is_one_line(tmp_path, enhance, monkeypatch):
     def fail(*args: object, **settings: object) -> None:
         raise next(raised)
 
-    monkeypatch.setattr(batch, "super_resolve", fail)
+    monkeypatch.setattr(use.Model, "predict", fail)
     result = enhance(source, tmp_path / "out")
     errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert result.exit_code == 1 and len(errors) == 3 and "memory is not enough" in errors[0]

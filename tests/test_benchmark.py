@@ -11,7 +11,6 @@ from scipy import stats
 
 from srlib import benchmark, figures, metrics, results, systems
 from srlib.data import read_manifest
-from srlib.models import MODELS
 from srlib.systems.use import Model, load_model
 from srlib.volume import central
 from srlib.weights import save_weights
@@ -21,9 +20,9 @@ FINE, COARSE, SECOND = "recnn_x2", "srgan3d_res_subpixel", "recnn_x2_t2"
 
 
 def untrained(name: str) -> Model:
-    torch.manual_seed(0)
     experiment = systems.get(name, "smoke")
-    network = MODELS[experiment.network.model](width=experiment.network.width, **experiment.network.model_args)
+    network = experiment.network.build(0)
+    torch.manual_seed(0)
     with torch.no_grad():
         for p in network.parameters():
             p.add_(0.01 * torch.randn(p.shape))  # or residual networks would give their input back

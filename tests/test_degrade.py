@@ -6,7 +6,6 @@ from scipy import ndimage
 from skimage.transform import iradon, radon
 
 from srlib.benchmark import BENCHMARK
-from srlib.data import degradation_of
 from srlib.degrade import (
     BlockAverage,
     GaussianDownsample,
@@ -18,6 +17,7 @@ from srlib.degrade import (
 )
 from srlib.paths import InputError
 from srlib.phantoms import ct_slice
+from srlib.tasks import degradation_of
 from srlib.volume import Volume
 
 

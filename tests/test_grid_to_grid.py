@@ -9,7 +9,6 @@ from click.testing import CliRunner
 from srlib import data, evaluate, metrics, systems, volume
 from srlib.cli import main
 from srlib.data import Subject, load_mask
-from srlib.examples import PairDataset
 from srlib.models.srgan3d import SRGAN3D
 from srlib.paths import InputError
 from srlib.systems import train as training
@@ -73,7 +72,7 @@ def test_patches_of_both_grids_show_the_same_place(ramp, task, sampling):
     factor = FACTORS[task]
     args = {**SMOKE.network.model_args, "factor": factor}
     experiment = SMOKE.changed(task=task, model_args=args, sampling=sampling, patch_size=8)
-    dataset = PairDataset([ramp], experiment)
+    dataset = experiment.examples.open([ramp], experiment.pairs)
     places = dataset.locations(0, np.random.default_rng(0))
     assert len(places) == len(dataset.grid(0)) > 8
     for place in places:
@@ -83,14 +82,16 @@ def test_patches_of_both_grids_show_the_same_place(ramp, task, sampling):
 
 
 def test_patches_that_the_factor_does_not_divide_are_refused(ramp):
+    experiment = SMOKE.changed(patch_size=9)
+    dataset = experiment.examples.open([ramp], experiment.pairs)
     with pytest.raises(InputError, match=r"\(9, 9, 9\) voxels are no multiple of the factor \(2, 2, 2\)"):
-        PairDataset([ramp], SMOKE.changed(patch_size=9)).grid(0)
+        dataset.grid(0)
 
 
 def test_the_published_patches(tmp_path):
     experiment = systems.get("srgan3d").changed(frame=(224, 224, 152))
     file = save(Volume(np.random.default_rng(0).uniform(0, 900, (60, 70, 50)), np.eye(4)), tmp_path / "s.nii")
-    dataset = PairDataset([Subject("s", "train", {"t1": file})], experiment)
+    dataset = experiment.examples.open([Subject("s", "train", {"t1": file})], experiment.pairs)
     places = dataset.grid(0)
     assert len(places) == 8 and {p.size for p in places} == {(32, 32, 23)}
     assert sorted({p.start for p in places})[-1] == (24, 24, 15)  # 128 + 96 = 224; 92 + 60 = 152

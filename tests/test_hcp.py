@@ -11,6 +11,7 @@ from srlib.cli import main
 from srlib.degrade import KSpaceTruncation
 from srlib.images import load_mat
 from srlib.paths import InputError
+from srlib.tasks import TASKS
 from srlib.volume import Volume, fit_scaling, load
 
 F25 = systems.get("mdcsrn_f25", "smoke")
@@ -83,7 +84,7 @@ def test_samples_kept_by_both_variants():
     assert KSpaceTruncation((1, 2, 2)).kept((256, 320, 320)) == (256, 160, 160)
     assert KSpaceTruncation((1, 5, 5)).kept((256, 320, 320)) == (256, 64, 64)
     for name, share in (("mdcsrn", 1 / 4), ("mdcsrn_f25", 1 / 25)):
-        kind, settings = systems.TASKS[systems.get(name).task]
+        kind, settings = TASKS[systems.get(name).task]
         kept = KSpaceTruncation(**settings).kept((256, 320, 320))
         assert kind == "kspace" and np.prod(kept) / (256 * 320 * 320) == pytest.approx(share)
 

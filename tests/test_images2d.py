@@ -1,7 +1,6 @@
 """2-D images through the data path: ultrasound on two grids, CT on one, stacks, the cross-entropy game, TensorBoard."""
 
 import copy
-import dataclasses
 import sys
 import warnings
 from pathlib import Path
@@ -17,12 +16,13 @@ from skimage import io
 
 from srlib import data, example, images, losses, metrics, results, systems, volume
 from srlib.cli import main
-from srlib.examples import PairDataset
+from srlib.games import Players
 from srlib.models.srresnet2d import SRResNet2D, SRResNet2DRes
 from srlib.paths import InputError, ScanWarning
 from srlib.systems import train as training
 from srlib.systems import use
 from srlib.systems.use import Model
+from srlib.tasks import degradation_of
 from srlib.tiled import run_tiled
 from srlib.volume import Volume
 from srlib.weights import load_weights
@@ -53,7 +53,8 @@ def smoke(name, **changes):
 
 
 def test_ultrasound_patches_lie_on_one_another(manifests):
-    dataset = PairDataset(parts(manifests["us"])[0], smoke("srresnet_us"))
+    experiment = smoke("srresnet_us")
+    dataset = experiment.examples.open(parts(manifests["us"])[0], experiment.pairs)
     assert dataset.factor == (4, 1, 1)
     for place in dataset.grid(0):
         given, truth = dataset.read(0, place)
@@ -94,7 +95,6 @@ def test_enhanced_columns_lie_where_the_beams_were(manifests):
     lr = degradation_of("scanline_x4")(hr)
     network = SRResNet2DRes(4, 1, 4).eval().requires_grad_(False)
     model = Model(network, smoke("srresnet_us_res"))
-    assert model.factor == (4, 1, 1)
     sr = use.super_resolve(lr, model)
     np.testing.assert_allclose(sr.affine, hr.affine, atol=1e-9)
     np.testing.assert_allclose(sr.data[: hr.shape[0] : 4], lr.data, atol=1e-5)
@@ -114,26 +114,28 @@ def test_the_cyclic_schedule_is_that_of_torch():
 
 @pytest.mark.parametrize("moves", ["both", "critic"])
 def test_a_step_of_cross_entropy(moves):
-    game = dataclasses.replace(systems.get("srgan_us").game, moves=moves, weight=0.01)
-    phase = phases.make_phase(smoke("srgan_us", adversarial=game), LocalFabric(), 0)
-    assert type(phase) is phases.CrossEntropyPhase
+    experiment = smoke("srgan_us", moves=moves, weight=0.01)
+    game, width = experiment.game, experiment.network.width
+    critic = game.critic(width, experiment.examples.patch_size, 0)
+    networks = {"generator": experiment.network.build(0), "critic": critic}
+    players = Players(networks, experiment.training, LocalFabric(), 0)
     lr, hr = torch.rand(2, 1, 8, 32, 1), torch.rand(2, 1, 32, 32, 1)
-    before = {name: copy.deepcopy(n) for name, n in phase.networks.items()}
+    before = {name: copy.deepcopy(n) for name, n in players.networks.items()}
     sr = before["generator"].train(moves == "both")(lr)
     critic = before["critic"].train()
     real, fake = critic(hr), critic(sr.detach())
     expected = -(torch.log(torch.sigmoid(real)).mean() + torch.log(1 - torch.sigmoid(fake)).mean())
-    values = phase.step(0, lr, hr)
+    values = game.step(players, 0, lr, hr)
     torch.testing.assert_close(values["critic_loss"], expected.detach())
-    states = {n: (before[n].state_dict(), phase.networks[n].state_dict()) for n in before}
+    states = {n: (before[n].state_dict(), players.networks[n].state_dict()) for n in before}
     moved = {n for n, (a, b) in states.items() for k in a if "running" not in k and not torch.equal(a[k], b[k])}
     assert moved == ({"generator", "critic"} if moves == "both" else {"critic"})
     if moves == "critic":
-        untouched = copy.deepcopy(phase.networks["generator"].state_dict())
-        phase.step(1, lr, hr)
-        assert all(torch.equal(v, untouched[k]) for k, v in phase.networks["generator"].state_dict().items())
+        untouched = copy.deepcopy(players.networks["generator"].state_dict())
+        game.step(players, 1, lr, hr)
+        assert all(torch.equal(v, untouched[k]) for k, v in players.networks["generator"].state_dict().items())
     else:
-        wish = -torch.log(torch.sigmoid(phase.networks["critic"](sr))).mean()
+        wish = -torch.log(torch.sigmoid(players.networks["critic"](sr))).mean()
         torch.testing.assert_close(values["adversarial"], wish.detach(), rtol=1e-4, atol=1e-5)
 
 

@@ -7,12 +7,12 @@ from click.testing import CliRunner
 
 from srlib import data, systems, volume
 from srlib.cli import main
-from srlib.data import Subject, bring
-from srlib.examples import PairDataset
+from srlib.data import Subject
 from srlib.models.recnn import ReCNN
+from srlib.pairs import bring
 from srlib.paths import InputError
 from srlib.systems import train as training
-from srlib.systems.use import Model, enhance_on_grid, super_resolve
+from srlib.systems.use import Model, super_resolve
 from srlib.volume import Volume, coarse_grid, resample
 
 SMOKE = systems.get("recnn_x2_t2", "smoke").changed(patch_size=9, stride=7)
@@ -73,7 +73,7 @@ def adding() -> Model:
 
 def test_the_reference_is_the_second_channel(blob, rotate):
     scan, other = blob(offset=(-4, 0, 0)), blob(offset=(4, 0, 0))
-    sr = enhance_on_grid(scan, adding(), turned(other, rotate))
+    sr = super_resolve(scan, adding(), factor=(1, 1, 1), reference=turned(other, rotate))
     np.testing.assert_allclose(sr.data, scan.data + 0.1 * other.data, atol=0.006)
 
 
@@ -81,17 +81,17 @@ def test_the_reference_is_the_second_channel(blob, rotate):
 def test_a_reference_may_be_finer_than_the_scan(blob, oblique, align):
     hr, other = (blob((25, 24, 23), oblique, sigma=3, offset=(x, 0, 0)) for x in (-2, 2))
     lr = resample(hr, *coarse_grid(hr.shape, hr.affine, (2, 2, 2), align))
-    sr = super_resolve(lr, adding(), (2, 2, 2), reference=other, align=align)
+    sr = super_resolve(lr, adding(), factor=(2, 2, 2), reference=other, align=align)
     expected = resample(Volume(hr.data + 0.1 * other.data, oblique), sr.shape, sr.affine)
     inside = (slice(2, -3),) * 3
     np.testing.assert_allclose(sr.data[inside], expected.data[inside], atol=0.03)
 
 
 def test_a_missing_or_unwanted_reference_is_refused(blob):
-    with pytest.raises(InputError, match=r"recnn_x2_t2 takes a reference \(t2\), got none"):
+    with pytest.raises(InputError, match=r"this model takes a reference \(t2\), got none"):
         super_resolve(blob(), adding())
     mono = Model(ReCNN(2, 2).eval(), systems.get("recnn_x2", "smoke"))
-    with pytest.raises(InputError, match="recnn_x2 takes no reference, got one"):
+    with pytest.raises(InputError, match="this model takes no reference, got one"):
         super_resolve(blob(), mono, reference=blob())
 
 
@@ -109,7 +109,7 @@ def pairs(tmp_path, blob, oblique, rotate):
 
 
 def test_patches_have_both_channels_at_one_place(pairs):
-    dataset = PairDataset(data.read_manifest(pairs, "train"), SMOKE)
+    dataset = SMOKE.examples.open(data.read_manifest(pairs, "train"), SMOKE.pairs)
     given, truth = dataset.read(0, dataset.grid(0)[3])
     assert given.shape == (2, 9, 9, 9) and truth.shape == (1, 9, 9, 9)
     whole, _ = dataset[0]
@@ -127,7 +127,7 @@ def test_training_and_enhancing_from_the_command_line(pairs, tmp_path, monkeypat
     assert run.exit_code == 0, run.output
     assert volume.load(tmp_path / "sr.nii.gz").shape == (50, 48, 46)
     run = CliRunner().invoke(main, [*map(str, words), "--force"])
-    assert run.exit_code == 1 and "recnn_x2_t2 takes a reference (t2), got none" in run.stderr
+    assert run.exit_code == 1 and "this model takes a reference (t2), got none" in run.stderr
 
 
 def test_a_subject_without_the_contrast_is_named(pairs):

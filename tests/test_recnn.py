@@ -6,15 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from srlib.degrade import make_degradation
 from srlib.metrics import psnr
-from srlib.models import MODELS
 from srlib.models.recnn import SRCNN3D, ReCNN
 from srlib.patches import tiles
 from srlib.paths import InputError, published_dir
-from srlib.systems import EXPERIMENTS, PROFILES, TASKS, get
+from srlib.systems import EXPERIMENTS, PROFILES, get
 from srlib.systems.published import load_published
 from srlib.systems.use import load_model
+from srlib.tasks import degradation_of
 from srlib.tiled import run_tiled
 from srlib.volume import Volume
 
@@ -42,8 +41,7 @@ def scan() -> tuple[np.ndarray, np.ndarray]:
     data = datasets.load_mni152_template(resolution=1).get_fdata(dtype=np.float32)
     box = tuple(slice((n - 112) // 2, (n - 112) // 2 + 112) for n in data.shape)
     hr = Volume((data[box] - data[box].min()) / np.ptp(data[box]), np.eye(4))
-    name, settings = TASKS["gaussian_x2_corners"]
-    degradation = make_degradation(name, **settings)
+    degradation = degradation_of("gaussian_x2_corners")
     return hr.data, degradation.to_grid(degradation(hr), hr.shape).data
 
 
@@ -149,7 +147,7 @@ def test_gradients_reach_every_layer():
 def test_experiments_fit_their_networks(name):
     for profile in PROFILES:
         experiment = get(name, profile)
-        network = MODELS[experiment.network.model](width=experiment.network.width, **experiment.network.model_args)
+        network = experiment.network.build()
         shape = (1, experiment.network.model_args.get("in_channels", 1), 5, 5, 5)
         assert network(torch.rand(shape)).shape == (1, 1, 5, 5, 5)
 
@@ -164,7 +162,6 @@ def test_interpolation_at_the_published_task(scan):
 def test_published_weights_at_the_published_task(scan, file, experiment, expected):
     model = load_model(published(file), device="cpu")
     assert model.experiment is EXPERIMENTS[experiment]
-    assert model.factor == (2, 2, 2)
     hr, on_grid = scan
     assert inner_psnr(hr, run_tiled(model.network, on_grid)) == pytest.approx(expected, abs=0.02)
 

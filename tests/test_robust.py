@@ -12,12 +12,14 @@ from srlib import images, mixture, systems
 from srlib.benchmark import BENCHMARK
 from srlib.checks import content
 from srlib.cli import main
+from srlib.conditioning import describe_degradation
 from srlib.degrade import BlockAverage, GaussianDownsample
 from srlib.example import read_template
 from srlib.generator import encode
 from srlib.metrics import psnr
 from srlib.models.robust import RobustSR, Told, pack
 from srlib.paths import InputError, ScanWarning, shipped_file
+from srlib.prediction import without_wild
 from srlib.priors import Label
 from srlib.systems.published import PUBLISHED
 from srlib.systems.use import load_model, super_resolve
@@ -50,7 +52,7 @@ def balls():
 
 
 def told_network(network, data, factor=(2, 2, 2)):
-    return Told(network, torch.from_numpy(mixture.told(data, factor)))
+    return Told(network, torch.from_numpy(describe_degradation(data, factor)))
 
 
 def test_packed_voxels_come_back():
@@ -85,34 +87,34 @@ def test_it_is_told_the_factor_and_shown_the_kernel(noise):
     scan = Volume(noise((48, 48, 48)), np.eye(4))
     sharp, blurred = (GaussianDownsample((2, 2, 2), s) for s in (0.5, 2.0))
     looks = [d.to_grid(d(scan), scan.shape).data for d in (sharp, blurred)]
-    facts = [mixture.told(look, (2, 1, 1)).reshape(3, -1) for look in looks]
+    facts = [describe_degradation(look, (2, 1, 1)).reshape(3, -1) for look in looks]
     assert [list(f[:, 0]) for f in facts] == [[0.5, 1, 1]] * 2
     assert (facts[0][:, 1] > facts[1][:, 1] + 0.5).all()
-    white = mixture.told(np.random.default_rng(0).standard_normal((64, 64, 64)).astype(np.float32), (1, 1, 1))
+    white = describe_degradation(np.random.default_rng(0).standard_normal((64, 64, 64)).astype(np.float32), (1, 1, 1))
     assert np.abs(white.reshape(3, -1)[:, 1:]).max() < 0.05
-    np.testing.assert_allclose(mixture.told(7 * looks[0] + 3, (2, 1, 1)), facts[0].ravel(), atol=1e-3)
-    assert np.isfinite(mixture.told(np.zeros((20, 20, 3), np.float32), (1, 1, 1))).all()
+    np.testing.assert_allclose(describe_degradation(7 * looks[0] + 3, (2, 1, 1)), facts[0].ravel(), atol=1e-3)
+    assert np.isfinite(describe_degradation(np.zeros((20, 20, 3), np.float32), (1, 1, 1))).all()
 
 
 def test_patches_are_those_of_one_degraded_scan(balls):
-    patches = mixture.paint_patches(np.random.default_rng(3), balls, SMOKE, PRIORS)
+    patches = SMOKE.examples.draw(np.random.default_rng(3), balls, PRIORS)
     assert len(patches) == SMOKE.examples.samples == 8
     for given, truth in patches:
         assert given.shape == (16, 16, 16, 16) and truth.shape == (1, 16, 16, 16)
         assert given.dtype == truth.dtype == np.float32
         assert (np.ptp(given[1:], axis=(1, 2, 3)) == 0).all()
         assert np.array_equal(given[1:, 0, 0, 0], patches[0][0][1:, 0, 0, 0])
-    again = mixture.paint_patches(np.random.default_rng(3), balls, SMOKE, PRIORS)
+    again = SMOKE.examples.draw(np.random.default_rng(3), balls, PRIORS)
     assert all(
         np.array_equal(a, b) for one, other in zip(patches, again, strict=True) for a, b in zip(one, other, strict=True)
     )
     with pytest.raises(InputError, match="cube"):
-        mixture.paint_patches(np.random.default_rng(0), balls, SMOKE.changed(samples=9), PRIORS)
+        SMOKE.changed(samples=9)
 
 
 def test_what_is_drawn_covers_the_mixture(balls):
     rng, factors = np.random.default_rng(0), []
-    hr = mixture.paint(rng, balls, SMOKE, PRIORS, [32] * 3)
+    hr = mixture.synthesize(rng, balls, SMOKE.examples.generation, SMOKE.examples.mixture, PRIORS, [32] * 3)
     assert hr.shape == (32, 32, 32) and 0 <= hr.data.min() < hr.data.max() < 2
     for _ in range(60):
         lr, factor = mixture.degrade(rng, hr, SMOKE.examples.mixture)
@@ -141,7 +143,9 @@ def template():
 def test_shipped_weights_are_those_of_the_recipe():
     path = shipped_file("robust")
     assert path.stat().st_size <= 2e6
-    assert read_metadata(path)["experiment"] == systems.get("robust").to_json()
+    written = read_metadata(path)["experiment"]
+    assert "schema" not in written, "by an earlier version, as one flat record"
+    assert systems.from_json(written) == systems.get("robust")
 
 
 def test_shipped_weights_gain_at_the_page_s_protocol(template):
@@ -212,7 +216,7 @@ def test_a_blob_stays_in_place_in_every_world(name, affine):
         pytest.skip(f"{name} is not at hand")
     scan = Volume(blob_data(), affine)
     reference = scan if model.experiment.reference else None
-    sr = super_resolve(scan, model, (2, 2, 2), reference=reference)
+    sr = super_resolve(scan, model, factor=(2, 2, 2), reference=reference)
     assert np.linalg.norm(middle_of_mass(sr) - middle_of_mass(scan)) < 0.05
 
 
@@ -252,8 +256,8 @@ def test_wild_voxels_do_not_change_the_scan_far_from_them(chequered, kind):
     data, far = lr.data.copy(), np.ones(hr.shape, bool)
     data[place], far[near] = change(data[place]), False
     with pytest.warns(ScanWarning, match="few voxels take most of the range"):
-        hot = super_resolve(lr.with_data(data), load_model(), (2, 2, 2))
-    cold, peak = super_resolve(lr, load_model(), (2, 2, 2)), float(np.ptp(hr.data))
+        hot = super_resolve(lr.with_data(data), load_model(), factor=(2, 2, 2))
+    cold, peak = super_resolve(lr, load_model(), factor=(2, 2, 2)), float(np.ptp(hr.data))
     spline = resample(lr, cold.shape, cold.affine)
     gain, whole = (psnr(hr.data, v.data, peak, far) - psnr(hr.data, spline.data, peak, far) for v in (hot, cold))
     assert gain > (
@@ -264,7 +268,7 @@ def test_wild_voxels_do_not_change_the_scan_far_from_them(chequered, kind):
 
 def test_ordinary_scans_are_not_touched(template, chequered):
     for scan in (template, chequered[0], template.with_data(3000 * template.data - 1000)):
-        assert mixture.without_wild(scan, scan) is scan
+        assert without_wild(scan, scan) is scan
 
 
 @pytest.mark.parametrize("slices", [1, 2, 4])
@@ -273,7 +277,7 @@ def test_a_few_slices_are_sharpened_as_many_are(template, slices):
     lr = GaussianDownsample((2, 2, 2))(hr)
     thin = crop_or_pad(lr, (0, 0, 14), (32, 32, slices))
     with pytest.warns(ScanWarning, match=f"{slices} slices along S are too few"):
-        sr = super_resolve(thin, load_model(), (2, 2, 2))
+        sr = super_resolve(thin, load_model(), factor=(2, 2, 2))
     truth = hr.data[:, :, 28 : 28 + 2 * slices]
     assert psnr(truth, sr.data, 1.0) > psnr(truth, resample(thin, sr.shape, sr.affine).data, 1.0)
 

@@ -1,8 +1,8 @@
 """SynthSR's prediction: where things lie, what the network sees, the units that come back, and the warnings."""
 
-import dataclasses
 import subprocess
 import sys
+from itertools import product
 
 import numpy as np
 import pytest
@@ -10,11 +10,13 @@ import torch
 from scipy import ndimage
 from test_foreign import make, theirs
 
+from srlib.generation import Acquisition, Generation
 from srlib.paths import InputError
-from srlib.synthesis import OUTPUTS, doubts, isotropic, reliability
-from srlib.systems import EXPERIMENTS, Acquisition, Generation
+from srlib.prediction import Request
+from srlib.synthesis import isotropic, reliability
+from srlib.systems import EXPERIMENTS
 from srlib.systems.synthsr import SYNTHSR_HYPERFINE, SYNTHSR_PUBLISHED
-from srlib.systems.use import Model, load_model, super_resolve, with_uncertainty
+from srlib.systems.use import Model, load_model, super_resolve, super_resolve_with_uncertainty
 from srlib.volume import Volume, axcodes, describe, reorient
 
 
@@ -34,25 +36,23 @@ class Fake(torch.nn.Module):
 
 
 def fake(function=lambda x: x[:, :1], base=SYNTHSR_PUBLISHED, **changes) -> Model:
-    return Model(Fake(function).eval(), dataclasses.replace(base, **{"output": "scan", **changes}))
+    return Model(Fake(function).eval(), base.changed(**{"output": "scan", **changes}))
 
 
-@pytest.mark.parametrize("shape", [(25, 24, 23), (22, 27, 21)])
-@pytest.mark.parametrize("spacing", [1.0, 1.5, 0.6])
-def test_a_blob_stays_where_it_is(shape, spacing, affine, blob, centre_of_mass):
-    scan = blob(shape, affine)
-    sr = super_resolve(scan.with_data(scan.data * 3000), fake(spacing_mm=spacing))
-    assert axcodes(sr) == "RAS"
-    np.testing.assert_allclose(sr.spacing_mm, spacing, rtol=1e-6)
-    assert np.abs(centre_of_mass(sr) - centre_of_mass(scan)).max() < 0.05
-    assert 1200 < sr.data.max() <= 3000
-    # one corner of the field of view stays, and the other is at most a voxel away
-    first, last = (
-        np.linalg.solve(sr.affine, affine @ [*corner, 1])[:3] for corner in ((-0.5,) * 3, np.subtract(shape, 0.5))
-    )
-    ends = np.array([np.full(3, -0.5), np.subtract(sr.shape, 0.5)])
-    assert np.abs(first - ends).min(0).max() < 1e-6
-    assert np.abs(last - ends).min(0).max() < 1
+def test_a_blob_stays_where_it_is(affine, blob, centre_of_mass):
+    for shape, spacing in product([(25, 24, 23), (22, 27, 21)], [1.0, 1.5, 0.6]):
+        scan = blob(shape, affine)
+        sr = super_resolve(scan.with_data(scan.data * 3000), fake(spacing_mm=spacing))
+        assert axcodes(sr) == "RAS"
+        np.testing.assert_allclose(sr.spacing_mm, spacing, rtol=1e-6)
+        assert np.abs(centre_of_mass(sr) - centre_of_mass(scan)).max() < 0.05
+        assert 1200 < sr.data.max() <= 3000
+        # one corner of the field of view stays, and the other is at most a voxel away
+        corners = (-0.5,) * 3, np.subtract(shape, 0.5)
+        first, last = (np.linalg.solve(sr.affine, affine @ [*corner, 1])[:3] for corner in corners)
+        ends = np.array([np.full(3, -0.5), np.subtract(sr.shape, 0.5)])
+        assert np.abs(first - ends).min(0).max() < 1e-6
+        assert np.abs(last - ends).min(0).max() < 1
 
 
 def test_axes_are_permuted_and_flipped_but_never_turned(oblique, blob):
@@ -108,7 +108,7 @@ def scan(noise) -> Volume:
 
 def check_published(path, scan):
     model = load_model(path, device="cpu")
-    assert model.experiment.spacing_mm == 1.0 and not model.network.training
+    assert model.experiment.prediction.spacing_mm == 1.0 and not model.network.training
     for flip in (True, False):
         sr, expected = super_resolve(scan, model, flip=flip), by_hand(scan, model.network, flip)
         assert expected.std() > 1 and (expected > 0).any() and (expected < 128).any()
@@ -141,21 +141,17 @@ def test_keras_weights_are_found_by_their_name(tmp_path, monkeypatch):
     assert load_model("SynthSR_any.h5", device="cpu").experiment.name == "synthsr_published"
 
 
-@pytest.mark.parametrize("output, expected", [
-    ("scan", [-50, 150, 350]), ("unit", [0, 127.5, 255]), ("synthsr", [0, 127.5, 128]), ("hyperfine", [0, 150, 350]),
-])  # fmt: skip
-def test_units(output, expected, noise):
+UNITS = {"scan": [-50, 150, 350], "unit": [0, 127.5, 255], "synthsr": [0, 127.5, 128], "hyperfine": [0, 150, 350]}
+
+
+@pytest.mark.parametrize("output", UNITS)
+def test_units(output):
     data = np.full((32, 32, 32), 150.0)
     data[:, :16], data[:, :8] = 350, -50
-    given = {"generation": SYNTHSR_HYPERFINE.examples.generation} if output == "hyperfine" else {}
-    sr = super_resolve(
-        Volume(data, np.eye(4)), fake(output=output, **given), reference=None if not given else Volume(data, np.eye(4))
-    )
-    np.testing.assert_allclose([sr.data[5, y, 5] for y in (3, 25, 12)], expected, rtol=1e-4, atol=1e-3)
-
-
-def test_every_experiment_has_units_that_are_known():
-    assert {e.prediction.output for e in (*EXPERIMENTS.values(), SYNTHSR_PUBLISHED, SYNTHSR_HYPERFINE)} <= set(OUTPUTS)
+    base = SYNTHSR_HYPERFINE if output == "hyperfine" else SYNTHSR_PUBLISHED
+    scan = Volume(data, np.eye(4))
+    sr = super_resolve(scan, fake(base=base, output=output), reference=scan if base.reference else None)
+    np.testing.assert_allclose([sr.data[5, y, 5] for y in (3, 25, 12)], UNITS[output], rtol=1e-4, atol=1e-3)
 
 
 def test_hyperfine_weights_add_to_the_t1_and_see_the_t2_in_its_place(tmp_path, blob, centre_of_mass):
@@ -179,9 +175,9 @@ def test_hyperfine_weights_add_to_the_t1_and_see_the_t2_in_its_place(tmp_path, b
     assert seen.max((1, 2, 3)) == pytest.approx([3, 2], rel=1e-3)
     first, second = (np.array(ndimage.center_of_mass(c)) for c in seen)
     np.testing.assert_allclose(second - first, (4, 0, 0), atol=0.1)
-    with pytest.raises(InputError, match=r"synthsr_hyperfine takes 2 scans \(t1, t2\), got 1"):
+    with pytest.raises(InputError, match=r"this model takes a reference \(t2\), got none"):
         super_resolve(t1, model)
-    with pytest.raises(InputError, match="takes 1 scans"):
+    with pytest.raises(InputError, match="this model takes no reference, got one"):
         super_resolve(t1, fake(), reference=t2)
 
 
@@ -236,7 +232,7 @@ def test_the_map_of_a_turned_reference_follows_its_slices(oblique, blob):
 
 def test_a_second_scan_has_its_own_map(noise):
     two = (Acquisition("t1_lr", (1.0, 1.0, 3.0)), Acquisition("t2", (1.0, 4.0, 1.0)))
-    model = fake(generation=Generation(two))
+    model = fake(generation=Generation(two), reference="t2")
     t1 = Volume(noise((32, 32, 10)), np.diag([1, 1, 3, 1]))
     t2 = Volume(noise((32, 8, 32)), np.diag([1.0, 4, 1, 1]))
     super_resolve(t1, model, reference=t2, flip=False)
@@ -274,14 +270,14 @@ def test_uncertainty_is_the_mean_of_both_passes_in_the_units_of_the_image(noise)
     ramp = torch.linspace(-1, 1, 32).view(1, 1, -1, 1, 1)
     model = fake(lambda x: torch.cat([x[:, :1], ramp + 0 * x[:, :1]], 1), EXPERIMENTS["synthsr_laplace"])
     scale = np.ptp(isotropic(scan, 1.0).data)
-    sr, b = with_uncertainty(scan, model)
+    sr, b = super_resolve_with_uncertainty(scan, model)
     np.testing.assert_allclose(sr.data, super_resolve(scan, model).data)
     up, down = (1e-5 + 0.02 * np.exp(s * ramp.flatten().numpy()) for s in (1, -1))
     np.testing.assert_allclose(b.data[:, 7, 9], scale * (up + down) / 2, rtol=1e-4)
-    np.testing.assert_allclose(with_uncertainty(scan, model, flip=False)[1].data[:, 7, 9], scale * up, rtol=1e-4)
+    once = super_resolve_with_uncertainty(scan, model, request=Request(flip=False))[1]
+    np.testing.assert_allclose(once.data[:, 7, 9], scale * up, rtol=1e-4)
     assert np.array_equal(b.affine, sr.affine)
-    with pytest.raises(InputError, match="synthsr_thick knows no uncertainty"):
-        with_uncertainty(scan, fake(base=EXPERIMENTS["synthsr_thick"]))
+    assert super_resolve_with_uncertainty(scan, fake(base=EXPERIMENTS["synthsr_thick"]))[1] is None
 
 
 def test_a_segmenter_and_another_grid_are_refused(scan):
@@ -290,15 +286,20 @@ def test_a_segmenter_and_another_grid_are_refused(scan):
     for asked in ({"factor": (1, 1, 2)}, {"spacing_mm": (1, 1, 1)}, {"align": "corners"}):
         with pytest.raises(InputError, match="gives scans of 1 mm along all axes"):
             super_resolve(scan, fake(), **asked)
-    with pytest.raises(InputError, match="mdcsrn_res is none"):
+    with pytest.raises(InputError, match="this model takes no ct"):
         super_resolve(scan, Model(Fake(), EXPERIMENTS["mdcsrn_res"]), ct=True)
+
+
+def warned(scan: Volume, experiment, reference: Volume | None = None) -> list[str]:
+    """What is said of the headers."""
+    return experiment.prediction.header_warnings(scan, experiment.pairs, reference)
 
 
 def empty(shape, spacing) -> Volume:
     return Volume(np.zeros(shape), np.diag([*spacing, 1.0]))
 
 
-@pytest.mark.parametrize("experiment, shape, spacing, words", [
+HEADERS = [
     (SYNTHSR_PUBLISHED, (200, 200, 30), (0.9, 0.9, 5), []),
     (SYNTHSR_PUBLISHED, (200, 200, 30), (0.9, 0.9, 1), ["covers 30 mm along S", "no resolution to gain"]),
     (SYNTHSR_PUBLISHED, (200, 200, 30), (0.9, 2.5, 5), ["covers 500 mm along A"]),
@@ -308,25 +309,28 @@ def empty(shape, spacing) -> Volume:
     (SYNTHSR_PUBLISHED, (200, 200, 170), (1, 1, 1), ["1 mm or less along all axes: no resolution to gain"]),
     (EXPERIMENTS["synthsr_any"], (200, 200, 15), (1, 1, 9), []),
     (EXPERIMENTS["synthsr_thick"], (200, 220, 60), (0.8, 1.1, 3), []),
-    (EXPERIMENTS["synthsr_thick"], (60, 220, 200), (3, 1, 1), ["synthsr_thick was trained on 1 x 1 x 3 mm"]),
+    (EXPERIMENTS["synthsr_thick"], (60, 220, 200), (3, 1, 1), ["this model was trained on 1 x 1 x 3 mm"]),
     (EXPERIMENTS["mdcsrn_res"], (200, 200, 30), (1, 1, 1), ["covers 30 mm along S"]),
     (EXPERIMENTS["srresnet_us"], (200, 200, 1), (0.3, 0.3, 1), []),
-])  # fmt: skip
-def test_warnings(experiment, shape, spacing, words):
-    found = doubts(empty(shape, spacing), experiment)
-    assert len(found) == len(words), found
-    for line, word in zip(found, words, strict=True):
-        assert word in line and "the scan" in line
+]  # fmt: skip
+
+
+def test_headers_are_warned_of():
+    for experiment, shape, spacing, words in HEADERS:
+        found = warned(empty(shape, spacing), experiment)
+        assert len(found) == len(words), found
+        for line, word in zip(found, words, strict=True):
+            assert word in line and "the scan" in line
 
 
 def test_warnings_know_turned_axes_and_references():
     affine = np.array([[0, 0, -3.0, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]])  # voxel axes A, S, L
     scan = Volume(np.zeros((200, 200, 60)), affine)
-    (line,) = doubts(scan, EXPERIMENTS["synthsr_thick"])
+    (line,) = warned(scan, EXPERIMENTS["synthsr_thick"])
     assert "3 x 1 x 1 mm along R, A and S" in line
     good = empty((200, 200, 30), (1.5, 1.5, 5))
-    assert not doubts(good, SYNTHSR_HYPERFINE, good)
-    lines = doubts(good, SYNTHSR_HYPERFINE, empty((200, 200, 30), (1, 1, 1)))
+    assert not warned(good, SYNTHSR_HYPERFINE, good)
+    lines = warned(good, SYNTHSR_HYPERFINE, empty((200, 200, 30), (1, 1, 1)))
     assert len(lines) == 2 and all("the reference" in line for line in lines)
     assert "trained on 1.5 x 1.5 x 5 mm" in lines[1]
 

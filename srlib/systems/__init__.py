@@ -48,7 +48,10 @@ def from_json(text: str) -> Experiment:
         fields = json.loads(text)
         known = EXPERIMENTS.get(fields["name"])
         prose = {name: getattr(known, name) for name in PROSE} if known else {}
-        return from_fields(fields if "schema" in fields else earlier(fields), prose)
+        experiment = from_fields(fields if "schema" in fields else earlier(fields), prose)
+        for task in experiment.task_settings:
+            experiment.pairs.degradation(task)  # or settings that are none would be found much later
+        return experiment
     except (TypeError, ValueError, KeyError, IndexError, AttributeError) as err:
         raise InputError(
             f"not the description of an experiment ({err}); the file is not one of ours or is damaged"

@@ -117,6 +117,8 @@ def _unet(weights: Weights, name: str) -> tuple[Experiment, int, dict[str, int]]
     if "hyperfine" not in name or channels != 2:
         given, maps = SYNTHSR_PUBLISHED.examples.generation, channels % 2 == 0
         scans = channels // (1 + maps)
+        if not 1 <= scans <= 2:
+            raise ValueError(f"it takes {scans} scans, expected one or two")
         given = dataclasses.replace(given, inputs=given.inputs * scans, reliability=maps)
         experiment = SYNTHSR_PUBLISHED.changed(generation=given, reference="t2" if scans > 1 else "")
     if outputs == 2:

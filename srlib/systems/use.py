@@ -146,10 +146,10 @@ def super_resolve(
 
     Warns once, by a ScanWarning with a line each, of what is doubtful in scan or result.
     """
-    return super_resolve_with_uncertainty(
-        scan, model, reference=reference, max_memory_gb=max_memory_gb, progress=progress,
-        request=Request(_tuple(factor), _tuple(spacing_mm), _tuple(zero_filled), align, ct, flip),
-    )[0]  # fmt: skip
+    request = Request(_tuple(factor), _tuple(spacing_mm), _tuple(zero_filled), align, ct, flip)
+    name, made = _predict(scan, model, request, reference=reference, max_memory_gb=max_memory_gb, progress=progress)
+    warn(made.warnings, name)
+    return made.image
 
 
 def super_resolve_with_uncertainty(
@@ -159,11 +159,18 @@ def super_resolve_with_uncertainty(
 
     There is no scale for models that were not trained with the loss ``laplace``. Options as ``prediction.predict``.
     """
-    name, scan = ("", scan) if isinstance(scan, Volume) else (f"{scan}: ", load(scan))
-    model = model if isinstance(model, Model) else load_model(model)
-    made = model.predict(scan, request, **options)
+    name, made = _predict(scan, model, request, **options)
     warn(made.warnings, name)
     return made.image, made.uncertainty
+
+
+def _predict(
+    scan: Volume | str | Path, model: Model | str | Path, request: Request | None, **options: object
+) -> tuple[str, Prediction]:
+    """What heads warnings of a scan, its file if there is one, and what a model makes of it."""
+    name, scan = ("", scan) if isinstance(scan, Volume) else (f"{scan}: ", load(scan))
+    model = model if isinstance(model, Model) else load_model(model)
+    return name, model.predict(scan, request, **options)
 
 
 def _tuple(value: Sequence[float] | None) -> tuple[float, ...] | None:

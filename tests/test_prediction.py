@@ -1,10 +1,13 @@
 """Whole scans: tiles change nothing, memory stays within its budget, and voxels stay in place."""
 
+import json
 import os
 import re
 import subprocess
 import sys
 import warnings
+from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -82,7 +85,6 @@ def test_the_memory_that_a_scan_is_said_to_need_is_enough(noise):
 
 
 MEASURE = """
-import sys
 from pathlib import Path
 import numpy as np, torch
 from srlib.models.mdcsrn import MDCSRN
@@ -94,19 +96,18 @@ def peak():
 torch.set_num_threads(2)
 network = MDCSRN(width=4, blocks=2, units=2).eval()
 run_tiled(network, np.zeros((24, 24, 24), np.float32))
-before = peak()
-run_tiled(network, np.ones((160, 170, 150), np.float32), float(sys.argv[1]))
-print(peak() - before)
+before, scan = peak(), np.ones((160, 170, 150), np.float32)
+for budget in (0.3, 0.6):
+    run_tiled(network, scan, budget)
+    print(peak() - before)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a process's own peak is read from /proc")
 def test_peak_memory_stays_within_the_budget():
     # not ru_maxrss, which a child inherits from the process that started it
-    used = [
-        int(subprocess.run([sys.executable, "-c", MEASURE, str(gb)], capture_output=True, text=True, check=True).stdout)
-        for gb in (0.3, 0.6)
-    ]
+    done = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True)
+    used = [int(line) for line in done.stdout.split()]
     assert used[0] < 0.3e9
     assert used[1] < 0.6e9
     assert used[1] > 1.2 * used[0]  # a larger budget is used
@@ -115,20 +116,19 @@ def test_peak_memory_stays_within_the_budget():
 FACTORS = [(2, 2, 2), (1, 2, 3), (2.5, 1.5, 1), (1, 1, 1)]
 
 
-@pytest.mark.parametrize("factor", FACTORS)
-@pytest.mark.parametrize("shape", [(25, 21, 23), (24, 22, 20)])
-def test_a_blob_stays_where_it_is(factor, shape, affine, blob, centre_of_mass, to_world):
-    scan = blob(shape, affine)
-    scan = scan.with_data(scan.data * 3000)
-    out = super_resolve(scan, make_model(blocks=1, units=1), factor=factor)
-    assert out.shape == tuple(round(n * f) for n, f in zip(shape, factor, strict=True))
-    moved = np.linalg.solve(affine[:3, :3], centre_of_mass(out) - centre_of_mass(scan))
-    assert np.abs(moved).max() < 0.05
-    far = to_world(out.affine, np.array(out.shape) - 0.5), to_world(affine, np.array(shape) - 0.5)
-    np.testing.assert_allclose(to_world(out.affine, (-0.5,) * 3), to_world(affine, (-0.5,) * 3), atol=1e-9)
-    np.testing.assert_allclose(*far, atol=1e-9)
-    np.testing.assert_allclose(out.spacing_mm, np.divide(scan.spacing_mm, factor), rtol=0.5 / min(out.shape))
-    assert out.data.max() == pytest.approx(scan.data.max(), rel=0.05)
+def test_a_blob_stays_where_it_is(affine, blob, centre_of_mass, to_world):
+    for factor, shape in product(FACTORS, [(25, 21, 23), (24, 22, 20)]):
+        scan = blob(shape, affine)
+        scan = scan.with_data(scan.data * 3000)
+        out = super_resolve(scan, make_model(blocks=1, units=1), factor=factor)
+        assert out.shape == tuple(round(n * f) for n, f in zip(shape, factor, strict=True))
+        moved = np.linalg.solve(affine[:3, :3], centre_of_mass(out) - centre_of_mass(scan))
+        assert np.abs(moved).max() < 0.05
+        far = to_world(out.affine, np.array(out.shape) - 0.5), to_world(affine, np.array(shape) - 0.5)
+        np.testing.assert_allclose(to_world(out.affine, (-0.5,) * 3), to_world(affine, (-0.5,) * 3), atol=1e-9)
+        np.testing.assert_allclose(*far, atol=1e-9)
+        np.testing.assert_allclose(out.spacing_mm, np.divide(scan.spacing_mm, factor), rtol=0.5 / min(out.shape))
+        assert out.data.max() == pytest.approx(scan.data.max(), rel=0.05)
 
 
 def test_a_spacing_is_a_factor(oblique, blob):
@@ -145,24 +145,13 @@ def test_the_default_factor_is_that_of_the_models_task(name, factor, blob):
     assert super_resolve(scan, make_model(name, blocks=1, units=1)).shape == tuple(factor * n for n in scan.shape)
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"factor": (0.5, 1, 1)},
-        {"factor": (2, 2)},
-        {"factor": (2, np.nan, 2)},
-        {"factor": (2, np.inf, 2)},
-        {"factor": (2, -2, 2)},
-        {"spacing_mm": (1, 1, 2)},
-        {"spacing_mm": (1, 1, 0)},
-        {"spacing_mm": (1, 1)},
-        {"spacing_mm": (1, 1, -1)},
-        {"factor": (2, 2, 2), "spacing_mm": (0.5, 0.5, 0.5)},
-    ],
-)
-def test_bad_factors_and_spacings_are_refused(settings, blob):
-    with pytest.raises(InputError, match=r"factor|spacing"):
-        super_resolve(blob((9, 9, 9)), make_model(blocks=1, units=1), **settings)
+def test_bad_factors_and_spacings_are_refused(blob):
+    model, scan = make_model(blocks=1, units=1), blob((9, 9, 9))
+    wrong = [{"factor": f} for f in ((0.5, 1, 1), (2, 2), (2, np.nan, 2), (2, np.inf, 2), (2, -2, 2))]
+    wrong += [{"spacing_mm": mm} for mm in ((1, 1, 2), (1, 1, 0), (1, 1), (1, 1, -1))]
+    for settings in (*wrong, {"factor": (2, 2, 2), "spacing_mm": (0.5, 0.5, 0.5)}):
+        with pytest.raises(InputError, match=r"factor|spacing"):
+            super_resolve(scan, model, **settings)
 
 
 def test_a_constant_scan_is_refused():
@@ -189,25 +178,41 @@ def test_a_model_is_loaded_as_it_was_saved(weights):
     path, network, experiment = weights()
     model = load_model(path, device="cpu")
     assert model.experiment.to_json() == experiment.to_json()
-    assert model.factor == (2, 2, 2)
     assert not model.network.training
     for name, value in network.state_dict().items():
         assert torch.equal(model.network.state_dict()[name], value)
 
 
-@pytest.mark.parametrize("size", [0, 5, 200, 20_000, -1])
-def test_a_truncated_model_is_refused(weights, size):
+def test_a_truncated_model_is_refused(weights):
     path = weights()[0]
-    path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(InputError, match=path.name):
-        load_model(path, device="cpu")
+    whole = path.read_bytes()
+    for size in (0, 5, 200, 20_000, -1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(InputError, match=path.name):
+            load_model(path, device="cpu")
 
 
-@pytest.mark.parametrize("metadata", [{}, {"experiment": "?"}, {"experiment": "{}"}, {"experiment": "[]"}, {"a": "b"}])
-def test_weights_that_are_not_of_an_experiment_are_refused(weights, metadata):
-    path = weights(metadata=metadata)[0]
-    with pytest.raises(InputError):
-        load_model(path, device="cpu")
+def test_weights_that_are_not_of_an_experiment_are_refused(weights):
+    for metadata in ({}, {"experiment": "?"}, {"experiment": "{}"}, {"experiment": "[]"}, {"a": "b"}):
+        with pytest.raises(InputError, match="experiment"):
+            load_model(weights(metadata=metadata)[0], device="cpu")
+
+
+def test_weights_of_earlier_versions_are_loaded():
+    """They hold an experiment as one flat record."""
+    for record in (Path(__file__).parent / "earlier_weights.jsonl").read_text().splitlines():
+        name = json.loads(record)["name"]
+        assert systems.from_json(record) == systems.get(name, "quick"), name
+
+
+def test_experiments_that_were_damaged_are_refused():
+    whole = json.loads(systems.get("mdcsrn_res").to_json())
+    sigma = {"task_settings": {whole["task"]: ["gaussian", {"factor": [2, 2, "?"]}]}}
+    for change in (
+        {"schema": 99}, {"prediction": whole["game"]}, {"network": {"kind": "x"}}, {"task": "none"}, {"name": None}, sigma
+    ):  # fmt: skip
+        with pytest.raises(InputError, match="not the description of an experiment"):
+            systems.from_json(json.dumps(whole | change))
 
 
 def test_other_files_are_refused_with_their_name(weights, tmp_path):
@@ -226,7 +231,6 @@ def test_published_weights_are_loaded_by_their_name(published_dir):
         pytest.skip(f"{path.name} is not in {published_dir}; get it from its authors")
     model = load_model(path, device="cpu")
     assert model.experiment.name == "mdcsrn"
-    assert model.factor == (1, 1, 1)
 
 
 def test_a_device_that_is_not_there_is_refused(weights):
@@ -286,18 +290,20 @@ def test_a_run_is_found_by_its_id_and_by_its_folder(trained, tmp_path):
     assert find_weights("mine") == find_weights(tmp_path / "mine").relative_to(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["/no/such/folder/mdcsrn_res", "./mdcsrn_res", "~/no-such/mdcsrn_res", "mdcsrn_res.safetensors", "mdcsrn", "mdcsrn_r",
-     "mdcsrn_res-quick", "mdcsrn_res-quick-s0", "*", "mdcsrn_re[s]", "results/quick", "./SRCNN3D_iter_470000.caffemodel"],
+NOWHERE = (
+    "/no/such/folder/mdcsrn_res", "./mdcsrn_res", "~/no-such/mdcsrn_res", "mdcsrn_res.safetensors", "mdcsrn", "mdcsrn_r",
+    "mdcsrn_res-quick", "mdcsrn_res-quick-s0", "*", "mdcsrn_re[s]", "results/quick", "./SRCNN3D_iter_470000.caffemodel",
 )  # fmt: skip
-def test_what_leads_nowhere_is_never_another_run(trained, tmp_path, name):
+
+
+def test_what_leads_nowhere_is_never_another_run(trained, tmp_path):
     trained("mdcsrn_res-quick-s0-mine")
     (tmp_path / "published").mkdir()
     (tmp_path / "published" / "SRCNN3D_iter_470000.caffemodel").write_text("")
-    with pytest.raises(InputError, match=re.escape(name)) as error:
-        find_weights(name)
-    assert "\n" not in str(error.value)
+    for name in NOWHERE:
+        with pytest.raises(InputError, match=re.escape(name)) as error:
+            find_weights(name)
+        assert "\n" not in str(error.value)
     assert find_weights("SRCNN3D_iter_470000.caffemodel").is_file()
 
 
