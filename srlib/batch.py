@@ -20,8 +20,8 @@ from srlib import __version__, headers
 from srlib.checks import gaps
 from srlib.device import layout
 from srlib.dicom import read_thickness
-from srlib.images import is_whole, load, read_shape
-from srlib.inputs import SUMMARY, Job, Outcome, check_places, fingerprint
+from srlib.images import fingerprint, is_whole, load, read_shape
+from srlib.inputs import SUMMARY, Job, Outcome, check_places
 from srlib.paths import InputError, first_line, make_dir, sha256, sweep
 from srlib.prediction import THICK, Request
 from srlib.report import write_report

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from srlib.data import Subject
-from srlib.inputs import fingerprint
+from srlib.images import fingerprint
 from srlib.paths import InputError, atomic, first_line, sha256, source_hash, unspoilt
 from srlib.weights import read_metadata, save_weights
 

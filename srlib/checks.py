@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from srlib.intensity import usual_range
 from srlib.paths import ScanWarning
-from srlib.volume import Volume, axcodes, sample
+from srlib.volume import Volume, axcodes
 
 # A head with its neck takes less than 400 mm; 60 mm hold a brain from about the 26th week on.
 FIELD_MM = (60.0, 400.0)
@@ -19,10 +20,6 @@ BEYOND = (0.25, 0.1)  # of the range before, by which after may fall below it, a
 THIN = 5  # voxels: with fewer along an axis that is to become finer, there is little to go by
 SMOOTH = 3.45  # by how much the squared difference of voxels grows from neighbours to the next but one; 4 is a ramp
 
-# A voxel is wild when it lies farther beyond the middle 96 % of the voxels than 3 times their range, or 20 times that of
-# the middle 80 %: a spike, a hot line, or slices that are many times as bright as the others
-WILD = ((2, 3.0), (10, 20.0))
-
 
 def header(volume: Volume, which: str = "the scan") -> list[str]:
     """Spacings and fields of view that no scan of a head has, a line each."""
@@ -33,35 +30,6 @@ def header(volume: Volume, which: str = "the scan") -> list[str]:
         elif not FIELD_MM[0] <= n * mm <= FIELD_MM[1]:
             found.append(f"{which} covers {n * mm:.4g} mm along {axis} ({n} x {mm:.4g} mm); check its header")
     return found
-
-
-def usual_range(data: np.ndarray) -> tuple[float, float]:
-    """Bounds that all but wild voxels keep, see WILD; generous, so that most scans keep them whole (ours).
-
-    Voxels of the median's very value, which may be all of the background, count as one.
-    """
-    seen = sample(data)
-    middle = float(np.median(seen))
-    seen, bounds = seen[seen != middle], []
-    for percent, slack in WILD if seen.size else ():
-        low, high = np.percentile(seen, (percent, 100 - percent))
-        low, high = min(low, middle), max(high, middle)
-        bounds.append((low - slack * (high - low), high + slack * (high - low)))
-    low, high = np.transpose(bounds) if bounds else ([-np.inf], [np.inf])
-    return float(max(low)), float(min(high))
-
-
-def wild(volume: Volume) -> list[str]:
-    """A line if a few voxels lie so far beyond all others that they take most of the range (``usual_range``)."""
-    low, high = usual_range(volume.data)
-    beyond = volume.data[(volume.data < low) | (volume.data > high)]
-    if not beyond.size:
-        return []
-    worst = float(beyond[np.abs(beyond - (low + high) / 2).argmax()])
-    return [
-        f"few voxels take most of the range: {beyond.size} of {volume.data.size} lie below {low:.4g} or above {high:.4g}, the "
-        f"farthest {worst:.4g}; clip them, as models scale scans by the extremes"
-    ]
 
 
 def content(before: Volume, finer: Sequence[float], resolved: Sequence[float] = (1, 1, 1)) -> list[str]:

@@ -112,7 +112,7 @@ def train(experiment, cohort, profile, seed, out, device, **options) -> None:
     Example:
       srlib train mdcsrn_res --cohort csv/mine.csv --profile quick --out runs/mine
     """
-    from srlib import data, systems
+    from srlib import data, runs, systems
     from srlib.systems import train as training
     from srlib.systems import use
 
@@ -123,7 +123,7 @@ def train(experiment, cohort, profile, seed, out, device, **options) -> None:
         split = ([s for s in subjects if s.split == part] for part in ("train", "val"))
         weights = training.train(chosen, *split, out, seed=seed, device=device, **options)
     else:  # in its place, where the notebooks look for it
-        weights = training.train_recorded(experiment, profile, cohort, subjects, seed=seed, device=device, **options)
+        weights = runs.train_recorded(experiment, profile, cohort, subjects, seed=seed, device=device, **options)
     click.echo(weights)
 
 

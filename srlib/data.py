@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from srlib.checks import wild
 from srlib.dicom import is_series
 from srlib.images import Grid, load, read_grid
+from srlib.intensity import wild
 from srlib.paths import InputError, ScanWarning, data_dir, locate
 from srlib.space import resample_to
 from srlib.tables import VOLUMES, check_name, read_table
@@ -106,7 +106,7 @@ def _meet(one: Grid, other: Grid) -> bool:
 def load_scan(subject: Subject, column: str, rule: str = "minmax") -> Volume:
     """A subject's scan; a ScanWarning names it if a few voxels take most of the range that an intensity rule leaves."""
     scan = load(subject.file(column))
-    for line in wild(to_window(scan, rule)):
+    for line in wild(to_window(scan, rule).data):
         warnings.warn(f"subject {subject.name}, {subject.file(column)}: {line}", ScanWarning, stacklevel=3)
     return scan
 

@@ -9,16 +9,15 @@ from typing import ClassVar
 
 import numpy as np
 
-from srlib.checks import usual_range
 from srlib.data import Subject
 from srlib.images import read_shape
+from srlib.intensity import fit_scaling, plateau, usual_range
 from srlib.models.network import Network
 from srlib.pairs import PairMaker
 from srlib.parts import Count, Part, Share, Size, Whole
 from srlib.patches import PatchLocation, extract, grid_locations, per_axis, random_locations
 from srlib.paths import InputError
 from srlib.streams import POOL, patch_stream
-from srlib.volume import fit_scaling, plateau
 
 LOOKED_AT = 2  # validation scans
 FULLEST = 4  # patches of each

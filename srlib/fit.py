@@ -120,8 +120,7 @@ def fit(
                 means = _means(pending)
                 measured = check(players.networks, fabric.device)
                 history.append({"step": step, "learning_rate": training.rate(step - 1), **means, **measured, **speed})
-                losses = {name: f"{means[name]:.4f}" for name in ("loss", "critic_loss") if name in means}
-                bar.set_postfix(**losses, patches=f"{speed['patches_per_s']:.1f}/s", refresh=False)
+                bar.set_postfix(**_shown(means, speed), refresh=False)
                 for show in shows if first else ():
                     show(history[-1], players.networks["generator"])
                 pending, clock = [], _Clock(step)
@@ -151,6 +150,12 @@ class _Clock:
         """Patches per second, and the share of the time that was spent waiting."""
         seconds = time.perf_counter() - self.began
         return {"patches_per_s": (step - self.step) * batch_size / seconds, "wait_share": self.waited / seconds}
+
+
+def _shown(means: Mapping[str, float], speed: Mapping[str, float]) -> dict[str, str]:
+    """What the bar says of a row."""
+    losses = {name: f"{means[name]:.4f}" for name in ("loss", "critic_loss") if name in means}
+    return {**losses, "patches": f"{speed['patches_per_s']:.1f}/s"}
 
 
 def _means(pending: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, float]:

@@ -2,7 +2,9 @@
 collections.
 """
 
+import hashlib
 import math
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +16,7 @@ from scipy.io import loadmat
 from srlib import dicom, volume
 from srlib.dicom import explained
 from srlib.headers import MAX_VOXELS, is_whole, opened
-from srlib.paths import InputError, ScanWarning
+from srlib.paths import InputError, ScanWarning, sha256
 from srlib.tables import read_table
 from srlib.volume import Volume
 
@@ -190,3 +192,22 @@ def load_duke(path: str | Path, table: str | Path) -> tuple[np.ndarray, dict[str
         if not np.isfinite([*geometry.values()]).all():
             raise ValueError("numbers that are not finite")
     return polar.T.astype(np.float32), geometry
+
+
+def fingerprint(scan: Path) -> str:
+    """SHA-256 of a scan's file, or of the sums of its files where there are several.
+
+    Raises InputError when unreadable.
+    """
+    parts = [scan]
+    if scan.suffix in (".hdr", ".img"):
+        parts = [scan.with_suffix(suffix) for suffix in (".hdr", ".img", ".mat")]
+    elif os.path.isdir(scan):
+        parts = sorted(scan.iterdir())
+    try:
+        sums = [sha256(p) for p in parts if os.path.isfile(p)]
+    except OSError as err:
+        raise InputError(f"{scan}: cannot be read ({err.strerror})") from err
+    if not sums:
+        raise InputError(f"{scan}: {'a link that leads nowhere' if os.path.islink(scan) else 'no such file'}")
+    return sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()

@@ -1,6 +1,5 @@
 """Turn scans, a folder or a manifest into a list of jobs; the table of what became of them."""
 
-import hashlib
 import os
 import time
 from collections import Counter
@@ -9,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from srlib.images import scans_in
-from srlib.paths import InputError, apart, data_dir, make_dir, sha256
+from srlib.paths import InputError, apart, data_dir, make_dir
 from srlib.tables import VOLUMES, check_name, read_table, write_table
 
 WRITTEN = (".nii", ".nii.gz", ".mgz", ".png")
@@ -140,25 +139,6 @@ def _listed(manifest: Path, columns: Sequence[str]) -> list[tuple[Path, str, Pat
 def _place(manifest: Path, cell: str) -> Path:
     beside, stored = manifest.parent / cell, data_dir() / cell
     return stored if os.path.exists(stored) and not os.path.exists(beside) else beside
-
-
-def fingerprint(scan: Path) -> str:
-    """SHA-256 of a scan's file, or of the sums of its files where there are several.
-
-    Raises InputError when unreadable.
-    """
-    parts = [scan]
-    if scan.suffix in (".hdr", ".img"):
-        parts = [scan.with_suffix(suffix) for suffix in (".hdr", ".img", ".mat")]
-    elif os.path.isdir(scan):
-        parts = sorted(scan.iterdir())
-    try:
-        sums = [sha256(p) for p in parts if os.path.isfile(p)]
-    except OSError as err:
-        raise InputError(f"{scan}: cannot be read ({err.strerror})") from err
-    if not sums:
-        raise InputError(f"{scan}: {'a link that leads nowhere' if os.path.islink(scan) else 'no such file'}")
-    return sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
 
 
 def check_places(job: Job) -> None:

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from srlib.checks import usual_range
 from srlib.data import Subject, load_scan
 from srlib.degrade import Degradation, SparseView
 from srlib.images import load, load_mat
+from srlib.intensity import Scaling, fit_scaling, usual_range
 from srlib.paths import InputError, ScanWarning
 from srlib.space import covered, resample_to, same_lattice
 from srlib.tasks import TASKS, Settings, degradation_of
-from srlib.volume import Scaling, Volume, central, crop_or_pad, fit_scaling, framed, resample, to_window
+from srlib.volume import Volume, central, crop_or_pad, framed, resample, to_window
 
 GIVEN_COVERS = 0.9  # share of a true scan that a given low-resolution one shows at least; the rest is mirrored
 
@@ -28,7 +28,7 @@ class Pair:
     on_grid: Volume
     hr: Volume
     seen: Volume  # the one of the first two that the network sees
-    intensity: str  # rule of volume.fit_scaling
+    intensity: str  # rule of intensity.fit_scaling
     scaling: Scaling  # fitted on ``seen``, the only scan known at prediction time
     reference: Volume | None = None  # another contrast on the grid of ``hr``, where the experiment takes one
     factor: tuple[float, float, float] | None = (
@@ -53,7 +53,7 @@ class PairMaker:
     settings: Mapping[str, Settings] = field(default_factory=dict)
     contrast: str = "t1"
     reference: str = ""  # column of a second contrast, the network's second input channel
-    intensity: str = "minmax"  # rule of volume.fit_scaling, fitted on the network's input
+    intensity: str = "minmax"  # rule of intensity.fit_scaling, fitted on the network's input
     frame: tuple[int, int, int] | None = None  # voxels that each scan is cut or padded to, about its middle
     given: bool = False  # the column lr, where filled, is the low-resolution scan
     coarse: bool = False

@@ -9,15 +9,16 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from srlib.checks import content, findings, header, usual_range, wild
+from srlib.checks import content, findings, header
 from srlib.conditioning import describe_degradation
 from srlib.degrade import Degradation, ScanlineDecimation
+from srlib.intensity import HU_WINDOW, fit_scaling, usual_range, wild
 from srlib.models.robust import Told
 from srlib.pairs import Pair, PairMaker, bring, network_input
 from srlib.parts import Number, Part
 from srlib.paths import InputError
 from srlib.tiled import run_tiled
-from srlib.volume import HU_WINDOW, Volume, fine_grid, fit_scaling, resample, to_window
+from srlib.volume import Volume, fine_grid, resample, to_window
 
 THICK = 1.2  # times the finest spacing: from there on an axis counts as thick
 Tiles = Callable[[torch.nn.Module, np.ndarray], np.ndarray]  # a network over a whole array, see ``run_tiled``
@@ -147,9 +148,9 @@ class SameGrid(Part):
     ) -> list[str]:
         """What to mind before trusting what was made: headers, intensities, slices (see ``checks``); a line each."""
         seen = self.seen(scan, pairs, request)
-        found = self.header_warnings(scan, pairs, reference) + wild(seen)
+        found = self.header_warnings(scan, pairs, reference) + wild(seen.data)
         if reference is not None:
-            found += [f"the reference: {line}" for line in wild(reference)]
+            found += [f"the reference: {line}" for line in wild(reference.data)]
         clipped = 0 if request.ct else np.count_nonzero(seen.data != scan.data) / scan.data.size
         if clipped:
             found.append(
@@ -245,7 +246,7 @@ class AnyFactor(SameGrid):
     ) -> Volume:
         """As ``SameGrid``; ``factor``: how much coarser than this grid the scan resolves, by default as the task.
 
-        The network never sees wild voxels (``checks.usual_range``) of ``lr``, the scan before it was interpolated (by
+        The network never sees wild voxels (``intensity.usual_range``) of ``lr``, the scan before it was interpolated (by
         default it was not): what these add to it is added to the result as interpolated.
         """
         calm = without_wild(scan, lr or scan)

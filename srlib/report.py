@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from srlib.checks import findings, header, wild
+from srlib.checks import findings, header
 from srlib.figures import Picture, planes
+from srlib.intensity import sample, wild
 from srlib.paths import atomic
 from srlib.space import same_lattice
 from srlib.views import windows
-from srlib.volume import Volume, axcodes, reorient, sample
+from srlib.volume import Volume, axcodes, reorient
 
 ZOOM = 3.5  # of the details
 DPI = (150, 300)  # least and greatest resolution of pictures
@@ -43,7 +44,7 @@ def write_report(
     what ``checks`` finds). The same input gives the same bytes. Raises InputError when the place cannot be written to.
     """
     if warnings is None:
-        warnings = [*([] if 1 in before.shape else header(before)), *wild(before), *findings(before, after)]
+        warnings = [*([] if 1 in before.shape else header(before)), *wild(before.data), *findings(before, after)]
     interpolated = {} if same_lattice(before, after) else {"before, by cubic splines": before}
     scans = {"before": before, **interpolated, "after": after}
     one, two = windows(before, after)

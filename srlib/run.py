@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from srlib.data import read_manifest
-from srlib.inputs import fingerprint
+from srlib.images import fingerprint
 from srlib.paths import (
     RESULTS_VERSION,
     InputError,

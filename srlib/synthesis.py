@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from srlib.checks import header
 from srlib.generation import Acquisition, Generation
+from srlib.intensity import Scaling, fit_scaling
 from srlib.losses import uncertainty
 from srlib.pairs import Pair, PairMaker, bring
 from srlib.parts import Length
@@ -17,7 +18,7 @@ from srlib.paths import InputError
 from srlib.prediction import Plan, Prediction, Request, SameGrid, Tiles
 from srlib.slices import ISOTROPIC
 from srlib.space import resample_to
-from srlib.volume import Scaling, Volume, coarse_grid, fit_scaling, reorient, resample
+from srlib.volume import Volume, coarse_grid, reorient, resample
 
 CT_HU = (0.0, 80.0)  # code: the window of soft tissue
 MULTIPLE = 32  # code: of the voxels per axis that the network sees

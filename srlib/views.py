@@ -7,9 +7,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
+from srlib.intensity import sample
 from srlib.paths import InputError
 from srlib.space import same_lattice
-from srlib.volume import Volume, axcodes, crop_or_pad, fine_grid, reorient, resample, sample
+from srlib.volume import Volume, axcodes, crop_or_pad, fine_grid, reorient, resample
 
 PLANES = {"axial": 2, "coronal": 1, "sagittal": 0}  # and the axis across them
 OPPOSITE = dict(zip("LRPAIS", "RLAPSI", strict=True))

@@ -13,13 +13,8 @@ from scipy import ndimage
 
 from srlib.dicom import explained
 from srlib.headers import append_to_mgh, comment, limits, opened, voxels
+from srlib.intensity import HU_WINDOW, STREAKS, background
 from srlib.paths import InputError, atomic, choose
-
-HU_WINDOW = (-1024.0, 200.0)  # of CT, as the SRResNet code takes it
-STREAKS = 0.25  # of that window, by which a reconstruction from few views may exceed it
-INTENSITIES = ("minmax", "max", "12bit", "halfmax", "hu")  # rules of ``fit_scaling``
-SAMPLE = 2_000_000  # voxels that statistics are taken of
-SIGNED = 0.25  # of the maximum, by which a scan that begins at 0 may fall below it; splines do
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,30 +221,6 @@ def framed(volume: Volume, shape: Sequence[int]) -> Volume:
     return crop_or_pad(volume, np.subtract(volume.shape, shape) // 2, shape)
 
 
-def sample(data: np.ndarray) -> np.ndarray:
-    """Every so many voxels of a scan, for statistics."""
-    every = int(np.ceil((data.size / SAMPLE) ** (1 / data.ndim)))
-    return data[(slice(None, None, every),) * data.ndim]
-
-
-def plateau(data: np.ndarray) -> float | None:
-    """The lowest value that a quarter of a scan's voxels have, if any: as a rule, its
-    background.
-    """
-    values, counts = np.unique(sample(data), return_counts=True)
-    common = values[counts > counts.sum() / 4]
-    return float(common[0]) if common.size else None
-
-
-def background(data: np.ndarray) -> float:
-    """What a scan shows where nothing is: 0 where none is below; else its ``plateau``, or the
-    minimum.
-    """
-    low = float(data.min())
-    level = plateau(data) if low < 0 else 0.0
-    return low if level is None else level
-
-
 def to_window(volume: Volume, rule: str, reconstructed: bool = False) -> Volume:
     """A scan as measured, clipped to what an intensity rule knows: HU_WINDOW for ``hu``; for
     training and prediction.
@@ -264,47 +235,3 @@ def to_window(volume: Volume, rule: str, reconstructed: bool = False) -> Volume:
     if reconstructed and low - streaks <= volume.data.min() and volume.data.max() <= high + streaks:
         return volume
     return volume.with_data(np.clip(volume.data, low, high))
-
-
-@dataclass(frozen=True)
-class Scaling:
-    """Invertible intensity scaling: network units = (scan units - offset) / scale."""
-
-    offset: float
-    scale: float
-
-    def apply(self, data: np.ndarray) -> np.ndarray:
-        return ((data - np.float32(self.offset)) / np.float32(self.scale)).astype(np.float32, copy=False)
-
-    def invert(self, data: np.ndarray) -> np.ndarray:
-        return (data * np.float32(self.scale) + np.float32(self.offset)).astype(np.float32, copy=False)
-
-
-def fit_scaling(data: np.ndarray, rule: str = "minmax") -> Scaling:
-    """Scaling by a named rule: ``minmax`` to [0, 1], ``max`` (divide by the maximum), ``12bit``
-    (divide by 4095), ``halfmax`` (by half the maximum, minus 1: [-1, 1] for scans that begin at 0),
-    ``hu`` (HU_WINDOW to [0, 1]).
-
-    Raises InputError for a constant scan, an unknown rule, and by ``max``, ``12bit`` and
-    ``halfmax`` for a scan that does not begin at about 0, such as CT in HU or one of mean 0: these
-    rules have no meaning there.
-    """
-    low, high = float(data.min()), float(data.max())
-    if not high > low:
-        raise InputError(f"the scan is constant (every voxel is {low:g}): nothing to enhance; check the file")
-    if rule in ("max", "12bit", "halfmax") and low < -SIGNED * high:
-        raise InputError(
-            f"the rule {rule} is for scans that begin at 0, got {low:g} to {high:g}; "
-            "shift it to begin at 0, or choose a model of the rule minmax"
-        )
-    if rule == "12bit" and not 255 < high <= 4095:
-        raise InputError(f"the rule 12bit is for scans of 0 to 4095, got one to {high:g}; use the rule minmax")
-    window = HU_WINDOW[1] - HU_WINDOW[0]
-    rules = {
-        "minmax": (low, high - low),
-        "max": (0.0, high),
-        "12bit": (0.0, 4095.0),
-        "halfmax": (high / 2, high / 2),
-        "hu": (HU_WINDOW[0], window),
-    }
-    return Scaling(*choose(rules, rule, "intensity rule"))

@@ -16,21 +16,13 @@ from srlib import systems
 from srlib.data import Subject, load_mask, read_manifest
 from srlib.examples import PairDataset, foreground
 from srlib.images import read_grid
+from srlib.intensity import fit_scaling
 from srlib.pairs import Pair
 from srlib.patches import extract, grid_locations
 from srlib.paths import InputError, ScanWarning
 from srlib.prediction import CoarseToFine, SameGrid
 from srlib.streams import POOL, patch_stream
-from srlib.volume import (
-    Volume,
-    coarse_grid,
-    crop_or_pad,
-    fit_scaling,
-    load,
-    reorient,
-    resample,
-    save,
-)
+from srlib.volume import Volume, coarse_grid, crop_or_pad, load, reorient, resample, save
 
 AFFINE = np.diag([1.0, 1.0, 1.0, 1.0])
 

@@ -13,6 +13,7 @@ import torch
 from srlib import systems
 from srlib.games import CrossEntropy, LeastSquares, Supervised, Wasserstein
 from srlib.generation import Acquisition, Generation
+from srlib.intensity import INTENSITIES, fit_scaling
 from srlib.mixture import Mixture
 from srlib.patches import per_axis
 from srlib.paths import InputError, shipped_file
@@ -22,7 +23,7 @@ from srlib.synthetic import RandomDegradations, SyntheticScans
 from srlib.systems import base
 from srlib.systems.use import Model
 from srlib.tasks import TASKS, degradation_of
-from srlib.volume import INTENSITIES, Volume, fit_scaling
+from srlib.volume import Volume
 from srlib.weights import read_metadata
 
 NAMES = list(systems.EXPERIMENTS)

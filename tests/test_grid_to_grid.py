@@ -6,7 +6,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from srlib import data, evaluate, metrics, systems, volume
+from srlib import data, evaluate, intensity, metrics, systems, volume
 from srlib.cli import main
 from srlib.data import Subject, load_mask
 from srlib.models.srgan3d import SRGAN3D
@@ -205,6 +205,6 @@ def test_a_mask_of_an_evaluation_goes_by_its_affine(tmp_path, blob):
 def test_the_halfmax_rule_gives_minus_one_to_one():
     scan = torch.rand(5, 5, 5).numpy() * 700
     scan[0, 0, 0] = 0
-    scaled = volume.fit_scaling(scan, "halfmax")
+    scaled = intensity.fit_scaling(scan, "halfmax")
     assert scaled.apply(scan).min() == -1 and scaled.apply(scan).max() == pytest.approx(1)
     np.testing.assert_allclose(scaled.invert(scaled.apply(scan)), scan, atol=1e-3)

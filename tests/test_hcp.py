@@ -10,9 +10,10 @@ from srlib import data, systems
 from srlib.cli import main
 from srlib.degrade import KSpaceTruncation
 from srlib.images import load_mat
+from srlib.intensity import fit_scaling
 from srlib.paths import InputError
 from srlib.tasks import TASKS
-from srlib.volume import Volume, fit_scaling, load
+from srlib.volume import Volume, load
 
 F25 = systems.get("mdcsrn_f25", "smoke")
 

@@ -14,7 +14,7 @@ from conftest import LocalFabric
 from pydicom.data import get_testdata_file
 from skimage import io
 
-from srlib import data, example, images, losses, metrics, results, systems, volume
+from srlib import data, example, images, losses, metrics, results, runs, systems, volume
 from srlib.cli import main
 from srlib.games import Players
 from srlib.models.srresnet2d import SRResNet2D, SRResNet2DRes
@@ -149,7 +149,7 @@ def test_hard_labels():
 def test_three_tasks_from_saved_weights(manifests, tmp_path, kind):
     """Alone, the critic's turn leaves the generator's weights to the byte; both then go on from what was saved."""
     names = [f"srresnet_{kind}", f"srgan_{kind}_critic", f"srgan_{kind}"]
-    weights = training.train_all(names, "smoke", manifests[kind], device="cpu", folder=tmp_path)
+    weights = runs.train_all(names, "smoke", manifests[kind], device="cpu", folder=tmp_path)
     assert all(path.is_relative_to(tmp_path) for path in weights.values())
     first, second, third = (load_weights(weights[name]) for name in names)
     assert all(torch.equal(v, second[k]) for k, v in first.items())

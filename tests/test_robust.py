@@ -16,6 +16,7 @@ from srlib.conditioning import describe_degradation
 from srlib.degrade import BlockAverage, GaussianDownsample
 from srlib.example import read_template
 from srlib.generator import encode
+from srlib.intensity import fit_scaling
 from srlib.metrics import psnr
 from srlib.models.robust import RobustSR, Told, pack
 from srlib.paths import InputError, ScanWarning, shipped_file
@@ -24,7 +25,7 @@ from srlib.priors import Label
 from srlib.systems.published import PUBLISHED
 from srlib.systems.use import load_model, super_resolve
 from srlib.tiled import run_tiled
-from srlib.volume import Volume, central, crop_or_pad, fit_scaling, load, resample, save
+from srlib.volume import Volume, central, crop_or_pad, load, resample, save
 from srlib.weights import read_metadata
 
 SMOKE = systems.get("robust", "smoke")

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from conftest import make_players
 from safetensors.torch import load_file
 
-from srlib import data, figures, losses, store, systems, weights
+from srlib import data, figures, losses, runs, store, systems, weights
 from srlib.cli import main
 from srlib.paths import InputError
 from srlib.synthetic import Tables
@@ -393,12 +393,12 @@ def test_the_command_trains_and_logs_on_label_maps(folder, tmp_path, monkeypatch
 def test_a_chain_of_experiments_is_recorded_with_its_classes(folder, tmp_path):
     tables = {"classes": folder / "classes.csv", "priors": folder / "priors.csv"}
     names = ["synthsr_thick", "synthsr_segmenter", "synthsr_dice"]
-    found = training.train_all(names, "smoke", folder / "m.csv", device="cpu", folder=tmp_path, **tables)
+    found = runs.train_all(names, "smoke", folder / "m.csv", device="cpu", folder=tmp_path, **tables)
     assert list(found) == names
     runs = pd.read_csv(tmp_path / "runs.csv").set_index("experiment")
     assert systems.from_json(runs["config"]["synthsr_segmenter"]).network.model_args["out_channels"] == 4
     with pytest.raises(InputError, match="synthsr_dice needs synthsr_segmenter"):
-        training.train_all(["synthsr_thick", "synthsr_dice"], "smoke", folder / "m.csv", folder=tmp_path, **tables)
+        runs.train_all(["synthsr_thick", "synthsr_dice"], "smoke", folder / "m.csv", folder=tmp_path, **tables)
 
 
 def test_patches_of_several_painted_scans_are_mixed_and_the_stream_is_entered_anywhere(folder):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from srlib import data, inputs, layouts, priors
+from srlib import data, images, inputs, layouts, priors
 from srlib.cli import main
 from srlib.paths import InputError, built_in, root
 from srlib.tables import read_table, write_table
@@ -95,7 +95,7 @@ def test_enhance_needs_no_split_and_no_file_of_other_rows(folder):
     jobs = inputs.jobs([manifest], folder / "out")
     assert [j.target.name for j in jobs] == ["a_sr.nii.gz", "b_sr.nii.gz", "c_sr.nii.gz"]
     with pytest.raises(InputError, match=r"row 4, column t1 \(empty\): no such file"):
-        inputs.fingerprint(jobs[2].source)
+        images.fingerprint(jobs[2].source)
     pairs = inputs.jobs([manifest], folder / "pairs", columns=("t1", "t2"))
     assert [j.reference for j in pairs] == [None, None, folder / "b.nii"]
 
@@ -107,7 +107,7 @@ def test_a_path_that_no_file_system_takes_is_one_line(folder):
         data.read_manifest(manifest)
     (job,) = inputs.jobs([manifest], folder / "out")
     with pytest.raises(InputError):
-        inputs.fingerprint(job.source)
+        images.fingerprint(job.source)
 
 
 def quirks(text: str) -> list[bytes]:

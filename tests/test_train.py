@@ -530,7 +530,7 @@ def test_the_command_records_its_run_in_the_place_where_notebooks_look(two, monk
     aside = CliRunner().invoke(main, [*words, "--out", str(two / "own")])
     assert aside.exit_code == 0
     pd.testing.assert_frame_equal(results.read_runs(paths.results_dir("smoke", two / "m.csv")), runs)
-    made = training.train_all(["recnn_x2"], "smoke", two / "m.csv", device="cpu")
+    made = runs.train_all(["recnn_x2"], "smoke", two / "m.csv", device="cpu")
     assert str(made["recnn_x2"]) == weights
     pd.testing.assert_frame_equal(results.read_runs(paths.results_dir("smoke", two / "m.csv")), runs)
 

@@ -9,19 +9,10 @@ from scipy import ndimage
 
 from srlib import volume
 from srlib.images import read_shape
+from srlib.intensity import fit_scaling
 from srlib.paths import InputError
 from srlib.space import covered, resample_to, same_lattice
-from srlib.volume import (
-    Volume,
-    coarse_grid,
-    crop_or_pad,
-    fine_grid,
-    fit_scaling,
-    load,
-    reorient,
-    resample,
-    save,
-)
+from srlib.volume import Volume, coarse_grid, crop_or_pad, fine_grid, load, reorient, resample, save
 
 SUFFIXES = (".nii", ".nii.gz", ".mgz")
 

@@ -10,6 +10,7 @@ from typing import ClassVar
 from srlib.examples import ScanPatches
 from srlib.games import CrossEntropy, LeastSquares, Supervised, Training, Wasserstein
 from srlib.generation import Acquisition, Generation
+from srlib.intensity import INTENSITIES
 from srlib.mixture import Mixture
 from srlib.models.network import Network
 from srlib.pairs import PairMaker
@@ -19,7 +20,6 @@ from srlib.prediction import AnyFactor, CoarseToFine, SameGrid
 from srlib.synthesis import IsotropicSpacing
 from srlib.synthetic import RandomDegradations, SyntheticScans
 from srlib.tasks import TASKS, Settings
-from srlib.volume import INTENSITIES
 
 SCHEMA = 2  # of the JSON in weights files; raise it when fields change
 SLOTS = ("network", "examples", "training", "game", "prediction")
@@ -54,7 +54,7 @@ class Experiment(Part):
     paper: str = field(default="", compare=False)
     contrast: str = "t1"  # manifest column
     reference: str = ""  # manifest column of a second contrast, the network's second input channel
-    intensity: str = "minmax"  # rule of volume.fit_scaling, fitted on the network's input
+    intensity: str = "minmax"  # rule of intensity.fit_scaling, fitted on the network's input
     frame: tuple[Count, Count, Count] | None = None  # voxels that each scan is cut or padded to, about its middle
     given: bool = False  # the manifest's lr column, where filled, is the low-resolution scan
     start: str = ""  # experiment whose trained weights the generator starts from

@@ -1,20 +1,16 @@
-"""Training of experiments by name: their data, the weights that they start from, and their place in the results."""
+"""Training of an experiment: its data, and the weights that it starts from."""
 
-import os
 import sys
-import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 
-from srlib import checkpoints, results, systems
-from srlib.data import Subject, read_manifest
-from srlib.device import choose_device
+from srlib import checkpoints, systems
+from srlib.data import Subject
 from srlib.fit import Machine, check_numbers, fit
 from srlib.patches import per_axis
-from srlib.paths import RESULTS_VERSION, InputError, make_dir, results_dir, sha256, source_hash
+from srlib.paths import RESULTS_VERSION, InputError, make_dir, sha256, source_hash
 from srlib.store import PatchStore
 from srlib.systems.base import Experiment
 from srlib.systems.use import load_network
@@ -72,16 +68,7 @@ def train(
     if segmenter and read_metadata(segmenter).get("classes") != hashes.get("classes"):
         raise InputError(f"{segmenter}: trained with another table of classes than {classes}; train it with this one")
     train, val = examples.select(train), examples.select_val(val)
-    if not train and not store:
-        raise InputError(
-            f"no training subject: {experiment.name} needs a row of the manifest of the split train, with {examples.reads}"
-        )
-    if experiment.training.batch_size % processes:
-        raise InputError(
-            f"a batch of {experiment.training.batch_size} cannot be shared evenly by {processes} processes"
-        )
-    if snapshots and not val:
-        raise InputError("snapshots show a validation scan; give at least one row of the manifest the split val")
+    _check_amounts(experiment, processes, len(train) or bool(store), len(val) or not snapshots)
     dataset = _read_store(store, experiment, seed) if store else examples.open(train, pairs, seed=seed, tables=tables)
     facts = {
         "experiment": experiment.to_json(),
@@ -160,62 +147,15 @@ def _read_store(path: str | Path, experiment: Experiment, seed: int) -> PatchSto
     return store
 
 
-def train_recorded(
-    name: str,
-    profile: str,
-    cohort: str | Path,
-    subjects: Sequence[Subject],
-    *,
-    seed: int = 0,
-    device: str = "auto",
-    folder: str | Path | None = None,
-    **options: object,
-) -> Path:
-    """Train an experiment on the subjects of a cohort, in its place under ``folder``, and record it in ``runs.csv``.
-
-    Returns the weights; ``folder`` is by default the cohort's results, ``options`` are those of ``train``, which says
-    what it raises.
-    """
-    folder = Path(folder or results_dir(profile, cohort))
-    run = folder / "checkpoints" / results.run_id(name, profile, seed, cohort)
-    parts = ([s for s in subjects if s.split == split] for split in ("train", "val"))
-    started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
-    weights = train(systems.get(name, profile), *parts, run, seed=seed, device=device, **options)
-    seconds, where = time.perf_counter() - clock, str(choose_device(device))
-    trained = systems.from_json(read_metadata(weights)["experiment"])  # its number of classes is known
-    if os.environ.get("LOCAL_RANK", "0") == "0":  # one of the processes that share the batches
-        results.record_run(folder, trained, profile, seed, cohort, weights, started, seconds, where)
-    return weights
-
-
-def train_all(
-    names: Sequence[str],
-    profile: str,
-    cohort: str | Path,
-    *,
-    seed: int = 0,
-    device: str = "auto",
-    folder: str | Path | None = None,
-    classes: str | Path | None = None,
-    priors: str | Path | None = None,
-) -> dict[str, Path]:
-    """Train experiments one after the other, each from those that it needs, and record them in ``runs.csv``.
-
-    Returns the weights by experiment; their folders are ``checkpoints/<run_id>/`` of ``folder``, by default the cohort's
-    results; ``classes`` and ``priors`` go to those whose examples come from label maps. Raises InputError as ``train``,
-    and when an experiment stands before one that it needs.
-    """
-    subjects, weights = read_manifest(cohort), {}
-    for name in names:
-        experiment, options = systems.get(name, profile), {}
-        for option in STARTS.values():
-            if first := getattr(experiment, option):
-                if first not in weights:
-                    raise InputError(f"{name} needs {first}, which must be trained before it")
-                file = "critic.safetensors" if option == "start_critic" else "model.safetensors"
-                options[option] = weights[first].with_name(file)
-        tables = experiment.examples.tables_of(classes, priors)
-        weights[name] = train_recorded(
-            name, profile, cohort, subjects, seed=seed, device=device, folder=folder, **options, **tables
+def _check_amounts(experiment: Experiment, processes: int, train: int, val: int) -> None:
+    """Raise InputError for a batch that processes cannot share, and for subjects that are missing."""
+    size = experiment.training.batch_size
+    if size % processes:
+        raise InputError(f"a batch of {size} cannot be shared evenly by {processes} processes")
+    if not train:
+        reads = experiment.examples.reads
+        raise InputError(
+            f"no training subject: {experiment.name} needs a row of the manifest of the split train, with {reads}"
         )
-    return weights
+    if not val:
+        raise InputError("snapshots show a validation scan; give at least one row of the manifest the split val")
