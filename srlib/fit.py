@@ -81,8 +81,6 @@ def fit(
     fabric = machine.fabric(training.precision)
     generator = networks["generator"]
     generator.to(memory_format=layout(generator))
-    if segmenter is not None:
-        segmenter.eval().requires_grad_(False).to(fabric.device, memory_format=layout(segmenter))
     players = Players(networks, training, fabric, seed, segmenter)
     step, history, pending = 0, [], []
     if state:

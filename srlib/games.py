@@ -97,7 +97,7 @@ class Training(Part):
 class Players:
     """The networks of a training, ``generator`` and perhaps ``critic``, with their optimisers.
 
-    A ``segmenter``, a frozen network in evaluation mode, adds the Dice of what it makes of the output.
+    A ``segmenter``, which is frozen in evaluation mode, adds the Dice of what it makes of the output.
     """
 
     def __init__(
@@ -110,6 +110,8 @@ class Players:
     ) -> None:
         self.networks, self.training, self.fabric = dict(networks), training, fabric
         self.seed, self.segmenter = seed, segmenter
+        if segmenter is not None:
+            segmenter.eval().requires_grad_(False).to(fabric.device, memory_format=layout(segmenter))
         self.models, self.optimizers = {}, {}
         for name, network in self.networks.items():
             made = fabric.setup(network, training.make_optimizer(network))

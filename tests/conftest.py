@@ -17,7 +17,7 @@ from srlib.weights import save_weights
 class LocalFabric:
     """The few calls of Fabric that training makes, on one CPU process."""
 
-    global_rank = 0
+    global_rank, device = 0, torch.device("cpu")
 
     def setup(self, network, optimizer):
         return network, optimizer

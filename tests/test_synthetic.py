@@ -395,8 +395,8 @@ def test_a_chain_of_experiments_is_recorded_with_its_classes(folder, tmp_path):
     names = ["synthsr_thick", "synthsr_segmenter", "synthsr_dice"]
     found = runs.train_all(names, "smoke", folder / "m.csv", device="cpu", folder=tmp_path, **tables)
     assert list(found) == names
-    runs = pd.read_csv(tmp_path / "runs.csv").set_index("experiment")
-    assert systems.from_json(runs["config"]["synthsr_segmenter"]).network.model_args["out_channels"] == 4
+    recorded = pd.read_csv(tmp_path / "runs.csv").set_index("experiment")
+    assert systems.from_json(recorded["config"]["synthsr_segmenter"]).network.model_args["out_channels"] == 4
     with pytest.raises(InputError, match="synthsr_dice needs synthsr_segmenter"):
         runs.train_all(["synthsr_thick", "synthsr_dice"], "smoke", folder / "m.csv", folder=tmp_path, **tables)
 
