@@ -1,12 +1,15 @@
 """Many scans through a model: what was done before, and one line for each that cannot be used."""
 
+import json
 import math
 import os
+import pickle
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +20,13 @@ from srlib import __version__, headers
 from srlib.checks import gaps
 from srlib.device import layout
 from srlib.dicom import read_thickness
-from srlib.headers import MAX_VOXELS
-from srlib.images import is_whole, load, read_shape, save
-from srlib.inputs import SUMMARY, Job, Outcome, check_places, page_of, record_of
+from srlib.images import is_whole, load, read_shape
+from srlib.inputs import SUMMARY, Job, Outcome, check_places, fingerprint
 from srlib.paths import InputError, first_line, make_dir, sha256, sweep
-from srlib.prediction import THICK, Plan, Request
+from srlib.prediction import THICK, Request
 from srlib.report import write_report
-from srlib.systems.use import Model, find_weights, load_model
-from srlib.volume import Volume, axcodes, describe
+from srlib.systems.use import Model, find_weights
+from srlib.volume import axcodes, describe, save
 from srlib.workers import STOPPED, share
 
 COPIES = 5  # float32 copies of the result that live at once, before, between and after the tiles
@@ -35,243 +37,216 @@ def run(
     model: Model,
     weights: str | Path,
     tell: Callable[[str], None],
-    device: str = "auto",
     workers: int = 1,
     max_memory_gb: float | None = None,
-    **settings: object,
-) -> Iterator[Outcome]:
-    """Enhance scans by a model and its weights; yield what became of each as they finish. No bad scan stops the others.
-
-    ``settings`` are those of ``enhance_file``, whose lines ``tell`` hears; ``workers`` processes share the memory. What
-    earlier runs left half-written when they were killed is swept away. Raises InputError when pages cannot be written.
-    """
-    weights, report = find_weights(weights), settings.get("report")
-    if report:
-        make_dir(Path(report))
-    written = [p for job in todo for p in (job.target, job.uncertainty, page_of(job, report)) if p]
-    default = model.experiment.prediction.memory_gb
-    workers = max(min(workers, len(todo)), 1)
-    settings |= {
-        "max_memory_gb": (default if max_memory_gb is None else max_memory_gb) / workers,
-        "by": {"srlib": __version__, "model": model.experiment.name, "weights": sha256(weights)},
-    }
-    heads = {job: f"[{i}/{len(todo)}] " if len(todo) > 1 else "" for i, job in enumerate(todo, 1)}
-    _sweep(written)
-    threads = max(1, torch.get_num_threads() // workers)
-
-    def here(job: Job) -> tuple[Outcome, list[str]]:
-        return attempt(job, model, lambda line: tell(heads[job] + line), progress=True, **settings), []
-
-    try:
-        with closing(share(todo, workers, here, _begin, weights, device, threads, settings)) as results:
-            for job, result in results:
-                outcome, lines = (_without(job, result, settings), []) if isinstance(result, str) else result
-                for line in lines:
-                    tell(heads[job] + line)
-                if outcome:
-                    yield outcome
-    finally:
-        _sweep(written)  # after workers that were killed
-
-
-def _without(job: Job, why: str, settings: Mapping[str, object]) -> Outcome | None:
-    """What became of a job that gave no outcome; None where it was stopped and its output was not there yet."""
-    if why is not STOPPED:
-        return Outcome(job, "failed", f"{job.source}: {why}")
-    with suppress(InputError):
-        if made := _made(job, record_of(job, **settings), str):
-            return _outcome(job, "enhanced", made)
-    return None
-
-
-def _sweep(written: Sequence[Path]) -> None:
-    for folder in {p.parent for p in written}:
-        sweep(folder, [SUMMARY, *(p.name for p in written)])
-
-
-def _begin(weights: Path, device: str, threads: int, settings: Mapping[str, object]) -> Callable[[Job], tuple]:
-    """In a worker: what gives a job's outcome and the lines to tell."""
-    torch.set_num_threads(threads)
-    tqdm.set_lock(threading.RLock())  # its own lasts beyond a process that is killed, and is complained about
-    model = load_model(weights, device=device)
-    if sha256(weights) != settings["by"]["weights"]:
-        raise InputError(f"{weights} has changed since this run began; run again")
-
-    def work(job: Job) -> tuple[Outcome, list[str]]:
-        lines: list[str] = []
-        return attempt(job, model, lines.append, **settings), lines
-
-    return work
-
-
-def attempt(job: Job, model: Model, tell: Callable[[str], None], **settings: object) -> Outcome:
-    """``enhance_file``, whose exceptions of any kind become a failed outcome with a message of one line."""
-    begin = time.perf_counter()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return enhance_file(job, model, tell, **settings)
-    except InputError as err:
-        message = " ".join(str(err).split())
-    except Exception as err:  # whatever a library raises, the other scans go on
-        if isinstance(err, MemoryError) or "memory" in str(err):
-            message = "this machine's memory is not enough; choose a larger spacing, or fewer --workers"
-        else:
-            message = f"failed unexpectedly ({type(err).__name__}: {first_line(err)})"
-    named = message if str(job.source) in message else f"{job.source}: {message}"
-    return Outcome(job, "failed", named, seconds=time.perf_counter() - begin)
-
-
-def enhance_file(
-    job: Job,
-    model: Model,
-    tell: Callable[[str], None],
-    by: Mapping[str, object],
     dtype: str = "float32",
     force: bool = False,
-    report: str | Path | None = None,
     **settings: object,
-) -> Outcome:
-    """Super-resolve a file into another, or leave what was made just so before; ``tell`` hears what was read.
+) -> Iterator[Outcome]:
+    """Enhance scans by a model and its weights; yield what became of each as they finish.
 
-    ``report`` is a folder for a page on it, see ``report.write_report``, which is also made of a scan that was done
-    before where it is missing or older.
-
-    A NIfTI keeps its header (``headers.kept``). It and every other output says how it was made: ``by`` what, from which
-    source, with which ``settings``, those of ``super_resolve``. ``dtype``: see ``headers.store_as``. Raises InputError
-    as these, when something else is there unless ``force``, and as ``_enhance`` does.
+    No bad scan stops the others. ``workers`` processes share the memory. ``tell`` hears what is read
+    and what to mind, in the process that does it; with several workers it can be pickled.
+    ``dtype``: see ``headers.store_as``. ``force`` replaces what is there. ``settings`` are the
+    fields of a ``prediction.Request``. What this and earlier runs left half-written when they were killed is swept
+    away. Raises InputError for weights that are not there.
     """
-    begin = time.perf_counter()
-    record = record_of(job, by, dtype, **settings)
-    page = page_of(job, report)
-    check_places([p for p in (job.target, job.uncertainty, page) if p], [p for p in (job.source, job.reference) if p])
-    made = None if force else _made(job, record, tell)
-    lacking = made and page and not (page.exists() and page.stat().st_mtime >= job.target.stat().st_mtime)
-    if made and not (lacking and job.target.suffix == ".png"):  # which has lost its units and its place
-        old, scans = made
-        if lacking:
-            scan = load(job.source)
-            plan = model.plan(scan, _request(settings))
-            _write_page(page, job, model, plan, scan, scans, old.get("warnings", []))
-        tell(f"{job.source.name}: done before")
-        return _outcome(job, "done before", made)
-    for path in filter(None, (job.target, job.uncertainty)):
-        make_dir(path.parent)  # asked before the work
-    status, scan, sr, notes = _enhance(job, model, tell, record, dtype, page, force or lacking, settings)
-    return Outcome(job, status, notes, scan.spacing_mm, sr.spacing_mm, time.perf_counter() - begin)
-
-
-def _outcome(job: Job, status: str, made: tuple[dict, list[Volume]]) -> Outcome:
-    record, scans = made
-    notes = "; ".join(record.get("warnings", []))
-    return Outcome(job, status, notes, record.get("spacing_in", ()), scans[0].spacing_mm)
-
-
-def _made(job: Job, record: Mapping[str, object], tell: Callable[[str], None]) -> tuple[dict, list[Volume]] | None:
-    """What lies there that was made in this way: its record, and the scans; None where it is not all there and whole.
-
-    Raises InputError when something else lies there.
-    """
-    outputs = [p for p in (job.target, job.uncertainty) if p]
-    there = {p: headers.read_record(p) or {} for p in outputs if os.path.lexists(p)}
-    other = [p for p, old in there.items() if not record.items() <= old.items()]
-    if other:
-        raise InputError(f"{other[0]} exists and was not made from this scan in this way; --force replaces it")
-    if len(there) < len(outputs):
-        return None
-    try:
-        return there[job.target], [load(p) for p in outputs]
-    except InputError as err:
-        tell(f"{job.source.name}: what was made before is damaged, and made again ({first_line(err)})")
-        return None
-
-
-def _request(settings: Mapping[str, object]) -> Request:
-    return Request(**{name: settings[name] for name in vars(Request()) if name in settings})
-
-
-def _write_page(
-    page: Path,
-    job: Job,
-    model: Model,
-    plan: Plan,
-    scan: Volume,
-    made: Sequence[Volume],
-    notes: Sequence[str],
-) -> None:
-    title, done = f"{job.source.name}, enhanced", f"{model.experiment.name}, {plan.made}, srlib {__version__}"
-    write_report(scan, made[0], page, title, [done], notes, *made[1:])
-
-
-def _enhance(
-    job: Job,
-    model: Model,
-    tell: Callable[[str], None],
-    record: dict,
-    dtype: str,
-    page: Path | None,
-    force: object,
-    settings: dict,
-) -> tuple[str, Volume, Volume, str]:
-    """Raises InputError for a scan of one slice where the model needs more, and one too large for the memory."""
-    experiment = model.experiment
-    gb = settings.get("max_memory_gb", experiment.prediction.memory_gb)
-    if not is_whole(job.source):
-        _check_size(read_shape(job.source), gb)
-    scan, other = load(job.source), load(job.reference) if job.reference else None
-    flat = layout(model.network) is torch.channels_last
-    if min(scan.shape[: 2 if flat else 3]) < 2:
-        needs = "an image" if flat else "a 3-D scan, and only 2-D models take single slices"
-        raise InputError(f"the scan has {scan.shape} voxels; {experiment.name} needs {needs}")
-    if job.uncertainty and not experiment.prediction.uncertain:
-        raise InputError(f"{experiment.name} knows no uncertainty; expected a model trained with the loss 'laplace'")
-    request = _request(settings)
-    plan = model.plan(scan, request)
-    _check_size([math.ceil(n * f) for n, f in zip(scan.shape, plan.finer, strict=True)], gb)
-    spacing = scan.spacing_mm
-    thick = [f"{a} ({mm:.4g} mm)" for a, mm in zip(axcodes(scan), spacing, strict=True) if mm > THICK * min(spacing)]
-    tell(
-        f"{job.source.name}: {describe(scan)}{'; thick along ' * bool(thick)}{', '.join(thick)}; "
-        f"model {experiment.name}, {plan.made}"
+    workers = min(workers, len(todo))
+    if max_memory_gb is None:
+        max_memory_gb = model.experiment.prediction.memory_gb
+    enhancer = Enhancer(
+        model=model,
+        by={"srlib": __version__, "model": model.experiment.name, "weights": sha256(find_weights(weights))},
+        settings=settings,
+        limits={"max_memory_gb": max_memory_gb / workers, "progress": workers == 1},
+        dtype=dtype,
+        force=force,
+        tell=tell,
+        heads={job: f"[{i}/{len(todo)}] " if len(todo) > 1 else "" for i, job in enumerate(todo, 1)},
     )
-    notes = headers.doubts(job.source)
-    tiling = {name: settings[name] for name in ("max_memory_gb", "progress") if name in settings}
-    made = model.predict(scan, request, plan=plan, reference=other, **tiling)
-    sr, b = made.image, made.uncertainty if job.uncertainty else None
-    notes += made.warnings
-    notes += gaps(scan, read_thickness(job.source))
-    if not np.isfinite(sr.data).all():
-        raise InputError(
-            "the result is not finite; scale the scan's intensities first, they are too large or too small"
-        )
-    if not force and _made(job, record, tell):  # by another process, meanwhile
-        tell(f"{job.source.name}: done before")
-        return "done before", scan, sr, "; ".join(notes)
-    record = record | {"spacing_in": scan.spacing_mm}
-    header = headers.kept(job.source, scan.affine, sr.affine, sr.shape, f"srlib {experiment.name} {plan.made}", record)
-    if b is not None:
-        save(b, job.uncertainty, np.float32, header)
-    notes += filter(None, [headers.store_as(header, dtype, job.source, sr.data)])
-    for note in notes:
-        tell(f"warning: {note}")
-    headers.write_record(header, record | ({"warnings": notes} if notes else {}))
+    given = ()
+    if workers > 1:  # bytes, as PyTorch would send tensors by shared memory, of which containers have little
+        given = pickle.dumps(enhancer), max(1, torch.get_num_threads() // workers)
     try:
-        if page:
-            _write_page(page, job, model, plan, scan, [sr] if b is None else [sr, b], notes)
+        with closing(share(todo, workers, enhancer.attempt, _begin, *given)) as results:
+            for job, result in results:
+                if result is STOPPED:
+                    result = enhancer.made_after_all(job)
+                elif isinstance(result, str):
+                    result = Outcome(job, "failed", (f"{job.source}: {result}",))
+                if result:
+                    yield result
+    finally:
+        written = [path for job in todo for path in job.outputs]
+        for folder in {path.parent for path in written}:
+            sweep(folder, [SUMMARY, *(path.name for path in written)])
+
+
+def _begin(enhancer: bytes, threads: int) -> Callable[[Job], Outcome]:
+    """In a worker: what enhances a scan."""
+    torch.set_num_threads(threads)
+    # its own lasts beyond a process that is killed, and is complained about
+    tqdm.set_lock(threading.RLock())
+    return pickle.loads(enhancer).attempt
+
+
+@dataclass(frozen=True)
+class Enhancer:
+    """A model with all that says how it enhances scans."""
+
+    model: Model
+    by: Mapping[str, str]  # what outputs say of it
+    settings: Mapping[str, object]  # fields of a ``prediction.Request``
+    limits: Mapping[str, object]  # of memory, and whether progress is shown
+    dtype: str
+    force: bool
+    tell: Callable[[str], None]
+    heads: Mapping[Job, str]  # what each line about a job begins with
+
+    def attempt(self, job: Job) -> Outcome:
+        """Enhance a scan; an exception of any kind becomes a failed outcome of one line."""
+        begin = time.perf_counter()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                outcome = self._enhance_or_leave(job)
+        except Exception as err:  # whatever a library raises, the other scans go on
+            outcome = Outcome(job, "failed", (_why(err, job.source),))
+        return replace(outcome, seconds=time.perf_counter() - begin)
+
+    def made_after_all(self, job: Job) -> Outcome | None:
+        """What a worker had just made of a job when it was stopped; None where it was not ready."""
+        with suppress(InputError):
+            made = self._made(job, self._record(job))
+            return made and replace(made, status="enhanced")
+
+    def _tell(self, job, line):
+        self.tell(self.heads[job] + line)
+
+    def _enhance_or_leave(self, job):
+        record = self._record(job)
+        check_places(job)
+        made = None if self.force else self._made(job, record)
+        stale = made and job.page
+        if stale and job.page.exists():
+            stale = job.page.stat().st_mtime < job.target.stat().st_mtime
+        if not made or (stale and job.target.suffix == ".png"):  # which has lost its units and its place
+            return self._enhance(job, record)
+        if stale:
+            scan = load(job.source)
+            plan = self.model.plan(scan, Request(**self.settings))
+            self._write_page(job, scan, [load(p) for p in job.scans], made.notes, plan)
+        self._tell(job, f"{job.source.name}: done before")
+        return made
+
+    def _record(self, job):
+        """What an output is made from and how, as it is read back."""
+        settings = {k: v for k, v in self.settings.items() if v is not None}
+        record = {
+            **self.by,
+            "source": fingerprint(job.source),
+            "reference": job.reference and fingerprint(job.reference),
+            "settings": settings | {"dtype": self.dtype},
+        }
+        return json.loads(json.dumps(record))
+
+    def _made(self, job, record):
+        """The outcome of an earlier run with this record; None where scans are missing or damaged.
+
+        Raises InputError when something else lies there.
+        """
+        there = {p: headers.read_record(p) or {} for p in job.scans if os.path.lexists(p)}
+        for path, old in there.items():
+            if not record.items() <= old.items():
+                raise InputError(f"{path} exists and was not made from this scan in this way; --force replaces it")
+        if len(there) < len(job.scans):
+            return None
+        try:
+            sr, *_ = [load(p) for p in job.scans]
+        except InputError as err:
+            self._tell(job, f"{job.source.name}: what was made before is damaged, and made again ({first_line(err)})")
+            return None
+        old = there[job.target]
+        return Outcome(job, "done before", old.get("warnings", ()), old.get("spacing_in", ()), sr.spacing_mm)
+
+    def _enhance(self, job, record):
+        for path in job.scans:
+            make_dir(path.parent)  # asked before the work
+        reference = job.reference and load(job.reference)
+        scan, request, plan = self._read(job)
+        about = f"{describe(scan)}{_thick(scan)}; model {self.model.experiment.name}, {plan.made}"
+        self._tell(job, f"{job.source.name}: {about}")
+        made = self.model.predict(scan, request, plan=plan, reference=reference, **self.limits)
+        if not np.isfinite(made.image.data).all():
+            raise InputError("the result is not finite; scale the scan's intensities, they are too large or too small")
+        notes = headers.doubts(job.source) + made.warnings + gaps(scan, read_thickness(job.source))
+        if not self.force:
+            self._made(job, record)  # raises where another process has written something else meanwhile
+        made = [made.image] if job.uncertainty is None else [made.image, made.uncertainty]
+        notes += self._write(job, record | {"spacing_in": scan.spacing_mm}, scan, made, notes, plan)
+        for note in notes:
+            self._tell(job, f"warning: {note}")
+        if job.page:
+            self._write_page(job, scan, made, notes, plan)
+        return Outcome(job, "enhanced", notes, scan.spacing_mm, made[0].spacing_mm)
+
+    def _read(self, job):
+        """A scan, what is asked of it, and what will be made.
+
+        Raises InputError for one slice where the model needs more, and for too many voxels.
+        """
+        if not is_whole(job.source):
+            self._check_size(read_shape(job.source))  # before it is read
+        scan, experiment = load(job.source), self.model.experiment
+        flat = layout(self.model.network) is torch.channels_last
+        if min(scan.shape[: 2 if flat else 3]) < 2:
+            needs = "an image" if flat else "a 3-D scan, and only 2-D models take single slices"
+            raise InputError(f"the scan has {scan.shape} voxels; {experiment.name} needs {needs}")
+        if job.uncertainty and not experiment.prediction.uncertain:
+            raise InputError(f"{experiment.name} knows no uncertainty; it was not trained with the loss 'laplace'")
+        request = Request(**self.settings)
+        plan = self.model.plan(scan, request)
+        self._check_size([math.ceil(n * f) for n, f in zip(scan.shape, plan.finer, strict=True)])
+        return scan, request, plan
+
+    def _check_size(self, shape):
+        need, most = 4 * COPIES * math.prod(shape) / 1e9, self.limits["max_memory_gb"]
+        if need > most:
+            raise InputError(
+                f"{tuple(shape)} voxels need {need:.3g} GB of memory at least, {most:.3g} GB are "
+                "allowed; choose a larger spacing, or allow more (--max-memory)"
+            )
+
+    def _write(self, job, record, scan, made, notes, plan):
+        """Write the uncertainty, then the scan; what there is to tell of its type."""
+        sr = made[0]
+        done = f"srlib {self.model.experiment.name} {plan.made}"
+        header = headers.kept(job.source, scan.affine, sr.affine, sr.shape, done, record)
+        if job.uncertainty:
+            save(made[1], job.uncertainty, np.float32, header)
+        more = [note for note in [headers.store_as(header, self.dtype, job.source, sr.data)] if note]
+        headers.write_record(header, record | ({"warnings": notes + more} if notes + more else {}))
         save(sr, job.target, header.get_data_dtype(), header)
-        if page:
-            os.utime(page)  # since one older than its scan is of another
-    except BaseException:
-        for path in filter(None, (job.uncertainty, page)):
-            path.unlink(missing_ok=True)
-        raise
-    return "enhanced", scan, sr, "; ".join(notes)
+        return more
+
+    def _write_page(self, job, scan, made, notes, plan):
+        line = f"{self.model.experiment.name}, {plan.made}, srlib {__version__}"
+        write_report(scan, made[0], job.page, f"{job.source.name}, enhanced", [line], notes, *made[1:])
 
 
-def _check_size(shape: Sequence[int], max_memory_gb: float) -> None:
-    need = 4 * COPIES * math.prod(shape) / 1e9  # asked before it is taken
-    if math.prod(shape) > MAX_VOXELS or need > max_memory_gb:
-        raise InputError(
-            f"{tuple(shape)} voxels need {need:.3g} GB of memory at least, {max_memory_gb:.3g} GB and {MAX_VOXELS:,} voxels "
-            "are allowed; choose a larger spacing, or allow more (--max-memory)"
-        )
+def _thick(scan):
+    least = THICK * min(scan.spacing_mm)
+    axes = zip(axcodes(scan), scan.spacing_mm, strict=True)
+    thick = ", ".join(f"{axis} ({mm:.4g} mm)" for axis, mm in axes if mm > least)
+    return f"; thick along {thick}" if thick else ""
+
+
+def _why(err, source):
+    """An exception in one line that names the scan."""
+    if isinstance(err, InputError):
+        message = " ".join(str(err).split())
+    elif isinstance(err, MemoryError) or "memory" in str(err):
+        message = "this machine's memory is not enough; choose a larger spacing, or fewer --workers"
+    else:
+        message = f"failed unexpectedly ({type(err).__name__}: {first_line(err)})"
+    return message if str(source) in message else f"{source}: {message}"

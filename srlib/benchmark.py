@@ -1,11 +1,8 @@
 """Every system on every degradation: what is compared, on which scans it can be, and what each run costs."""
 
 import dataclasses
-import os
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 from srlib.data import Subject
@@ -24,7 +21,6 @@ BENCHMARK = (
 )  # fmt: skip
 MIDDLE = {"smoke": 16, "quick": 56, "paper": 0}  # voxels of each axis that networks see; 0: the whole scan
 INNER = 0.75  # share of these that is measured, per axis: where networks miss what lies beyond the cut is left out
-SAMPLING_S = 0.002  # between two looks at the memory
 
 
 def belongs(experiment: Experiment) -> bool:
@@ -47,7 +43,7 @@ def systems(folder: str | Path, profile: str, seed: int = 0) -> dict[str, Path |
     for name in (n for n, e in EXPERIMENTS.items() if belongs(e)):
         runs = Path(folder).glob(f"checkpoints/{name}-{profile}-s{seed}-*/model.safetensors")
         found[name] = max(runs, key=lambda p: (p.stat().st_mtime, str(p)), default=None)
-    return found | {f"{e.name}_published": published_file(file) for file, (_, e) in PUBLISHED.items()}
+    return found | {f"{e.name}_published": published_file(file) for file, e in PUBLISHED.items()}
 
 
 def applies(model: Model, task: str, subject: Subject) -> bool:
@@ -65,7 +61,7 @@ def measure(
     ``linear`` and ``cubic`` are the scan interpolated on the truth's grid, which k-space truncation leaves as it is.
     ``middle`` voxels of each axis are cut out first, and their inner three quarters measured, the region ``middle``; with
     0 it is all of the scan, the region ``whole``. ``runs`` and ``key`` as in ``results.measured``. A cost has the columns
-    degradation, subject, experiment, s_per_mvoxel and peak_mb, see ``watched``. Raises InputError as ``make_pair``.
+    degradation, subject, experiment and s_per_mvoxel. Raises InputError as ``make_pair``.
     """
     base = EXPERIMENTS["recnn_x2_t2"] if "t2" in subject.files else EXPERIMENTS["recnn_x2"]
     rows, costs = [], []
@@ -75,41 +71,11 @@ def measure(
         where = {**key, "degradation": task, "subject": subject.name}
         for name in [n for n, model in models.items() if applies(model, task, subject)]:
             given = pair if models[name].experiment.reference else dataclasses.replace(pair, reference=None)
-            with watched() as cost:
-                estimates[name] = models[name].predict_pair(given)
-            speed = cost["seconds"] / (pair.hr.data.size / 1e6)
-            costs.append({**where, "experiment": name, "s_per_mvoxel": speed, "peak_mb": cost["peak_mb"]})
+            began = time.perf_counter()
+            estimates[name] = models[name].predict_pair(given)
+            speed = (time.perf_counter() - began) / (pair.hr.data.size / 1e6)
+            costs.append({**where, "experiment": name, "s_per_mvoxel": speed})
         inner = round(INNER * middle) or max(pair.hr.shape)
         truth, estimates = central(pair.hr, inner), {n: central(v, inner) for n, v in estimates.items()}
         rows += measured(truth, estimates, region="middle" if middle else "whole", runs=runs, **where)
     return rows, costs
-
-
-@contextmanager
-def watched() -> Iterator[dict[str, float]]:
-    """What a block takes: ``seconds``, and ``peak_mb``, the memory that this process held on top of what it held before.
-
-    The memory is sampled, of the host (a GPU's is not in it), and nan where there is no ``/proc``.
-    """
-    cost, done, statm = {}, threading.Event(), Path("/proc/self/statm")
-    page = os.sysconf("SC_PAGE_SIZE") / 1e6 if statm.is_file() else float("nan")
-    held: list[int] = []
-
-    def look() -> None:
-        held.append(int(statm.read_text(encoding="ascii").split()[1]) if statm.is_file() else 0)
-
-    def sample() -> None:
-        while not done.wait(SAMPLING_S):
-            look()
-
-    look()
-    watcher, began = threading.Thread(target=sample, daemon=True), time.perf_counter()
-    watcher.start()
-    try:
-        yield cost
-    finally:
-        cost["seconds"] = time.perf_counter() - began
-        done.set()
-        watcher.join()
-        look()
-        cost["peak_mb"] = (max(held) - held[0]) * page

@@ -1,71 +1,83 @@
 """The ``srlib`` command."""
 
 import ast
-import csv
-import io
+import math
 import os
 import sys
 from pathlib import Path
 
 import click
-import numpy as np
 
 from srlib import __version__
-from srlib.cli_enhance import FACTOR, enhance, example, one_line
-from srlib.paths import InputError, apart, first_line, root
+from srlib.cli_enhance import ALIGN, DEVICE, FACTOR, enhance, one_line
+from srlib.paths import InputError, apart, root
 
-EVERY = {"gaussian": None, "kspace": None, "scanline": 4, "sparse_view": 16}  # degradations, published whole factors
+DEGRADATIONS = {  # with the options that they take
+    "gaussian": ("factor", "sigma", "align"),
+    "kspace": ("factor",),
+    "scanline": ("every",),
+    "sparse_view": ("every",),
+}
+EVERY = {"scanline": 4, "sparse_view": 16}  # as published
+PROFILE = click.option("--profile", default="quick", help="Budget: smoke, quick or paper.")
+COHORT = click.option("--cohort", default="csv/example.csv", help="Manifest (CSV) of the scans to use.")
+SEED = click.option("--seed", default=0)
+CSV_OUT = click.option("--out", required=True, help="The CSV to write.")
+FORCE = click.option("--force", is_flag=True, help="Replace what is there.")
 
 
 class Group(click.Group):
     """Commands whose bad input ends in one line and exit code 1."""
 
     def invoke(self, context: click.Context) -> None:
-        for stream in (sys.stdout, sys.stderr):
-            if getattr(stream, "errors", "") == "strict":  # names of files need not be text
-                stream.reconfigure(errors="backslashreplace")
+        if getattr(sys.stdout, "errors", "") == "strict":  # names of files need not be text
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             super().invoke(context)
-        except InputError as err:
-            click.echo(one_line(err), err=True)
-            sys.exit(1)
         except BrokenPipeError:
             raise
-        except OSError as err:  # such as a full disk behind the standard output
-            click.echo(one_line(err.strerror or first_line(err)), err=True)
+        except (InputError, OSError) as err:  # such as a full disk behind the standard output
+            click.echo(one_line(getattr(err, "strerror", None) or err), err=True)
             sys.exit(1)
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(__version__)
 def main() -> None:
     """Replications of published medical-image super-resolution systems, side by side."""
-    # Large tensors on huge pages where Linux offers them: whole-scan inference takes half the time. PyTorch reads this
-    # once, at its first large allocation; kernels of notebooks inherit it.
+    # Large tensors on huge pages where Linux offers them: whole-scan inference takes half the time.
+    # PyTorch reads this once, at its first large allocation; kernels of notebooks inherit it.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
-def _literal(text: str) -> object:
+def literal(text: str) -> object:
+    """A Python literal, or the text itself."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
 
 
-@main.command(epilog=example("srlib run --profile quick --cohort csv/example.csv"))
+@main.command()
 @click.argument("notebooks", nargs=-1)
-@click.option("--profile", default="quick", show_default=True, help="Budget: smoke, quick or paper.")
-@click.option("--cohort", default="csv/example.csv", show_default=True, help="Manifest of the scans to use.")
-@click.option("--seed", default=0, show_default=True)
-@click.option("-p", "parameters", nargs=2, multiple=True, metavar="NAME VALUE", help="A further notebook parameter.")
+@PROFILE
+@COHORT
+@SEED
+@click.option(
+    "-p", "parameters", type=(str, literal), multiple=True, metavar="NAME VALUE", help="A further notebook parameter."
+)
 @click.option("--force", is_flag=True, help="Run also what is finished and unchanged.")
 def run(notebooks, profile, cohort, seed, parameters, force) -> None:
-    """Execute the notebooks in order (all, or those named) and print the result table."""
+    """Execute the notebooks in order (all, or those named) and print the result table.
+
+    \b
+    Example:
+      srlib run --profile quick --cohort csv/example.csv
+    """
     from srlib import readme, results
     from srlib import run as runner
 
-    given = {name: _literal(value) for name, value in parameters}
-    folder = runner.run(profile, cohort, seed, notebooks, given, force)
+    folder = runner.run(profile, cohort, seed, notebooks, dict(parameters), force)
     if (folder / "metrics.csv").is_file():
         table = results.tested(results.read_metrics(folder), cohort, seed)
         click.echo("" if table.empty else f"\n{readme.to_text(results.summary(table))}")
@@ -74,33 +86,39 @@ def run(notebooks, profile, cohort, seed, parameters, force) -> None:
     click.echo(f"results: {folder}")
 
 
-@main.command(epilog=example("srlib train mdcsrn_res --cohort csv/mine.csv --profile quick --out runs/mine"))
+@main.command()
 @click.argument("experiment")
-@click.option("--cohort", default="csv/example.csv", show_default=True, help="Manifest with train (and val) rows.")
-@click.option("--profile", default="quick", show_default=True, help="Budget: smoke, quick or paper.")
-@click.option("--seed", default=0, show_default=True)
+@COHORT
+@PROFILE
+@SEED
 @click.option("--out", help="Folder of the run [default: its place under results/].")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
-@click.option("--processes", default=1, show_default=True, help="Processes (one per GPU) that share each batch.")
+@DEVICE
+@click.option("--processes", default=1, help="Processes (one per GPU) that share each batch.")
 @click.option("--start", help="Weights to start from (file or experiment), for experiments that need them.")
 @click.option("--snapshots", is_flag=True, help="Write the validation patch as NIfTI whenever it is measured.")
-@click.option("--store", type=click.Path(), help="Patches made by 'srlib store', instead of cutting them from scans.")
+@click.option("--store", help="Patches made by 'srlib store', instead of cutting them from scans.")
 @click.option(
     "--start-critic", type=click.Path(exists=True), help="Critic's weights to start from (critic.safetensors)."
 )
 @click.option("--tensorboard", is_flag=True, help="Log scalars and a sample image into the folder's tensorboard/.")
-@click.option("--classes", type=click.Path(), help="Classes of labels (csv/README.md), where examples are synthetic.")
-@click.option("--priors", type=click.Path(), help="Their intensities, made by 'srlib priors'.")
+@click.option("--classes", help="Classes of labels (csv/README.md), where examples are synthetic.")
+@click.option("--priors", help="Their intensities, made by 'srlib priors'.")
 @click.option("--segmenter", help="Trained segmenter (file or experiment), for experiments that need one.")
 @click.option("--restart", is_flag=True, help="Set an interrupted run's checkpoint aside and start again.")
-def train(experiment, cohort, profile, seed, out, device, start, segmenter, **options) -> None:
-    """Train one experiment; an interrupted training goes on where its last checkpoint was."""
+def train(experiment, cohort, profile, seed, out, device, **options) -> None:
+    """Train one experiment; an interrupted training goes on where its last checkpoint was.
+
+    \b
+    Example:
+      srlib train mdcsrn_res --cohort csv/mine.csv --profile quick --out runs/mine
+    """
     from srlib import data, systems
     from srlib.systems import train as training
     from srlib.systems import use
 
     chosen, subjects = systems.get(experiment, profile), data.read_manifest(cohort)
-    options |= {k: v and use.find_weights(v) for k, v in {"start": start, "segmenter": segmenter}.items()}
+    for name in ("start", "segmenter"):
+        options[name] = options[name] and use.find_weights(options[name])
     if out:
         split = ([s for s in subjects if s.split == part] for part in ("train", "val"))
         weights = training.train(chosen, *split, out, seed=seed, device=device, **options)
@@ -109,14 +127,20 @@ def train(experiment, cohort, profile, seed, out, device, start, segmenter, **op
     click.echo(weights)
 
 
-@main.command(epilog=example("srlib store recnn --cohort csv/mine.csv --profile paper --out patches.h5"))
+@main.command()
 @click.argument("experiment")
-@click.option("--cohort", default="csv/example.csv", show_default=True, help="Manifest with train rows.")
-@click.option("--profile", default="quick", show_default=True, help="Budget: smoke, quick or paper.")
-@click.option("--out", required=True, type=click.Path(), help="The HDF5 file to write.")
-@click.option("--force", is_flag=True, help="Replace what is there.")
+@COHORT
+@PROFILE
+@click.option("--out", required=True, help="The HDF5 file to write.")
+@FORCE
 def store(experiment, cohort, profile, out, force) -> None:
-    """Write an experiment's training patches as HDF5 (data and label), for 'srlib train --store' or for Caffe."""
+    """Write an experiment's training patches as HDF5 (data and label), for 'srlib train --store' or
+    for Caffe.
+
+    \b
+    Example:
+      srlib store recnn --cohort csv/mine.csv --profile paper --out patches.h5
+    """
     from srlib import data, systems
     from srlib import store as stores
 
@@ -125,33 +149,44 @@ def store(experiment, cohort, profile, out, force) -> None:
     click.echo(stores.write_store(chosen.examples.open(subjects, chosen.pairs), out, force=force))
 
 
-@main.command(epilog=example("srlib manifest flat my_scans --out csv/mine.csv --split 0.7/0.1/0.2 --seed 0"))
+@main.command()
 @click.argument("layout")
-@click.argument("folder", type=click.Path())
-@click.option("--out", required=True, help="The CSV to write.")
-@click.option("--split", default="0.7/0.1/0.2", show_default=True, help="train/val/test or train/val/eval/test.")
-@click.option("--seed", default=0, show_default=True)
+@click.argument("folder")
+@CSV_OUT
+@click.option("--split", default="0.7/0.1/0.2", help="train/val/test or train/val/eval/test.")
+@SEED
 @click.option("--subjects", help="CSV with the column id: only these subjects.")
-@click.option("--force", is_flag=True, help="Replace what is there.")
+@FORCE
 def manifest(layout, folder, out, split, seed, subjects, force) -> None:
-    """Write a manifest for a folder in a known layout: hcp, adni, kirby, bids, synthsr or flat."""
+    """Write a manifest for a folder in a known layout: hcp, adni, kirby, bids, synthsr or flat.
+
+    \b
+    Example:
+      srlib manifest flat my_scans --out csv/mine.csv --split 0.7/0.1/0.2 --seed 0
+    """
     from srlib import layouts
 
     try:
-        shares = tuple(float(part) for part in split.split("/"))
+        shares = tuple(map(float, split.split("/")))
     except ValueError as err:
         raise InputError(f"--split: expected numbers between slashes, like 0.7/0.1/0.2, got {split!r}") from err
     click.echo(layouts.write_manifest(layout, folder, out, shares, seed, subjects, force))
 
 
-@main.command(epilog=example("srlib priors csv/mine.csv --classes classes.csv --out priors.csv"))
+@main.command()
 @click.argument("manifest")
 @click.option("--classes", required=True, help="CSV with label and class, or the original generation_labels.npy.")
-@click.option("--out", required=True, type=click.Path(), help="The CSV to write.")
-@click.option("--split", default="train", show_default=True, help="Rows of the manifest to use.")
-@click.option("--force", is_flag=True, help="Replace what is there.")
+@CSV_OUT
+@click.option("--split", default="train", help="Rows of the manifest to use.")
+@FORCE
 def priors(manifest, classes, out, split, force) -> None:
-    """Measure how bright each class of labels is: SynthSR's priors, for t1 and t2, from scans with label maps."""
+    """Measure how bright each class of labels is: SynthSR's priors, for t1 and t2, from scans
+    with label maps.
+
+    \b
+    Example:
+      srlib priors csv/mine.csv --classes classes.csv --out priors.csv
+    """
     from srlib import data, label_maps
     from srlib import priors as intensities
     from srlib.tables import keep
@@ -165,23 +200,29 @@ def priors(manifest, classes, out, split, force) -> None:
     click.echo(intensities.write_priors(found, out, force))
 
 
-@main.command(epilog=example("srlib convert deeplesion DeepLesion --out data/deeplesion --manifest csv/deeplesion.csv"))
+@main.command()
 @click.argument("collection")
-@click.argument("folder", type=click.Path())
-@click.option("--out", required=True, type=click.Path(), help="Folder for the NIfTI files.")
-@click.option("--manifest", "table", required=True, type=click.Path(), help="The CSV to write.")
-@click.option("--force", is_flag=True, help="Replace what is there.")
-def convert(collection, folder, out, table, force) -> None:
-    """Turn a published collection of 2-D images (deeplesion or duke) into NIfTI files and a manifest."""
+@click.argument("folder")
+@click.option("--out", required=True, help="Folder for the NIfTI files.")
+@click.option("--manifest", required=True, help="The CSV to write.")
+@FORCE
+def convert(**given) -> None:
+    """Turn a published collection of 2-D images (deeplesion or duke) into NIfTI files and a
+    manifest.
+
+    \b
+    Example:
+      srlib convert deeplesion DeepLesion --out data/deeplesion --manifest csv/deeplesion.csv
+    """
     from srlib import convert as collections
 
-    click.echo(collections.convert(collection, folder, out, table, force))
+    click.echo(collections.convert(**given))
 
 
-@main.command(epilog=example("srlib degrade hr.nii.gz lr.nii.gz --degradation gaussian --factor 2 2 2"))
-@click.argument("source", metavar="IN", type=click.Path(path_type=Path))
-@click.argument("target", metavar="OUT", type=click.Path(path_type=Path))
-@click.option("--degradation", type=click.Choice(list(EVERY)), default="gaussian", show_default=True)
+@main.command()
+@click.argument("source", metavar="IN", type=Path)
+@click.argument("target", metavar="OUT", type=Path)
+@click.option("--degradation", type=click.Choice([*DEGRADATIONS]), default="gaussian")
 @click.option(
     "--factor", **FACTOR, help="Per voxel axis, 1 or more, of gaussian and kspace [default: 2, 1 across an image]."
 )
@@ -190,72 +231,90 @@ def convert(collection, folder, out, table, force) -> None:
 )
 @click.option("--window", nargs=2, type=float, metavar="LOW HIGH", help="Clip first, as CT to -1024 200 HU.")
 @click.option("--sigma", type=float, help="Gaussian blur in HR voxels [default: 1].")
-@click.option("--align", type=click.Choice(["center", "corners"]), help="Gaussian sampling grid [default: center].")
+@click.option("--align", type=ALIGN, help="Gaussian sampling grid [default: center].")
 @click.option("--on-grid", is_flag=True, help="Interpolate the result back on the input's grid (cubic spline).")
 @click.option("--force", is_flag=True, help="Replace OUT also where this command did not make it.")
-def degrade(source, target, degradation, factor, every, window, sigma, align, on_grid, force) -> None:
+def degrade(source, target, degradation, window, on_grid, force, **options) -> None:
     """Make a low-resolution scan; its affine says where the coarse voxels lie.
 
-    A NIfTI keeps its header, as by 'srlib enhance'. OUT is replaced where this command made it, and nothing else is
-    without --force.
+    A NIfTI keeps its header, as by 'srlib enhance'. OUT is replaced where this command made it, and
+    nothing else is without --force.
+
+    \b
+    Example:
+      srlib degrade hr.nii.gz lr.nii.gz --degradation gaussian --factor 2 2 2
     """
-    from srlib import headers, images
+    from srlib import headers, images, volume
     from srlib.degrade import make_degradation
 
-    settings = {k: v for k, v in {"sigma": sigma, "align": align}.items() if v is not None}
-    if settings and degradation != "gaussian":
-        raise InputError(f"--{next(iter(settings))} belongs to --degradation gaussian; leave it out")
-    wrong = "every" if EVERY[degradation] is None else "factor"
-    if {"every": every, "factor": factor}[wrong] is not None:
-        raise InputError(f"--{wrong} does not belong to --degradation {degradation}; leave it out")
-    if window and not (np.isfinite(window).all() and window[0] < window[1]):
+    given = {name: value for name, value in options.items() if value is not None}
+    for name in given:
+        if name not in DEGRADATIONS[degradation]:
+            raise InputError(f"--{name} does not belong to --degradation {degradation}; leave it out")
+    if window and not -math.inf < window[0] < window[1] < math.inf:
         raise InputError(f"--window: expected two numbers, the lower one first, got {window[0]:g} and {window[1]:g}")
     apart([target, target.parent], [source])  # nor among the slices of a DICOM series
-    made = os.path.lexists(target) and "degradation" in (headers.read_record(target) or {})
-    if os.path.lexists(target) and not (made or force):
+    if os.path.lexists(target) and not force and "degradation" not in (headers.read_record(target) or {}):
         raise InputError(f"{target} exists and was not made by 'srlib degrade'; --force replaces it")
     hr = images.load(source)
-    chosen = every if EVERY[degradation] else factor or tuple(min(n, 2) for n in hr.shape)
-    model = make_degradation(degradation, factor=EVERY[degradation] if chosen is None else chosen, **settings)
-    hr = hr.with_data(np.clip(hr.data, *window)) if window else hr
+    factor = given.pop("factor", EVERY.get(degradation) or tuple(min(n, 2) for n in hr.shape))
+    model = make_degradation(degradation, factor=given.pop("every", factor), **given)
+    hr = hr.with_data(hr.data.clip(*window)) if window else hr
     lr = model(hr)
     lr = model.to_grid(lr, hr.shape) if on_grid else lr
     record = {"srlib": __version__, "degradation": repr(model), "window": window, "on_grid": on_grid}
     header = headers.kept(source, hr.affine, lr.affine, lr.shape, f"srlib degrade {degradation}", record)
     headers.store_as(header, "float32", source, lr.data)
-    click.echo(images.save(lr, target, np.float32, header))
+    click.echo(volume.save(lr, target, header.get_data_dtype(), header))
 
 
 main.add_command(enhance)
 
 
-@main.command(epilog=example("srlib evaluate hr.nii.gz sr.nii.gz --mask brain.nii.gz"))
+@main.command()
 @click.argument("hr", required=False)
 @click.argument("sr", required=False)
 @click.option("--mask", help="Scan that is non-zero where voxels count.")
 @click.option("--data-range", type=float, help="Peak of PSNR and SSIM [default: HR's maximum - minimum].")
 @click.option("--weights", help="Instead of two scans: a model, to be run on the degraded scans of a manifest.")
-@click.option("--cohort", default="csv/example.csv", show_default=True, help="That manifest.")
-@click.option("--split", default="test", show_default=True, help="Its rows.")
-@click.option("--task", default="", help="Degradation, by its name in the tables [default: that of training].")
-@click.option("--out", type=click.Path(), help="Folder for the HR, LR and SR scans and metrics.csv.")
+@COHORT
+@click.option("--split", default="test", help="Its rows.")
+@click.option("--task", help="Degradation, by its name in the tables [default: that of training].")
+@click.option("--out", help="Folder for the HR, LR and SR scans and metrics.csv.")
 def evaluate(hr, sr, mask, data_range, weights, cohort, split, task, out) -> None:
-    """Measure an estimate (one CSV row, with its conventions), or a model on every test scan of a manifest.
+    """Measure an estimate (one CSV row, with its conventions), or a model on every test scan of
+    a manifest.
 
-    SR and mask lie anywhere in the world of HR, and SR covers it: where their voxels coincide they are compared as they
-    are, else SR is interpolated on the grid of HR first, which is said.
+    SR and mask lie anywhere in the world of HR, and SR covers it: where their voxels coincide they
+    are compared as they are, else SR is interpolated on the grid of HR first, which is said.
+
+    \b
+    Example:
+      srlib evaluate hr.nii.gz sr.nii.gz --mask brain.nii.gz
     """
     if weights and out and not hr:
-        from srlib import data
-        from srlib import evaluate as whole
-        from srlib.systems import use
-
-        apart([Path(out, "metrics.csv")], [cohort])
-        table = whole.evaluate(use.load_model(weights), data.read_manifest(cohort, split), out, task)
-        click.echo(f"{whole.statistics(table).round(4).to_string()}\n{out}")
-        return
-    if weights or out or not sr:
+        evaluate_model(weights, cohort, split, task or "", out)
+    elif weights or out or not sr:
         raise InputError("expected two scans, HR and SR, or --weights and --out; see 'srlib evaluate --help'")
+    else:
+        evaluate_scan(hr, sr, mask, data_range)
+
+
+def evaluate_model(weights: str, cohort: str, split: str, task: str, out: str) -> None:
+    """Write what a model makes of a manifest's degraded scans; print statistics."""
+    from srlib import data
+    from srlib import evaluate as whole
+    from srlib.systems import use
+
+    apart([Path(out, "metrics.csv")], [cohort])
+    table = whole.evaluate(use.load_model(weights), data.read_manifest(cohort, split), out, task)
+    click.echo(f"{whole.statistics(table).round(4).to_string()}\n{out}")
+
+
+def evaluate_scan(hr: str, sr: str, mask: str | None, data_range: float | None) -> None:
+    """Print the metrics of an estimate as a CSV."""
+    import pandas as pd
+
     from srlib import images, metrics
     from srlib.space import resample_to, same_lattice
 
@@ -265,28 +324,32 @@ def evaluate(hr, sr, mask, data_range, weights, cohort, split, task, out) -> Non
         click.echo(f"note: {sr} lies on another grid; it was interpolated on that of {hr} (cubic spline)", err=True)
     if mask:
         inside = resample_to(images.load(mask), truth, order=0, outside=0, what=f"{mask}, the mask,").data != 0
-    peak = data_range if data_range is not None else float(np.ptp(truth.data))
-    if data_range is None and not peak:
-        raise InputError(f"{hr}: the truth is constant and has no range; give one by --data-range")
+    if data_range is None:
+        data_range = float(truth.data.max() - truth.data.min())
+        if not data_range:
+            raise InputError(f"{hr}: the truth is constant and has no range; give one by --data-range")
     region = "mask" if mask else "volume"
-    row = metrics.evaluate(truth.data, placed.data, peak, inside)[region]
+    row = metrics.evaluate(truth.data, placed.data, data_range, inside)[region]
     row |= {
         "region": region,
-        "data_range": peak,
+        "data_range": data_range,
         "ssim_window": "uniform 7",
         "ssim2d_axis": 2,
         "nrmse_norm": "euclidean",
     }
-    writer = csv.writer(text := io.StringIO(), lineterminator="\n")
-    writer.writerow(row)
-    writer.writerow(f"{v:.6g}" if isinstance(v, float) else v for v in row.values())
-    click.echo(text.getvalue(), nl=False)
+    table = pd.DataFrame([row]).to_csv(index=False, float_format="%.6g", na_rep="nan")
+    click.echo(table, nl=False)
 
 
-@main.command(epilog=example("srlib readme --check"))
+@main.command()
 @click.option("--check", is_flag=True, help="Write nothing; fail when a table is stale.")
 def readme(check) -> None:
-    """Make the README's result tables from results/."""
+    """Make the README's result tables from results/.
+
+    \b
+    Example:
+      srlib readme --check
+    """
     from srlib import readme as tables
 
     stale = tables.update(check)

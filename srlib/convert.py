@@ -1,7 +1,7 @@
 """Published collections of 2-D images, as NIfTI files and a manifest with their published splits."""
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from srlib.ultrasound import scan_convert
 from srlib.volume import Volume, save
 
 DUKE_SHAPE = (512, 512)  # pixels of a scan-converted image (code of SRResNet)
-Listed = list[tuple[str, str, Callable[[], Volume], type]]  # name, split, how to read the image, type of its numbers
+Listed = Iterator[tuple[str, str, Callable[[], Volume]]]  # name, split, how to read the image
 
 
 def convert(collection: str, folder: str | Path, out: str | Path, manifest: str | Path, force: bool = False) -> Path:
@@ -24,48 +24,43 @@ def convert(collection: str, folder: str | Path, out: str | Path, manifest: str 
     and ``test*.csv`` in the folder list, scan-converted. Raises InputError for an unknown collection, a folder that is
     not one, two images of one name, an output that is there unless ``force``, and an unreadable image.
     """
-    listed, taken, out = choose(COLLECTIONS, collection, "collection")(Path(folder)), {}, Path(out)
-    files = {name: out / f"{name}.nii.gz" for name, *_ in listed}
-    for name, *_ in listed:
+    find, dtype = choose(COLLECTIONS, collection, "collection")
+    listed, rows, taken = [*find(Path(folder))], [], {}
+    if not listed:
+        raise InputError(f"{folder}: expected train*.csv, val*.csv or test*.csv whose column filename lists .mat files")
+    for name, split, _ in listed:
         check_name(name, str(folder), taken)
-    for file in (Path(manifest), *files.values()):
+        rows.append((name, split, Path(out, f"{name}.nii.gz").absolute()))
+    for file in (Path(manifest), *(file for *_, file in rows)):
         keep(file, force)
-    make_dir(out)
-    for name, _, read, dtype in listed:
-        save(read(), files[name], dtype=dtype)
-    rows = [(name, split, files[name].absolute()) for name, split, *_ in listed]
+    make_dir(Path(out))
+    for (*_, read), (*_, file) in zip(listed, rows, strict=True):
+        save(read(), file, dtype=dtype)
     return write_table(manifest, ("subject", "split", "image"), rows, force)
 
 
 def _deeplesion(folder: Path) -> Listed:
-    return [
-        (f"{file.parent.name}_{file.stem}", split, partial(load_png, file, spacing, deeplesion=True), np.int16)
-        for file, split, spacing in deeplesion_rows(folder)
-    ]
+    for file, split, spacing in deeplesion_rows(folder):
+        yield f"{file.parent.name}_{file.stem}", split, partial(load_png, file, spacing, deeplesion=True)
 
 
 def _duke(folder: Path) -> Listed:
     files = defaultdict(list)
     for file in sorted(folder.rglob("*.mat")):
         files[file.name].append(file)
-    listed = []
     for split in ("train", "val", "test"):
         for table in sorted(folder.glob(f"{split}*.csv")):
             for row in read_table(table, ("filename",)):
                 found = files[row["filename"]]
                 if len(found) > 1:
                     raise InputError(f"{row.place}: {found[0]} or {found[1]}? keep one of them")
-                listed += [(file.stem, split, partial(_beams, file, table), np.float32) for file in found]
-    if not listed:
-        raise InputError(
-            f"{folder}: expected train*.csv, val*.csv or test*.csv whose column filename lists its .mat files"
-        )
-    return listed
+                for file in found:
+                    yield file.stem, split, partial(_beams, file, table)
 
 
 def _beams(file: Path, table: Path) -> Volume:
-    polar, geometry = load_duke(file, table=table)
+    polar, geometry = load_duke(file, table)
     return scan_convert(polar, **geometry, shape=DUKE_SHAPE)
 
 
-COLLECTIONS = {"deeplesion": _deeplesion, "duke": _duke}
+COLLECTIONS = {"deeplesion": (_deeplesion, np.int16), "duke": (_duke, np.float32)}  # and the type of its numbers

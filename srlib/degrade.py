@@ -5,48 +5,56 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import fft, ndimage
+from skimage.measure import block_reduce
 
+from srlib.patches import per_axis
 from srlib.paths import InputError, choose
 from srlib.tomography import fbp, radon
 from srlib.volume import Volume, coarse_grid, fine_grid, resample
 
 
-def _factors(value: float | Sequence[float]) -> tuple[float, float, float]:
-    values = (value,) * 3 if np.isscalar(value) else tuple(value)
-    if len(values) != 3 or not all(np.isfinite(v) and v >= 1 for v in values):
-        raise InputError(f"factor: expected one number >= 1, or three (one per axis), got {value}")
-    return tuple(float(v) for v in values)
+class Degradation:
+    """What degradations share, where they do not say otherwise. ``factor``: one number or one per axis."""
 
-
-def _whole(value: int, name: str = "factor") -> int:
-    if not np.isscalar(value) or not np.isfinite(value) or value < 1 or int(value) != value:
-        raise InputError(f"{name}: expected one whole number >= 1, got {value}")
-    return int(value)
-
-
-def _check_fits(factor: Sequence[float], shape: Sequence[int]) -> None:
-    """Raise InputError where a factor is larger than an axis; single slices are left as they are."""
-    if any(f > n > 1 for f, n in zip(factor, shape, strict=True)):
-        raise InputError(
-            f"a factor of {factor} leaves nothing of a scan of {tuple(shape)} voxels; choose a smaller one"
-        )
-
-
-class _Whole:
-    """What degradations share that take all of a scan and stay on its grid."""
+    align = "center"  # how the coarse grid lies in the fine one
 
     @property
     def coarser(self) -> tuple[float, float, float]:
         """How much coarser the low-resolution grid is, per axis."""
-        return (1.0, 1.0, 1.0)
+        return tuple(map(float, self.factor))
 
     def usable(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """The part of a scan, from voxel 0 on, that is degraded: all of it."""
+        """The part of a scan, from voxel 0 on, that is degraded."""
         return tuple(shape)
+
+    def to_grid(self, lr: Volume, shape: Sequence[int], order: int = 3) -> Volume:
+        """Interpolate the low-resolution scan on the HR grid of the given shape (order 1: trilinear, 3: cubic)."""
+        return resample(lr, shape, fine_grid(lr, self.coarser, self.align)[1], order=order)
+
+    def check_fits(self, shape: Sequence[int]) -> None:
+        """Raise InputError where a factor is larger than an axis; single slices are left as they are."""
+        if any(f > n > 1 for f, n in zip(self.coarser, shape, strict=True)):
+            raise InputError(
+                f"a factor of {self.coarser} leaves nothing of a scan of {tuple(shape)} voxels; choose a smaller one"
+            )
+
+    def _set(self, **fields: object) -> None:
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+
+
+class SameGrid(Degradation):
+    """A degradation whose image stays on the high-resolution grid."""
+
+    coarser = (1.0, 1.0, 1.0)
+
+    def to_grid(self, lr: Volume, shape: Sequence[int], order: int = 3) -> Volume:
+        """The image itself."""
+        return lr
 
 
 @dataclass(frozen=True)
-class KSpaceTruncation(_Whole):
+class KSpaceTruncation(SameGrid):
     """Zero the outer k-space of each axis and keep the magnitude; the image stays on its grid.
 
     Of scans with negative values (HU, mean 0) the real part is kept, and so are sign and mean (ours).
@@ -62,7 +70,7 @@ class KSpaceTruncation(_Whole):
     stored_12bit: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "factor", _factors(self.factor))
+        self._set(factor=per_axis(self.factor, "factor", kind=float))
 
     def zeroed(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Lines zeroed at each end of each axis."""
@@ -73,7 +81,6 @@ class KSpaceTruncation(_Whole):
         return tuple(n - 2 * z for n, z in zip(shape, self.zeroed(shape), strict=True))
 
     def __call__(self, hr: Volume) -> Volume:
-        axes = [axis for axis, z in enumerate(self.zeroed(hr.shape)) if z]
         if 0 in self.kept(hr.shape):
             raise InputError(f"factor {self.factor} leaves no k-space line of a volume of shape {hr.shape}")
         if is_signed(hr) and self.stored_12bit:
@@ -82,24 +89,19 @@ class KSpaceTruncation(_Whole):
                 "shift it to begin at 0"
             )
         data = hr.data.astype(np.float64) if self.stored_12bit else hr.data  # rounding must not hang on float32
-        spectrum = fft.fftn(data, axes=axes, workers=-1)
-        for axis in axes:
-            n, z = hr.shape[axis], self.zeroed(hr.shape)[axis]
-            order = fft.fftshift(np.arange(n))  # order[i] = index of the i-th lowest frequency
-            index = [slice(None)] * 3
-            index[axis] = np.concatenate([order[:z], order[n - z :]])
-            spectrum[tuple(index)] = 0
-        image = fft.ifftn(spectrum, axes=axes, workers=-1)
+        zeroed = self.zeroed(hr.shape)
+        axes = np.flatnonzero(zeroed).tolist()
+        spectrum = fft.fftshift(fft.fftn(data, axes=axes, workers=-1), axes)
+        middle = tuple(slice(z, n - z) for z, n in zip(zeroed, hr.shape, strict=True))
+        kept = np.zeros_like(spectrum)
+        kept[middle] = spectrum[middle]
+        image = fft.ifftn(fft.ifftshift(kept, axes), axes=axes, workers=-1)
         image = image.real if is_signed(hr) else np.abs(image)
         return hr.with_data(np.rint(image / image.max() * 4095) if self.stored_12bit and image.any() else image)
 
-    def to_grid(self, lr: Volume, shape: Sequence[int], order: int = 3) -> Volume:
-        """The image itself: zero-filled k-space already lies on the high-resolution grid."""
-        return lr
-
 
 @dataclass(frozen=True)
-class GaussianDownsample:
+class GaussianDownsample(Degradation):
     """Blur by a Gaussian of ``sigma`` HR voxels, then sample the coarse grid by a spline of ``order``.
 
     Pham et al., CMIG 2019, observation model (sigma 1 for every factor, cubic spline). Factors may be
@@ -118,29 +120,21 @@ class GaussianDownsample:
     noise: float = 0.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "factor", _factors(self.factor))
-        sigmas = (self.sigma,) * 3 if np.isscalar(self.sigma) else tuple(self.sigma)
-        if len(sigmas) != 3 or not all(np.isfinite(s) and s >= 0 for s in sigmas):
-            raise InputError(f"sigma: expected one number >= 0, or three (one per axis), got {self.sigma}")
+        self._set(
+            factor=per_axis(self.factor, "factor", kind=float),
+            sigma=per_axis(self.sigma, "sigma", least=0, kind=float),
+        )
         if self.order not in range(6):
             raise InputError(f"order: expected a spline order from 0 to 5, got {self.order}")
-        if self.align not in ("center", "corners"):
-            raise InputError(f"align is 'center' or 'corners', got {self.align!r}")
         if not 0 <= self.noise < 1:
             raise InputError(f"noise: expected a share of the brightest voxel from 0 to 1, got {self.noise}")
-        object.__setattr__(self, "sigma", tuple(float(s) for s in sigmas))
-
-    @property
-    def coarser(self) -> tuple[float, float, float]:
-        """How much coarser the low-resolution grid is, per axis."""
-        return self.factor
 
     def usable(self, shape: Sequence[int]) -> tuple[int, ...]:
         """The part of a scan, from voxel 0 on, that is degraded; all of it unless ``whole``."""
         return tuple(int(n - n % f) if self.whole else n for n, f in zip(shape, self.factor, strict=True))
 
     def __call__(self, hr: Volume) -> Volume:
-        _check_fits(self.factor, hr.shape)
+        self.check_fits(hr.shape)
         sigma = [s if f > 1 else 0.0 for s, f in zip(self.sigma, self.factor, strict=True)]
         blurred = hr.with_data(ndimage.gaussian_filter(hr.data, sigma, mode="reflect"))
         lr = resample(blurred, *coarse_grid(hr.shape, hr.affine, self.factor, self.align), order=self.order)
@@ -148,16 +142,15 @@ class GaussianDownsample:
 
     def to_grid(self, lr: Volume, shape: Sequence[int], order: int = 3) -> Volume:
         """Interpolate the low-resolution scan on the HR grid of the given shape (order 1: trilinear, 3: cubic)."""
-        if self.align == "corners":  # the factor is (n - 1) / (N - 1), which only the two shapes tell
-            step = [(n - 1) / (m - 1) if m > 1 else 1.0 for n, m in zip(lr.shape, shape, strict=True)]
-            affine = lr.affine @ np.diag([*step, 1.0])
-        else:
-            affine = fine_grid(lr, self.factor)[1]
-        return resample(lr, shape, affine, order=order)
+        if self.align == "center":
+            return super().to_grid(lr, shape, order)
+        # the factor is (n - 1) / (N - 1), which only the two shapes tell
+        step = [(n - 1) / (m - 1) if m > 1 else 1.0 for n, m in zip(lr.shape, shape, strict=True)]
+        return resample(lr, shape, lr.affine @ np.diag([*step, 1.0]), order=order)
 
 
 @dataclass(frozen=True)
-class BlockAverage:
+class BlockAverage(Degradation):
     """The mean of each block of ``factor`` voxels, whole numbers: a box for a slice profile, and the field of view kept.
 
     The last block of an axis that the factor does not divide repeats the scan's last voxel. Ours; average pooling is the
@@ -167,33 +160,18 @@ class BlockAverage:
     factor: tuple[int, int, int]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "factor", tuple(_whole(f) for f in _factors(self.factor)))
-
-    @property
-    def coarser(self) -> tuple[float, float, float]:
-        """How much coarser the low-resolution grid is, per axis."""
-        return tuple(float(f) for f in self.factor)
-
-    def usable(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """The part of a scan, from voxel 0 on, that is degraded: all of it."""
-        return tuple(shape)
+        self._set(factor=per_axis(self.factor, "factor"))
 
     def __call__(self, hr: Volume) -> Volume:
-        _check_fits(self.factor, hr.shape)
+        self.check_fits(hr.shape)
         shape, affine = coarse_grid(hr.shape, hr.affine, self.factor)
-        missing = [(0, n * f - m) for n, f, m in zip(shape, self.factor, hr.shape, strict=True)]
-        blocks = np.pad(hr.data, missing, mode="edge").reshape(
-            [v for pair in zip(shape, self.factor, strict=True) for v in pair]
-        )
-        return Volume(blocks.mean(axis=(1, 3, 5)), affine)
-
-    def to_grid(self, lr: Volume, shape: Sequence[int], order: int = 3) -> Volume:
-        """Interpolate the low-resolution scan on the HR grid of the given shape (order 1: trilinear, 3: cubic)."""
-        return resample(lr, shape, fine_grid(lr, self.factor)[1], order=order)
+        missing = np.multiply(shape, self.factor) - hr.shape
+        padded = np.pad(hr.data, [(0, n) for n in missing], mode="edge")
+        return Volume(block_reduce(padded, self.factor, np.mean), affine)
 
 
 @dataclass(frozen=True)
-class ScanlineDecimation(_Whole):
+class ScanlineDecimation(Degradation):
     """Keep every ``factor``-th column along x, the first voxel axis, as an ultrasound probe with fewer beams would.
 
     The ultrasound pairs of the sisr_medical code. Column 0 stays in its place and the spacing grows. That code never
@@ -201,9 +179,10 @@ class ScanlineDecimation(_Whole):
     """
 
     factor: int
+    align = "first"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "factor", _whole(self.factor))
+        self._set(factor=per_axis(self.factor, "factor", 1)[0])
 
     @property
     def coarser(self) -> tuple[float, float, float]:
@@ -211,64 +190,46 @@ class ScanlineDecimation(_Whole):
         return (float(self.factor), 1.0, 1.0)
 
     def __call__(self, hr: Volume) -> Volume:
-        _check_fits(self.coarser, hr.shape)
+        self.check_fits(hr.shape)
         return Volume(hr.data[:: self.factor], hr.affine @ np.diag([self.factor, 1.0, 1.0, 1.0]))
-
-    def to_grid(self, lr: Volume, shape: Sequence[int], order: int = 3) -> Volume:
-        """Interpolate between the kept columns (order 1: linear, 3: cubic); beyond the last one it is mirrored."""
-        return resample(lr, shape, lr.affine @ np.diag([1 / self.factor, 1.0, 1.0, 1.0]), order=order)
 
 
 @dataclass(frozen=True)
-class SparseView(_Whole):
+class SparseView(SameGrid):
     """CT from fewer projections: filtered back-projection of every ``factor``-th of ``views`` over [0, 180) degrees.
 
-    The CT pairs of the sisr_medical code (factor 16 of 1,000 views, so 63). Slices across the last axis are
-    independent; y counts rows and x columns. The whole square is projected and reconstructed, not its inscribed
-    circle, as in that code. What lies beyond it is taken as the slice's minimum (air), which is subtracted before and
-    added after; a slice that is not square is padded with it about its middle and cropped back. ``truth`` is 'fbp',
-    the reconstruction of all views as published, or 'image', the scan itself (ours).
+    The CT pairs of the sisr_medical code (factor 16 of 1,000 views, so 63). Slices across the last
+    axis are independent; y counts rows and x columns. The whole square is projected and
+    reconstructed, not its inscribed circle, as in that code. What lies beyond it is taken as the
+    slice's minimum (air), which is subtracted before and added after; a slice that is not square is
+    padded with it about its middle and cropped back.
     """
 
     factor: int
     views: int = 1000
-    truth: str = "fbp"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "factor", _whole(self.factor))
-        object.__setattr__(self, "views", _whole(self.views, "views"))
+        self._set(factor=per_axis(self.factor, "factor", 1)[0], views=per_axis(self.views, "views", 1)[0])
         if self.factor > self.views:
             raise InputError(f"factor: expected at most the {self.views} views, got {self.factor}")
-        if self.truth not in ("fbp", "image"):
-            raise InputError(f"truth is 'fbp' or 'image', got {self.truth!r}")
 
     def __call__(self, hr: Volume) -> Volume:
-        return self._reconstruct(hr, (self.factor,))[0]
-
-    def reference(self, hr: Volume) -> Volume:
-        """What a super-resolved volume is compared with."""
-        return hr if self.truth == "image" else self._reconstruct(hr, (1,))[0]
+        return self._from_views(hr, self.factor)
 
     def pair(self, hr: Volume) -> tuple[Volume, Volume]:
-        """The degraded volume and its reference; both from one sinogram."""
-        return (self(hr), hr) if self.truth == "image" else self._reconstruct(hr, (self.factor, 1))
+        """The degraded volume and its truth, the reconstruction from all views, as published."""
+        return self(hr), self._from_views(hr, 1)
 
-    def to_grid(self, lr: Volume, shape: Sequence[int], order: int = 3) -> Volume:
-        """The image itself: it was reconstructed on the high-resolution grid."""
-        return lr
-
-    def _reconstruct(self, hr: Volume, steps: tuple[int, ...]) -> tuple[Volume, ...]:
-        """One volume per step, from every step-th view; the largest set of views, projected once, holds the others."""
-        angles, least, size = np.linspace(0, 180, self.views, endpoint=False), min(steps), max(hr.shape[:2])
+    def _from_views(self, hr: Volume, step: int) -> Volume:
+        """The reconstruction of each slice from every step-th view."""
+        angles, size = np.linspace(0, 180, self.views, endpoint=False)[::step], max(hr.shape[:2])
         box = tuple(slice(size // 2 - n // 2, size // 2 - n // 2 + n) for n in hr.shape[1::-1])
-        out = [np.empty_like(hr.data) for _ in steps]
+        data = np.empty_like(hr.data)
         for k in range(hr.shape[2]):
             low, square = hr.data[..., k].min(), np.zeros((size, size), dtype=np.float32)
             square[box] = hr.data[..., k].T - low
-            sinogram = radon(square, angles[::least])
-            for step, data in zip(steps, out, strict=True):
-                data[..., k] = fbp(sinogram[:: step // least], angles[::step], size)[box].T + low
-        return tuple(hr.with_data(data) for data in out)
+            data[..., k] = fbp(radon(square, angles), angles, size)[box].T + low
+        return hr.with_data(data)
 
 
 def is_signed(scan: Volume) -> bool:
@@ -276,19 +237,18 @@ def is_signed(scan: Volume) -> bool:
     return float(scan.data.min()) < 0
 
 
-def rician(scan: Volume, level: float, rng: np.random.Generator, signed: bool | None = None) -> Volume:
+def rician(scan: Volume, level: float, rng: np.random.Generator, signed: bool = False) -> Volume:
     """A magnitude image of a scan with Gaussian noise in both of its parts; std ``level`` times its brightest voxel.
 
-    Gudbjartsson & Patz, MRM 1995. Of a ``signed`` scan the real part alone, so Gaussian noise, the limit of a high
-    signal; std ``level`` times the range. None: one with negative values is, but splines bring magnitudes below 0, too.
+    Gudbjartsson & Patz, MRM 1995. Of a ``signed`` scan the real part alone, so Gaussian noise, the
+    limit of a high signal; std ``level`` times the range. Splines bring magnitudes below 0, too, so
+    values alone do not tell.
     """
-    signed = is_signed(scan) if signed is None else signed
     sigma = level * float(np.ptp(scan.data) if signed else scan.data.max())
     real, imaginary = (sigma * rng.standard_normal(scan.shape, np.float32) for _ in range(2))
     return scan.with_data(scan.data + real if signed else np.hypot(scan.data + real, imaginary))
 
 
-Degradation = KSpaceTruncation | GaussianDownsample | BlockAverage | ScanlineDecimation | SparseView
 DEGRADATIONS = {
     "kspace": KSpaceTruncation,
     "gaussian": GaussianDownsample,

@@ -8,13 +8,12 @@ import pandas as pd
 
 from srlib import metrics
 from srlib.data import Subject, load_mask
-from srlib.paths import InputError, apart, atomic, file_name, make_dir
+from srlib.paths import InputError, apart, atomic, choose, file_name, make_dir
 from srlib.systems.use import Model
 from srlib.tasks import TASKS
 from srlib.volume import save
 
 KINDS = ("hr", "lr", "sr")
-STATISTICS = ("mean", "var", "median", "min", "max")
 
 
 def evaluate(
@@ -31,14 +30,13 @@ def evaluate(
     minimum). ``task`` degrades otherwise than in training. Raises InputError as ``make_pair``, for an unknown task,
     when there is no subject, one whose name leads out of the folder, and where an output is one of the scans.
     """
-    if task and task not in TASKS:
-        raise InputError(f"unknown task {task!r}; expected one of {', '.join(TASKS)}")
+    if task:
+        choose(TASKS, task, "task")
     if not subjects:
         raise InputError("no subject to evaluate; give at least one row of the manifest this split")
     folder, rows = make_dir(Path(folder)), []
-    names = [file_name(s.name, f"subject {s.name}") for s in subjects]
-    outputs = [folder / "metrics.csv", *(folder / f"{name}_{kind}.nii.gz" for name in names for kind in KINDS)]
-    apart(outputs, [file for s in subjects for file in s.files.values()])
+    names = [f"{file_name(s.name, f'subject {s.name}')}_{kind}.nii.gz" for s in subjects for kind in KINDS]
+    apart([folder / name for name in ("metrics.csv", *names)], [file for s in subjects for file in s.files.values()])
     for subject in subjects:
         pair = model.experiment.pairs.make(subject, task)
         sr, mask = model.predict_pair(pair, max_memory_gb=max_memory_gb), load_mask(subject, pair.hr)
@@ -64,5 +62,4 @@ def statistics(table: pd.DataFrame) -> pd.DataFrame:
     if len(twice):
         raise InputError(f"{twice.iloc[0]['subject']} stands twice in the region {twice.iloc[0]['region']}; choose one")
     values = table.drop(columns="subject").melt("region", var_name="metric").groupby(["region", "metric"], sort=False)
-    found = values["value"].agg(["mean", lambda v: v.var(ddof=0), "median", "min", "max"])
-    return found.set_axis(STATISTICS, axis=1)
+    return values["value"].agg(mean="mean", var=lambda v: v.var(ddof=0), median="median", min="min", max="max")

@@ -1,26 +1,36 @@
-"""Pictures for notebooks, results and the README: planes of scans, difference maps, training curves, box plots.
+"""Pictures for notebooks, results and the README: planes of scans, difference maps, training curves, box plots."""
 
-A notebook shows a figure that a cell returns or displays; pyplot keeps none.
-"""
-
-from collections.abc import Collection, Mapping, Sequence
-from itertools import product
+import io
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import chain, product
 from pathlib import Path
 from textwrap import fill
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
+from matplotlib.patches import Rectangle
 
 from srlib.paths import InputError, atomic, choose, make_dir
-from srlib.views import PLANES, difference, extent, filled, letters, pixel_mm, pixels, section, upright, windows
+from srlib.views import (
+    difference,
+    extent,
+    filled,
+    letters,
+    middle,
+    pixel_mm,
+    pixels,
+    section,
+    upright,
+    windows,
+)
 from srlib.volume import Volume
 
-GREYS = plt.get_cmap("gray").with_extremes(bad="darkslateblue")
-DIFFERENCES = plt.get_cmap("RdBu_r").with_extremes(bad="0.6")
+GREYS = colormaps["gray"].with_extremes(bad="darkslateblue")
+DIFFERENCES = colormaps["RdBu_r"].with_extremes(bad="0.6")
 SCORES = {"val_psnr": "validation PSNR (dB, range 1)", "val_dice": "validation Dice"}  # columns of history.csv
 METRICS = {
     "psnr": "PSNR (dB)\ndata range = maximum - minimum of the truth",
@@ -29,7 +39,20 @@ METRICS = {
 }
 
 
-def triplanar(volumes: Mapping[str, Volume], reference: str | None = None, zoom: float = 1.0) -> Figure:
+class Picture(Figure):
+    """A figure that a notebook shows, without pyplot, whose backends keep figures and may open windows."""
+
+    def png(self, dpi: float = 90) -> bytes:
+        """A PNG without dates or versions in it, so that the same picture is the same bytes."""
+        buffer = io.BytesIO()
+        self.savefig(buffer, dpi=dpi, metadata={"Software": None})
+        return buffer.getvalue()
+
+    def _repr_png_(self) -> bytes:
+        return self.png()
+
+
+def triplanar(volumes: Mapping[str, Volume], reference: str | None = None, zoom: float = 1.0) -> Picture:
     """One column per scan; axial, coronal and sagittal middle slices, a row each, or the one plane of single slices.
 
     Right is on the right (neurological convention), as the letters say. Each scan has the window that stands under its
@@ -37,52 +60,70 @@ def triplanar(volumes: Mapping[str, Volume], reference: str | None = None, zoom:
     its planes of the world and shown in its window, and each plane is followed by their differences to it, all on one
     symmetric scale. ``zoom`` > 1 shows the middle of each slice only. NaN and what lies beyond a scan are blue.
     """
-    return _compared(volumes, reference, (zoom,))
+    return planes(volumes, reference, (zoom,))
 
 
-def slices(volumes: Mapping[str, Volume], reference: str, zoom: float = 2.0) -> Figure:
+def slices(volumes: Mapping[str, Volume], reference: str, zoom: float = 2.0) -> Picture:
     """The first slice of 2-D images, y downwards, as ``triplanar`` shows scans: whole, then its middle."""
-    return _compared({name: v.with_data(v.data[:, :, :1]) for name, v in volumes.items()}, reference, (1.0, zoom))
+    return planes({name: v.with_data(v.data[:, :, :1]) for name, v in volumes.items()}, reference, (1.0, zoom))
 
 
-def _compared(volumes: Mapping[str, Volume], reference: str | None, zooms: Sequence[float]) -> Figure:
+def planes(
+    volumes: Mapping[str, Volume],
+    reference: str | None,
+    zooms: Sequence[float],
+    cubic: Collection[str] = (),
+    differences: bool = True,
+) -> Picture:
+    """All planes at one zoom after the other, as by ``triplanar``; scans named in ``cubic`` by cubic splines.
+
+    Raises InputError when there is no scan, none of the name ``reference``, and for one without voxels.
+    """
     truth = None if reference is None else choose(volumes, reference, "scan")
     grids = {name: upright(truth or volume) for name, volume in volumes.items()}
-    axes_of = {name: filled(grid).values() for name, grid in grids.items()}
-    rows = [(zoom, a) for zoom in zooms for a in PLANES.values() if any(a in axes for axes in axes_of.values())]
-    images, errors = {}, {}
-    for (row, (zoom, axis)), (name, grid) in product(enumerate(rows), grids.items()):
-        if axis not in axes_of[name]:
-            continue
-        field = np.inf if zoom <= 1 else max(np.multiply(grid.shape, grid.spacing_mm)) / zoom
-        finer = max(1, round(pixel_mm(grid) / pixel_mm(volumes[name])))
-        plane = pixels(grid, axis, [n // 2 for n in grid.shape], field, finer)
-        images[row, name] = section(volumes[name], *plane, outside=np.nan)
-        if truth is not None and name != reference:
-            errors[row, name] = difference(volumes[name], truth, *plane)
-    tall = [max(i.shape[0] / i.shape[1] for (r, _), i in images.items() if r == row) for row in range(len(rows))]
-    heights = np.clip(np.repeat(tall, 2 if errors else 1), 0.2, 2)
-    size = 2.6 * len(volumes) + bool(errors), 2.6 * heights.sum() + 0.5
-    figure, panels = _subplots(len(heights), len(volumes), size, height_ratios=heights)
-    for axis in panels.flat:
-        axis.set_axis_off()
-    for column, (name, volume) in enumerate(volumes.items()):
-        (low, high), own = windows(truth or volume, volume)
-        note = _range(low, high) if name == reference or truth is None else ""
-        note = note if own == (low, high) else f"(its own window: {_range(*own)})"
-        panels[0, column].set_title(f"{_text(name)}\n{note}", fontsize=9, parse_math=False)
-        for row, (_, across) in enumerate(rows):
-            if (row, name) in images:
-                axis = panels[2 * row if errors else row, column]
-                _show(axis, images[row, name], GREYS, low, high, letters(grids[name], across))
-    if errors:
-        each = [[e for (_, n), e in errors.items() if n == name] for name in volumes if name != reference]
-        most = np.percentile([extent(e, (low, high)) for e in each], 50, method="lower")  # not that of one bad scan
-        for (row, name), error in errors.items():
-            shown = _show(panels[2 * row + 1, list(volumes).index(name)], error, DIFFERENCES, -most, most)
-        bar = figure.colorbar(shown, ax=panels, extend="both", shrink=0.5, aspect=40, pad=0.01)
-        bar.set_label(f"difference to {_text(reference)}, in its units", fontsize=9, parse_math=False)
+    others = [name for name, volume in volumes.items() if differences and truth and volume is not truth]
+    rows = list(product(zooms, sorted(set().union(*map(filled, grids.values())), reverse=True)))
+    step = 2 if others else 1
+    figure, panels = _subplots(step * len(rows), len(volumes), (1, 1))
+    for (name, volume), column in zip(volumes.items(), panels.T, strict=True):
+        grid, (limits, own) = grids[name], windows(truth or volume, volume)
+        note = _range(*limits) if name == reference or truth is None else ""
+        note = note if own == limits else f"(its own window: {_range(*own)})"
+        for panel in column:
+            panel.set_axis_off()
+        column[0].set_title(f"{_text(name)}\n{note}", fontsize=9, parse_math=False)
+        finest, centre = min(map(pixel_mm, volumes.values() if truth else [grid])), middle(grid)
+        for place, (zoom, axis) in enumerate(rows):
+            field = np.inf if zoom <= 1 else max(np.multiply(grid.shape, grid.spacing_mm)) / zoom
+            plane = pixels(grid, axis, centre, field, max(1, round(pixel_mm(grid) / finest)))
+            if axis in filled(grid):
+                image = section(volume, *plane, 3 if name in cubic else 0)
+                _show(column[step * place], image, GREYS, limits, letters(grid, axis))
+            if axis in filled(grid) and name in others:
+                _show(column[step * place + 1], difference(volume, truth, *plane), DIFFERENCES, limits)
+    if others:
+        _one_scale(figure, panels[1::2], f"difference to {_text(reference)}, in its units")
+    _fit(figure, panels)
     return figure
+
+
+def _one_scale(figure: Picture, panels: np.ndarray, label: str) -> None:
+    """One symmetric scale for differences, which stand in the scans' own window before, and a bar of it."""
+    images = [[panel.images[0] for panel in column if panel.images] for column in panels.T]
+    each = [extent([i.get_array().filled(np.nan) for i in column], column[0].get_clim()) for column in images if column]
+    most = np.percentile(each, 50, method="lower")  # not that of one bad scan
+    for image in chain(*images):
+        image.set_clim(-most, most)
+    bar = figure.colorbar(image, ax=figure.axes, extend="both", shrink=0.5, aspect=40, pad=0.01)
+    bar.set_label(label, fontsize=9, parse_math=False)
+
+
+def _fit(figure: Picture, panels: np.ndarray) -> None:
+    """The size of a figure in which all pictures are equally wide."""
+    shapes = [[panel.images[0].get_array().shape for panel in row if panel.images] for row in panels]
+    heights = np.clip([max(height / width for height, width in row) for row in shapes], 0.2, 2)
+    panels[0, 0].get_gridspec().set_height_ratios(heights)
+    figure.set_size_inches(2.6 * panels.shape[1] + (len(figure.axes) > panels.size), 2.6 * heights.sum() + 0.5)
 
 
 def _text(name: str) -> str:
@@ -91,56 +132,59 @@ def _text(name: str) -> str:
 
 
 def _range(low: float, high: float) -> str:
-    """Two numbers, to about a thousandth of their distance."""
-    digits = 3 - int(np.floor(np.log10(high - low)))
-    return f"{round(low, digits) + 0:g} to {round(high, digits) + 0:g}"
+    return f"{low:.5g} to {high:.5g}"
 
 
 def _show(
-    axis: plt.Axes, image: np.ndarray, colours: Colormap, low: float, high: float, directions: Sequence[str] = ()
-) -> AxesImage:
+    axis: Axes, image: np.ndarray, colours: Colormap, limits: Sequence[float], directions: Sequence[str] = ()
+) -> None:
     """A picture, whatever the host's defaults are, with its directions to the left, right, top and bottom."""
     axis.set_axis_on()
     axis.set(xticks=[], yticks=[])
     box = {"facecolor": "black", "alpha": 0.6, "linewidth": 0, "pad": 1}
     for letter, (x, y) in zip(directions, ((0.04, 0.5), (0.96, 0.5), (0.5, 0.96), (0.5, 0.04)), strict=False):
         axis.text(x, y, letter, ha="center", va="center", transform=axis.transAxes, fontsize=8, color="white", bbox=box)
-    return axis.imshow(image, colours, vmin=low, vmax=high, aspect="equal", interpolation="nearest", origin="upper")
+    norm = {"vmin": limits[0], "vmax": limits[1]}
+    axis.imshow(image, colours, **norm, aspect="equal", interpolation="nearest", origin="upper")
 
 
-def _subplots(rows: int, columns: int, size: tuple[float, float], **options: object) -> tuple[Figure, np.ndarray]:
-    """A figure that pyplot does not keep, and its panels (rows, columns); InputError for none."""
+def _subplots(rows: int, columns: int, size: tuple[float, float], **options: object) -> tuple[Picture, np.ndarray]:
+    """A figure and its panels (rows, columns); InputError for none."""
     if not rows * columns:
         raise InputError("there is nothing to show: no scan, no run, no measured row")
-    figure, panels = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", **options)
-    plt.close(figure)
-    return figure, panels
+    figure = Picture(size, layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
-def _spread(values: Sequence[float]) -> tuple[float, float]:
+def _near(values: Iterable[float]) -> tuple[float, float]:
     """Least and greatest of the values, without those far off where these would take more than half of an axis.
 
     Far is farther than ten median deviations from the median.
     """
-    values = np.asarray(values, float)[np.isfinite(values)]
+    values = np.array([*values], float)
+    values = values[np.isfinite(values)]
     if not values.size:
         return 0.0, 1.0
     off = np.abs(values - np.median(values))
     near = values[off <= 10 * np.median(off)]
-    near = near if np.ptp(near) < 0.5 * np.ptp(values) and np.ptp(near) else values
+    near = near if 0 < np.ptp(near) < 0.5 * np.ptp(values) else values
     return near.min(), near.max()
 
 
-def _limit(axis: plt.Axes, near: Sequence[float], far: Sequence[str]) -> None:
-    """An axis upwards for the values that are ``near``; what was left out is told above."""
-    if len(near):
-        pad = 0.05 * np.ptp(near) or 0.05 * abs(near[0]) or 0.05
-        axis.set_ylim(min(near) - pad, max(near) + pad)
+def _limit(axis: Axes, along: str, groups: Mapping[str, pd.Series], typical: Mapping[str, float]) -> None:
+    """Limits of an axis (``along`` x or y) for groups of values; those whose typical value is far off are told above."""
+    low, high = _near(typical.values())
+    near = np.concatenate([[low, high], *(groups[n] for n, value in typical.items() if low <= value <= high)])
+    near = near[np.isfinite(near)]
+    pad = 0.05 * np.ptp(near) or 0.05
+    axis.set(**{f"{along}lim": (near.min() - pad, near.max() + pad)})
+    far = [f"{name}: {value:.3g}" for name, value in typical.items() if not low <= value <= high]
     if far:
-        axis.set_title(f"beyond the axis: {', '.join(far)}", fontsize=8, color="tab:red", parse_math=False)
+        words = fill(f"beyond the axis: {', '.join(far)}", 60)
+        axis.set_title(f"{axis.get_title()}\n{words}".strip(), fontsize=8, color="tab:red", parse_math=False)
 
 
-def curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
+def curves(histories: Mapping[str, pd.DataFrame]) -> Picture:
     """Mean training loss, and validation PSNR or Dice, over steps, one line per run; from ``history.csv`` files.
 
     A run that ends far from the others does not take their scale: it is named above.
@@ -148,70 +192,61 @@ def curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
     shown = {"loss": "training loss"} | {n: s for n, s in SCORES.items() if any(n in h for h in histories.values())}
     figure, axes = _subplots(1, len(shown) if histories else 0, (4.5 * len(shown), 3.2))
     for axis, (column, label) in zip(axes[0], shown.items(), strict=True):
-        known = {n: h[np.isfinite(h[column])] for n, h in histories.items() if column in h}
-        known = {n: h for n, h in known.items() if len(h)}  # steps in which only a critic moved have no loss
-        for name, history in known.items():
-            dot, colour = "." if len(history) == 1 else "", f"C{list(histories).index(name)}"
-            axis.plot(history["step"], history[column], color=colour, label=name, marker=dot)
+        known = {n: h[np.isfinite(h[column])].set_index("step")[column] for n, h in histories.items() if column in h}
+        known = {n: values for n, values in known.items() if len(values)}  # where only a critic moved there is no loss
+        for name, values in known.items():
+            colour = f"C{list(histories).index(name)}"
+            axis.plot(values, color=colour, label=name, marker="." if len(values) == 1 else "")
         axis.set(xlabel="step", ylabel=label)
-        if column == "loss" and all((h[column] > 0).all() for h in known.values()):  # a likelihood's may be negative
+        if column == "loss" and all((values > 0).all() for values in known.values()):  # a likelihood's may be negative
             axis.set_yscale("log")
-            continue
-        ends = {name: history[column].iloc[-1] for name, history in known.items()}
-        low, high = _spread(list(ends.values()))
-        near = [h[column] for n, h in known.items() if low <= ends[n] <= high]
-        far = [f"{n}: {end:.3g}" for n, end in ends.items() if not low <= end <= high]
-        _limit(axis, np.concatenate([[], *near]), far)
+        else:
+            _limit(axis, "y", known, {name: values.iloc[-1] for name, values in known.items()})
     axes[0, -1].legend(*axes[0, 0].get_legend_handles_labels(), fontsize=8)
     return figure
 
 
-def game(history: pd.DataFrame, movers: list[str]) -> Figure:
-    """Adversarial training: who moved at each step, and by how much the critic tells real from generated patches."""
+def game(history: pd.DataFrame, movers: list[str]) -> Picture:
+    """Adversarial training: who moved at each step, and by how much the critic tells real from generated patches.
+
+    Scores far from the others do not take the scale; the title says from where to where all of them are.
+    """
     figure, panels = _subplots(2, 1, (9, 4), sharex=True, height_ratios=(1, 3))
     top, low = panels[:, 0]
     for place, name in enumerate(("critic", "generator")):
         steps = [step for step, mover in enumerate(movers) if mover == name]
         top.plot(steps, [place] * len(steps), "|", markersize=9)
     top.set(yticks=(0, 1), yticklabels=("critic", "generator"), ylim=(-0.6, 1.6), title="who moves")
-    low.plot(history["step"], history["gap"], label="training patches")
-    low.plot(history["step"], history["val_gap"], label="validation patches")
+    gaps = history.set_index("step")[["gap", "val_gap"]]
+    low.plot(gaps, label=["training patches", "validation patches"])
     low.axhline(0, color="grey", linewidth=0.8)
-    low.set(xlabel="step", ylabel="score of real - generated")
+    least, most = _near([0, *gaps.to_numpy(float).flat])
+    pad = 0.05 * (most - least) or 0.05
+    low.set(xlabel="step", ylabel="score of real - generated", ylim=(least - pad, most + pad))
+    low.set_title(f"from {gaps.min(axis=None):.3g} to {gaps.max(axis=None):.3g}", fontsize=8)
     low.legend(fontsize=8)
-    gaps = history[["gap", "val_gap"]].to_numpy(float)
-    gaps = gaps[~np.isnan(gaps)]
-    least, most = _spread(gaps)
-    near = (gaps >= least) & (gaps <= most)
-    far = [f"{len(gaps[~near])} scores, {gaps[~near].min():.3g} to {gaps[~near].max():.3g}"] if not near.all() else []
-    _limit(low, [0, *gaps[near]], far)
     return figure
 
 
-def boxes(table: pd.DataFrame, metric: str = "psnr") -> Figure:
+def boxes(table: pd.DataFrame, metric: str = "psnr") -> Picture:
     """One panel per degradation, one box per experiment over the subjects, a dot per subject.
 
-    ``table`` as made by ``results.summary``. Experiments far from the others do not take their scale: they stand at
-    the edge, with a red arrow and their median.
+    ``table`` as made by ``results.summary``. Experiments far from the others do not take their scale: their median
+    stands above.
     """
     table = table.dropna(subset=metric)  # some metrics are not defined for small scans
-    tasks = sorted(table["degradation"].unique())
-    tallest = table.groupby("degradation")["experiment"].nunique().max() if tasks else 0
+    tasks = dict([*table.groupby("degradation")])
+    tallest = max((task["experiment"].nunique() for task in tasks.values()), default=0)
     figure, axes = _subplots(1, len(tasks), (5.2 * len(tasks), 1.2 + 0.27 * tallest))
-    for axis, task in zip(axes[0], tasks, strict=True):
-        groups = {n: g[metric].to_numpy() for n, g in table[table["degradation"] == task].groupby("experiment")}
-        groups = dict(sorted(groups.items(), key=lambda item: np.median(item[1])))
-        low, high = _spread(np.concatenate(list(groups.values())))
-        edges = low - 0.15 * (high - low), high + 0.15 * (high - low)
-        near = [np.clip(values, *edges) for values in groups.values()]
-        axis.boxplot(near, tick_labels=list(groups), showfliers=False, orientation="horizontal", widths=0.6)
-        for place, (values, at) in enumerate(zip(groups.values(), near, strict=True), 1):
-            axis.plot(at, [place] * len(at), "o", color="tab:blue", alpha=0.6, markersize=4)
-            if (far := values != at).any():
-                beyond, below = np.median(values[far]), values[far][0] < low
-                words, side = (f"◂ {beyond:.3g}", "left") if below else (f"{beyond:.3g} ▸", "right")
-                axis.text(at[far][0], place + 0.1, words, color="tab:red", ha=side, va="bottom", fontsize=8)
-        axis.set(title=task, xlabel=METRICS.get(metric, metric))
+    for axis, (name, task) in zip(axes[0], tasks.items(), strict=True):
+        groups = dict([*task.groupby("experiment")[metric]])
+        medians = task.groupby("experiment")[metric].median().sort_values().to_dict()
+        finite = [groups[n][np.isfinite(groups[n])] for n in medians]
+        axis.boxplot(finite, tick_labels=list(medians), showfliers=False, orientation="horizontal", widths=0.6)
+        for place, values in enumerate(finite, 1):
+            axis.plot(values, [place] * len(values), "o", color="tab:blue", alpha=0.6, markersize=4)
+        axis.set(title=name, xlabel=METRICS.get(metric, metric))
+        _limit(axis, "x", groups, medians)
     return figure
 
 
@@ -221,7 +256,7 @@ def heat_map(
     baseline: pd.Series,
     home: Collection[tuple[str, str]] = (),
     most: float = 6.0,
-) -> Figure:
+) -> Picture:
     """Gain in dB of each experiment (rows) under each degradation (columns), blue above 0 and red below.
 
     Colours end at +-``most`` dB, numbers do not. What was not measured is grey: a row with the reason in ``missing``,
@@ -230,27 +265,26 @@ def heat_map(
     """
     rows, columns = gains.shape
     figure, ((axis,),) = _subplots(1, int(gains.size > 0), (2.3 + 0.72 * columns, 1.5 + 0.28 * rows))
-    colours = plt.get_cmap("RdBu").with_extremes(bad="0.9")
-    image = axis.imshow(np.ma.masked_invalid(gains.to_numpy(float)), cmap=colours, vmin=-most, vmax=most, aspect="auto")
-    for row, (name, values) in enumerate(gains.iterrows()):
-        if values.isna().all():
-            axis.text((columns - 1) / 2, row, missing.get(name, ""), ha="center", va="center", fontsize=8, color="0.4")
-            continue
-        for column, (task, value) in enumerate(values.items()):
-            text, colour = (f"{round(value, 1) + 0:+.1f}", "black") if pd.notna(value) else ("other grid", "0.4")
-            colour = "white" if abs(value) > 0.7 * most else colour
-            size = 8 if pd.notna(value) else 6
-            axis.text(column, row, text, ha="center", va="center", fontsize=size, color=colour)
-            if (name, task) in home:
-                axis.add_patch(plt.Rectangle((column - 0.46, row - 0.44), 0.92, 0.88, fill=False, linewidth=2))
+    colours = colormaps["RdBu"].with_extremes(bad="0.9")
+    cells = np.ma.masked_invalid(gains.to_numpy(float))
+    image = axis.pcolormesh(cells, cmap=colours, vmin=-most, vmax=most, edgecolors="white", linewidth=1.5)
+    middle = {"ha": "center", "va": "center", "fontsize": 7}
+    for (row, name), (column, task) in product(enumerate(gains.index), enumerate(gains.columns)):
+        value = gains.iloc[row, column]
+        text = "other grid" if np.isnan(value) else f"{round(value, 1) + 0:+.1f}"
+        colour = "white" if abs(value) > 0.7 * most else "black"
+        if gains.iloc[row].notna().any():
+            axis.text(column + 0.5, row + 0.5, text, color=colour, **middle)
+        elif column == 0:
+            axis.text(columns / 2, row + 0.5, missing.get(name, ""), **middle)
+        if (name, task) in home:
+            axis.add_patch(Rectangle((column + 0.04, row + 0.06), 0.92, 0.88, fill=False, linewidth=2))
     labels = [f"{task}\n{baseline[task]:.1f} dB" if task in baseline else task for task in gains.columns]
     axis.xaxis.tick_top()
-    axis.set_xticks(range(columns), labels, rotation=40, ha="left", rotation_mode="anchor", fontsize=8)
-    axis.set_yticks(range(rows), gains.index, fontsize=8)
-    axis.set_xticks(np.arange(columns - 1) + 0.5, minor=True)
-    axis.set_yticks(np.arange(rows - 1) + 0.5, minor=True)
-    axis.grid(which="minor", color="white", linewidth=1.5)
-    axis.tick_params(which="both", length=0)
+    axis.set_xticks(np.arange(columns) + 0.5, labels, rotation=40, ha="left", rotation_mode="anchor", fontsize=8)
+    axis.set_yticks(np.arange(rows) + 0.5, gains.index, fontsize=8)
+    axis.invert_yaxis()
+    axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
     bar = figure.colorbar(image, ax=axis, extend="both", fraction=0.02, pad=0.01)
     bar.ax.tick_params(labelsize=8)
@@ -258,12 +292,12 @@ def heat_map(
     return figure
 
 
-def save_figure(figure: Figure, path: str | Path) -> Figure:
-    """Write a PNG without dates or versions in it, so that the same picture is the same file; the figure is returned.
+def save_figure(figure: Picture, path: str | Path) -> Picture:
+    """Write a figure's ``png``; the figure is returned.
 
     Raises InputError when the place cannot be written to.
     """
     make_dir(Path(path).parent)
     with atomic(path) as temporary:
-        figure.savefig(temporary, dpi=90, metadata={"Software": None})
+        temporary.write_bytes(figure.png())
     return figure

@@ -1,18 +1,16 @@
-"""What a user names on the command line, as a list of files to read and write, and the table of what became of them."""
+"""Turn scans, a folder or a manifest into a list of jobs; the table of what became of them."""
 
-import csv
-import glob
 import hashlib
-import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from srlib.images import scans_in
-from srlib.paths import InputError, apart, atomic, data_dir, make_dir, sha256
-from srlib.tables import VOLUMES, check_name, read_table
+from srlib.paths import InputError, apart, data_dir, make_dir, sha256
+from srlib.tables import VOLUMES, check_name, read_table, write_table
 
 WRITTEN = (".nii", ".nii.gz", ".mgz", ".png")
 SUMMARY = "summary.csv"
@@ -28,6 +26,17 @@ class Job:
     target: Path
     reference: Path | None = None  # the scan of another contrast
     uncertainty: Path | None = None  # a second file to write
+    page: Path | None = None  # a report to write
+
+    @property
+    def scans(self) -> list[Path]:
+        """The scans to write."""
+        return [p for p in (self.target, self.uncertainty) if p]
+
+    @property
+    def outputs(self) -> list[Path]:
+        """All files to write."""
+        return [p for p in (self.target, self.uncertainty, self.page) if p]
 
 
 @dataclass(frozen=True)
@@ -36,10 +45,15 @@ class Outcome:
 
     job: Job
     status: str
-    message: str = ""
+    notes: Sequence[str] = ()  # why it failed, or what to mind
     spacing_in: Sequence[float] = ()
     spacing_out: Sequence[float] = ()
     seconds: float = 0.0
+
+    @property
+    def message(self) -> str:
+        """The notes in one line."""
+        return "; ".join(self.notes)
 
 
 def jobs(
@@ -48,40 +62,45 @@ def jobs(
     reference: str | Path | None = None,
     uncertainty: str | Path | None = None,
     columns: Sequence[str] = ("t1",),
+    report: str | Path | None = None,
 ) -> list[Job]:
-    """What to read and to write: of scans, patterns such as ``*/t1.nii``, folders of scans, or a manifest.
+    """What to read and to write: of scans, of folders of scans, or of a manifest.
 
-    ``target`` is the file for a single scan; else, and where it is a folder or has no suffix, a folder, made if need be,
-    for ``NAME_sr.nii.gz``; then ``uncertainty`` is one, too, for ``NAME_b.nii.gz``. References lie in a folder under the
-    names of their scans. Of a manifest ``columns`` names those of the scan and of its reference, if there is one;
-    subjects name the outputs. A folder without scans is one, a DICOM series. Raises InputError when outputs would be of
-    one name, or lie among several scans.
+    A folder without scans is one, a DICOM series. ``target`` is the file for a single scan; else,
+    and where it is a folder or has no suffix, a folder, made if need be, for ``NAME_sr.nii.gz``;
+    then ``uncertainty`` is one, too, for ``NAME_b.nii.gz``. ``report`` is a folder for a page on
+    each. ``reference`` goes with a single scan. Of a manifest ``columns`` names those of the scan
+    and of its reference, if there is one; subjects name the outputs. Raises InputError when outputs
+    would be of one name, or lie among several scans.
     """
-    target, reference, uncertainty = (None if p is None else Path(p) for p in (target, reference, uncertainty))
+    target = Path(target)
+    reference, uncertainty, report = (p and Path(p) for p in (reference, uncertainty, report))
     listed = len(sources) == 1 and str(sources[0]).lower().endswith(".csv")
-    found = _listed(Path(sources[0]), columns) if listed else [(p, _stem(p), None) for s in sources for p in _scans(s)]
-    single = not listed and len(sources) == 1 and [Path(sources[0])] == [p for p, *_ in found]
-    if single and not target.is_dir() and target.suffix:
+    if listed:
+        found = _listed(Path(sources[0]), columns)
+    else:
+        scans = [scan for source in sources for scan in scans_in(source) or [Path(source)]]
+        found = [(scan, _stem(scan), reference) for scan in scans]
+    single = not listed and [scan for scan, *_ in found] == [Path(sources[0])]
+    if reference and not single:
+        raise InputError(f"{reference}: a reference goes with a single scan; list those of several in a manifest")
+    if report:
+        make_dir(report)
+    if single and target.suffix and not target.is_dir():
         if not target.name.endswith(WRITTEN):
             raise InputError(f"{target}: expected a name ending in {', '.join(WRITTEN)}, or a folder")
-        return [Job(found[0][0], target, reference, uncertainty)]
-    if reference and (listed or not (single or reference.is_dir())):
-        where = "the manifest's column" if listed else "a folder with a reference for each scan, under its name"
-        raise InputError(f"{reference}: expected {where}")
-    stems = [s for _, s, _ in found]
-    if len(set(stems)) < len(stems):
-        twice = next(s for i, s in enumerate(stems) if s in stems[:i])
-        raise InputError(f"two scans are called {twice}; give them names of their own, or list them in a manifest")
-    for folder in filter(None, (target, uncertainty)):
-        make_dir(folder)
-        among = {p.parent for p, *_ in found if not single} | {p for p, *_ in found}
-        if any(folder.samefile(p) for p in among if os.path.isdir(p)):  # which takes names of any length
-            raise InputError(f"{folder}: outputs would lie among the scans; choose another folder")
-    if reference and reference.is_dir() and not single:
-        found = [(p, s, reference / p.name) for p, s, _ in found]
-    elif reference:
-        found = [(p, s, reference) for p, s, _ in found]
-    return [Job(p, target / f"{s}_sr.nii.gz", r, uncertainty and uncertainty / f"{s}_b.nii.gz") for p, s, r in found]
+        return [Job(found[0][0], target, reference, uncertainty, report and report / f"{_stem(target)}.html")]
+    _check_folders([p for p in (target, uncertainty) if p], found, single)
+    return [
+        Job(
+            source=scan,
+            target=target / f"{name}_sr.nii.gz",
+            reference=other,
+            uncertainty=uncertainty and uncertainty / f"{name}_b.nii.gz",
+            page=report and report / f"{name}_sr.html",
+        )
+        for scan, name, other in found
+    ]
 
 
 def _stem(path: Path) -> str:
@@ -90,15 +109,16 @@ def _stem(path: Path) -> str:
     return name if path.is_dir() or numbered else Path(name.removesuffix(".gz")).stem
 
 
-def _scans(source: str | Path) -> list[Path]:
-    """The scans that a path or a pattern stands for."""
-    path = Path(source)
-    if not os.path.lexists(path) and glob.has_magic(str(source)):
-        matches = sorted(glob.glob(str(source), recursive=True))
-        if not matches:
-            raise InputError(f"{source}: no file matches; check the pattern")
-        return [p for match in matches for p in _scans(match)]
-    return scans_in(path) or [path]
+def _check_folders(folders: Sequence[Path], found: Sequence[tuple], single: bool) -> None:
+    """Make the folders of outputs; InputError for outputs of one name, or among the scans."""
+    name, count = Counter(name for _, name, _ in found).most_common(1)[0]
+    if count > 1:
+        raise InputError(f"two scans are called {name}; give them names of their own, or list them in a manifest")
+    among = {scan for scan, *_ in found} | {scan.parent for scan, *_ in found if not single}
+    for folder in folders:
+        make_dir(folder)
+        if any(os.path.isdir(p) and folder.samefile(p) for p in among):  # isdir takes names of any length
+            raise InputError(f"{folder}: outputs would lie among the scans; choose another folder")
 
 
 def _listed(manifest: Path, columns: Sequence[str]) -> list[tuple[Path, str, Path | None]]:
@@ -106,27 +126,32 @@ def _listed(manifest: Path, columns: Sequence[str]) -> list[tuple[Path, str, Pat
 
     A row without a scan stands for a file that is not there, so that it is told and stops no other.
     """
-    found, taken, columns = [], {}, [c for c in columns if c]
-    rows = read_table(manifest, columns, ("subject", "split", *VOLUMES))
-    if not any(row[columns[0]] for row in rows):
-        raise InputError(f"{rows[0].place}: expected {columns[0]}, which this model takes; fill in that column")
-    for row in rows:
-        scan, *reference = (_place(manifest, row[c]) if row[c] else None for c in columns)
+    columns = [c for c in columns if c]
+    found, taken = [], {}
+    for row in read_table(manifest, columns, ("subject", "split", *VOLUMES)):
+        places = [_place(manifest, row[c]) if row[c] else None for c in columns]
+        scan, reference, *_ = [*places, None]
         name = row["subject"] if "subject" in row else _stem(scan or manifest)
         check_name(name, row.place, taken)
-        found.append((scan or Path(f"{row.place}, column {columns[0]} (empty)"), name, *(reference or [None])))
+        found.append((scan or Path(f"{row.place}, column {columns[0]} (empty)"), name, reference))
     return found
 
 
 def _place(manifest: Path, cell: str) -> Path:
-    places = [folder / cell for folder in (manifest.parent, data_dir())]
-    return next((p for p in places if os.path.exists(p)), places[0])
+    beside, stored = manifest.parent / cell, data_dir() / cell
+    return stored if os.path.exists(stored) and not os.path.exists(beside) else beside
 
 
 def fingerprint(scan: Path) -> str:
-    """SHA-256 of a scan's file, or of the sums of its files where there are several; InputError when unreadable."""
-    parts = [scan.with_suffix(s) for s in (".hdr", ".img", ".mat")] if scan.suffix in (".hdr", ".img") else [scan]
-    parts = sorted(scan.iterdir()) if os.path.isdir(scan) else parts
+    """SHA-256 of a scan's file, or of the sums of its files where there are several.
+
+    Raises InputError when unreadable.
+    """
+    parts = [scan]
+    if scan.suffix in (".hdr", ".img"):
+        parts = [scan.with_suffix(suffix) for suffix in (".hdr", ".img", ".mat")]
+    elif os.path.isdir(scan):
+        parts = sorted(scan.iterdir())
     try:
         sums = [sha256(p) for p in parts if os.path.isfile(p)]
     except OSError as err:
@@ -136,66 +161,42 @@ def fingerprint(scan: Path) -> str:
     return sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
 
 
-def record_of(job: Job, by: Mapping[str, object], dtype: str = "float32", **settings: object) -> dict[str, object]:
-    """What an output is made from and how, as it is read back; ``by`` what, and the settings of ``super_resolve``."""
-    free = ("max_memory_gb", "progress", "force", "report")  # what does not change the result
-    record = {
-        **by,
-        "source": fingerprint(job.source),
-        "reference": fingerprint(job.reference) if job.reference else None,
-        "settings": {"dtype": dtype} | {k: v for k, v in settings.items() if k not in free and v is not None},
-    }
-    return json.loads(json.dumps(record))
-
-
-def check_places(outputs: Sequence[Path], inputs: Sequence[Path]) -> None:
-    """Raise InputError for outputs without a folder, among the slices of a scan, of one name, or that are inputs."""
-    for path in outputs:
+def check_places(job: Job) -> None:
+    """Raise InputError for outputs without a folder, among slices, of one name, or that are inputs."""
+    inputs = [p for p in (job.source, job.reference) if p]
+    for path in job.outputs:
         if not path.parent.is_dir():
             raise InputError(f"cannot write {path}: the folder {path.parent} does not exist; create it first")
         if any(os.path.isdir(p) and path.parent.samefile(p) for p in inputs):
             raise InputError(f"{path}: it would lie among the slices of the scan; choose another folder")
-    if len(set(outputs)) < len(outputs):
-        raise InputError(f"{outputs[0]}: the outputs must be different files")
-    apart(outputs, inputs)
-
-
-def page_of(job: Job, report: str | Path | None) -> Path | None:
-    """Where the page on a job goes in the folder ``report``, if there is one."""
-    name = job.target.name.removesuffix(".gz").rpartition(".")[0]
-    return Path(report) / f"{name}.html" if report else None
+    if job.uncertainty == job.target:
+        raise InputError(f"{job.target}: the outputs must be different files")
+    apart(job.outputs, inputs)
 
 
 def read_summary(folder: Path) -> dict[str, dict[str, str]]:
-    """Rows of a folder's ``summary.csv`` by their scans, none where there is none; InputError for one of another kind."""
+    """Rows of a folder's ``summary.csv`` by their scans; InputError for one of another kind."""
     path = folder / SUMMARY
-    rows = read_table(path) if path.exists() and path.stat().st_size else []
-    if any({*row} != {*COLUMNS} for row in rows):
-        raise InputError(f"{path}: it has other columns than srlib writes; move it away, or choose another folder")
+    rows = read_table(path, COLUMNS, ()) if path.exists() and path.stat().st_size else []
     return {row["file"]: row for row in rows}
 
 
 def write_summary(folder: Path, outcomes: Sequence[Outcome]) -> Path:
     """Write ``summary.csv``, a row per scan; rows of other scans that other runs wrote there stay.
 
-    A process that had read it before this one's rename may rename its own, without these rows, over it. So this looks
-    whether they have stayed, a moment later. InputError as ``read_summary``, and when it cannot be written.
+    A process that had read it before this one's rename may rename its own, without these rows, over
+    it. So this looks whether they have stayed, a moment later. InputError as ``read_summary``, and
+    when it cannot be written.
     """
     path, mine = folder / SUMMARY, {}
     for o in outcomes:
         given, made = (" ".join(f"{mm:.6g}" for mm in spacing) for spacing in (o.spacing_in, o.spacing_out))
-        name = str(o.job.source).encode(errors="backslashreplace").decode()  # names of files need not be text
-        values = (name, o.status, f"{o.seconds:.1f}", given, made, o.message)
-        mine[name] = dict(zip(COLUMNS, values, strict=True))
+        cells = (str(o.job.source), o.status, f"{o.seconds:.1f}", given, made, o.message)
+        cells = [cell.encode(errors="backslashreplace").decode() for cell in cells]  # names need not be text
+        mine[cells[0].strip()] = dict(zip(COLUMNS, cells, strict=True))
     while True:
         rows = read_summary(folder) | mine
-        with (
-            atomic(path) as temporary,
-            open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as file,
-        ):
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows[name] for name in sorted(rows))
+        write_table(path, COLUMNS, [map(rows[name].get, COLUMNS) for name in sorted(rows)], force=True)
         time.sleep(MOMENT)
         if mine.keys() <= read_summary(folder).keys():
             return path

@@ -1,9 +1,11 @@
-"""Where label maps to paint come from: a manifest with its table of classes and its intensity priors."""
+"""Where label maps come from: a manifest with its table of classes and intensity priors."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
+
+import numpy as np
 
 from srlib import example
 from srlib.data import Subject, read_manifest
@@ -17,7 +19,7 @@ CONTRASTS = ("t1", "t2")
 
 @dataclass(frozen=True)
 class LabelMaps:
-    """A manifest whose rows have ``labels``, the table of their classes and the priors, all as files."""
+    """Files: a manifest whose rows have ``labels``, the table of their classes, the priors."""
 
     manifest: Path
     classes: Path
@@ -25,14 +27,15 @@ class LabelMaps:
 
 
 def find(manifest: str = "", classes: str = "", priors: str = "") -> LabelMaps:
-    """Label maps to train on: those given; else SynthSR's, where they are at hand; else those of the built-in cohort.
+    """Label maps to train on: those given; else SynthSR's, where at hand; else the built-in ones.
 
-    SynthSR's tutorial data are looked for in ``synthsr/`` of the data folder. Priors that are not given are measured on
-    the rows' own scans. Raises InputError: a manifest without classes, and as ``read_manifest`` and ``estimate_priors``.
+    SynthSR's tutorial data are looked for in ``synthsr/`` of the data folder. Priors that are not
+    given are measured on the rows' own scans. Raises InputError: a manifest without classes, and as
+    ``read_manifest`` and ``estimate_priors``.
     """
+    if manifest and not classes:
+        raise InputError(f"{manifest}: a table of its classes is needed; see csv/README.md")
     if manifest:
-        if not classes:
-            raise InputError(f"{manifest}: label maps need a table of their classes; see csv/README.md")
         manifest, classes = locate(manifest), locate(classes)
         return LabelMaps(manifest, classes, locate(priors) if priors else _measured(manifest, classes))
     folder = data_dir() / "synthsr"
@@ -42,44 +45,46 @@ def find(manifest: str = "", classes: str = "", priors: str = "") -> LabelMaps:
 
 
 def builtin() -> LabelMaps:
-    """The built-in cohort's, of four tissues; it is made when it is not there. InputError outside a checkout."""
+    """The built-in cohort's label maps, of four tissues; they are made when they are not there.
+
+    Raises InputError outside a checkout.
+    """
     manifest = root() / "csv" / "example.csv"
-    classes = manifest.with_name("classes_tissue.csv")
     if not built_in(manifest):
-        raise InputError("no label maps: srlib is installed without the built-in ones; give a manifest and its classes")
+        raise InputError("no label maps: outside a checkout, give a manifest and its classes")
     try:
         read_manifest(manifest, "train")
     except InputError:  # its volumes are not there
-        manifest = example.build(manifest=manifest)
-    return LabelMaps(manifest, classes, _measured(manifest, classes))
+        example.build(manifest=manifest)
+    return find(manifest, manifest.with_name("classes_tissue.csv"))
 
 
 def measure(subjects: Sequence[Subject], table: Sequence[Label]) -> dict[str, Prior]:
     """Priors of each contrast (t1, t2) that has scans with label maps; InputError when none has."""
     found = {}
     for contrast in CONTRASTS:
-        chosen = [s for s in subjects if {contrast, "labels"} <= set(s.files)]
+        chosen = [s for s in subjects if {contrast, "labels"} <= s.files.keys()]
         if chosen:
             pairs = ((s.name, load(s.file(contrast)), load(s.file("labels"))) for s in chosen)
             found[contrast] = estimate_priors(pairs, table)
     if not found:
-        raise InputError("no row has a scan (t1 or t2) and labels; fill in these columns, or give another --split")
+        raise InputError("no row has a scan (t1 or t2) and labels; fill in these columns, or use another --split")
     return found
 
 
-def _measured(manifest: str | Path, classes: str | Path) -> Path:
+def _measured(manifest: Path, classes: Path) -> Path:
     found = measure(read_manifest(manifest, "train"), read_classes(classes))
-    content = hashlib.sha256(repr([(k, p[0].tolist(), p[1].tolist()) for k, p in found.items()]).encode()).hexdigest()
-    return write_priors(found, make_dir(data_dir()) / f"{cohort_label(manifest)}_priors_{content[:8]}.csv")
+    content = repr({name: np.array(prior).tolist() for name, prior in found.items()})
+    label = f"{cohort_label(manifest)}_priors_{sha256(content.encode()).hexdigest()[:8]}"
+    return write_priors(found, make_dir(data_dir()) / f"{label}.csv")
 
 
 def _synthsr(folder: Path) -> LabelMaps:
-    """SynthSR's tutorial: a quarter of its label maps for validation, its tables of classes and priors as one CSV."""
-    made, tables = make_dir(data_dir() / "made"), folder / "priors"  # what lies there is ours and is made anew
+    """SynthSR's tutorial: a quarter of its label maps for validation, its priors as one CSV."""
+    made = make_dir(data_dir() / "made")  # what lies there is ours and is made anew
     manifest = write_manifest("synthsr", folder, made / "synthsr.csv", (0.75, 0.25, 0), force=True)
     priors = {}
-    for file in sorted(tables.glob("prior_means_*.npy")):
+    for file in sorted(folder.glob("priors/prior_means_*.npy")):
         priors |= read_priors(file)
-    return LabelMaps(
-        manifest, tables / "generation_labels.npy", write_priors(priors, made / "synthsr_priors.csv", force=True)
-    )
+    table = write_priors(priors, made / "synthsr_priors.csv", force=True)
+    return LabelMaps(manifest, folder / "priors" / "generation_labels.npy", table)

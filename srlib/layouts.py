@@ -1,12 +1,11 @@
 """Folder layouts of the data sets that the papers used, turned into manifests."""
 
+import itertools
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
-from itertools import takewhile
-from pathlib import Path, PurePath
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -15,25 +14,29 @@ from srlib.tables import VOLUMES, check_name, read_table, write_table
 
 Found = dict[str, dict[str, Path]]  # subject -> column -> file
 SPLITS = {3: ("train", "val", "test"), 4: ("train", "val", "eval", "test")}
-BIDS, WEIGHTED = ("sub-*/", "sub-*/ses-*/"), {"t1": "T1w", "t2": "T2w"}
 SCANS = ("*.nii.gz", "*.nii", "*.mgz")
-HCP, ADNI, KIRBY = "*/unprocessed/3T/T1w_MPR1/*_", "*/T1_brain_extractedBrainExtraction", "**/KKI2009-[0-9][0-9]-"
-PATTERNS: dict[str, dict[str, tuple[str, ...]]] = {  # layout -> column -> where its files lie
-    "hcp": {"t1": (f"{HCP}3T_T1w_MPR1.nii.gz",), "lr": (f"{HCP}LR.mat",)},  # Chen et al. and its replication
-    "adni": {"t1": (f"{ADNI}Brain.nii.gz",), "mask": (f"{ADNI}Mask.nii.gz",)},  # Sanchez & Vilaplana
-    "kirby": {"t1": (f"{KIRBY}MPRAGE.nii.gz",), "t2": (f"{KIRBY}T2w.nii.gz",)},  # Pham et al.
-    "bids": {c: tuple(f"{at}anat/*_{w}.nii{gz}" for at in BIDS for gz in ("", ".gz")) for c, w in WEIGHTED.items()},
-    "synthsr": {c: tuple(f"{place}/{s}" for s in SCANS) for c, place in (("labels", "labels"), ("t1", "images"))},
+END = r"\.(?:nii|nii\.gz|mgz)$"
+HCP, ADNI = "*/unprocessed/3T/T1w_MPR1/*_", "*/T1_brain_extractedBrainExtraction"
+KIRBY = "**/KKI2009-[0-9][0-9]-"
+PATTERNS: dict[str, dict[str, Sequence[str]]] = {  # layout -> column -> where its files lie
+    "hcp": {"t1": [f"{HCP}3T_T1w_MPR1.nii.gz"], "lr": [f"{HCP}LR.mat"]},  # Chen et al. and its replication
+    "adni": {"t1": [f"{ADNI}Brain.nii.gz"], "mask": [f"{ADNI}Mask.nii.gz"]},  # Sanchez & Vilaplana
+    "kirby": {"t1": [f"{KIRBY}MPRAGE.nii.gz"], "t2": [f"{KIRBY}T2w.nii.gz"]},  # Pham et al.
+    "bids": {
+        column: [f"sub-*/{session}anat/*_{kind}.nii{gz}" for session in ("", "ses-*/") for gz in ("", ".gz")]
+        for column, kind in {"t1": "T1w", "t2": "T2w"}.items()
+    },
+    "synthsr": {"labels": [f"labels/{s}" for s in SCANS], "t1": [f"images/{s}" for s in SCANS]},
     "flat": {"t1": SCANS},
 }
-
-
-def _subject(layout: str, file: PurePath) -> str:
-    """The subject's name from a file's path inside the data set's folder."""
-    stem = re.sub(r"\.(nii|nii\.gz|mgz)$", "", file.name)
-    if layout == "synthsr":
-        return re.sub(r"[_-](labels?|seg|aseg|dseg|image|t1w?)$", "", stem, flags=re.IGNORECASE)
-    return {"flat": stem, "kirby": stem[:10], "bids": "_".join(file.parts[:-2])}.get(layout, file.parts[0])
+SUBJECTS = {  # layout -> the subject's name in a file's path; several groups are joined
+    "hcp": r"^([^/]+)",
+    "adni": r"^([^/]+)",
+    "kirby": r"(KKI2009-\d\d)-[^/]*$",
+    "bids": r"^(sub-[^/]*)/(ses-[^/]*)?",
+    "synthsr": rf"([^/]+?)(?:[_-](?:labels?|seg|aseg|dseg|image|t1w?))?{END}",
+    "flat": rf"([^/]+){END}",
+}
 
 
 def _by_number(file: Path) -> tuple:
@@ -43,63 +46,53 @@ def _by_number(file: Path) -> tuple:
 
 def _find(layout: str, folder: Path) -> Found:
     """Files by the layout's patterns; hidden ones are skipped, ``**`` does not follow links."""
-    found: Found = {}
+    found: Found = defaultdict(dict)
     for column, patterns in PATTERNS[layout].items():
         for file in sorted({file for pattern in patterns for file in folder.glob(pattern)}, key=_by_number):
-            inside = file.relative_to(folder)
-            if not file.is_file() or any(part.startswith(".") for part in inside.parts):
+            inside = file.relative_to(folder).as_posix()
+            if not file.is_file() or re.search(r"(^|/)\.", inside):
                 continue
-            name = _subject(layout, inside)
-            first = found.setdefault(name, {}).setdefault(column, file)
+            name = "_".join(filter(None, re.search(SUBJECTS[layout], inside, re.IGNORECASE).groups()))
+            first = found[name].setdefault(column, file)
             if first != file and layout != "bids":  # BIDS numbers the runs of a session: the first counts
                 raise InputError(f"two files for the {column} of subject {name}, {first} and {file}; keep one of them")
     return {name: files for name, files in found.items() if files.keys() & {"t1", "t2", "labels"}}
 
 
-def _bids(folder: Path) -> Found:
-    found = _find("bids", folder)
-    sessions = Counter(name.split("_ses-")[0] for name in found)  # one session only: named by the person
-    return {(p if sessions[p := name.split("_ses-")[0]] == 1 else name): files for name, files in found.items()}
-
-
-def _synthsr(folder: Path) -> Found:
-    """Label maps, with the scan of the same name where there is one; see ``_own`` for names that are never the same."""
-    found = _find("synthsr", folder)
+def _pair(found: Found) -> Found:
+    """Label maps of the SynthSR layout, each with the scan of its name; see ``_own`` for names that are never the same."""
     labels = {name: files for name, files in found.items() if "labels" in files}
     images = {name: files["t1"] for name, files in found.items() if name not in labels}
     shared = any("t1" in files for files in labels.values())
-    by_own, image_of = ({}, {}) if shared else (_own(labels), _own(images))
-    alone = sorted({*images} - {image_of[key] for key in by_own.keys() & image_of.keys()})
-    if alone:
+    by_own = {} if shared else _own(labels)
+    for key, name in _own(images).items():
+        if key in by_own:
+            labels[by_own[key]]["t1"] = images.pop(name)
+    if images:
         raise InputError(
-            f"{images[alone[0]]}: no label map of the same name in {folder / 'labels'}; rename one of the two, "
+            f"{images[min(images)]}: no label map of the same name in labels/; rename one of the two, "
             "or take the scan away"
         )
-    for key, name in image_of.items():
-        labels[by_own[key]]["t1"] = images[name]
     return labels
 
 
 def _own(names: Iterable[str]) -> dict[tuple[str, ...], str]:
     """Names by what tells them apart, so that map1 of map1, map2 meets scan1 of scan1, scan2.
 
-    These are the words and numbers between the first and the last ones that all share, and the numbers before.
-    Nothing is given when that leaves a name without any.
+    These are the words and numbers between the first and the last ones that all share, and the
+    numbers before. Nothing is given when that leaves a name without any.
     """
-
-    def shared(lists: Iterable[list[str]]) -> int:
-        return sum(1 for _ in takewhile(lambda same: len({*same}) == 1, zip(*lists, strict=False)))
-
     words = {name: re.findall(r"\d+|[^\W\d_]+", name.lower()) for name in names}
-    first = shared(words.values())
-    last = shared([w[first:][::-1] for w in words.values()])
-    middle = {name: w[first : len(w) - last] for name, w in words.items()}
-    own = {(*filter(str.isdecimal, w[:first]), *middle[name]): name for name, w in words.items()}
-    return own if all(middle.values()) and len(own) == len(words) else {}
-
-
-LAYOUTS: dict[str, Callable[[Path], Found]] = {name: partial(_find, name) for name in PATTERNS}
-LAYOUTS |= {"bids": _bids, "synthsr": _synthsr}
+    first = os.path.commonprefix([*words.values()])  # noqa: RUF071, of words
+    rest = {name: found[len(first) :] for name, found in words.items()}
+    last = os.path.commonprefix([found[::-1] for found in rest.values()])  # noqa: RUF071
+    own = {}
+    for name, found in rest.items():
+        middle = found[: len(found) - len(last)]
+        if not middle:
+            return {}
+        own[(*filter(str.isdecimal, first), *middle)] = name
+    return own if len(own) == len(words) else {}
 
 
 def write_manifest(
@@ -114,26 +107,35 @@ def write_manifest(
     seed, subjects whose names differ too little, another file under the name ``out`` unless ``force``.
     """
     folder, out, base = Path(folder).resolve(), Path(out), Path(out).parent.resolve()
-    find = choose(LAYOUTS, layout, "layout")
+    patterns = choose(PATTERNS, layout, "layout")
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give the one that holds the scans")
     if not base.is_dir() or out.is_dir():
         raise InputError(f"cannot write {out}: --out expects the name of a file in a folder that exists")
-    found = find(folder)
+    found = _find(layout, folder)
     if not found:
-        expected = sum(PATTERNS[layout].values(), ())
-        raise InputError(f"{folder}: no scan found for the layout {layout}; expected {' or '.join(expected)}")
+        expected = " or ".join(itertools.chain(*patterns.values()))
+        raise InputError(f"{folder}: no scan found for the layout {layout}; expected {expected}")
+    found = _pair(found) if layout == "synthsr" else found
     people = {name: name.split("_ses-")[0] if layout == "bids" else name for name in found}
+    sessions = Counter(people.values())
+    for name, person in [*people.items()]:
+        if sessions[person] == 1:  # it is named by the person
+            found[person], people[person] = found.pop(name), people.pop(name)
     people = people if subjects is None else _choose(people, Path(subjects))
     splits = _assign(sorted(set(people.values())), split, seed)
     rows = [name for name in sorted(people) if people[name] in splits]
     columns, table, taken = [c for c in VOLUMES if any(c in found[name] for name in rows)], [], {}
     for name in rows:
         check_name(name, str(folder), taken)
-        files = [found[name].get(c) for c in columns]
-        near = [f and (os.path.relpath(f, base) if f.anchor == base.anchor else f) for f in files]  # else: other drive
-        table.append([name, splits[people[name]], *(f and Path(f).as_posix() for f in near)])
+        files = [found[name].get(column) for column in columns]
+        table.append([name, splits[people[name]], *(file and _near(file, base) for file in files)])
     return write_table(out, ["subject", "split", *columns], table, force)
+
+
+def _near(file: Path, base: Path) -> str:
+    """A file's path from a folder; its own on another drive."""
+    return Path(os.path.relpath(file, base) if file.anchor == base.anchor else file).as_posix()
 
 
 def _choose(people: dict[str, str], path: Path) -> dict[str, str]:
@@ -153,11 +155,11 @@ def _choose(people: dict[str, str], path: Path) -> dict[str, str]:
 def _assign(people: list[str], split: Sequence[float], seed: int) -> dict[str, str]:
     """Person -> split, shuffled by the seed; shares give counts by largest remainder, none empty from 3 people on."""
     try:
-        parts = np.array([float(v) for v in split])
+        parts = np.asarray(split, dtype=float).ravel()
     except (TypeError, ValueError):
-        parts = np.array([])
+        parts = np.zeros(0)
     n = len(people)
-    if len(parts) not in SPLITS or not np.isfinite(parts).all() or (parts < 0).any():
+    if len(parts) not in SPLITS or not ((parts >= 0) & (parts < np.inf)).all():
         raise InputError(f"--split: expected 3 or 4 shares or counts (train, val, [eval,] test), got {split}")
     if seed < 0:
         raise InputError(f"--seed: expected a whole number from 0 on, got {seed}")

@@ -1,4 +1,6 @@
-"""Training losses: supervised ones by name, and the Wasserstein and the least-squares game of two networks."""
+"""Training losses: supervised ones by name, and the Wasserstein and the least-squares game of two
+networks.
+"""
 
 from functools import partial
 
@@ -10,64 +12,73 @@ from srlib.paths import InputError
 
 REAL, FAKE = (0.7, 1.2), (0.0, 0.3)  # ranges of the soft labels (Sanchez & Vilaplana, MIDL 2018)
 WINDOW = 7  # voxels, uniform, as in the metric
-SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # weights of Wang et al., 2003, finest scale first
+# weights of Wang et al., 2003, finest scale first
+SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 
-def ssim(sr: torch.Tensor, hr: torch.Tensor, data_range: float = 1.0) -> torch.Tensor:
-    """1 - SSIM, differentiable; SSIM is that of ``metrics.ssim``: 2-D for one slice, 3-D where there are more.
+def ssim(sr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
+    """1 - SSIM, differentiable; SSIM is that of ``metrics.ssim``: 2-D for one slice, 3-D where
+    there are more.
 
-    Images (B, C, X, Y) or (B, C, X, Y, 1), volumes (B, C, X, Y, Z). Deviation: the SRResNet code has an 11-wide
-    Gaussian window. Raises InputError for images below the window.
+    Images (B, C, X, Y) or (B, C, X, Y, 1), volumes (B, C, X, Y, Z), in [0, 1]. Deviation: the
+    SRResNet code has an 11-wide Gaussian window. Raises InputError for images below the window.
     """
-    luminance, contrast = _similarity(_squeezed(sr, WINDOW), _squeezed(hr, WINDOW), data_range)
+    luminance, contrast = _similarity(_squeezed(sr, WINDOW), _squeezed(hr, WINDOW))
     return 1 - (luminance * contrast).mean()
 
 
-def ms_ssim(sr: torch.Tensor, hr: torch.Tensor, data_range: float = 1.0) -> torch.Tensor:
-    """1 - multi-scale SSIM (Wang et al., Asilomar 2003), mean over images and channels; shapes as ``ssim``.
+def ms_ssim(sr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
+    """1 - multi-scale SSIM (Wang et al., Asilomar 2003), mean over images and channels; shapes as
+    ``ssim``.
 
-    Five scales, each the 2-fold average of the finer one (an odd last row or column is dropped); contrast-structure
-    terms of all, the luminance of the coarsest. A term may be negative, its power may not: an image's mean is
-    raised to 1e-6 at least, where its gradient is zero. Raises InputError for images below 112 voxels per axis.
+    Five scales, each the 2-fold average of the finer one (an odd last row or column is dropped);
+    contrast-structure terms of all, the luminance of the coarsest. A term may be negative, its
+    power may not: an image's mean is raised to 1e-6 at least, where its gradient is zero. Raises
+    InputError for images below 112 voxels per axis.
     """
     least = WINDOW * 2 ** (len(SCALES) - 1)
     sr, hr, product = _squeezed(sr, least), _squeezed(hr, least), 1.0
-    halve = functional.avg_pool2d if sr.dim() == 4 else functional.avg_pool3d
-    for index, weight in enumerate(SCALES):
-        if index:
-            sr, hr = halve(sr, 2), halve(hr, 2)
-        luminance, terms = _similarity(sr, hr, data_range)
-        if index == len(SCALES) - 1:
+    for scale, weight in enumerate(SCALES, 1):
+        luminance, terms = _similarity(sr, hr)
+        if scale == len(SCALES):
             terms = luminance * terms
         product = product * terms.flatten(2).mean(2).clamp(min=1e-6) ** weight
+        sr, hr = _pool(sr, 2), _pool(hr, 2)
     return 1 - product.mean()
 
 
 def l1_l2(sr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
-    """L1 + 20 L2, for images in [0, 1]: the first keeps empty background empty, the second finds edges in noise (ours)."""
+    """L1 + 20 L2, for images in [0, 1]: the first keeps empty background empty, the second finds
+    edges in noise (ours).
+    """
     return functional.l1_loss(sr, hr) + 20 * functional.mse_loss(sr, hr)
 
 
 def log_mse(sr: torch.Tensor, hr: torch.Tensor, floor: float = 1e-4) -> torch.Tensor:
-    """Mean over a batch's patches of the logarithm of their squared error, which is their PSNR in other units.
+    """Mean over a batch's patches of the logarithm of their squared error, which is their PSNR in
+    other units.
 
-    A patch counts by the share of its error that goes, so that hard degradations do not drown the mild ones (as the PSNR
-    loss of Chen et al., ECCV 2022). ``floor``, 40 dB, keeps patches that are nearly right from counting most.
+    A patch counts by the share of its error that goes, so that hard degradations do not drown the
+    mild ones (as the PSNR loss of Chen et al., ECCV 2022). ``floor``, 40 dB, keeps patches that are
+    nearly right from counting most.
     """
     return torch.log((sr - hr).square().flatten(1).mean(1) + floor).mean()
 
 
-def ssim_slices(sr: torch.Tensor, hr: torch.Tensor, data_range: float = 1.0) -> torch.Tensor:
+def ssim_slices(sr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
     """1 - SSIM of slices, 2-D, mean over the three orientations of volumes (B, C, X, Y, Z).
 
-    Iglesias et al., NeuroImage 2021. Deviation: their code has an 11-wide Gaussian window. Raises InputError as ``ssim``.
+    Iglesias et al., NeuroImage 2021. Deviation: their code has an 11-wide Gaussian window. Raises
+    InputError as ``ssim``.
     """
-    views = ((a.movedim(axis, 1).flatten(0, 1) for a in (sr, hr)) for axis in (2, 3, 4))
-    return sum(ssim(*view, data_range) for view in views) / 3
+    views = [[x.movedim(axis, 1).flatten(0, 1) for x in (sr, hr)] for axis in (2, 3, 4)]
+    return sum(ssim(*view) for view in views) / 3
 
 
 def ssim_l1_l2(sr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
-    """0.8 (1 - SSIM) + 0.1 L1 + 0.1 L2, for images in [0, 1] (code of SRResNet for ultrasound and CT)."""
+    """0.8 (1 - SSIM) + 0.1 L1 + 0.1 L2, for images in [0, 1] (code of SRResNet for ultrasound and
+    CT).
+    """
     return 0.8 * ssim(sr, hr) + 0.1 * functional.l1_loss(sr, hr) + 0.1 * functional.mse_loss(sr, hr)
 
 
@@ -78,10 +89,15 @@ def _squeezed(x: torch.Tensor, least: int) -> torch.Tensor:
     return x
 
 
-def _similarity(sr: torch.Tensor, hr: torch.Tensor, data_range: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Luminance and contrast-structure maps over all whole windows; variances are those of samples."""
-    mean = partial(functional.avg_pool2d if sr.dim() == 4 else functional.avg_pool3d, kernel_size=WINDOW, stride=1)
-    count, c1, c2 = WINDOW ** (sr.dim() - 2), (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+def _pool(x: torch.Tensor, size: int, stride: int | None = None) -> torch.Tensor:
+    """Means over windows of an image (B, C, X, Y) or a volume (B, C, X, Y, Z)."""
+    return (functional.avg_pool2d if x.dim() == 4 else functional.avg_pool3d)(x, size, stride)
+
+
+def _similarity(sr: torch.Tensor, hr: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Luminance and contrast-structure maps over whole windows; variances are those of samples."""
+    mean = partial(_pool, size=WINDOW, stride=1)
+    count, c1, c2 = WINDOW ** (sr.dim() - 2), 0.01**2, 0.03**2
     shift, unbiased = hr.mean().detach(), count / (count - 1)
     sr, hr = sr - shift, hr - shift  # variances stay, their rounding errors shrink
     a, b = mean(sr), mean(hr)
@@ -91,44 +107,46 @@ def _similarity(sr: torch.Tensor, hr: torch.Tensor, data_range: float) -> tuple[
     return luminance, (2 * unbiased * covariance + c2) / (unbiased * both + c2)
 
 
-def gradient_difference(sr: torch.Tensor, hr: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
-    """Squared differences of the absolute gradients of two batches (B, C, X, Y, Z), 'mean' or 'sum', over three axes.
-
-    Mathieu et al., ICLR 2016, with exponent 2; the gradient along an axis is that of neighbouring voxels, and the
-    axes' means or sums are added.
-    """
-    axes = ((sr.diff(dim=axis).abs(), hr.diff(dim=axis).abs()) for axis in (2, 3, 4))
-    return sum(functional.mse_loss(a, b, reduction=reduction) for a, b in axes)
-
-
 def mse_gdl(sr: torch.Tensor, hr: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
-    """Squared error + gradient difference: sums in Sanchez & Vilaplana, MIDL 2018; the means are ours."""
-    return functional.mse_loss(sr, hr, reduction=reduction) + gradient_difference(sr, hr, reduction)
+    """Squared error + gradient difference of two batches (B, C, X, Y, Z): sums in Sanchez &
+    Vilaplana, MIDL 2018.
+
+    The means are ours. Gradient difference (Mathieu et al., ICLR 2016, with exponent 2): squared
+    differences of the absolute gradients between neighbouring voxels; the three axes' means or sums
+    are added.
+    """
+    error = partial(functional.mse_loss, reduction=reduction)
+    gradients = (error(sr.diff(dim=axis).abs(), hr.diff(dim=axis).abs()) for axis in (2, 3, 4))
+    return error(sr, hr) + sum(gradients)
 
 
 def uncertainty(output: torch.Tensor) -> torch.Tensor:
-    """Scale b of the Laplace distribution about each voxel, (B, C, X, Y, Z), from an output (B, 2 C, X, Y, Z).
+    """Scale b of the Laplace distribution about each voxel, (B, C, X, Y, Z), from an output (B, 2
+    C, X, Y, Z).
 
-    b = 1e-5 + 0.02 exp(s), in the unit of the intensities; the last C channels are s (Iglesias et al., NeuroImage 2021).
+    b = 1e-5 + 0.02 exp(s), in the unit of the intensities; the last C channels are s (Iglesias et
+    al., NeuroImage 2021).
     """
     return 1e-5 + 0.02 * output.chunk(2, dim=1)[1].exp()
 
 
 def laplace(output: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
-    """Mean negative log-likelihood of a Laplace distribution, log(2 b) + |sr - hr| / b; ``output``: sr, then s of b."""
-    if output.shape[1] != 2 * hr.shape[1]:
-        raise InputError(f"the loss 'laplace' needs {2 * hr.shape[1]} output channels, got {output.shape[1]}")
+    """Mean negative log-likelihood of a Laplace distribution, log(2 b) + |sr - hr| / b; ``output``:
+    sr, then s of b.
+    """
     b = uncertainty(output)
-    return ((2 * b).log() + (output[:, : hr.shape[1]] - hr).abs() / b).mean()
+    return ((2 * b).log() + (output.chunk(2, dim=1)[0] - hr).abs() / b).mean()
 
 
 def dice(logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
-    """1 - soft Dice, mean over the K classes (background too) and the batch: logits (B, K, X, Y, Z), classes (B, 1, ...).
+    """1 - soft Dice, mean over the K classes (background too) and the batch: logits (B, K, X, Y,
+    Z), classes (B, 1, ...).
 
-    Of a class's probabilities p and its voxels g: 2 sum p g / (sum p^2 + sum g^2), as in SynthSR's code.
+    Of a class's probabilities p and its voxels g: 2 sum p g / (sum p^2 + sum g^2), as in SynthSR's
+    code.
     """
     p = logits.softmax(1).flatten(2)
-    g = functional.one_hot(classes[:, 0].long(), logits.shape[1]).movedim(-1, 1).flatten(2).to(p)
+    g = torch.zeros_like(logits).scatter(1, classes.long(), 1).flatten(2)
     top, bottom = 2 * (p * g).sum(2), (p**2).sum(2) + (g**2).sum(2)
     return 1 - ((top + 1e-7) / (bottom + 1e-7)).mean()
 
@@ -162,15 +180,19 @@ def wasserstein_generator(fake: torch.Tensor) -> torch.Tensor:
 
 
 def mix(real: torch.Tensor, fake: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
-    """Points between real and fake samples (B, C, X, Y, Z), ready for ``gradient_penalty``; ``share`` (B,) of real."""
-    share = share.view(-1, *[1] * (real.dim() - 1)).to(real)
+    """Points between real and fake samples (B, C, X, Y, Z), ready for ``gradient_penalty``;
+    ``share`` (B,) of real.
+    """
+    share = share.view(-1, 1, 1, 1, 1).to(real)
     return (share * real + (1 - share) * fake).detach().requires_grad_(True)
 
 
 def gradient_penalty(scores: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-    """Mean over the batch of (|gradient of the critic's score at a point| - 1)^2 (Gulrajani et al., NeurIPS 2017).
+    """Mean over the batch of (|gradient of the critic's score at a point| - 1)^2 (Gulrajani et al.,
+    NeurIPS 2017).
 
-    ``scores`` (B,) must have been computed from ``points`` (B, C, X, Y, Z), which require gradients.
+    ``scores`` (B,) must have been computed from ``points`` (B, C, X, Y, Z), which require
+    gradients.
     """
     (gradient,) = torch.autograd.grad(scores.sum(), points, create_graph=True)
     return ((gradient.flatten(1).norm(dim=1) - 1) ** 2).mean()
@@ -178,31 +200,38 @@ def gradient_penalty(scores: torch.Tensor, points: torch.Tensor) -> torch.Tensor
 
 def clip_weights(network: torch.nn.Module, bound: float) -> None:
     """Clamp every parameter to [-bound, bound], in place (Arjovsky et al., ICML 2017)."""
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.clamp_(-bound, bound)
+    for parameter in network.parameters():
+        parameter.data.clamp_(-bound, bound)
 
 
 def least_squares(scores: torch.Tensor, labels: np.ndarray) -> torch.Tensor:
-    """Mean of (score - label)^2 over a batch, (B,) each (Mao et al., ICCV 2017, without their factor 1/2)."""
+    """Mean of (score - label)^2 over a batch, (B,) each (Mao et al., ICCV 2017, without their
+    factor 1/2).
+    """
     return functional.mse_loss(scores, torch.from_numpy(labels).to(scores))
 
 
 def cross_entropy(scores: torch.Tensor, labels: np.ndarray) -> torch.Tensor:
-    """Binary cross-entropy of logits with labels over a batch, (B,) each (Goodfellow et al., NeurIPS 2014)."""
+    """Binary cross-entropy of logits with labels over a batch, (B,) each (Goodfellow et al.,
+    NeurIPS 2014).
+    """
     return functional.binary_cross_entropy_with_logits(scores, torch.from_numpy(labels).to(scores))
 
 
 def wished_labels(rng: np.random.Generator, n: int, rule: str = "per_step") -> np.ndarray:
-    """Labels towards which a generator draws the scores of its ``n`` patches: those of real ones, never swapped."""
+    """Labels towards which a generator draws the scores of its ``n`` patches: those of real ones,
+    never swapped.
+    """
     return np.ones(n) if rule == "hard" else rng.uniform(*REAL, n)
 
 
 def draw_labels(rng: np.random.Generator, n: int, rule: str = "per_step") -> tuple[np.ndarray, np.ndarray]:
-    """Labels for ``n`` real and ``n`` generated patches, float32: what the discriminator's scores are drawn towards.
+    """Labels for ``n`` real and ``n`` generated patches, float32: what the discriminator's scores
+    are drawn towards.
 
-    'per_step': soft labels, in a tenth of all steps swapped, as Sanchez & Vilaplana, MIDL 2018, mean it. 'code': those
-    of their code, which labels both sides as real, so that its one swap per run has no effect either. 'hard': 1 and 0.
+    'per_step': soft labels, in a tenth of all steps swapped, as Sanchez & Vilaplana, MIDL 2018,
+    mean it. 'code': those of their code, which labels both sides as real, so that its one swap per
+    run has no effect either. 'hard': 1 and 0.
     """
     if rule == "hard":
         return np.ones(n, np.float32), np.zeros(n, np.float32)

@@ -23,18 +23,40 @@ class PatchLocation:
 
     def scaled(self, factor: Sequence[int]) -> "PatchLocation":
         """The same box on a grid that is ``factor`` times finer per axis."""
-        return PatchLocation(
-            tuple(a * f for a, f in zip(self.start, factor, strict=True)),
-            tuple(n * f for n, f in zip(self.size, factor, strict=True)),
-        )
+        start, size = np.multiply((self.start, self.size), factor).tolist()
+        return PatchLocation(tuple(start), tuple(size))
 
 
-def per_axis(value: int | Sequence[int], name: str = "patch_size", dims: int = 3) -> tuple[int, ...]:
-    """One number for every axis, or one per axis, as a tuple of positive integers; InputError otherwise."""
+@dataclass(frozen=True)
+class Tile:
+    """A part of a volume to compute: ``outer`` is read, ``core`` is written; both in voxels of the volume."""
+
+    outer: PatchLocation
+    core: PatchLocation
+
+    @property
+    def inner(self) -> PatchLocation:
+        """Where the core lies inside the outer box."""
+        return PatchLocation(tuple(np.subtract(self.core.start, self.outer.start).tolist()), self.core.size)
+
+
+def per_axis(
+    value: float | Sequence[float],
+    name: str = "patch_size",
+    dims: int = 3,
+    least: float = 1,
+    kind: type = int,
+) -> tuple:
+    """One number for every axis, or one per axis, as a tuple of ``dims`` numbers of a kind.
+
+    Raises InputError, which begins with ``name``: another count, a number below ``least`` or not
+    finite, and a fraction where the kind is int.
+    """
     values = (value,) * dims if np.isscalar(value) else tuple(value)
-    if len(values) != dims or any(int(v) != v or v < 1 for v in values):
-        raise InputError(f"{name}: expected one positive whole number or {dims} of them, got {value}")
-    return tuple(int(v) for v in values)
+    if len(values) != dims or not all(np.isfinite(v) and v >= least and kind(v) == v for v in values):
+        number = "whole number" if kind is int else "number"
+        raise InputError(f"{name}: expected one {number} >= {least}, or one per axis ({dims}), got {value}")
+    return tuple(map(kind, values))
 
 
 def grid_locations(
@@ -45,9 +67,10 @@ def grid_locations(
 ) -> list[PatchLocation]:
     """Locations on a regular grid that cover the volume; the last one per axis is moved back inside.
 
-    A volume smaller than a patch gets one location that begins at 0 and reaches beyond it (see ``extract``).
-    The stride is the patch size when not given (no overlap); ``border`` voxels at the faces of each axis are left out,
-    as far as a patch still fits.
+    A volume smaller than a patch gets one location that begins at 0 and reaches beyond it (see
+    ``extract``). The stride is the patch size when not given (no overlap); ``border`` voxels at the
+    faces of each axis are left out, as far as a patch still fits. Raises InputError for sizes that
+    are none, and a stride above the patch size.
     """
     size = per_axis(patch_size, "patch_size", len(shape))
     step = per_axis(size if stride is None else stride, "stride", len(shape))
@@ -66,18 +89,17 @@ def random_locations(
 ) -> list[PatchLocation]:
     """``count`` locations drawn uniformly inside the volume."""
     size = per_axis(patch_size, "patch_size", len(shape))
-    high = [max(n - p, 0) + 1 for n, p in zip(shape, size, strict=True)]
-    starts = rng.integers(0, high, size=(count, len(shape)))
-    return [PatchLocation(tuple(int(a) for a in start), size) for start in starts]
+    room = np.maximum(np.subtract(shape, size), 0)
+    starts = rng.integers(0, room + 1, size=(count, len(shape)))
+    return [PatchLocation(tuple(start), size) for start in starts.tolist()]
 
 
 def extract(array: np.ndarray, location: PatchLocation) -> np.ndarray:
     """The patch at a location of the last axes of ``array``; where it reaches beyond the volume it is zero."""
     patch = array[(..., *location.slices)]
-    missing = [n - m for n, m in zip(location.size, patch.shape[-len(location.size) :], strict=True)]
-    if not any(missing):
-        return patch
-    return np.pad(patch, [(0, 0)] * (array.ndim - len(missing)) + [(0, m) for m in missing])
+    leading = patch.shape[: -len(location.size)]
+    missing = np.subtract((*leading, *location.size), patch.shape)
+    return np.pad(patch, [(0, m) for m in missing]) if missing.any() else patch
 
 
 def stitch(
@@ -88,88 +110,55 @@ def stitch(
     ``margin`` voxels are left out at each face of a patch, except where the patch touches the volume's
     own face. Raises InputError when the patches leave a hole.
     """
-    out, covered = None, np.zeros(tuple(shape), dtype=bool)
+    out, holes = None, np.ones(tuple(shape), dtype=bool)
     for patch, location in zip(patches, locations, strict=True):
         if out is None:
-            out = np.zeros((*patch.shape[: patch.ndim - len(shape)], *shape), dtype=patch.dtype)
-        inside, target = [], []
-        for a, p, n in zip(location.start, location.size, shape, strict=True):
-            low = 0 if a == 0 else margin
-            high = n - a if a + p >= n else p - margin
-            inside.append(slice(low, high))
-            target.append(slice(a + low, a + high))
-        out[(..., *target)] = patch[(..., *inside)]
-        covered[tuple(target)] = True
-    if out is None or not covered.all():
-        raise InputError(
-            f"{covered.size - covered.sum()} voxels lie in no patch; use a stride of at most patch_size - 2 * margin"
-        )
+            out = np.zeros((*patch.shape[: -len(shape)], *shape), dtype=patch.dtype)
+        start = np.add(location.start, margin * (np.array(location.start) > 0))
+        stop = np.add(location.start, location.size)
+        stop = np.where(stop < shape, stop - margin, shape)
+        tile = Tile(location, PatchLocation(tuple(start), tuple(stop - start)))
+        out[(..., *tile.core.slices)] = patch[(..., *tile.inner.slices)]
+        holes[tile.core.slices] = False
+    if holes.any():
+        raise InputError(f"{holes.sum()} voxels lie in no patch; use a stride of at most patch_size - 2 * margin")
     return out
 
 
-@dataclass(frozen=True)
-class Tile:
-    """A part of a volume to compute: ``outer`` is read, ``core`` is written; both in voxels of the volume."""
-
-    outer: PatchLocation
-    core: PatchLocation
-
-    @property
-    def inner(self) -> PatchLocation:
-        """Where the core lies inside the outer box."""
-        start = tuple(c - o for c, o in zip(self.core.start, self.outer.start, strict=True))
-        return PatchLocation(start, self.core.size)
-
-
 def tiles(
-    shape: Sequence[int], halo: int | Sequence[int], max_voxels: int, multiple: int | Sequence[int] = 1
-) -> list[Tile]:
-    """Fewest computed voxels that keep every tile, its halo included, within ``max_voxels``.
+    shape: Sequence[int], halo: int | Sequence[int], max_voxels: float, multiple: int | Sequence[int] = 1
+) -> tuple[list[Tile], int]:
+    """Tiles that share out a volume, and the voxels of the largest one, its halo included.
 
-    Halos lie on inner faces only, so a volume that fits is one tile without any. Cores begin at multiples
-    of ``multiple`` (for networks that pool). Halo and multiple: one number, or one per axis. Raises InputError when not even the smallest tile fits.
+    The longest axis is halved until no tile exceeds ``max_voxels``, so a volume that fits is one
+    tile. Halos lie on inner faces only, and all boxes begin at multiples of ``multiple`` (for
+    networks that pool). Halo and multiple: one number, or one per axis. Where not even the smallest
+    tiles fit, none are given, and their size.
     """
-    best, best_cost = None, np.inf
-    for choice in itertools.product(*_cuts_per_axis(shape, halo, multiple)):
-        longest = np.prod([max(o for _, _, _, o in axis) for axis in choice], dtype=float)
-        cost = np.prod([sum(o for _, _, _, o in axis) for axis in choice], dtype=float)
-        if longest <= max_voxels and cost < best_cost:
-            best, best_cost = choice, cost
-    if best is None:
-        raise InputError(
-            f"a tile with its halo of {halo} voxels does not fit into {max_voxels:,} voxels; allow more memory"
-        )
-    return [
-        Tile(
-            PatchLocation(tuple(p[2] for p in parts), tuple(p[3] for p in parts)),
-            PatchLocation(tuple(p[0] for p in parts), tuple(p[1] for p in parts)),
-        )
-        for parts in itertools.product(*best)
-    ]
-
-
-def smallest_tile(shape: Sequence[int], halo: int | Sequence[int], multiple: int | Sequence[int] = 1) -> int:
-    """Voxels of the smallest tile, its halo included, into which ``tiles`` can cut."""
-    return math.prod(min(max(o for *_, o in cut) for cut in axis) for axis in _cuts_per_axis(shape, halo, multiple))
-
-
-def _cuts_per_axis(shape, halo, multiple) -> list[list[list[tuple[int, int, int, int]]]]:
-    halos, multiples = ([v] * len(shape) if np.isscalar(v) else v for v in (halo, multiple))
-    return [_cuts(*axis) for axis in zip(shape, halos, multiples, strict=True)]
-
-
-def _cuts(n: int, halo: int, multiple: int) -> list[list[tuple[int, int, int, int]]]:
-    """Ways to cut one axis into equal parts: lists of (core start, core size, outer start, outer size)."""
-    units = -(-n // multiple)
-    cuts = []
-    for count in sorted({-(-units // k) for k in range(1, units + 1)}):
-        if count > 64:
+    halo, multiple, core = (np.broadcast_to(v, len(shape)).tolist() for v in (halo, multiple, shape))
+    while True:
+        axes = [_cut(*axis) for axis in zip(shape, core, halo, multiple, strict=True)]
+        largest = math.prod(max(outer for *_, outer in axis) for axis in axes)
+        if largest <= max_voxels:
             break
-        edges = [min(round(i * units / count) * multiple, n) for i in range(count + 1)]
-        axis = []
-        for a, b in itertools.pairwise(edges):
-            low, high = max(a - halo, 0), min(b + halo, n)
-            low -= low % multiple
-            axis.append((a, b - a, low, high - low))
-        cuts.append(axis)
-    return cuts
+        divisible = [axis for axis, n in enumerate(core) if n > multiple[axis]]
+        if not divisible:
+            return [], largest
+        longest = max(divisible, key=core.__getitem__)
+        units = math.ceil(core[longest] / multiple[longest] / 2)
+        core[longest] = units * multiple[longest]
+    todo = []
+    for parts in itertools.product(*axes):
+        start, size, outer_start, outer_size = zip(*parts, strict=True)
+        todo.append(Tile(PatchLocation(outer_start, outer_size), PatchLocation(start, size)))
+    return todo, largest
+
+
+def _cut(n: int, core: int, halo: int, multiple: int) -> list[tuple[int, int, int, int]]:
+    """Parts of one axis: (core start, core size, outer start, outer size)."""
+    parts = []
+    for start in range(0, n, core):
+        stop, low = min(start + core, n), max(start - halo, 0)
+        low -= low % multiple
+        parts.append((start, stop - start, low, min(stop + halo, n) - low))
+    return parts

@@ -60,9 +60,9 @@ def file_name(name: str, where: str) -> str:
 
 def apart(outputs: Iterable[str | Path], inputs: Iterable[str | Path]) -> None:
     """Raise InputError for an output that is one of the inputs, whatever links or spelling lead there."""
-    sources = [Path(p) for p in inputs if os.path.exists(p)]
-    for output in outputs:
-        if os.path.exists(output) and any(source.samefile(output) for source in sources):
+    there = [Path(p) for p in inputs if os.path.exists(p)]
+    for output in filter(os.path.exists, outputs):
+        if any(source.samefile(output) for source in there):
             raise InputError(f"{output} is an input; inputs and outputs must be different files, choose another place")
 
 
@@ -77,14 +77,18 @@ def locate(path: str | Path) -> Path:
     return beside if beside.exists() and not path.exists() else path
 
 
+def _place(variable: str, default: Path) -> Path:
+    return Path(os.environ.get(variable) or default).resolve()
+
+
 def data_dir() -> Path:
     """Folder of made or fetched volumes: ``SRLIB_DATA``, else ``data/`` in the checkout."""
-    return Path(os.environ.get("SRLIB_DATA") or root() / "data").resolve()
+    return _place("SRLIB_DATA", root() / "data")
 
 
 def published_dir() -> Path:
-    """Folder of files that original authors published: ``SRLIB_PUBLISHED``, else ``published/`` of the data folder."""
-    return Path(os.environ.get("SRLIB_PUBLISHED") or data_dir() / "published").resolve()
+    """Folder of original authors' files: ``SRLIB_PUBLISHED``, else ``published/`` of the data folder."""
+    return _place("SRLIB_PUBLISHED", data_dir() / "published")
 
 
 def published_file(name: str) -> Path | None:
@@ -101,7 +105,7 @@ def shipped_file(name: str) -> Path | None:
 
 def results_root() -> Path:
     """Folder of all results: ``SRLIB_RESULTS``, else ``results/`` in the checkout."""
-    return Path(os.environ.get("SRLIB_RESULTS") or root() / "results").resolve()
+    return _place("SRLIB_RESULTS", root() / "results")
 
 
 def results_dir(profile: str, cohort: str | Path = "csv/example.csv") -> Path:
@@ -166,12 +170,9 @@ def atomic(path: str | Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as err:
-        missing = isinstance(err, FileNotFoundError) and not path.parent.is_dir()
-        reason = (
-            f"the folder {path.parent} does not exist; create it first"
-            if missing
-            else f"{err.strerror or err}; choose another place"
-        )
+        reason = f"{err.strerror or err}; choose another place"
+        if not path.parent.is_dir():
+            reason = f"the folder {path.parent} does not exist; create it first"
         raise InputError(f"cannot write {path}: {reason}") from err
     except UnicodeEncodeError as err:
         name = ascii(err.object[max(err.start - 20, 0) : err.end + 20])
@@ -184,11 +185,11 @@ def atomic(path: str | Path) -> Iterator[Path]:
 def unspoilt(path: str | Path) -> str | Path:
     """The path itself; OSError where it is a ZIP archive, as PyTorch writes, with a part that is not as its checksum."""
     if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as parts:
-            try:
+        try:
+            with zipfile.ZipFile(path) as parts:
                 damaged = parts.testzip()
-            except (zipfile.BadZipFile, NotImplementedError, zlib.error) as err:
-                raise OSError(first_line(err)) from err
+        except (zipfile.BadZipFile, NotImplementedError, zlib.error) as err:
+            raise OSError(first_line(err)) from err
         if damaged:
             raise OSError(f"{damaged} is not what its checksum says")
     return path
@@ -196,18 +197,15 @@ def unspoilt(path: str | Path) -> str | Path:
 
 @functools.cache
 def _machine() -> str:
-    """Eight letters for where a process number names one process: a container on a machine since it started.
+    """Eight letters for where a process number names one process: a container on a Linux machine since it started.
 
     Empty where the system does not say that.
     """
-    try:
-        boot, numbers = (
-            Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8"),
-            os.readlink("/proc/self/ns/pid"),
-        )
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8")
+        numbers = os.readlink("/proc/self/ns/pid")
         return hashlib.sha256(f"{os.uname().nodename} {boot} {numbers}".encode()).hexdigest()[:8]
-    except OSError:
-        return ""
+    return ""
 
 
 def _tail(name: str) -> str:
@@ -218,24 +216,24 @@ def _tail(name: str) -> str:
 def sweep(folder: Path, names: Iterable[str]) -> None:
     """Delete the temporary files that writers of files of these names left in a folder when they were killed.
 
-    A process of this machine is asked whether it lives; one of another machine counts as ended when it has not touched
-    its file for a day.
+    A process of this machine is asked whether it lives; one of another machine counts as ended when
+    it has not touched its file for a day.
     """
     tails = set(map(_tail, names))
     for path in folder.glob(".*-*.*"):
         left = re.fullmatch(r"\.(\d{1,9})-(\w+)\.(.+)", path.name)
         if left and left[3] in tails:
+            here = _machine() and left[2].startswith(_machine())
             with suppress(OSError):
-                if _ended(int(left[1]), left[2]) or time.time() - path.stat().st_mtime > DAY:
+                if (here and _ended(int(left[1]))) or time.time() - path.stat().st_mtime > DAY:
                     path.unlink()
 
 
-def _ended(process: int, token: str) -> bool:
-    if not _machine() or not token.startswith(_machine()):
-        return False
+def _ended(process: int) -> bool:
+    """Whether no process of this number lives on this Linux machine; a zombie's command is empty."""
     try:
         os.kill(process, 0)
-        return not Path(f"/proc/{process}/cmdline").read_bytes()  # a zombie
+        return not Path(f"/proc/{process}/cmdline").read_bytes()
     except ProcessLookupError:
         return True
     except OSError:  # another user's
@@ -267,10 +265,8 @@ def source_commit() -> dict[str, str]:
         )
         return done.stdout.strip()
 
-    try:
+    with suppress(OSError, subprocess.CalledProcessError):
         if own and Path(git("rev-parse", "--show-toplevel")).samefile(own):
             changed = git("status", "--porcelain", "--", "srlib", "notebooks", "csv", "pyproject.toml")
             return {"commit": git("rev-parse", "--short=12", "HEAD"), "dirty": "yes" if changed else "no"}
-    except (OSError, subprocess.CalledProcessError):
-        pass
     return {"commit": "unknown", "dirty": "unknown"}

@@ -1,6 +1,5 @@
 """Tables as text, and the README's, generated from results between markers."""
 
-import io
 import re
 from pathlib import Path
 
@@ -18,18 +17,16 @@ MARKER = re.compile(
 def to_text(table: pd.DataFrame, markdown: bool = False) -> str:
     """A summary as aligned text or as a Markdown table, metrics to fixed digits."""
     table = table.dropna(axis="columns", how="all")  # single slices have no 3-D SSIM
-    cells = [[f"{v:.{DIGITS[c]}f}" if c in DIGITS else str(v) for c, v in row.items()] for _, row in table.iterrows()]
-    rows = [list(table.columns), *cells]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    if markdown:
-        rows.insert(1, ["-" * (w - 1) + (":" if i > 2 else "-") for i, w in enumerate(widths)])
-    out = io.StringIO()
-    for row in rows:
-        padded = [
-            cell.rjust(w) if i > 2 else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        ]
-        out.write(("| " + " | ".join(padded) + " |" if markdown else "  ".join(padded).rstrip()) + "\n")
-    return out.getvalue()
+    columns = []
+    for name, values in table.items():
+        number = name in DIGITS
+        cells = [name, *(f"{v:.{DIGITS[name]}f}" if number else v for v in values)]
+        width = max(map(len, cells))
+        if markdown:
+            cells.insert(1, "-" * (width - 1) + (":" if number else "-"))
+        columns.append([cell.rjust(width) if number else cell.ljust(width) for cell in cells])
+    rows = zip(*columns, strict=True)
+    return "".join(f"| {' | '.join(row)} |\n" if markdown else "  ".join(row).rstrip() + "\n" for row in rows)
 
 
 def render(text: str, results: Path) -> str:

@@ -38,7 +38,7 @@ def _files(table: pd.DataFrame) -> pd.Series:
 
     The region ``mask`` goes with ``volume``, since both are measured at once. Of ``runs.csv`` one for each run.
     """
-    parts = table[[c for c in ("run_id", "experiment", "degradation", "dataset", "region") if c in table]]
+    parts = table.reindex(columns=["run_id", "experiment", "degradation", "dataset", "region"]).dropna(axis=1)
     parts = parts.replace({"region": {"mask": "volume"}})
     names = [hashlib.sha256("\n".join(row).encode()).hexdigest()[:16] + ".csv" for row in parts.itertuples(index=False)]
     return pd.Series(names, table.index, dtype=str)
@@ -48,20 +48,15 @@ def _record(path: Path, rows: pd.DataFrame, without: Iterable[str] = ()) -> None
     """Put rows into files of their own, in place of those that are there, and make the table at ``path`` of all files.
 
     ``without`` names files to empty. There is no lock: a file is renamed into place, and whoever has written the table
-    looks again for files that came meanwhile. Rows of the table that no file covers stay.
+    looks again for rows that came meanwhile. Rows of the table that no file covers stay.
     """
     folder = make_dir(path.parent / "rows" / path.stem)
     for name, part in [*((name, rows[:0]) for name in without), *rows.groupby(_files(rows))]:
         _write(folder / name, part)
     made = None
-    while made != (there := _there(folder)):
-        _write(path, _read(path, list(rows.columns)))
-        made = there
-
-
-def _there(folder: Path) -> set[tuple[str, int, int]]:
-    """Files with rows and which version of them; hidden ones are being written."""
-    return {(path.name, (stat := path.stat()).st_ino, stat.st_mtime_ns) for path in folder.glob("[!.]*.csv")}
+    while not (table := _read(path, [*rows])).equals(made):
+        _write(path, table)
+        made = table
 
 
 def _write(path: Path, table: pd.DataFrame) -> None:
@@ -72,14 +67,18 @@ def _write(path: Path, table: pd.DataFrame) -> None:
 def _read(path: Path, columns: list[str]) -> pd.DataFrame:
     """All rows, text, sorted: those of the files, and what else the table at ``path`` holds, as that of a fresh clone."""
     files = sorted((path.parent / "rows" / path.stem).glob("[!.]*.csv"))
-    tables = [pd.DataFrame(columns=columns, dtype=str)]
-    for file in [*files, *([path] if path.is_file() else [])]:
-        table = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8")
-        if list(table.columns) != columns:
-            raise InputError(f"{file}: expected the columns {', '.join(columns)}, got {', '.join(table.columns)}")
-        tables.append(table[~_files(table).isin({f.name for f in files})] if file == path else table)
-    key = [c for c in METRIC_KEY if c in columns] if "metric" in columns else ["run_id"]
-    return pd.concat(tables).drop_duplicates(key, keep="last").sort_values(key, ignore_index=True)
+    whole = _rows(path, columns) if path.is_file() else pd.DataFrame(columns=columns, dtype=str)
+    uncovered = whole[~_files(whole).isin({file.name for file in files})]
+    table = pd.concat([*(_rows(file, columns) for file in files), uncovered])
+    key = METRIC_KEY if columns == METRIC_COLUMNS else ["run_id"]
+    return table.drop_duplicates(key, keep="last").sort_values(key, ignore_index=True)
+
+
+def _rows(file: Path, columns: list[str]) -> pd.DataFrame:
+    table = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8")
+    if list(table.columns) != columns:
+        raise InputError(f"{file}: expected the columns {', '.join(columns)}, got {', '.join(table.columns)}")
+    return table
 
 
 def record_metrics(folder: str | Path, rows: Iterable[Mapping[str, object]]) -> None:
@@ -112,15 +111,16 @@ def measured(
     ``runs`` maps trained experiments to their run_id (the others' is their name).
     """
     peak = float(np.ptp(truth.data)) if data_range is None else data_range
-    return [
-        {"run_id": (runs or {}).get(name, name), "experiment": name, **key, "region": where, "metric": m, "value": v}
-        for name, estimate in estimates.items()
-        for placed in [resample_to(estimate, truth, least=1, what=name)]
-        for where, values in metrics.evaluate(truth.data, placed.data, peak, mask).items()
-        for where in [region if where == "volume" else where]
-        for m, v in values.items()
-        if not np.isnan(v)  # 2-D images have no ssim3d
-    ]
+    rows = []
+    for name, estimate in estimates.items():
+        placed = resample_to(estimate, truth, least=1, what=name)
+        quality = metrics.evaluate(truth.data, placed.data, peak, mask)
+        where = {"run_id": (runs or {}).get(name, name), "experiment": name, **key}
+        for part, values in quality.items():
+            where["region"] = region if part == "volume" else part
+            known = {m: v for m, v in values.items() if not np.isnan(v)}  # 2-D images have no ssim3d
+            rows += [{**where, "metric": m, "value": v} for m, v in known.items()]
+    return rows
 
 
 def record_run(
@@ -154,15 +154,15 @@ def record_run(
         "checkpoint_sha256": sha256(checkpoint),
         "config": experiment.to_json(),
     }
-    old = next((r for r in read_runs(folder).to_dict("records") if r["run_id"] == row["run_id"]), None)
-    if old is None or any(old[k] != v for k, v in row.items() if k not in OCCASION):
-        _record(Path(folder) / "runs.csv", pd.DataFrame([row], columns=RUN_COLUMNS))
-    if old and old["checkpoint_sha256"] != row["checkpoint_sha256"]:
+    old = {r["run_id"]: r for r in read_runs(folder).to_dict("records")}.get(row["run_id"], {})
+    if any(old.get(k) != v for k, v in row.items() if k not in OCCASION):
+        _record(Path(folder) / "runs.csv", pd.DataFrame([row]))
+    if old.get("checkpoint_sha256", row["checkpoint_sha256"]) != row["checkpoint_sha256"]:
         path = Path(folder) / "metrics.csv"
-        stale = _read(path, METRIC_COLUMNS)
-        stale = stale[stale["run_id"] == row["run_id"]]
-        if len(stale):
-            _record(path, stale[:0], without=set(_files(stale)))
+        known = _read(path, METRIC_COLUMNS)
+        stale = set(_files(known[known["run_id"] == row["run_id"]]))
+        if stale:
+            _record(path, known[:0], without=stale)
     return row["run_id"]
 
 
@@ -196,12 +196,11 @@ def wide(rows: pd.DataFrame | Iterable[Mapping], index: Sequence[str], columns: 
     Raises InputError when two values belong in one cell; it names the column in which they differ.
     """
     rows, key = pd.DataFrame(rows).drop_duplicates(), [*index, columns]
-    for _, cell in rows[rows.duplicated(key, keep=False)].groupby(key):
-        others = {c: cell[c].unique() for c in cell if c not in (*key, "value") and cell[c].nunique() > 1}
-        one_of = " and ".join(f"one {c} of {', '.join(map(str, found))}" for c, found in others.items())
-        where = ", ".join(map(str, cell.iloc[0][key]))
-        raise InputError(f"{where}: {len(cell)} values where a table has one; choose {one_of or 'one of them'} first")
-    order = pd.MultiIndex.from_frame(rows[[*index]].drop_duplicates()) if len(index) > 1 else rows[index[0]].unique()
+    for place, cell in rows[rows.duplicated(key, keep=False)].groupby(key):
+        differ = [f"one {c}" for c in cell.columns.drop([*key, "value"]) if cell[c].nunique() > 1]
+        choice = " and ".join(differ) or "one of them"
+        raise InputError(f"{', '.join(place)}: {len(cell)} values where a table has one; choose {choice} first")
+    order = rows.set_index([*index]).index.unique()
     return rows.set_index(key)["value"].unstack(columns).reindex(index=order, columns=rows[columns].unique())
 
 
@@ -212,18 +211,19 @@ def summary(metrics: pd.DataFrame, region: str | None = None) -> pd.DataFrame:
     given. Experiments with several runs stand with their run_id, subjects of several datasets with their dataset. Raises
     InputError when no row has the region.
     """
-    region = region or next((r for r in ("mask", "volume", *metrics["region"]) if (metrics["region"] == r).any()), "")
+    regions = metrics["region"].unique()
+    region = region or next((r for r in ("mask", "volume", *regions) if r in regions), "")
+    if region not in regions:
+        raise InputError(f"no rows of the region {region!r}; expected one of {', '.join(regions)}")
     chosen = metrics[metrics["region"] == region]
-    if chosen.empty:
-        raise InputError(f"no rows of the region {region!r}; expected one of {', '.join(metrics['region'].unique())}")
     runs = chosen.groupby("experiment")["run_id"].transform("nunique")
     sets = chosen.groupby("subject")["dataset"].transform("nunique")
     chosen = chosen.assign(
         experiment=chosen["experiment"].where(runs == 1, chosen["run_id"]),
         subject=chosen["subject"].where(sets == 1, chosen["dataset"] + "/" + chosen["subject"]),
     )
-    table = wide(chosen, ["degradation", "subject", "experiment"]).sort_index().reset_index()
-    table = table.sort_values(["degradation", "subject", "psnr"], kind="stable", ignore_index=True)
+    table = wide(chosen, ["degradation", "subject", "experiment"]).reset_index()
+    table = table.sort_values(["degradation", "subject", "psnr", "experiment"], ignore_index=True)
     return table.rename_axis(columns=None).reindex(columns=["degradation", "subject", "experiment", *DIGITS])
 
 
@@ -237,11 +237,10 @@ def paired(table: pd.DataFrame, baseline: str = "cubic", metric: str = "psnr") -
     """
     chosen = table[table["metric"] == metric]
     choose(dict.fromkeys(chosen["experiment"]), baseline, f"baseline of {metric}")
-    whole = chosen.assign(experiment="all rows")
-    for column, groups in (("region", whole), ("dataset", whole), ("run_id", chosen)):
-        for name, values in groups.groupby("experiment")[column]:
-            if values.nunique() > 1:
-                raise InputError(f"{name}: more than one {column} ({', '.join(values.unique())}); choose one of them")
+    for column, within in (("region", "metric"), ("dataset", "metric"), ("run_id", "experiment")):
+        for name, values in chosen.groupby(within)[column].unique().items():
+            if len(values) > 1:
+                raise InputError(f"{name}: more than one {column} ({', '.join(values)}); choose one of them")
     scans = wide(chosen, ["degradation", "subject"], "experiment")
     differences = scans.sub(scans[baseline], axis=0)
     found = []
@@ -249,7 +248,7 @@ def paired(table: pd.DataFrame, baseline: str = "cubic", metric: str = "psnr") -
         for name, values in group.items():
             values = values.dropna().to_numpy()
             if len(values):
-                found.append({"degradation": task, "experiment": name, "n": len(values), **_spread(values)})
+                found.append({"degradation": task, "experiment": name, **_spread(values)})
     return pd.DataFrame(found)
 
 
@@ -260,7 +259,7 @@ def _spread(values: np.ndarray) -> dict[str, float]:
         low, high = np.quantile(means, (0.025, 0.975))
     if values.any():
         p = stats.wilcoxon(values).pvalue
-    return {"mean": values.mean(), "low": low, "high": high, "p": p}
+    return {"n": len(values), "mean": values.mean(), "low": low, "high": high, "p": p}
 
 
 def ranks(differences: pd.DataFrame) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -28,6 +29,8 @@ from srlib.paths import (
 )  # fmt: skip
 from srlib.systems import PROFILES
 
+SHIPPED = Path(__file__).parent / "shipped"
+
 
 def notebooks(names: Sequence[str] = ()) -> list[Path]:
     """The numbered notebooks in order, or those of the given names (``10_mdcsrn`` or ``10``).
@@ -38,10 +41,8 @@ def notebooks(names: Sequence[str] = ()) -> list[Path]:
     every = sorted((folder / "notebooks").glob("[0-9]*.ipynb")) if folder else []
     if not every:
         raise InputError("srlib is installed without its notebooks; run them from a clone of its repository")
-    for name in names:
-        if not any(name in (p.stem, p.stem.split("_")[0]) for p in every):
-            raise InputError(f"no notebook {name!r}; expected one of {', '.join(p.stem for p in every)}")
-    return [p for p in every if not names or p.stem in names or p.stem.split("_")[0] in names]
+    called = {name: p for p in every for name in (p.stem, p.stem.split("_")[0])}
+    return sorted(choose(called, name, "notebook") for name in {*names}) if names else every
 
 
 def run(
@@ -67,74 +68,70 @@ def run(
     if built_in(path) != "example":
         read_manifest(path)
     common = {"profile": profile, "cohort": str(path.absolute()), "seed": seed}
-    todo, given = notebooks(names), dict(parameters or {})
-    accepted = {book: _defaults(book) for book in todo}
-    known = sorted({name for defaults in accepted.values() for name in defaults})
-    for name in given:
-        if name not in known:
-            raise InputError(f"no notebook has a parameter {name!r}; expected one of {', '.join(known)}")
-        if name in common:
-            raise InputError(f"-p {name}: also says where results go; give it as --{name}")
-    folder, sums = results_dir(profile, path), {}
+    given = dict(parameters or {})
+    for name in common.keys() & given:
+        raise InputError(f"-p {name}: also says where results go; give it as --{name}")
+    todo = [_Book(book) for book in notebooks(names)]
+    known = sorted({name for book in todo for name in book.defaults})
+    for name in given.keys() - known:
+        raise InputError(f"no notebook has a parameter {name!r}; expected one of {', '.join(known)}")
+    folder = results_dir(profile, path)
     books = make_dir(folder / "notebooks")
     for number, book in enumerate(todo, 1):
-        values = {k: v for k, v in {**common, **given}.items() if k in accepted[book]}
-        used = {**accepted[book], **values}
-        label = f"[{number}/{len(todo)}] {book.stem}"
-        before = _inputs(book, used, folder, sums)
-        if not force and _finished(book, books, _key(book, books, used, before), folder):
+        values = {k: v for k, v in {**common, **given}.items() if k in book.defaults}
+        used = {**book.defaults, **values}
+        label = f"[{number}/{len(todo)}] {book.path.stem}"
+        before = book.inputs(used, folder)
+        if not force and book.finished(folder) and _stored(books, book.path) == book.key(books, used, before):
             print(f"{label}: unchanged, skipped", flush=True)
             continue
         print(f"{label} ...", end="", flush=True)
         began = time.perf_counter()
-        _execute(book, books, values)
-        inputs = {**_inputs(book, used, folder, sums), **before}  # the first notebooks make what was not there
-        with atomic(books / f"{book.stem}.json") as temporary:
-            temporary.write_text(json.dumps({"key": _key(book, books, used, inputs)}), encoding="utf-8")
+        _execute(book.path, books, values)
+        inputs = {**book.inputs(used, folder), **before}  # the first notebooks make what was not there
+        with atomic(books / f"{book.path.stem}.json") as temporary:
+            temporary.write_text(json.dumps({"key": book.key(books, used, inputs)}), encoding="utf-8")
         print(f" {time.perf_counter() - began:.0f} s", flush=True)
     return folder
 
 
-def _defaults(book: Path) -> dict[str, object]:
-    import papermill  # half a second, needed by this command alone
+class _Book:
+    """A notebook: its parameters' defaults, its code, and which results it says it reads and writes."""
 
-    return {n: ast.literal_eval(p["default"]) for n, p in papermill.inspect_notebook(str(book)).items()}
+    def __init__(self, path: Path):
+        import papermill  # half a second, needed by this command alone
 
+        content = json.loads(path.read_text(encoding="utf-8"))
+        parameters = papermill.inspect_notebook(str(path))
+        self.path, self.declared = path, content["metadata"].get("srlib", {})
+        self.defaults = {name: ast.literal_eval(p["default"]) for name, p in parameters.items()}
+        self.code = ["".join(cell["source"]) for cell in content["cells"] if cell["cell_type"] == "code"]
 
-def _inputs(book: Path, used: Mapping[str, object], folder: Path, sums: dict[tuple, str]) -> dict[str, str]:
-    """SHA-256 of what a notebook may read, by name: files that parameters name, scans of manifests, weights at hand.
+    def inputs(self, used: Mapping[str, object], folder: Path) -> dict[str, str]:
+        """SHA-256 of what it may read, by name: files that parameters name, scans of manifests, weights at hand.
 
-    ``sums`` keeps those of unchanged files. What is not there is left out.
-    """
-    files = {name: locate(v) for name, v in used.items() if isinstance(v, str) and v and locate(v).is_file()}
-    for name, manifest in list(files.items()):
-        with contextlib.suppress(InputError):  # another table, or scans that are not there yet
-            files |= {f"{name} {s.name} {c}": file for s in read_manifest(manifest) for c, file in s.files.items()}
-    reads = _metadata(book).get("reads", [])
-    others = [path for pattern in reads for path in folder.glob(pattern)]
-    places = {published_dir(): "*", data_dir() / "synthsr": "*/*", Path(__file__).parent / "shipped": "*.safetensors"}
-    others += [path for place, pattern in places.items() for path in place.glob(pattern) if path.is_file()]
-    return {name: _sum(path, sums) for name, path in {**files, **{str(p): p for p in others}}.items()}
+        What is not there is left out.
+        """
+        files = {name: locate(v) for name, v in used.items() if isinstance(v, str) and v and locate(v).is_file()}
+        for name, manifest in list(files.items()):
+            with contextlib.suppress(InputError):  # another table, or scans that are not there yet
+                files |= {f"{name} {s.name} {c}": file for s in read_manifest(manifest) for c, file in s.files.items()}
+        places = [(folder, pattern) for pattern in self.declared.get("reads", [])]
+        places += [(published_dir(), "*"), (data_dir() / "synthsr", "*/*"), (SHIPPED, "*.safetensors")]
+        for place, pattern in places:
+            files |= {str(file): file for file in place.glob(pattern) if file.is_file()}
+        return {name: _sum(file) for name, file in files.items()}
 
+    def key(self, books: Path, used: Mapping[str, object], inputs: Mapping[str, str]) -> str:
+        """Hash of everything its outcome depends on: code, parameters, contents of files, earlier notebooks."""
+        upstream = [_stored(books, path) for path in notebooks() if path.stem < self.path.stem]
+        parts = [self.code, used, inputs, upstream, RESULTS_VERSION]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
-def _sum(path: Path, sums: dict[tuple, str]) -> str:
-    stat = path.stat()
-    version = (path, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-    if path.is_dir() or path.suffix in (".hdr", ".img"):  # several files
-        return fingerprint(path)
-    return sums[version] if version in sums else sums.setdefault(version, fingerprint(path))
-
-
-def _metadata(book: Path) -> dict[str, list[str]]:
-    return json.loads(book.read_text(encoding="utf-8"))["metadata"].get("srlib", {})
-
-
-def _key(book: Path, books: Path, used: Mapping[str, object], inputs: Mapping[str, str]) -> str:
-    """Hash of everything a notebook's outcome depends on: code, parameters, contents of files, earlier notebooks."""
-    cells = [c for c in json.loads(book.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
-    upstream = [_stored(books, p) for p in notebooks() if p.stem < book.stem]
-    parts = [["".join(c["source"]) for c in cells], used, inputs, upstream, RESULTS_VERSION]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+    def finished(self, folder: Path) -> bool:
+        """Whether the executed notebook and all that it says it writes are there."""
+        writes = [f"notebooks/{self.path.name}", *self.declared.get("writes", [])]
+        return all(any(folder.glob(pattern)) for pattern in writes)
 
 
 def _stored(books: Path, book: Path) -> str | None:
@@ -142,10 +139,17 @@ def _stored(books: Path, book: Path) -> str | None:
     return json.loads(path.read_text(encoding="utf-8"))["key"] if path.is_file() else None
 
 
-def _finished(book: Path, books: Path, key: str, folder: Path) -> bool:
-    writes = _metadata(book).get("writes", [])
-    there = (books / book.name).is_file() and all(any(folder.glob(pattern)) for pattern in writes)
-    return there and _stored(books, book) == key
+def _sum(path: Path) -> str:
+    stat = path.stat()
+    several = path.is_dir() or path.suffix in (".hdr", ".img")  # files, each of which may change
+    return (
+        fingerprint(path) if several else _sum_of(path, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    )
+
+
+@functools.cache
+def _sum_of(path: Path, *version: int) -> str:
+    return fingerprint(path)
 
 
 def _execute(book: Path, books: Path, values: Mapping[str, object]) -> None:

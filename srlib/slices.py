@@ -9,18 +9,6 @@ from srlib.fields import blur_matrix, linear_matrix, spline_matrix
 ISOTROPIC = 0.01  # relative difference of spacings that still counts as none
 
 
-def axis_reliability(n: int, step: float, first: float) -> np.ndarray:
-    """1 at slices ``first + i * step`` of an axis of ``n`` output voxels, fading to 0 within a voxel, float32.
-
-    All ones where the slices are no farther apart than the voxels (code). In voxels of the output.
-    """
-    if step <= 1 + ISOTROPIC:
-        return np.ones(n, np.float32)
-    at = np.arange(n)
-    slices = first + step * np.arange(int(np.ceil(n / step)) + 1)
-    return np.maximum(1 - np.abs(at[:, None] - slices).min(1), 0).astype(np.float32)
-
-
 @dataclass(frozen=True)
 class Axis:
     """An axis of ``n`` voxels of a label map and ``size`` of the output, about one middle."""
@@ -45,8 +33,17 @@ class Axis:
         return matrix if blur is None else matrix @ blur
 
     def reliability(self, slices_mm: float) -> np.ndarray:
+        """1 at the slices' centres, fading to 0 within an output voxel, float32 (size,).
+
+        All ones where the slices are no farther apart than the voxels (code).
+        """
+        step = slices_mm / self.spacing
+        if step <= 1 + ISOTROPIC:
+            return np.ones(self.size, np.float32)
         first = ((slices_mm / self.voxel - 1) / 2 - self.places[0]) * self.voxel / self.spacing
-        return axis_reliability(self.size, slices_mm / self.spacing, first)
+        slices = first + step * np.arange(int(np.ceil(self.size / step)) + 1)
+        distance = np.abs(np.arange(self.size)[:, None] - slices).min(1)
+        return np.maximum(1 - distance, 0).astype(np.float32)
 
     def shrink(self) -> np.ndarray | None:
         """What brings a crisp image on the output: nothing, or a blur of 0.75 of the ratio, then interpolation (code)."""

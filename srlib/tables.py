@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import os
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -38,42 +39,42 @@ def read_table(path: str | Path, needed: Sequence[str] = (), optional: Sequence[
     except (OSError, csv.Error) as err:
         reason = getattr(err, "strerror", None) or first_line(err)
         raise InputError(f"{path}: cannot be read as a CSV ({reason}); give the path of one") from err
-    rows = [(number, cells) for number, cells in enumerate(lines, 1) if any(cells)]
-    header = _without_empty_end(rows[0][1]) if rows else []
-    for sign, name in SEPARATORS.items():
-        if any(sign in column for column in header):
-            raise InputError(f"{path}: {name} between its cells, expected commas; save it as 'CSV UTF-8 (comma)'")
-    wrong = {
-        "a column stands twice,": [c for i, c in enumerate(header) if c and c in header[:i]],
-        "unknown column": [c for c in header if c and optional is not None and c not in (*needed, *optional)],
-        "no column": [c for c in needed if header and c not in header],
-    }
-    for what, columns in wrong.items():
-        if columns:
-            perhaps = f" and any of {', '.join(optional)}" if optional else ""
-            raise InputError(f"{path}: {what} {columns[0]!r}; expected {', '.join(needed)}{perhaps}")
+    rows = {f"{path}, row {number}": cells for number, cells in enumerate(lines, 1) if any(cells)}
     if len(rows) < 2:
         raise InputError(f"{path}: expected a header and at least one row, got {len(rows)} lines; see csv/README.md")
-    return [_row(f"{path}, row {number}", header, cells, needed) for number, cells in rows[1:]]
+    (_, header), *rest = rows.items()
+    _check(path, [*filter(None, header)], needed, optional)
+    return [_row(place, header, cells, needed) for place, cells in rest]
+
+
+def _check(path: str | Path, columns: list[str], needed: Sequence[str], optional: Sequence[str] | None) -> None:
+    for sign, name in SEPARATORS.items():
+        if sign in "".join(columns):
+            raise InputError(f"{path}: {name} between its cells, expected commas; save it as 'CSV UTF-8 (comma)'")
+    known = columns if optional is None else (*needed, *optional)
+    wrong = {
+        "a column stands twice,": [c for c in columns if columns.count(c) > 1],
+        "unknown column": [c for c in columns if c not in known],
+        "no column": [c for c in needed if c not in columns],
+    }
+    for what, names in wrong.items():
+        if names:
+            perhaps = f" and any of {', '.join(optional)}" if optional else ""
+            raise InputError(f"{path}: {what} {names[0]!r}; expected {', '.join(needed)}{perhaps}")
 
 
 def _row(place: str, header: list[str], cells: list[str], needed: Sequence[str]) -> Row:
-    if len(_without_empty_end(cells)) > len(header):
-        raise InputError(f"{place}: {len(cells)} cells under {len(header)} columns")
-    for name in needed:
-        if header.index(name) >= len(cells):
-            raise InputError(f"{place}, column {name}: the row ends before it")
-    if any(cell for column, cell in zip(header, cells, strict=False) if not column):
-        raise InputError(f"{place}: a cell under a column without a name; name the column, or leave it out")
-    row = Row(zip(filter(None, header), [""] * len(header), strict=False))
-    row.update((column, cell) for column, cell in zip(header, cells, strict=False) if column)
+    row = Row()
     row.place = place
+    for column, cell in itertools.zip_longest(header, cells):
+        if column:
+            row[column] = cell or ""
+        elif cell:
+            named = len([*filter(None, header)])
+            raise InputError(f"{place}: {len(cells)} cells under {named} columns; {cell!r} has no column")
+        if column in needed and cell is None:
+            raise InputError(f"{place}, column {column}: the row ends before it")
     return row
-
-
-def _without_empty_end(cells: list[str]) -> list[str]:
-    """A row but for its last cells, where these are empty."""
-    return cells[: max((i for i, cell in enumerate(cells, 1) if cell), default=0)]
 
 
 def check_name(name: str, place: str, taken: dict[str, str]) -> None:
@@ -83,9 +84,7 @@ def check_name(name: str, place: str, taken: dict[str, str]) -> None:
     differs from another by case, spaces or the form of its accents alone, which file systems take for the same.
     """
     if name.startswith(".") or not name.isprintable():
-        raise InputError(
-            f"{place}: {name!r} cannot name a file; expected printable letters without slashes and a first dot"
-        )
+        raise InputError(f"{place}: {name!r} cannot name a file; expected printable letters, no slash and no first dot")
     key = " ".join(unicodedata.normalize("NFKC", file_name(name, place)).casefold().split())
     if key in taken:
         also = "" if taken[key] == name else f", once as {taken[key]}"
@@ -100,19 +99,15 @@ def write_table(
 
     Raises InputError when something else is there, unless ``force``, and for a name that is not UTF-8.
     """
-    writer = csv.writer(text := io.StringIO(), lineterminator="\n")
-    writer.writerows([columns, *rows])
-    try:
-        content = text.getvalue().encode()
-    except UnicodeEncodeError as err:
-        name = repr(text.getvalue()[max(err.start - 40, 0) : err.end + 20])
-        raise InputError(f"{path}: a file's name is not UTF-8, near {name}; rename the file") from err
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows([columns, *rows])
+    text = buffer.getvalue()
     with suppress(OSError):
-        if Path(path).read_bytes() == content:
+        if Path(path).read_bytes() == text.encode(errors="surrogatepass"):
             return Path(path)
     keep(path, force)
     with atomic(path) as temporary:
-        temporary.write_bytes(content)
+        temporary.write_text(text, encoding="utf-8", newline="")
     return Path(path)
 
 

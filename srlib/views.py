@@ -5,22 +5,22 @@ from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from skimage.filters import threshold_otsu
+from scipy import ndimage
 
 from srlib.paths import InputError
-from srlib.volume import Volume, axcodes, crop_or_pad, reorient, resample
+from srlib.space import same_lattice
+from srlib.volume import Volume, axcodes, crop_or_pad, fine_grid, reorient, resample, sample
 
 PLANES = {"axial": 2, "coronal": 1, "sagittal": 0}  # and the axis across them
 OPPOSITE = dict(zip("LRPAIS", "RLAPSI", strict=True))
 MARGIN = 8  # voxels that a cubic spline needs around a plane to be that of the whole scan, to 1e-4
-SAMPLE = 2_000_000  # voxels that intensities are judged by
 REACH = 3  # times the range of nearly all voxels, how far beyond it a window goes
+WIDEST = 4096  # pixels in a row
 
 
-def filled(volume: Volume) -> dict[str, int]:
-    """Names and axes of the planes that a scan fills: of a single slice one, of what fills none the axial one."""
-    found = {name: axis for name, axis in PLANES.items() if min(np.delete(volume.shape, axis)) > 1}
-    return found or {"axial": 2}
+def filled(volume: Volume) -> list[int]:
+    """Axes across the planes that a scan fills: of a single slice one, of what fills none that of the axial plane."""
+    return [a for a in PLANES.values() if min(np.delete(volume.shape, a)) > 1] or [PLANES["axial"]]
 
 
 def upright(volume: Volume) -> Volume:
@@ -43,13 +43,8 @@ def letters(grid: Volume, axis: int) -> tuple[str, ...]:
     """
     if grid.shape[2] == 1:
         return ()
-    right, up = (c for a, c in enumerate(axcodes(grid)) if a != axis)
+    right, up = np.delete(list(axcodes(grid)), axis)
     return OPPOSITE[right], right, up, OPPOSITE[up]
-
-
-def _sample(volume: Volume) -> tuple[np.ndarray, int]:
-    every = int(np.ceil((volume.data.size / SAMPLE) ** (1 / 3)))
-    return volume.data[::every, ::every, ::every], every
 
 
 def window(volume: Volume) -> tuple[float, float]:
@@ -59,7 +54,7 @@ def window(volume: Volume) -> tuple[float, float]:
     and 6 % beyond each, so that neither air nor the brightest tissue is cut. Where nearly all voxels are alike they are
     grey. Units do not matter: the window of ``a * scan + b`` is that of the scan, times a, plus b.
     """
-    data = _sample(volume)[0]
+    data = sample(volume.data)
     data = data[np.isfinite(data)].astype(np.float64)
     if not data.size:
         return 0.0, 1.0
@@ -69,7 +64,8 @@ def window(volume: Volume) -> tuple[float, float]:
         half = abs(low) / 2 or float(np.abs(data).max()) or 1.0
         return float(low - half), float(low + half)
     if dark < bright:
-        low, high = max(low, dark - REACH * (bright - dark)), min(high, bright + REACH * (bright - dark))
+        reach = REACH * (bright - dark)
+        low, high = max(low, dark - reach), min(high, bright + reach)
     margin = 0.06 * (high - low)
     return float(low - margin), float(high + margin)
 
@@ -82,24 +78,23 @@ def windows(before: Volume, after: Volume) -> tuple[tuple[float, float], tuple[f
     return first, first if alike else second
 
 
-def middle(volume: Volume) -> tuple[int, int, int]:
-    """The voxel in the middle of the foreground, which is what Otsu's threshold finds."""
-    (data, every), limits = _sample(volume), window(volume)
-    data = np.clip(np.nan_to_num(data, nan=limits[0]), *limits)
-    if data.min() == data.max():
-        return tuple(n // 2 for n in volume.shape)
-    places = np.nonzero(data > threshold_otsu(data.ravel()))
-    return tuple(min(int(np.median(p)) * every, n - 1) for p, n in zip(places, volume.shape, strict=True))
+def middle(volume: Volume) -> tuple[int, ...]:
+    """The voxel in the middle of what is brighter than the mean."""
+    seen = sample(volume.data)
+    shown = grey(seen, window(volume)).astype(np.float64)
+    place = ndimage.center_of_mass(np.maximum(shown - shown.mean(), 0) + 1e-6)  # of a flat scan the middle
+    return tuple(round(p * n / m) for p, n, m in zip(place, volume.shape, seen.shape, strict=True))
 
 
 def pixel_mm(grid: Volume) -> float:
-    """Width of the pixels that a grid is shown in: its finest spacing, but no more than 4096 of them in a row."""
+    """Width of the pixels that a grid is shown in: its finest spacing, but no more than ``WIDEST`` of them in a row."""
     axes = [a for a in range(3) if grid.shape[a] > 1] or [0, 1]
-    return max(min(grid.spacing_mm[a] for a in axes), max(grid.spacing_mm[a] * grid.shape[a] for a in axes) / 4096)
+    spacing, shape = np.array(grid.spacing_mm)[axes], np.array(grid.shape)[axes]
+    return float(max(spacing.min(), (spacing * shape).max() / WIDEST))
 
 
 def pixels(
-    grid: Volume, axis: int, voxel: tuple[float, ...], size_mm: float = np.inf, finer: int = 1
+    grid: Volume, axis: int, voxel: Sequence[int], size_mm: float = np.inf, finer: int = 1
 ) -> tuple[tuple[int, int, int], np.ndarray]:
     """Square pixels of a plane across an axis of a grid, through a voxel: (shape (U, V, 1), affine).
 
@@ -107,76 +102,67 @@ def pixels(
     of ``size_mm`` around the voxel that is moved to lie in it, from voxel edges on.
     """
     spacing, shape = np.array(grid.spacing_mm), np.array(grid.shape)
-    box = np.minimum(np.maximum(np.rint(np.minimum(size_mm / spacing, shape)), 1), shape)
-    first = np.clip(np.rint(voxel - (box - 1) / 2), 0, shape - box)
-    step = pixel_mm(grid) / spacing
-    count = np.maximum(np.rint(box / step), 1).astype(int) * finer
-    step = step / finer
-    plane = np.zeros((4, 4))
-    across = [a for a in range(3) if a != axis]
-    plane[across, (0, 1)], plane[axis, 2], plane[3, 3] = step[across], 1, 1
-    plane[across, 3], plane[axis, 3] = (first - 0.5 + (box - (count - 1) * step) / 2)[across], voxel[axis]
-    return (int(count[across[0]]), int(count[across[1]]), 1), grid.affine @ plane
+    box = np.clip(np.rint(np.minimum(size_mm / spacing, shape)), 1, shape).astype(int)
+    first = np.clip(np.rint(np.subtract(voxel, (box - 1) / 2)), 0, shape - box).astype(int)
+    factor = finer * spacing / pixel_mm(grid)
+    first[axis], box[axis], factor[axis] = voxel[axis], 1, 1
+    count, affine = fine_grid(crop_or_pad(grid, first, box), factor)
+    u, v = np.delete(range(3), axis)
+    return (count[u], count[v], 1), affine[:, [u, v, axis, 3]]
 
 
-def section(
-    volume: Volume, shape: tuple[int, int, int], affine: np.ndarray, order: int = 0, outside: float = 0.0
-) -> np.ndarray:
+def section(volume: Volume, shape: tuple[int, int, int], affine: np.ndarray, order: int = 0) -> np.ndarray:
     """A scan in a plane by spline interpolation, (V, U) as seen: the first axis to the right, the second one up.
 
-    Only what lies about the plane is read. ``outside`` stands beyond the scan's field of view, and for NaN.
+    Only what lies about the plane is read. NaN stands beyond the scan's field of view, and for infinity.
     """
     u, v, _ = np.array(shape) - 1
-    to_voxels = np.linalg.inv(volume.affine) @ affine
-    corners = (to_voxels @ [[0, u, 0, u], [0, 0, v, v], [0, 0, 0, 0], [1, 1, 1, 1]])[:3]
-    low = np.clip(np.floor(corners.min(1)) - MARGIN, 0, np.array(volume.shape) - 1).astype(int)
-    high = np.clip(np.ceil(corners.max(1)) + MARGIN + 1, low + 1, volume.shape).astype(int)
+    corners = np.linalg.inv(volume.affine) @ affine @ [[0, u, 0, u], [0, 0, v, v], [0, 0, 0, 0], [1, 1, 1, 1]]
+    low, high = corners[:3].min(1) - MARGIN, corners[:3].max(1) + MARGIN + 1
+    low = np.clip(np.floor(low), 0, np.array(volume.shape) - 1).astype(int)
+    high = np.clip(np.ceil(high), low + 1, volume.shape).astype(int)
     slab = crop_or_pad(volume, low, high - low)
     finite = np.isfinite(slab.data)
     if not finite.all():
-        slab = slab.with_data(np.where(finite, slab.data, outside))
-        order = order if np.isfinite(outside) else min(order, 1)  # by which NaN stays where it is
-    return np.rot90(resample(slab, shape, affine, order, outside).data[:, :, 0])
-
-
-def same_grid(one: Volume, two: Volume) -> bool:
-    """Whether two scans have their voxels at the same places."""
-    return one.shape == two.shape and np.allclose(one.affine, two.affine, atol=1e-4)
+        slab = slab.with_data(np.where(finite, slab.data, np.nan))
+        order = min(order, 1)  # by which NaN stays where it is
+    return np.rot90(resample(slab, shape, affine, order, np.nan).data[:, :, 0])
 
 
 def difference(scan: Volume, reference: Volume, shape: tuple[int, int, int], affine: np.ndarray) -> np.ndarray:
-    """``scan`` less ``reference`` in a plane as by ``section``; by cubic splines where their grids differ.
+    """``scan`` less ``reference`` in a plane as by ``section``; by cubic splines where their voxels differ.
 
     NaN beyond the field of view of either.
     """
-    order = 0 if same_grid(scan, reference) else 3
-    one, two = (section(v, shape, affine, order, np.nan) for v in (scan, reference))
-    return one - two
+    order = 0 if same_lattice(scan, reference) else 3
+    return section(scan, shape, affine, order) - section(reference, shape, affine, order)
 
 
 def extent(differences: Sequence[np.ndarray], limits: tuple[float, float]) -> float:
     """Absolute difference that the colours of a scan's planes end at, which a wild voxel does not move (ours).
 
-    The percentile 99.5, but no more than four times the percentile 95, and no less than 1 % of the window ``limits``.
+    The percentile 99, but no less than 1 % of the window ``limits``.
     """
     sizes = np.abs(np.concatenate([image.ravel() for image in differences]))
-    many, most = np.percentile(sizes[np.isfinite(sizes)], (95, 99.5)) if np.isfinite(sizes).any() else (0, 0)
-    return float(max(min(most, 4 * many) or most, 0.01 * (limits[1] - limits[0])))
+    most = np.percentile(sizes[np.isfinite(sizes)], 99) if np.isfinite(sizes).any() else 0
+    return float(max(most, 0.01 * (limits[1] - limits[0])))
 
 
-def grey(image: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
-    """Finite intensities as 8 bits, black to white between the limits."""
-    return np.rint(np.clip((image - limits[0]) / (limits[1] - limits[0]), 0, 1) * 255).astype(np.uint8)
+def grey(image: np.ndarray, limits: Sequence[float]) -> np.ndarray:
+    """Intensities as 8 bits, black to white between the limits; NaN is black."""
+    low, high = limits
+    shown = np.clip((np.nan_to_num(image, nan=low) - low) / (high - low), 0, 1)
+    return np.rint(shown * 255).astype(np.uint8)
 
 
-def png(picture: np.ndarray, grid: Volume, axis: int, level: int = 6) -> bytes:
-    """A PNG of 8-bit greys or colours in a plane across an axis of the grid, with its ``letters``."""
+def png(picture: np.ndarray, directions: Sequence[str]) -> bytes:
+    """A PNG of 8-bit greys with its ``letters``."""
     image = Image.fromarray(np.ascontiguousarray(picture))
     w, h = image.size
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(max(12, max(w, h) // 26))
     places = ((4, h / 2), "lm"), ((w - 4, h / 2), "rm"), ((w / 2, 4), "ma"), ((w / 2, h - 4), "md")
-    for letter, (place, anchor) in zip(letters(grid, axis), places, strict=False):
+    for letter, (place, anchor) in zip(directions, places, strict=False):
         draw.text(place, letter, "white", font, anchor, stroke_width=2, stroke_fill="black")
     buffer = io.BytesIO()
-    image.save(buffer, "png", compress_level=level)
+    image.save(buffer, "png", compress_level=1)
     return buffer.getvalue()

@@ -6,16 +6,20 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from nibabel.affines import from_matvec, to_matvec, voxel_sizes
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from scipy import ndimage
 
-from srlib.headers import DAMAGED, attach_record, limits, opened, shape_of, voxels
-from srlib.paths import InputError, atomic, choose, first_line
+from srlib.dicom import explained
+from srlib.headers import append_to_mgh, comment, limits, opened, voxels
+from srlib.paths import InputError, atomic, choose
 
 HU_WINDOW = (-1024.0, 200.0)  # of CT, as the SRResNet code takes it
 STREAKS = 0.25  # of that window, by which a reconstruction from few views may exceed it
 INTENSITIES = ("minmax", "max", "12bit", "halfmax", "hu")  # rules of ``fit_scaling``
 SAMPLE = 2_000_000  # voxels that statistics are taken of
-SIGNED = 0.25  # of the maximum, by which a scan may fall below 0 and still count as one that begins at 0; splines do
+SIGNED = 0.25  # of the maximum, by which a scan that begins at 0 may fall below it; splines do
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +45,7 @@ class Volume:
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
         """Distance between neighbouring voxel centres along each axis, in mm."""
-        return tuple(float(s) for s in np.linalg.norm(self.affine[:3, :3], axis=0))
+        return tuple(voxel_sizes(self.affine).tolist())
 
     def with_data(self, data: np.ndarray) -> "Volume":
         """Other voxels on the same grid."""
@@ -49,46 +53,41 @@ class Volume:
 
 
 def load(path: str | Path) -> Volume:
-    """Read a NIfTI, MGH or Analyze scan; slope and intercept are applied, and an image (X, Y) has one slice.
+    """Read a NIfTI, MGH or Analyze scan; slope and intercept are applied, and an image (X, Y) has
+    one slice.
 
-    Raises InputError, naming the file, for anything that is not one finite, real scan of positive spacing, and for a
-    compressed file whose content is not that of its checksum.
+    Raises InputError, naming the file, for anything that is not one finite, real scan of positive
+    spacing, and for a compressed file whose content is not that of its checksum.
     """
-    try:
-        image = opened(path)
-        data = voxels(image).reshape(shape_of(image, path))
-    except InputError:
-        raise
-    except DAMAGED as err:
-        raise InputError(f"{path}: unreadable or truncated scan ({first_line(err)}); copy it again") from err
-    bad = data.size - np.count_nonzero(np.isfinite(data))
-    if bad:
-        raise InputError(f"{path}: {bad} voxels are NaN or infinite; replace them (e.g. by 0) first")
+    image, shape = opened(path)
+    with explained(path, "unreadable or truncated scan"):
+        data = voxels(image).reshape(shape)
+        bad = data.size - np.count_nonzero(np.isfinite(data))
+        if bad:
+            raise InputError(f"{bad} voxels are NaN or infinite; replace them (e.g. by 0) first")
     return Volume(data, image.affine)
 
 
-def read_shape(path: str | Path) -> tuple[int, int, int]:
-    """Shape of a scan from its header alone; InputError as in ``load``."""
-    return shape_of(opened(path), path)
-
-
 def save(volume: Volume, path: str | Path, dtype: type = np.float32, header: nib.Nifti1Header | None = None) -> Path:
-    """Write NIfTI (``.nii``, ``.nii.gz``) or ``.mgz``, atomically; integers are rounded and clipped to their range.
+    """Write NIfTI (``.nii``, ``.nii.gz``), ``.mgz`` or a slice as ``.png``, atomically.
 
-    A NIfTI ``header`` (``headers.kept``) gives what an affine does not say; values are stored by its slope and intercept.
+    Integers are rounded and clipped to their range. A NIfTI ``header`` (``headers.kept``) gives
+    what an affine does not say; values are stored by its slope and intercept. Its record stands in
+    files of every kind.
     """
     path = Path(path)
+    if path.suffix.lower() == ".png":
+        return _save_png(volume, path, header)
     if not path.name.endswith((".nii", ".nii.gz", ".mgz")):
         raise InputError(f"{path}: expected a name ending in .nii, .nii.gz or .mgz")
     slope, inter = header.get_slope_inter() if header is not None else (1.0, 0.0)
-    scaled = (slope, inter) != (1, 0)
-    data = (volume.data.astype(np.float64) - inter) / slope if scaled else volume.data
+    data = volume.data
     if np.issubdtype(dtype, np.integer):
-        data = np.rint(np.clip(data, *limits(dtype)))
+        data = np.rint(np.clip((data.astype(np.float64) - inter) / slope, *limits(dtype)))
     data = data.astype(dtype, copy=False)
     if path.suffix == ".mgz":
-        if scaled or dtype not in (np.uint8, np.int16, np.int32, np.float32):
-            raise InputError(f"{path}: an .mgz holds no {np.dtype(dtype)}, or no slope; choose .nii.gz or float32")
+        if (slope, inter) != (1, 0) or dtype not in (np.uint8, np.int16, np.int32, np.float32):
+            raise InputError(f"{path}: an .mgz holds no {np.dtype(dtype)}, or no slope; choose .nii.gz")
         image = nib.MGHImage(data, volume.affine)
     elif header is None:
         image = nib.Nifti1Image(data, volume.affine, dtype=dtype)
@@ -99,28 +98,37 @@ def save(volume: Volume, path: str | Path, dtype: type = np.float32, header: nib
         image.header.set_slope_inter(slope, inter)
     with atomic(path) as temporary:
         nib.save(image, temporary)
-        attach_record(temporary, header)
+        if path.suffix == ".mgz":
+            append_to_mgh(temporary, comment(header))
+    return path
+
+
+def _save_png(volume: Volume, path: Path, header: nib.Nifti1Header | None) -> Path:
+    """To be looked at, x along the columns: 16 bits from the minimum to the maximum; units and
+    place are lost.
+    """
+    if volume.shape[2] != 1:
+        raise InputError(f"{path}: a PNG holds one slice, got {volume.shape[2]}; give a name ending in .nii.gz")
+    low, high = float(volume.data.min()), float(volume.data.max())
+    grey = np.rint((volume.data[..., 0].T - low) / ((high - low) or 1.0) * 65535).astype(np.uint16)
+    notes = PngInfo()
+    notes.add_text("Comment", comment(header))
+    with atomic(path) as temporary:
+        Image.fromarray(grey).save(temporary, pnginfo=notes)
     return path
 
 
 def coarse_grid(shape: Sequence[int], affine: np.ndarray, factor: Sequence[float], align: str = "center"):
     """Grid that is ``factor`` times coarser per axis over the same field of view: (shape, affine).
 
-    ``center``: spacing grows by the factor, the first voxel centre moves by (factor - 1) / 2 fine voxels,
-    and ceil(N / factor) voxels cover the field, but for 1e-4 of a voxel, since headers round. ``corners``: first and
-    last voxel centres coincide on both grids, as in SciPy's ``zoom``; the spacing then grows by (N - 1) / (n - 1).
+    ``center``: spacing grows by the factor, the first voxel centre moves by (factor - 1) / 2 fine
+    voxels, and ceil(N / factor) voxels cover the field, but for 1e-4 of a voxel, since headers
+    round. ``corners``: first and last voxel centres coincide on both grids, as in SciPy's ``zoom``;
+    the spacing then grows by (N - 1) / (n - 1).
     """
     shape, factor = np.asarray(shape), np.asarray(factor, dtype=float)
-    if align == "center":
-        coarse = np.ceil(shape / factor - 1e-4).astype(int)
-        step, shift = factor, (factor - 1) / 2
-    elif align == "corners":
-        coarse = np.maximum(np.round(shape / factor).astype(int), 1)
-        step, shift = (shape - 1) / np.maximum(coarse - 1, 1), np.zeros(3)
-        step = np.where(coarse == shape, 1.0, step)
-    else:
-        raise InputError(f"align is 'center' or 'corners', got {align!r}")
-    return tuple(int(n) for n in coarse), affine @ _scale_shift(step, shift)
+    count = np.ceil(shape / factor - 1e-4) if align == "center" else np.maximum(np.round(shape / factor), 1)
+    return _grid(shape, affine, count.astype(int), factor, align)
 
 
 def fine_grid(volume: Volume, factor: Sequence[float], align: str = "center"):
@@ -128,23 +136,20 @@ def fine_grid(volume: Volume, factor: Sequence[float], align: str = "center"):
 
     With ``first`` voxel 0 stays where it is, as where scan lines were left out.
     """
-    factor = np.asarray(factor, dtype=float)
-    shape = np.maximum(np.round(np.asarray(volume.shape) * factor).astype(int), 1)
-    if align == "center":
-        step, shift = 1 / factor, (1 / factor - 1) / 2
-    elif align == "corners":
-        step, shift = np.where(shape > 1, (np.asarray(volume.shape) - 1) / np.maximum(shape - 1, 1), 1.0), np.zeros(3)
-    elif align == "first":
-        step, shift = 1 / factor, np.zeros(3)
-    else:
-        raise InputError(f"align is 'center' or 'corners', got {align!r}")
-    return tuple(int(n) for n in shape), volume.affine @ _scale_shift(step, shift)
+    shape, factor = np.asarray(volume.shape), np.asarray(factor, dtype=float)
+    count = np.maximum(np.round(shape * factor), 1).astype(int)
+    return _grid(shape, volume.affine, count, 1 / factor, align)
 
 
-def _scale_shift(step: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    matrix = np.diag([*step, 1.0])
-    matrix[:3, 3] = shift
-    return matrix
+def _grid(shape: np.ndarray, affine: np.ndarray, count: np.ndarray, step: np.ndarray, align: str):
+    """Grid of ``count`` voxels, each as long as ``step`` voxels of the grid (shape, affine):
+    (shape, affine).
+    """
+    shifts = {"center": (step - 1) / 2, "corners": np.zeros(3), "first": np.zeros(3)}
+    shift = choose(shifts, align, "alignment")
+    if align == "corners":
+        step = np.where(count == shape, 1.0, (shape - 1) / np.maximum(count - 1, 1))
+    return tuple(count.tolist()), affine @ from_matvec(np.diag(step), shift)
 
 
 def resample(
@@ -157,11 +162,10 @@ def resample(
 ) -> Volume:
     """Spline interpolation of the given order on another grid.
 
-    Beyond the outermost centres the scan goes on by SciPy's ``mode``; beyond the field of view, half a voxel from
-    them, it is ``outside`` where that is given.
+    Beyond the outermost centres the scan goes on by SciPy's ``mode``; beyond the field of view,
+    half a voxel from them, it is ``outside`` where that is given.
     """
-    mapping = np.linalg.inv(volume.affine) @ affine
-    matrix, offset = mapping[:3, :3], mapping[:3, 3]
+    matrix, offset = to_matvec(np.linalg.inv(volume.affine) @ affine)
     diagonal = np.diag(matrix)
     if np.abs(matrix - np.diag(diagonal)).max() < 1e-6:  # same axes: SciPy's separable path, many times faster
         matrix = diagonal
@@ -182,8 +186,8 @@ def axcodes(volume: Volume) -> str:
 def describe(volume: Volume) -> str:
     """What geometry and intensities a scan has, in a line."""
     shape, spacing = (" x ".join(f"{v:.4g}" for v in values) for values in (volume.shape, volume.spacing_mm))
-    low, high = float(volume.data.min()), float(volume.data.max())
-    return f"{shape} voxels of {spacing} mm, axes {axcodes(volume)}, intensities {low:.4g} to {high:.4g}"
+    intensities = f"{volume.data.min():.4g} to {volume.data.max():.4g}"
+    return f"{shape} voxels of {spacing} mm, axes {axcodes(volume)}, intensities {intensities}"
 
 
 def reorient(volume: Volume, axes: str = "RAS") -> Volume:
@@ -200,16 +204,14 @@ def crop_or_pad(volume: Volume, start: Sequence[int], shape: Sequence[int], outs
     Beyond the scan it is ``outside``, its ``background`` where that is not given.
     """
     start, shape = np.asarray(start), np.asarray(shape)
-    low, high = np.maximum(start, 0), np.minimum(start + shape, volume.shape)
+    low, high = (np.clip(edge, 0, volume.shape) for edge in (start, start + shape))
+    before = np.clip(-start, 0, shape)
+    missing = np.stack([before, shape - (high - low) - before], axis=1)
     if outside is None:
-        whole = (low == start).all() and (high == start + shape).all()
-        outside = 0 if whole else background(volume.data)
-    data = np.full(shape, outside, dtype=np.float32)
-    if (high > low).all():
-        source = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-        target = tuple(slice(a, b) for a, b in zip(low - start, high - start, strict=True))
-        data[target] = volume.data[source]
-    return Volume(data, volume.affine @ _scale_shift(np.ones(3), start))
+        outside = background(volume.data) if missing.any() else 0
+    inside = volume.data[tuple(map(slice, low, high))]
+    data = np.pad(inside, missing, constant_values=outside)
+    return Volume(data, volume.affine @ from_matvec(np.eye(3), start))
 
 
 def central(volume: Volume, size: int) -> Volume:
@@ -218,8 +220,10 @@ def central(volume: Volume, size: int) -> Volume:
 
 
 def framed(volume: Volume, shape: Sequence[int]) -> Volume:
-    """The middle of a scan in a frame of ``shape`` voxels; its ``background`` where the frame is larger than the scan."""
-    return crop_or_pad(volume, [(n - s) // 2 for n, s in zip(volume.shape, shape, strict=True)], shape)
+    """The middle of a scan in a frame of ``shape`` voxels; its ``background`` where the frame is
+    larger than the scan.
+    """
+    return crop_or_pad(volume, np.subtract(volume.shape, shape) // 2, shape)
 
 
 def sample(data: np.ndarray) -> np.ndarray:
@@ -229,31 +233,37 @@ def sample(data: np.ndarray) -> np.ndarray:
 
 
 def plateau(data: np.ndarray) -> float | None:
-    """The lowest value that a quarter of a scan's voxels have, if any: as a rule, its background."""
+    """The lowest value that a quarter of a scan's voxels have, if any: as a rule, its
+    background.
+    """
     values, counts = np.unique(sample(data), return_counts=True)
     common = values[counts > counts.sum() / 4]
     return float(common[0]) if common.size else None
 
 
 def background(data: np.ndarray) -> float:
-    """What a scan shows where nothing is: 0 where none is below; else its ``plateau``, or the minimum."""
+    """What a scan shows where nothing is: 0 where none is below; else its ``plateau``, or the
+    minimum.
+    """
     low = float(data.min())
     level = plateau(data) if low < 0 else 0.0
     return low if level is None else level
 
 
 def to_window(volume: Volume, rule: str, reconstructed: bool = False) -> Volume:
-    """A scan as measured, clipped to what an intensity rule knows: HU_WINDOW for ``hu``; for training and prediction.
+    """A scan as measured, clipped to what an intensity rule knows: HU_WINDOW for ``hu``; for
+    training and prediction.
 
-    A scan that was ``reconstructed`` from few views of a clipped one lies beyond by its streaks, as in training: within
-    STREAKS times the window it stays as it is.
+    A scan that was ``reconstructed`` from few views of a clipped one lies beyond by its streaks, as
+    in training: within STREAKS times the window it stays as it is.
     """
     if rule != "hu":
         return volume
     low, high = HU_WINDOW
-    slack = STREAKS * (high - low) if reconstructed else 0
-    inside = low - slack <= volume.data.min() and volume.data.max() <= high + slack
-    return volume if reconstructed and inside else volume.with_data(np.clip(volume.data, low, high))
+    streaks = STREAKS * (high - low)
+    if reconstructed and low - streaks <= volume.data.min() and volume.data.max() <= high + streaks:
+        return volume
+    return volume.with_data(np.clip(volume.data, low, high))
 
 
 @dataclass(frozen=True)
@@ -271,24 +281,30 @@ class Scaling:
 
 
 def fit_scaling(data: np.ndarray, rule: str = "minmax") -> Scaling:
-    """Scaling by a named rule: ``minmax`` to [0, 1], ``max`` (divide by the maximum), ``12bit`` (divide by 4095),
-    ``halfmax`` (by half the maximum, minus 1: [-1, 1] for scans that begin at 0), ``hu`` (HU_WINDOW to [0, 1]).
+    """Scaling by a named rule: ``minmax`` to [0, 1], ``max`` (divide by the maximum), ``12bit``
+    (divide by 4095), ``halfmax`` (by half the maximum, minus 1: [-1, 1] for scans that begin at 0),
+    ``hu`` (HU_WINDOW to [0, 1]).
 
-    Raises InputError for a constant scan, an unknown rule, and by ``max``, ``12bit`` and ``halfmax`` for a scan that does
-    not begin at about 0, such as CT in HU or one of mean 0: these rules have no meaning there.
+    Raises InputError for a constant scan, an unknown rule, and by ``max``, ``12bit`` and
+    ``halfmax`` for a scan that does not begin at about 0, such as CT in HU or one of mean 0: these
+    rules have no meaning there.
     """
     low, high = float(data.min()), float(data.max())
     if not high > low:
-        raise InputError(
-            f"the scan is constant (every voxel is {low:g}), so there is nothing to enhance; check the file"
-        )
+        raise InputError(f"the scan is constant (every voxel is {low:g}): nothing to enhance; check the file")
     if rule in ("max", "12bit", "halfmax") and low < -SIGNED * high:
         raise InputError(
-            f"the rule {rule} is for scans that begin at 0, this one goes from {low:g} to {high:g}; "
+            f"the rule {rule} is for scans that begin at 0, got {low:g} to {high:g}; "
             "shift it to begin at 0, or choose a model of the rule minmax"
         )
     if rule == "12bit" and not 255 < high <= 4095:
-        raise InputError(f"the rule 12bit is for scans of 0 to 4095, this one reaches {high:g}; use the rule minmax")
-    rules = {"minmax": (low, high - low), "max": (0.0, high), "12bit": (0.0, 4095.0), "halfmax": (high / 2, high / 2)}
-    rules["hu"] = (HU_WINDOW[0], HU_WINDOW[1] - HU_WINDOW[0])
+        raise InputError(f"the rule 12bit is for scans of 0 to 4095, got one to {high:g}; use the rule minmax")
+    window = HU_WINDOW[1] - HU_WINDOW[0]
+    rules = {
+        "minmax": (low, high - low),
+        "max": (0.0, high),
+        "12bit": (0.0, 4095.0),
+        "halfmax": (high / 2, high / 2),
+        "hu": (HU_WINDOW[0], window),
+    }
     return Scaling(*choose(rules, rule, "intensity rule"))

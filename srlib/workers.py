@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from typing import TypeVar
 
 from srlib.paths import first_line
@@ -18,49 +18,33 @@ STOPPED = "stopped while it was worked on"
 
 
 def share(
-    todo: Sequence[T], workers: int, here: Callable[[T], R], begin: Callable[..., Callable[[T], R]], *given: object
+    todo: Sequence[T],
+    workers: int,
+    here: Callable[[T], R],
+    begin: Callable[..., Callable[[T], R]],
+    *given: object,
 ) -> Iterator[tuple[T, R | str]]:
     """Yield each job with its result, as they finish, or with a line that says why there is none.
 
-    One worker is this process, and ``here`` does a job; else ``begin(*given)`` makes what does so in each process. A job
-    whose process dies is tried once more, after the others. A process that cannot begin is not replaced; when none is
-    left, the other jobs have no result. Processes end with the iterator, with the process that uses it, and by Ctrl-C:
-    then the line for the jobs at hand is STOPPED, and KeyboardInterrupt follows.
+    One worker is this process, and ``here`` does a job. Else ``begin(*given)`` makes what does so
+    in each process; what it raises is the line for each job. A job whose process dies is tried once
+    more, after the others. A process that dies before it has begun is not replaced; when none is
+    left, the other jobs have no result. Processes end
+    with the iterator, with the process that uses it, and by Ctrl-C: then the line for the jobs at
+    hand is STOPPED, and KeyboardInterrupt follows.
     """
-    waiting, again, started, pool, why = deque(todo), set(), [], {}, ENDED
+    if workers == 1:
+        yield from _alone(todo, here)
+        return
+    pool, started = {}, []  # the job of each pipe, None before its process has begun
+
+    def start() -> None:
+        process, pipe = _start(begin, given)
+        started.append(process)
+        pool[pipe] = None
+
     try:
-        while waiting and workers == 1:
-            pool[None] = waiting.popleft()
-            yield pool[None], here(pool[None])
-            del pool[None]
-        while waiting or pool:
-            while waiting and len(pool) < workers:
-                process, pipe = _start(begin, given)
-                started.append(process)
-                pool[pipe] = None  # no job yet
-            if not pool:
-                yield from ((job, why) for job in waiting)
-                return
-            for pipe in wait([*pool]):
-                job, alive = pool[pipe], True
-                try:
-                    result = pipe.recv()
-                except (EOFError, OSError):
-                    alive, result = False, ENDED
-                if job is not None and (alive or job in again):
-                    yield job, result
-                elif job is not None:
-                    again.add(job)
-                    waiting.append(job)
-                elif result:
-                    alive, workers, why = False, workers - 1, result
-                del pool[pipe]
-                if alive and waiting:
-                    pool[pipe] = waiting.popleft()
-                    with suppress(OSError):  # it died meanwhile, which is seen when it is next heard
-                        pipe.send(pool[pipe])
-                elif alive:
-                    pipe.close()
+        yield from _together(deque(todo), workers, pool, start)
     except KeyboardInterrupt:
         _end(started)
         yield from ((job, STOPPED) for job in pool.values() if job is not None)
@@ -69,17 +53,58 @@ def share(
         _end(started)
 
 
-def _end(processes: Sequence[multiprocessing.Process]) -> None:
+def _alone(todo, here):
+    for job in todo:
+        try:
+            result = here(job)
+        except KeyboardInterrupt:
+            yield job, STOPPED
+            raise
+        yield job, result
+
+
+def _together(waiting, workers, pool, start):
+    again = set()
+    while pool or (waiting and workers):
+        for _ in range(min(len(waiting), workers - len(pool))):
+            start()
+        for pipe in wait([*pool]):
+            result = _received(pipe)
+            job = pool.pop(pipe)
+            if result is ENDED and job is None:
+                workers -= 1
+            elif result is ENDED and job not in again:
+                again.add(job)
+                waiting.append(job)
+            elif job is not None:
+                yield job, result
+            if waiting and result is not ENDED:
+                pool[pipe] = waiting.popleft()
+                with suppress(OSError):  # it died meanwhile, which is seen when it is next heard
+                    pipe.send(pool[pipe])
+    yield from ((job, ENDED) for job in waiting)
+
+
+def _received(pipe):
+    """What a process has sent; ENDED where it died."""
+    try:
+        return pipe.recv()
+    except (EOFError, OSError):
+        return ENDED
+
+
+def _end(processes):
     for process in processes:
         process.kill()
         process.join()
 
 
-def _start(begin: Callable, given: Sequence[object]) -> tuple[multiprocessing.Process, Connection]:
-    context = multiprocessing.get_context("spawn")  # since forks of a process that has threads may hang
+def _start(begin, given):
+    context = multiprocessing.get_context("spawn")  # forks of a process with threads may hang
     pipe, end = context.Pipe()
     process = context.Process(target=_serve, args=(end, begin, given), daemon=True)
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: a Ctrl-C is the parent's to handle
+    # inherited: a Ctrl-C is the parent's to handle
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         process.start()
     finally:
@@ -88,19 +113,22 @@ def _start(begin: Callable, given: Sequence[object]) -> tuple[multiprocessing.Pr
     return process, pipe
 
 
-def _serve(pipe: Connection, begin: Callable, given: Sequence[object]) -> None:
+def _serve(pipe, begin, given):
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        work = begin(*given)
+    except Exception as err:  # whatever it is, it is said of each job
+        why = first_line(err)
+
+        def work(_: object) -> str:
+            return why
+
     with suppress(EOFError, OSError):  # nothing more to do, or nobody to do it for
-        try:
-            work = begin(*given)
-        except Exception as err:  # whatever it is, the parent tells it
-            pipe.send(first_line(err))
-            return
-        pipe.send("")
+        pipe.send(None)
         while True:
             pipe.send(work(pipe.recv()))
 
 
-def _end_with_parent() -> None:
+def _end_with_parent():
     multiprocessing.parent_process().join()
     os._exit(1)  # at once: nobody waits for what is being computed

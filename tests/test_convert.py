@@ -94,7 +94,7 @@ def test_rows_that_were_never_published_are_refused(deeplesion, tmp_path, old, n
         (("a.mat",), {"train": "a.mat,100,400,-0.5,0.5", "test": "a.mat,100,400,-0.5,0.5"}, "a stands twice"),
         (("a.mat", "A.mat"), {"val": "a.mat,100,400,-0.5,0.5\nA.mat,100,400,-0.5,0.5"}, "stands twice"),
         (("a.mat",), {"val": "a.mat,100,nan,-0.5,0.5"}, "no geometry"),
-        (("a.mat",), {"val": "../a.mat,100,400,-0.5,0.5"}, "whose column filename lists"),
+        (("a.mat",), {"val": "../a.mat,100,400,-0.5,0.5"}, "whose column filename lists .mat"),
     ],
 )
 def test_records_whose_names_collide_are_refused(tmp_path, files, rows, match):

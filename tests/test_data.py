@@ -139,7 +139,7 @@ def one_dimensional(path: Path) -> None:
         (Path.touch, "unreadable scan"),
         (truncated_in_its_header, "unreadable scan"),
         (four_dimensional, "expected a 3-D scan, got shape (4, 4, 4, 2)"),
-        (one_dimensional, "expected a 3-D scan or a 2-D image, got shape (4,)"),
+        (one_dimensional, "expected a 3-D scan, got shape (4,)"),
     ],
 )
 @pytest.mark.parametrize("column", ["t1", "t2", "labels", "mask", "lr"])

@@ -28,9 +28,14 @@ def test_a_manifest_of_a_user_is_never_written_over(tmp_path, monkeypatch):
             build(manifest=mine)
     assert mine.read_text() == "subject,split,t1\n"
     assert not list(tmp_path.rglob("*.nii.gz"))
-    tracked = root() / "csv" / "example.csv"
-    before = tracked.stat().st_mtime_ns
-    assert example.list_cohort(tracked).stat().st_mtime_ns == before  # the same bytes
+
+
+def test_the_tracked_manifest_is_the_one_that_is_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("SRLIB_DATA", str(tmp_path))
+    monkeypatch.setattr(example, "read_template", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        example.build()
+    assert (tmp_path / "example.csv").read_bytes() == (root() / "csv" / "example.csv").read_bytes()
 
 
 def test_the_template_and_its_tissues_share_a_grid(template):

@@ -12,8 +12,7 @@ from srlib.degrade import GaussianDownsample
 from srlib.fields import separable
 from srlib.paths import InputError, data_dir
 from srlib.priors import Label, estimate_priors, partners, read_classes, read_priors
-from srlib.slices import Axis, axis_reliability
-from srlib.systems import Acquisition, Generation
+from srlib.slices import Axis
 from srlib.volume import Volume, load
 
 ROOT = Path(__file__).parents[1]
@@ -132,7 +131,8 @@ def test_a_crop_is_a_part_of_the_whole(encoded, labels):
     generation = Generation((Acquisition("t1"),), **STILL | {"warp_std": 3.0, "rotation_deg": 10.0})
     for seed in range(3):
         whole = generator.draw(np.random.default_rng(seed), encoded, generation, PRIORS, labels.shape)
-        part = whole.changed(size=(16, 17, 12), crop=(16, 17, 12), start=(9, 20, 15))
+        axes = [Axis(n, n, 1.0, 1.0) for n in (16, 17, 12)]
+        part = dataclasses.replace(whole, axes=axes, start=(9, 20, 15))
         expected = generator.apply(encoded, whole, generation).classes[0][9:25, 20:37, 15:27]
         assert (generator.apply(encoded, part, generation).classes[0] != expected).float().mean() < 1e-3
 
@@ -167,7 +167,7 @@ def test_a_warp_does_not_fold_where_the_published_bounds_are_greatest():
         rng = np.random.default_rng(seed)
         p = generator.draw(rng, encoded, Generation((THICK,)), {"t1": (MEANS[:, :1], STDS[:, :1])}, (96, 112, 88))
         p = dataclasses.replace(p, velocity=p.velocity / p.velocity.std() * 4.0)
-        grid = generator._grid(p, (96, 112, 88), "cpu")[0].movedim(-1, 0).flip(0)
+        grid = generator._grid(p, (96, 112, 88))[0].movedim(-1, 0).flip(0)
         grid = grid.double() * torch.tensor([(n - 1) / 2 for n in (96, 112, 88)]).view(3, 1, 1, 1)
         matrix = torch.stack([torch.stack(torch.gradient(c)) for c in grid]).movedim((0, 1), (-2, -1))
         determinant = torch.linalg.det(matrix)[1:-1, 1:-1, 1:-1]
@@ -201,11 +201,11 @@ def test_inputs_are_what_prediction_makes_of_a_thick_scan(encoded, labels, order
 
 
 def test_reliability_marks_slices_and_fades():
-    np.testing.assert_allclose(axis_reliability(7, 3, 1.0), [0, 1, 0, 0, 1, 0, 0])
-    np.testing.assert_allclose(axis_reliability(6, 2.0, 0.5), [0.5] * 6)
-    np.testing.assert_allclose(axis_reliability(6, 4.5, 1.75), [0, 0.25, 0.75, 0, 0, 0])
-    np.testing.assert_allclose(axis_reliability(5, 1.0, 0.3), np.ones(5))
-    ex_sum = axis_reliability(3000, 4.5, 1.75).sum()
+    np.testing.assert_allclose(Axis(7, 7, 1, 1).reliability(3), [0, 1, 0, 0, 1, 0, 0])
+    np.testing.assert_allclose(Axis(6, 6, 1, 1).reliability(2.0), [0.5] * 6)
+    np.testing.assert_allclose(Axis(6, 6, 1, 1).reliability(4.5), [0, 0.25, 0.75, 0, 0, 0])
+    np.testing.assert_allclose(Axis(5, 5, 1, 1).reliability(1.0), np.ones(5))
+    ex_sum = Axis(3000, 3000, 1, 1).reliability(4.5).sum()
     assert ex_sum == pytest.approx(3000 / 4.5, rel=1e-3)  # as many as there are slices
 
 
@@ -265,7 +265,7 @@ def test_label_maps_that_cannot_be_used(labels, change, message):
     "generation, real, message",
     [
         (Generation((Acquisition("flair"),)), None, "no intensity priors for 'flair'"),
-        (Generation((THICK,), target="real"), None, "takes a real scan"),
+        (Generation((THICK,), target="real"), None, "expected a real scan"),
         (Generation((THICK,), target="real"), np.zeros((3, 3, 3)), r"got \(3, 3, 3\)"),
         (Generation((THICK,)), np.zeros((40, 48, 36)), "no real scan"),
     ],

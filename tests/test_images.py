@@ -21,9 +21,9 @@ from skimage import io
 from srlib import headers, inputs, volume
 from srlib.cli import main
 from srlib.dicom import read_thickness
-from srlib.images import deeplesion_rows, hu_window, load, load_dicom, load_duke, load_png, read_shape, save, scans_in
+from srlib.images import deeplesion_rows, load, load_dicom, load_duke, load_png, read_shape, scans_in
 from srlib.paths import InputError, ScanWarning
-from srlib.volume import Scaling
+from srlib.volume import save
 
 
 def refused(call, match: str) -> None:
@@ -47,10 +47,6 @@ def test_png_of_deeplesion_is_in_hu(tmp_path: Path) -> None:
     io.imsave(tmp_path / "a.png", (hu + 32768).astype(np.uint16), check_contrast=False)
     image = load_png(tmp_path / "a.png", deeplesion=True)
     np.testing.assert_array_equal(image.data[:, :, 0], hu.T)
-    window = hu_window(image.data)
-    np.testing.assert_allclose(window[:, :, 0].T, [[0, 1024 / 1224, 1], [1, 0, 1059 / 1224]], rtol=1e-6)
-    inside = (image.data >= -1024) & (image.data <= 200)
-    np.testing.assert_allclose(Scaling(-1024, 1224).invert(window)[inside], image.data[inside], atol=1e-3)
     io.imsave(tmp_path / "b.png", np.zeros((3, 4), np.uint8), check_contrast=False)
     refused(lambda: load_png(tmp_path / "b.png", deeplesion=True), r"b\.png: expected a 16-bit")
 
@@ -79,7 +75,7 @@ def test_bad_pngs(tmp_path: Path) -> None:
         refused(lambda: load_png(tmp_path / "cut.png"), r"cut\.png: missing, unreadable or truncated")
     refused(lambda: load_png(tmp_path / "absent.png"), r"absent\.png: missing")
     io.imsave(tmp_path / "colour.png", np.zeros((4, 5, 3), np.uint8), check_contrast=False)
-    refused(lambda: load_png(tmp_path / "colour.png"), r"colour\.png: expected an 8- or 16-bit grey PNG, got .*3\)")
+    refused(lambda: load_png(tmp_path / "colour.png"), r"colour\.png: expected an 8- or 16-bit grey PNG, got RGB")
 
 
 def test_archives_of_one_array(tmp_path: Path) -> None:
@@ -189,12 +185,12 @@ def set_to(**values):
         ({"SeriesInstanceUID": generate_uid()}, "2 series in one folder"),
         ({"NumberOfFrames": 2}, "one grey slice per file, got 2 frames, MONOCHROME2; export each frame as a file"),
         ({"SharedFunctionalGroupsSequence": [Dataset()]}, "export each frame as a file of its own .*classic slices"),
-        ({"Rows": None}, "expected Rows and Columns, got None and 4"),
+        ({"Rows": None}, "its Rows is None, expected 1 or more"),
         ({"RescaleSlope": 0}, "RescaleSlope is 0"),
         ({"RescaleSlope": 1e300}, "RescaleSlope is 1e.?300"),
-        ({"HighBit": 15}, "its HighBit is 15, expected 11"),
+        ({"HighBit": 15}, "its HighBit is 15, expected BitsStored - 1"),
         ({"BitsAllocated": 8}, "cannot be decoded"),
-        ({"SliceThickness": -1}, "its SliceThickness is -1 mm"),
+        ({"SliceThickness": -1}, "its SliceThickness is -1"),
         ({"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3}, "grey slice per file, got 1 frames, RGB"),
         ({"PhotometricInterpretation": "PALETTE COLOR"}, "PALETTE"),
         ({"PixelSpacing": [0.9, 0.8]}, "size, spacing or orientation is not that of"),
@@ -329,19 +325,9 @@ def test_folders_hold_series_and_single_images_of_any_name(series, tmp_path: Pat
 
 
 def test_what_is_not_dicom_and_has_no_suffix_is_explained(tmp_path: Path, noise) -> None:
-    scan = volume.Volume(noise((4, 5, 6)), np.eye(4))
-    for suffix in (".nii.gz", ".nii"):
-        os.rename(save(scan, tmp_path / f"a{suffix}"), tmp_path / "scan")
-        refused(
-            lambda: load(tmp_path / "scan"),
-            rf"scan: unreadable scan: expected NIfTI, .* it begins like a \{suffix}: rename it",
-        )
-    (tmp_path / "scan").write_text("notes")
+    os.rename(save(volume.Volume(noise((4, 5, 6)), np.eye(4)), tmp_path / "a.nii"), tmp_path / "scan")
     for read in (load, read_shape):
-        refused(
-            lambda read=read: read(tmp_path / "scan"),
-            r"scan: unreadable scan: expected NIfTI, MGH or Analyze .* or DICOM$",
-        )
+        refused(lambda read=read: read(tmp_path / "scan"), r"scan: unreadable scan .* name it as what it is .\.nii\.gz")
 
 
 @pytest.mark.parametrize("missing", [1, 2, 3])
@@ -561,7 +547,7 @@ def test_what_pydicom_cannot_decode_is_refused(series) -> None:
         header.PixelData = pydicom.encaps.encapsulate([header.PixelData])
         header["PixelData"].VR = "OB"
 
-    refused(lambda: load_dicom(series(compress)), "cannot be decoded .JPEG-LS Lossless")
+    refused(lambda: load_dicom(series(compress)), "cannot be decoded .*JPEG-LS Lossless")
 
 
 def test_files_that_are_no_images_are_refused(series, tmp_path: Path) -> None:
@@ -633,54 +619,41 @@ def test_bad_deeplesion_folders(tmp_path: Path) -> None:
     refused(lambda: deeplesion_rows(tmp_path), "row 2: not as published")
     deeplesion(tmp_path, one)
     (tmp_path / "Images_png/000001_01_01/109.png").unlink()
-    refused(lambda: deeplesion_rows(tmp_path), "no slice of DL_info.csv found")
+    refused(lambda: deeplesion_rows(tmp_path), "no slice of DL_info.csv")
 
 
 @pytest.fixture
 def record(tmp_path: Path) -> Path:
-    """A record as published: 12 depths of 7 beams, complex IQ, post-processed image and acquisition parameters."""
-    rng = np.random.default_rng(0)
-    iq = rng.standard_normal((12, 7)) + 1j * rng.standard_normal((12, 7))
-    acquired = {
-        "r": 0.001 + 0.0002 * np.arange(12), "apex_coordinates": [0.0, 0.0, -0.05], "theta": np.linspace(-0.4, 0.5, 7)
-    }  # fmt: skip
-    savemat(tmp_path / "a.mat", {"iq": iq, "dtce": np.arange(84.0).reshape(12, 7), "acq_params": acquired})
+    """A record as published, 12 depths of 7 beams, and the row of a split that places it."""
+    savemat(tmp_path / "a.mat", {"dtce": np.arange(84.0).reshape(12, 7)})
+    (tmp_path / "test.csv").write_text(
+        "filename,axial_samples,lateral_samples,initial_radius,final_radius,initial_angle,final_angle,f0\n"
+        "b.mat,12,7,1,2,3,4,5\na.mat,12,7,310.69,322.69,-0.48,0.49,2358490.5\nnan.mat,12,7,nan,1,1,1,1\n"
+    )
     return tmp_path / "a.mat"
 
 
 def test_duke_record(record: Path) -> None:
-    polar, geometry = load_duke(record)
+    polar, geometry = load_duke(record, record.with_name("test.csv"))
     assert polar.shape == (7, 12) and polar.dtype == np.float32
     np.testing.assert_array_equal(polar.T, np.arange(84).reshape(12, 7))
-    expected = {"initial_radius": 255, "final_radius": 267, "initial_angle": -0.4, "final_angle": 0.5}
-    assert geometry == pytest.approx(expected)
-    envelope, same = load_duke(record, "iq")
-    assert envelope.shape == (7, 12) and envelope.min() >= 0 and same == geometry
-    assert (envelope**2).mean() == pytest.approx(2, rel=0.4)  # the modulus, not the real part
-
-
-def test_duke_geometry_from_a_published_split(record: Path, tmp_path: Path) -> None:
-    table = tmp_path / "test.csv"
-    table.write_text(
-        "filename,axial_samples,lateral_samples,initial_radius,final_radius,initial_angle,final_angle,f0\n"
-        "b.mat,12,7,1,2,3,4,5\na.mat,12,7,310.69,322.69,-0.48,0.49,2358490.5\n"
-    )
-    geometry = {"initial_radius": 310.69, "final_radius": 322.69, "initial_angle": -0.48, "final_angle": 0.49}
-    assert load_duke(record, table=table)[1] == geometry
-    record.rename(tmp_path / "c.mat")
-    refused(lambda: load_duke(tmp_path / "c.mat", table=table), r"c\.mat: no geometry in .*test\.csv")
-    refused(lambda: load_duke(tmp_path / "c.mat", table=tmp_path / "no.csv"), r"no\.csv: cannot be read")
+    expected = {"initial_radius": 310.69, "final_radius": 322.69, "initial_angle": -0.48, "final_angle": 0.49}
+    assert geometry == expected
 
 
 def test_bad_duke_records(record: Path, tmp_path: Path) -> None:
-    refused(lambda: load_duke(record, "echo"), "in the variable echo")
-    savemat(tmp_path / "bare.mat", {"dtce": np.zeros((3, 4))})
-    refused(lambda: load_duke(tmp_path / "bare.mat"), r"bare\.mat: no geometry in its acq_params")
-    refused(lambda: load_duke(tmp_path / "absent.mat"), r"absent\.mat: not a readable MATLAB")
+    table = tmp_path / "test.csv"
+    for name in ("c.mat", "nan.mat"):
+        shutil.copy(record, tmp_path / name)
+        refused(lambda name=name: load_duke(tmp_path / name, table), rf"{name}: no geometry in .*test\.csv")
+    refused(lambda: load_duke(record, tmp_path / "no.csv"), r"no\.csv: cannot be read")
+    savemat(tmp_path / "bare.mat", {"echo": np.zeros((3, 4))})
+    refused(lambda: load_duke(tmp_path / "bare.mat", table), "in the variable dtce")
+    refused(lambda: load_duke(tmp_path / "absent.mat", table), r"absent\.mat: not a readable MATLAB")
     whole = record.read_bytes()
     for size in (0, 50, 200):
         record.write_bytes(whole[:size])
-        refused(lambda: load_duke(record), r"a\.mat: ")
+        refused(lambda: load_duke(record, table), r"a\.mat: ")
 
 
 def test_the_thickness_of_slices_is_known_where_a_header_says_it(series, tmp_path: Path) -> None:

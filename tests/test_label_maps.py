@@ -85,7 +85,7 @@ def test_measured_priors_of_two_manifests_of_one_name_do_not_mix(labelled):
 
 
 def test_label_maps_need_classes_and_priors_need_scans(labelled):
-    with pytest.raises(InputError, match="need a table of their classes"):
+    with pytest.raises(InputError, match="a table of its classes is needed"):
         label_maps.find(f"{labelled}/mine.csv")
     subjects = [s for s in read_manifest(labelled / "mine.csv") if "t1" not in s.files]
     with pytest.raises(InputError, match="no row has a scan"):

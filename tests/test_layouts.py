@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from srlib import data
-from srlib.layouts import LAYOUTS, _choose, write_manifest
+from srlib.layouts import PATTERNS, _choose, write_manifest
 from srlib.paths import InputError
 from srlib.volume import Volume, save
 
@@ -39,7 +39,7 @@ def counts(manifest: Path) -> dict[str, int]:
 
 
 def test_layouts_that_are_known() -> None:
-    assert list(LAYOUTS) == ["hcp", "adni", "kirby", "bids", "synthsr", "flat"]
+    assert list(PATTERNS) == ["hcp", "adni", "kirby", "bids", "synthsr", "flat"]
 
 
 def test_hcp(tmp_path: Path) -> None:
@@ -333,7 +333,7 @@ def test_bad_subjects(tmp_path: Path, text: str | None, message: str) -> None:
     assert "ids.csv" in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", PATTERNS)
 def test_no_scan_found_says_what_was_expected(tmp_path: Path, layout: str) -> None:
     (tmp_path / "notes.txt").write_text("not a scan")
     with pytest.raises(InputError, match=rf"no scan found for the layout {layout}; expected .*\.nii") as error:

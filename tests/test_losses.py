@@ -21,8 +21,8 @@ def test_penalty_of_a_critic_with_known_gradient_norm(norm):
 
 def test_penalty_teaches_the_critic():
     critic = nn.Linear(8, 1, bias=False)
-    points = losses.mix(torch.rand(4, 8), torch.rand(4, 8), torch.rand(4))
-    losses.gradient_penalty(critic(points)[:, 0], points).backward()
+    points = losses.mix(torch.rand(4, 8, 1, 1, 1), torch.rand(4, 8, 1, 1, 1), torch.rand(4))
+    losses.gradient_penalty(critic(points.flatten(1))[:, 0], points).backward()
     norm, gradient = critic.weight.norm(), critic.weight.grad
     expected = 2 * (norm - 1) * critic.weight / norm
     torch.testing.assert_close(gradient, expected.detach(), atol=1e-6, rtol=1e-4)
@@ -60,18 +60,15 @@ def test_gradient_difference_by_hand():
     sr[..., 1, 0, 0] = -2.0  # |gradient| 2 at one place along each axis
     along_x, along_y, along_z = [(3 - 2) ** 2, 9, 9, 9], [2**2, 0, 0, 0], [2**2, 0, 0, 0]
     total = sum(along_x + along_y + along_z)
-    assert losses.gradient_difference(sr, hr, "sum") == total == 36
-    assert losses.gradient_difference(sr, hr) == total / 4
     squares = (-2 - 3) ** 2 + 3 * 9
-    assert losses.LOSSES["mse_gdl_sum"](sr, hr) == total + squares
+    assert losses.LOSSES["mse_gdl_sum"](sr, hr) == total + squares == 36 + 52
     assert losses.LOSSES["mse_gdl"](sr, hr) == total / 4 + squares / 8
 
 
 def test_gradient_difference_forgets_the_sign_and_the_offset():
     hr = torch.rand(2, 1, 5, 4, 3)
     for same in (hr + 7, -hr):
-        assert losses.gradient_difference(same, hr) < 1e-10
-    assert losses.gradient_difference(2 * hr, hr) > 0.05
+        torch.testing.assert_close(losses.mse_gdl(same, hr), (same - hr).square().mean())
     batch = losses.LOSSES["mse_gdl_sum"](2 * hr, hr)
     torch.testing.assert_close(batch, sum(losses.LOSSES["mse_gdl_sum"](2 * h[None], h[None]) for h in hr))
 
@@ -91,22 +88,21 @@ def pair_of_images(shape, seed=0, dtype=torch.float32):
 
 
 @pytest.mark.parametrize("shape", IMAGES)
-@pytest.mark.parametrize("data_range", [1.0, 3.0])
-def test_ssim_is_the_metric(shape, data_range):
+def test_ssim_is_the_metric(shape):
     sr, hr = pair_of_images(shape)
     for offset, scale in ((0, 1), (0.9, 0.1)):  # bright and flat too
         a, b = offset + scale * sr, offset + scale * hr
         kind = "3d" if len(shape) == 5 and shape[-1] > 1 else "2d"
         images = [x.reshape(-1, *shape[2:], *[1] * (5 - len(shape))).numpy() for x in (b, a)]
-        expected = np.mean([metrics.ssim(*p, data_range, kind=kind) for p in zip(*images, strict=True)])
-        assert 1 - losses.ssim(a, b, data_range).item() == pytest.approx(expected, abs=1e-5)
-    assert losses.ssim(hr, hr, data_range).item() == pytest.approx(0, abs=1e-6)
+        expected = np.mean([metrics.ssim(*p, 1.0, kind=kind) for p in zip(*images, strict=True)])
+        assert 1 - losses.ssim(a, b).item() == pytest.approx(expected, abs=1e-5)
+    assert losses.ssim(hr, hr).item() == pytest.approx(0, abs=1e-6)
 
 
-def reference_ms_ssim(sr, hr, data_range):
+def reference_ms_ssim(sr, hr):
     """Of one image, from SciPy's uniform filter."""
     weights, product = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333), 1.0
-    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    c1, c2 = 0.01**2, 0.03**2
     a, b = sr.astype(np.float64), hr.astype(np.float64)
     for scale, weight in enumerate(weights):
         mean = [ndimage.uniform_filter(x, 7)[3:-3, 3:-3] for x in (a, b, a * a, b * b, a * b)]
@@ -123,15 +119,14 @@ def reference_ms_ssim(sr, hr, data_range):
 
 
 @pytest.mark.parametrize("size", [(112, 112), (121, 150)])
-@pytest.mark.parametrize("data_range", [1.0, 3.0])
-def test_ms_ssim_is_that_of_its_definition(size, data_range):
+def test_ms_ssim_is_that_of_its_definition(size):
     sr, hr = pair_of_images((2, 2, *size))
     sr[0, 0] = 1 - hr[0, 0]  # contrast reversed: negative terms
     sr[1, 0] = 0.5 * hr[1, 0]  # darker
     images = zip(sr.reshape(-1, *size).numpy(), hr.reshape(-1, *size).numpy(), strict=True)
-    expected = np.mean([reference_ms_ssim(a, b, data_range) for a, b in images])
-    assert 1 - losses.ms_ssim(sr, hr, data_range).item() == pytest.approx(expected, abs=1e-5)
-    assert losses.ms_ssim(sr[..., None], hr[..., None], data_range) == losses.ms_ssim(sr, hr, data_range)
+    expected = np.mean([reference_ms_ssim(a, b) for a, b in images])
+    assert 1 - losses.ms_ssim(sr, hr).item() == pytest.approx(expected, abs=1e-5)
+    assert losses.ms_ssim(sr[..., None], hr[..., None]) == losses.ms_ssim(sr, hr)
     assert losses.ms_ssim(hr, hr).item() == pytest.approx(0, abs=1e-6)
 
 
@@ -210,11 +205,6 @@ def test_laplace_is_least_where_b_is_the_error():
     s = np.log((0.3 - 1e-5) / 0.02)
     values = [losses.laplace(torch.cat([sr, torch.full_like(sr, s + d)], dim=1), hr) for d in (-0.1, 0, 0.1)]
     assert values[1] < min(values[0], values[2])
-
-
-def test_laplace_needs_two_channels():
-    with pytest.raises(InputError, match="2 output channels"):
-        losses.laplace(torch.zeros(1, 1, 2, 2, 2), torch.zeros(1, 1, 2, 2, 2))
 
 
 def test_ssim_of_slices_is_the_metrics_mean_over_the_axes():

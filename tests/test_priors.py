@@ -138,7 +138,7 @@ def test_bad_tables_are_refused_in_one_line(tmp_path, text):
 FAR = np.eye(4) + np.outer([0, 0, 1, 0], [0, 0, 0, 50])
 BAD_PAIRS = {
     "7 .250 voxels. has no class": lambda scan: (scan, grid(np.where(LABELS == 4, 7, LABELS))),
-    r"class 2 \(4\) has no voxel above zero": lambda scan: (scan, grid(np.where(LABELS == 4, 0, LABELS))),
+    r"class 2 \(4\) has no voxel in any": lambda scan: (scan, grid(np.where(LABELS == 4, 0, LABELS))),
     r"label map covers 90 % of": lambda scan: (scan, grid(LABELS[..., :9])),
     "label map shows nothing in": lambda scan: (scan, Volume(LABELS, FAR)),
     "not whole": lambda scan: (scan, grid(LABELS + 0.25)),
@@ -198,8 +198,8 @@ def test_original_priors_of_one_and_of_two_modalities(tmp_path):
 @pytest.mark.parametrize(
     "means, words",
     [
-        (np.zeros((3, 4)), "two rows"), (np.zeros((2, 5)), "two rows"), (np.full((2, 3), np.nan), "not finite"),
-        (-MEANS, "negative"), (np.array(["a"]), "real numbers"), (np.array([{}]), "not a readable"),
+        (np.zeros((3, 4)), "one shape"), (np.zeros((2, 5)), "one shape"), (np.full((2, 3), np.nan), "not finite"),
+        (-MEANS, "negative"), (np.array(["a"]), "not a readable"), (np.array([{}]), "not a readable"),
     ],
 )  # fmt: skip
 def test_bad_original_priors_are_refused(tmp_path, means, words):
@@ -209,7 +209,7 @@ def test_bad_original_priors_are_refused(tmp_path, means, words):
         read_priors(tmp_path / "prior_means_t1.npy")
     (tmp_path / "prior_stds_t1.npy").unlink()
     np.save(tmp_path / "prior_means_t1.npy", MEANS)
-    with pytest.raises(InputError, match="no such file"):
+    with pytest.raises(InputError, match=r"prior_stds_t1\.npy, of its pair, .*No such file"):
         read_priors(tmp_path / "prior_means_t1.npy")
 
 
@@ -227,9 +227,10 @@ def test_cut_arrays_are_refused(tmp_path, size):
 @pytest.mark.parametrize(
     "row, words",
     [
-        ("t1,2,mean,3,1", "lacks"), ("t1,0,mean,3,1", "expected one row"), ("t1,0,median,3,1", "expected one row"),
+        ("t1,2,mean,3,1", "expected one row"), ("t1,0,mean,3,1", "expected one row"),
+        ("t1,0,median,3,1", "expected one row"), (",0,mean,3,1\n,0,std,3,1", "modality ''"),
         ("t1,1,mean,3,-1\nt1,1,std,3,1", "negative"), ("t1,1,mean,nan,1\nt1,1,std,3,1", "not finite"),
-        ("t1,1,mean,x,1", "expected numbers"), ("t1,x,mean,1,1", "whole number"),
+        ("t1,1,mean,x,1\nt1,1,std,1,1", "expected numbers"), ("t1,x,mean,1,1", "whole number"),
     ],
 )  # fmt: skip
 def test_bad_prior_rows_are_refused(tmp_path, row, words):

@@ -123,8 +123,8 @@ def test_tiles_give_the_whole(network):
         torch.nn.init.kaiming_normal_(conv.weight)
     network = network.to(memory_format=torch.channels_last_3d).eval()
     data = np.random.default_rng(0).random((37, 30, 41), dtype=np.float32)
-    voxels = 12_000  # of a tile: about a quarter of the scan
-    assert len(tiles(data.shape, network.halo, voxels)) > 4
+    voxels = 12_000  # of a tile: about a quarter of the scan, and its halo
+    assert len(tiles(data.shape, network.halo, voxels)[0]) > 4
     budget = (3 * data.nbytes + 4 * network.live_channels * voxels) / 1e9
     np.testing.assert_allclose(run_tiled(network, data, budget), run_tiled(network, data, 1.0), atol=1e-5)
 

@@ -182,7 +182,7 @@ def test_seeds_and_datasets_are_told_apart_and_never_averaged(tmp_path):
 
 def test_values_that_stand_twice_are_refused_with_what_they_differ_in():
     here = [*rows("a", 30.0), *({**r, "region": "volume"} for r in rows("a", 29.0))]
-    with pytest.raises(InputError, match=r"a, cubic, \w+: 2 values .* choose one region of mask, volume first"):
+    with pytest.raises(InputError, match=r"a, cubic, \w+: 2 values .* choose one region first"):
         results.wide(here, ["subject", "experiment"])
     assert results.wide([*rows("a", 30.0), *rows("a", 30.0)], ["subject"]).loc["a", "psnr"] == 30.0
     with pytest.raises(InputError, match="choose one of them first"):

@@ -8,7 +8,8 @@ import torch
 from scipy import ndimage
 from torch.nn import functional
 
-from srlib.models.srgan3d import SRGAN3D, UPSAMPLERS, Discriminator3D, PixelShuffle3D, interpolate
+from srlib.models.layers import PixelShuffle3D
+from srlib.models.srgan3d import SRGAN3D, UPSAMPLERS, Discriminator3D, interpolate
 from srlib.patches import tiles
 from srlib.paths import InputError
 
@@ -181,7 +182,7 @@ def test_tiles_give_the_whole(upsampler, factor):
     network.eval().last.weight /= (network(data) - interpolate(data, factor)).abs().max()
     whole = network(data)  # differs from the interpolation by up to 1
     out = torch.full_like(whole, torch.nan)
-    todo = tiles(data.shape[2:], network.halo, 5200)
+    todo, _ = tiles(data.shape[2:], network.halo, 5200)
     assert len(todo) > 2
     for tile in todo:
         part = network(data[(..., *tile.outer.slices)])

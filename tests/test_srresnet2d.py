@@ -10,7 +10,7 @@ from srlib.models.srresnet2d import Discriminator2D, SRResNet2D
 from srlib.patches import tiles
 from srlib.paths import InputError
 
-FORMS = ("isotropic", "ultrasound", "ct")
+FORMS = ("ultrasound", "ct")
 
 
 def parameters(network: nn.Module) -> int:
@@ -36,7 +36,7 @@ def randomised(*args, **settings) -> SRResNet2D:
 @pytest.mark.parametrize("size", [(16, 24), (17, 23), (9, 12), (12, 9)])
 @pytest.mark.parametrize("residual", [False, True])
 def test_shapes(factor, size, residual):
-    for form, grow in (("isotropic", (factor, factor)), ("ultrasound", (factor, 1)), ("ct", (1, 1))):
+    for form, grow in (("ultrasound", (factor, 1)), ("ct", (1, 1))):
         network, x = SRResNet2D(2, 1, factor, form, residual).eval(), torch.rand(2, 1, *size)
         y = network(x)
         assert y.shape == (2, 1, size[0] * grow[0], size[1] * grow[1])
@@ -55,9 +55,11 @@ def test_a_stack_is_its_slices():
         torch.testing.assert_close(scores.view(2, 3)[:, k], judge(stack[..., k]))
 
 
-@pytest.mark.parametrize("settings", [{"factor": 3}, {"factor": 1}, {"factor": 0}, {"factor": 4.5}, {"form": "mri"}])
+@pytest.mark.parametrize(
+    "settings", [{"factor": 3}, {"factor": 1}, {"factor": 0}, {"factor": 4.5}, {"form": "isotropic"}]
+)
 def test_other_factors_and_forms_are_refused(settings):
-    with pytest.raises(InputError, match="expected a factor"):
+    with pytest.raises(InputError, match="expected factor"):
         SRResNet2D(2, 1, **settings)
 
 
@@ -124,29 +126,24 @@ def test_a_ramp_stays_in_place(factor):
     ramp = 3.0 * torch.arange(n)[:, None] + 2.0 * torch.arange(m)
     y = SRResNet2D(2, 1, factor, "ultrasound", residual=True)(ramp[None, None, ::factor])[0, 0]
     torch.testing.assert_close(y[factor : -2 * factor], ramp[factor : -2 * factor], atol=1e-3, rtol=0)
-    blocks = ramp.view(12, factor, 11, factor).mean((1, 3))[None, None]  # the same field of view
-    y = SRResNet2D(2, 1, factor, "isotropic", residual=True)(blocks)[0, 0]
-    inner = (slice(2 * factor, -2 * factor),) * 2
-    torch.testing.assert_close(y[inner], ramp[inner], atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("factor", [2, 4])
-@pytest.mark.parametrize("form", ["ultrasound", "isotropic"])
-def test_a_blob_stays_in_place(factor, form):
-    centre = np.array([20.3, 17.6]) * factor
+def test_a_blob_stays_in_place(factor):
+    centre = np.array([20.3 * factor, 17.6])
 
     def blob(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        return np.exp(-((x[:, None] - centre[0]) ** 2 + (y - centre[1]) ** 2) / (2 * (2.5 * factor) ** 2))
+        along, across = (x[:, None] - centre[0]) / factor, y - centre[1]
+        return np.exp(-(along**2 + across**2) / (2 * 2.5**2))
 
-    hr_x, hr_y = np.arange(41 * factor), np.arange(35 * factor)
-    start = 0 if form == "ultrasound" else (factor - 1) / 2
-    lr = blob(hr_x[::factor] + start, hr_y if form == "ultrasound" else hr_y[::factor] + start)
-    network = SRResNet2D(2, 1, factor, form, residual=True)
-    y = network(torch.from_numpy(lr).float()[None, None]).detach()[0, 0].double().numpy()
-    assert y.shape == (len(hr_x), len(hr_y))
-    found = np.array([(y.sum(1) * hr_x).sum(), (y.sum(0) * hr_y).sum()]) / y.sum()
+    hr_x, y_axis = np.arange(41 * factor), np.arange(35)
+    network = SRResNet2D(2, 1, factor, residual=True)
+    lr = torch.from_numpy(blob(hr_x[::factor], y_axis)).float()
+    y = network(lr[None, None]).detach()[0, 0].double().numpy()
+    assert y.shape == (len(hr_x), len(y_axis))
+    found = np.array([(y.sum(1) * hr_x).sum(), (y.sum(0) * y_axis).sum()]) / y.sum()
     assert np.abs(found - centre).max() < 0.02
-    assert np.abs(y - blob(hr_x, hr_y)).max() < 0.02
+    assert np.abs(y - blob(hr_x, y_axis)).max() < 0.02
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -191,7 +188,7 @@ def test_tiles_give_the_whole(form, residual, size):
     network, data = randomised(2, 1, 4, form, residual), torch.rand(size)
     whole = network(data[None, None])[0, 0]
     out = torch.full_like(whole, torch.nan)
-    todo = tiles(data.shape, network.halo[:2], 11_000 if form == "ct" else 4_000, network.multiple[:2])
+    todo, _ = tiles(data.shape, network.halo[:2], 11_000 if form == "ct" else 4_000, network.multiple[:2])
     assert len(todo) > 1
     for tile in todo:
         part = network(data[tile.outer.slices][None, None])[0, 0]

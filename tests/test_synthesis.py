@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
-from test_keras import make, theirs
+from test_foreign import make, theirs
 
 from srlib.generation import Acquisition, Generation
 from srlib.paths import InputError

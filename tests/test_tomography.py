@@ -88,28 +88,19 @@ def test_a_full_frame_is_scikit_images_but_for_its_border():
         assert error(back, iradon(theirs[:, ::step], angles[::step], 64, circle=False)[4:-4, 4:-4]) < 0.01
 
 
-def test_linear_and_each_slice_alone(noise):
-    a, b = images = noise((2, 33, 33))
+def test_projections_are_linear(noise):
+    a, b = noise((2, 33, 33))
     angles = half_turn(20)
-    sinograms = radon(images, angles)
-    assert sinograms.shape == (2, 20, 47)
+    sinograms = [radon(image, angles) for image in (a, b)]
+    assert sinograms[0].shape == (20, 47)
     np.testing.assert_allclose(radon(2 * a - 3 * b, angles), 2 * sinograms[0] - 3 * sinograms[1], atol=1e-3)
-    back = fbp(sinograms, angles, 33)
-    assert sinograms.dtype == back.dtype == np.float32
-    for k in range(2):
-        np.testing.assert_array_equal(sinograms[k], radon(images[k], angles))
-        np.testing.assert_array_equal(back[k], fbp(sinograms[k], angles, 33))
-    np.testing.assert_array_equal(radon(images[None], angles)[0], sinograms)
+    assert sinograms[0].dtype == fbp(sinograms[0], angles, 33).dtype == np.float32
 
 
 def test_bad_input_is_refused():
-    for shape in ((8, 9), (8,), (1, 1)):
+    for shape in ((8, 9), (8,), (2, 8, 8)):
         with pytest.raises(InputError, match="square"):
             radon(np.zeros(shape), half_turn(4))
-    with pytest.raises(InputError, match="sinograms"):
-        fbp(np.zeros((4, 12)), half_turn(5), 8)
-    with pytest.raises(InputError, match="sinograms"):
-        fbp(np.zeros((4, 8)), half_turn(4), 8)
-    for angles in ([], [0, np.nan], [[0, 1]], 3):
-        with pytest.raises(InputError, match="angles"):
-            radon(np.zeros((8, 8)), angles)
+    for shape, views in (((4, 12), 5), ((4, 8), 4)):
+        with pytest.raises(InputError, match="sinogram"):
+            fbp(np.zeros(shape), half_turn(views), 8)

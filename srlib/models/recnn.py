@@ -1,47 +1,64 @@
 """SRReCNN3D and SRCNN3D: plain stacks of 3-D convolutions over an interpolated scan."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
 from torch import nn
 from torch.nn import functional
 
+from srlib.models.layers import channels_last, zero
+
 
 class ConvolutionStack(nn.Module):
-    """Convolutions on one grid, (B, channels[0], X, Y, Z) to (B, channels[-1], X, Y, Z), ReLU after all but the last.
+    """Convolutions on one grid, (B, channels[0], X, Y, Z) to (B, channels[-1], X, Y, Z), ReLU after
+    all but the last.
 
-    They are named ``conv1`` to ``convL``, as in the published Caffe files. ``faces`` says what lies beyond the
-    scan: 'zeros', or 'replicate' for its outermost voxels.
+    They are named ``conv1`` to ``convL``, as in the published Caffe files. ``faces`` says what lies
+    beyond the scan: 'zeros', or 'replicate' for its outermost voxels. ``start`` draws a layer's
+    weights; biases start at zero.
     """
 
-    def __init__(self, channels: Sequence[int], kernels: Sequence[int], faces: str = "zeros") -> None:
+    def __init__(
+        self,
+        channels: Sequence[int],
+        kernels: Sequence[int],
+        start: Callable[[torch.Tensor], object],
+        faces: str = "zeros",
+    ) -> None:
         super().__init__()
         self.halo = sum(k // 2 for k in kernels)  # voxels an output voxel sees beyond itself
-        # feature maps alive at the peak: the network's input, and a layer's input and output; PyTorch on one CPU
-        # thread copies the input of a 1x1x1 layer, and the first layer's output may lie in two memory layouts
-        per_layer = (a * (2 if k == 1 else 1) + b for (a, b), k in zip(pairwise(channels), kernels, strict=True))
-        self.live_channels = channels[0] + max(2 * channels[1], *per_layer)
+        # feature maps alive at the peak: the network's input, and a layer's input and output;
+        # PyTorch on one CPU thread copies the input of a 1x1x1 layer, and the first layer's output
+        # may lie in two memory layouts
+        live = [2 * channels[1]]
         for index, ((a, b), k) in enumerate(zip(pairwise(channels), kernels, strict=True), 1):
-            conv = nn.Conv3d(a, b, k, padding=k // 2, padding_mode=faces if k > 1 else "zeros")
-            self.add_module(f"conv{index}", conv)
+            mode = faces if k > 1 else "zeros"
+            self.add_module(f"conv{index}", nn.Conv3d(a, b, k, padding=k // 2, padding_mode=mode))
+            live.append(a * (2 if k == 1 else 1) + b)
+        self.live_channels = channels[0] + max(live)
+        for conv in self.children():
+            start(conv.weight)
+            nn.init.zeros_(conv.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         first, *others = self.children()
-        # a single channel has no memory layout of its own, so the first layer cannot hand it on
-        x = first(x).contiguous(memory_format=torch.channels_last_3d)
+        x = channels_last(first(x))
         for conv in others:
             x = conv(functional.relu(x, inplace=True))
         return x
 
 
 class ReCNN(ConvolutionStack):
-    """(Multi)SRReCNN3D, Pham et al., CMIG 2019: 888,769 parameters at 10 layers of 64 filters, 3x3x3.
+    """(Multi)SRReCNN3D, Pham et al., CMIG 2019: 888,769 parameters at 10 layers of 64 filters,
+    3x3x3.
 
-    Channel 0 is the interpolated scan, to which the result is added (``residual``); a second one is the
-    high-resolution reference of another contrast. Weights start as in the code that writes the training
-    network: normal, std sqrt(2 / (k^3 n)) with n the *input* channels of the layer; biases at zero. ``zero_last``
-    (ours) starts the last layer at zero, so that training starts from the interpolated scan.
+    Channel 0 is the interpolated scan, to which the result is added (``residual``); a second one is
+    the high-resolution reference of another contrast. Weights start as in the code that writes the
+    training network: normal, std sqrt(2 / (k^3 n)) with n the *input* channels of the layer; biases
+    at zero. ``zero_last`` (ours) starts the last layer at zero, so that training starts from the
+    interpolated scan.
     """
 
     def __init__(
@@ -53,13 +70,11 @@ class ReCNN(ConvolutionStack):
         residual: bool = True,
         zero_last: bool = False,
     ) -> None:
-        super().__init__([in_channels, *[width] * (layers - 1), 1], [kernel] * layers)
+        channels = [in_channels, *[width] * (layers - 1), 1]
+        super().__init__(channels, [kernel] * layers, partial(nn.init.kaiming_normal_, nonlinearity="relu"))
         self.residual = residual
-        for conv in self.children():
-            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
-            nn.init.zeros_(conv.bias)
         if zero_last:
-            nn.init.zeros_(conv.weight)
+            zero(self.get_submodule(f"conv{layers}"))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = super().forward(x)
@@ -67,15 +82,13 @@ class ReCNN(ConvolutionStack):
 
 
 class SRCNN3D(ConvolutionStack):
-    """SRCNN3D, Pham et al., ISBI 2017: three layers, by default 9-1-5 with 64-32-1 filters; gives the image itself.
+    """SRCNN3D, Pham et al., ISBI 2017: three layers, by default 9-1-5 with 64-32-1 filters; gives
+    the image itself.
 
-    Weights start as in the code: normal, std 0.001; biases at zero. Every layer sees the outermost voxels
-    repeated beyond the faces, as in the published CPU script (its GPU script repeats those of the input only,
-    which differs within 2 voxels of a face).
+    Weights start as in the code: normal, std 0.001; biases at zero. Every layer sees the outermost
+    voxels repeated beyond the faces, as in the published CPU script (its GPU script repeats those
+    of the input only, which differs within 2 voxels of a face).
     """
 
     def __init__(self, width: int = 64, kernels: Sequence[int] = (9, 1, 5)) -> None:
-        super().__init__([1, width, width // 2, 1], kernels, faces="replicate")
-        for conv in self.children():
-            nn.init.normal_(conv.weight, std=0.001)
-            nn.init.zeros_(conv.bias)
+        super().__init__([1, width, width // 2, 1], kernels, partial(nn.init.normal_, std=0.001), "replicate")

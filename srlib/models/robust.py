@@ -1,8 +1,12 @@
-"""A residual network for every factor: it works on a grid of half the resolution, its input lies on the output's."""
+"""A residual network for every factor: it works on a grid of half the resolution, its input lies on
+the output's.
+"""
 
 import torch
 from torch import nn
 from torch.nn import functional
+
+from srlib.models.layers import PixelShuffle3D, channels_last, padded, zero
 
 PACK = 2  # voxels per axis that become channels
 TOLD = 5  # numbers per axis that the network is told
@@ -10,13 +14,15 @@ REACH = 6  # voxels, of the filters
 
 
 class RobustSR(nn.Module):
-    """Ours: (B, 16, X, Y, Z), an interpolated scan and 15 constant maps, to (B, 1, X, Y, Z), any shape.
+    """Ours: (B, 16, X, Y, Z), an interpolated scan and 15 constant maps, to (B, 1, X, Y, Z), any
+    shape.
 
-    What the network is told in the maps (``mixture.told``: of each axis the factor, and what the scan itself shows of
-    kernel and noise) chooses a symmetric filter along each axis, and a gain for every feature map of the residual
-    network that follows. That one sees cubes of 2^3 voxels as channels, so that its ``blocks`` work on an eighth of the
-    voxels (the sub-pixel head of Shi et al., CVPR 2016, on both sides). Filters and output start at zero. The first
-    layer's kernels sum to zero and no convolution has a bias (Mohan et al., ICLR 2020): a scan times a number plus
+    What the network is told in the maps (``mixture.told``: of each axis the factor, and what the
+    scan itself shows of kernel and noise) chooses a symmetric filter along each axis, and a gain
+    for every feature map of the residual network that follows. That one sees cubes of 2^3 voxels as
+    channels, so that its ``blocks`` work on an eighth of the voxels (the sub-pixel head of Shi et
+    al., CVPR 2016, on both sides). Filters and output start at zero. The first layer's kernels sum
+    to zero and no convolution has a bias (Mohan et al., ICLR 2020): a scan times a number plus
     another gives the result times the one plus the other, so that units and window do not matter.
     """
 
@@ -27,8 +33,9 @@ class RobustSR(nn.Module):
         self.first = nn.Conv3d(2 * PACK**3, width, 3, bias=False)
         self.blocks = nn.ModuleList(_Block(width) for _ in range(blocks))
         self.last = nn.Conv3d(width, PACK**3, 3, padding=1, bias=False)
+        self.unpack = PixelShuffle3D([PACK] * 3)
         nn.init.kaiming_normal_(self.first.weight, nonlinearity="linear")
-        nn.init.zeros_(self.last.weight)
+        zero(self.last)
         nn.init.ones_(self.gains[-1].bias)
         self.multiple = PACK  # tiles begin at multiples of it, or other voxels would be packed
         self.halo = PACK * (2 + 2 * blocks) + REACH
@@ -40,46 +47,47 @@ class RobustSR(nn.Module):
     def resolve(self, scan: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
         """The same from a scan (B, 1, X, Y, Z) and the maps' values (B, 15)."""
         sharp = self._filtered(scan, told.unflatten(1, (3, TOLD)))
-        gains = self.gains(told).unflatten(1, (-1, self.first.out_channels))
-        gains = gains[..., None, None, None].unbind(1)
+        first, *gains = self.gains(told).unflatten(1, (-1, self.first.out_channels, 1, 1, 1)).unbind(1)
         shape = scan.shape[2:]
         both = torch.cat([sharp, sharp - scan], dim=1)
-        packed = pack(functional.pad(both, [p for n in reversed(shape) for p in (0, -n % PACK)], mode="replicate"))
-        weight = self.first.weight.unflatten(1, (2, -1))  # of the sharpened scan, and of what was added
+        packed = pack(padded(both, PACK, "replicate"))
+        # of the sharpened scan, and of what was added
+        weight = self.first.weight.unflatten(1, (2, -1))
         weight = (weight - weight.mean(dim=(2, 3, 4, 5), keepdim=True)).flatten(1, 2)
         with torch.autocast(scan.device.type, enabled=False):  # small differences of large numbers
-            y = functional.pad(packed, [1] * 6, mode="replicate").contiguous(memory_format=torch.channels_last_3d)
-            y = functional.conv3d(y, weight) * gains[0].float()
-        for block, gain in zip(self.blocks, gains[1:], strict=True):
+            y = channels_last(functional.pad(packed, [1] * 6, mode="replicate"))
+            y = functional.conv3d(y, weight) * first.float()
+        for block, gain in zip(self.blocks, gains, strict=True):
             y = block(y, gain)
-        return sharp + unpack(self.last(y))[:, :, : shape[0], : shape[1], : shape[2]]
+        return sharp + self.unpack(self.last(y))[:, :, : shape[0], : shape[1], : shape[2]]
 
     def _filtered(self, scan: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
-        """The scan through one filter after the other, each chosen by its axis and by what the others are on average."""
+        """The scan through one filter after the other, each chosen by its axis and by what the
+        others are on average.
+        """
         taps = self.filters(torch.cat([told, (told.sum(1, keepdim=True) - told) / 2], dim=2))
         kernels = torch.cat([taps.flip(2), -2 * taps.sum(2, keepdim=True), taps], dim=2)
         y = scan.movedim(1, 0).float()
         for axis in range(3):
-            shape, pad = [len(scan), 1, 1, 1, 1], [0] * 6
-            shape[2 + axis], pad[4 - 2 * axis], pad[5 - 2 * axis] = 2 * REACH + 1, REACH, REACH
+            reach = [REACH if a == axis else 0 for a in range(3)]
+            kernel = kernels[:, axis].float().view(-1, 1, *(2 * r + 1 for r in reach))
+            around = functional.pad(y, [r for r in reversed(reach) for _ in range(2)], mode="replicate")
             with torch.autocast(y.device.type, enabled=False):
-                change = functional.conv3d(
-                    functional.pad(y, pad, mode="replicate"), kernels[:, axis].float().view(shape), groups=len(scan)
-                )
-            y = y + change
+                y = y + functional.conv3d(around, kernel, groups=len(scan))
         return y.movedim(0, 1)
 
 
 def _perceptron(inputs: int, outputs: int) -> nn.Sequential:
     """Two layers, of which the second starts at zero."""
     last = nn.Linear(64, outputs)
-    nn.init.zeros_(last.weight)
-    nn.init.zeros_(last.bias)
+    zero(last)
     return nn.Sequential(nn.Linear(inputs, 64), nn.ReLU(), last)
 
 
 class Told(nn.Module):
-    """A network with what it is told of a scan, (15,), as one of the scan alone: (B, 1, X, Y, Z) to (B, 1, X, Y, Z)."""
+    """A network with what it is told of a scan, (15,), as one of the scan alone: (B, 1, X, Y, Z) to
+    (B, 1, X, Y, Z).
+    """
 
     def __init__(self, network: RobustSR, told: torch.Tensor) -> None:
         super().__init__()
@@ -107,13 +115,6 @@ class _Block(nn.Module):
 
 def pack(x: torch.Tensor) -> torch.Tensor:
     """Cubes of voxels as channels: (B, C, 2 X, 2 Y, 2 Z) to (B, 8 C, X, Y, Z)."""
-    batch, channels, *shape = x.shape
-    x = x.reshape(batch, channels, *(v for n in shape for v in (n // PACK, PACK)))
+    for axis in (4, 3, 2):
+        x = x.unflatten(axis, (-1, PACK))
     return x.permute(0, 1, 3, 5, 7, 2, 4, 6).flatten(1, 4)
-
-
-def unpack(x: torch.Tensor) -> torch.Tensor:
-    """The inverse of ``pack``."""
-    batch, _, *shape = x.shape
-    x = x.reshape(batch, PACK, PACK, PACK, *shape).permute(0, 4, 1, 5, 2, 6, 3)
-    return x.reshape(batch, 1, *(PACK * n for n in shape))

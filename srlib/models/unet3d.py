@@ -4,15 +4,19 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from srlib.models.layers import channels_last, padded, zero
+
 
 class UNet3D(nn.Module):
-    """U-Net of Iglesias et al., NeuroImage 2021, (B, in_channels, X, Y, Z) to (B, out_channels, X, Y, Z).
+    """U-Net of Iglesias et al., NeuroImage 2021, (B, in_channels, X, Y, Z) to (B, out_channels, X,
+    Y, Z).
 
-    Two 3^3 convolutions with ELU per level, batch norm at its end, ``width`` features that double at each of the
-    ``levels``: 13,242,049 values with one input channel, moving statistics included. Inputs of any shape are
-    zero-padded at their end to a multiple of ``multiple`` and cut back (ours). ``residual_channel`` adds that input
-    channel to output channel 0; then the last layer starts at zero (ours). ``momentum`` is that of the moving
-    statistics, Keras's by default. Weights start as in Keras: Glorot uniform.
+    Two 3^3 convolutions with ELU per level, batch norm at its end, ``width`` features that double
+    at each of the ``levels``: 13,242,049 values with one input channel, moving statistics included.
+    Inputs of any shape are zero-padded at their end to a multiple of ``multiple`` and cut back
+    (ours). ``residual_channel`` adds that input channel to output channel 0; then the last layer
+    starts at zero (ours). ``momentum`` is that of the moving statistics, Keras's by default.
+    Weights start as in Keras: Glorot uniform.
     """
 
     def __init__(
@@ -33,21 +37,23 @@ class UNet3D(nn.Module):
         # of 3 n channels, n are the skip and twice as many come from below
         self.up = nn.ModuleList(_Level(3 * n, n, momentum) for n in reversed(features[:-1]))
         self.last = nn.Conv3d(width, out_channels, 1)
-        self.multiple = 2 ** (levels - 1)  # tiles begin at multiples of it, or pooling groups other voxels
-        self.halo = _halo(levels)
-        # values per voxel alive at the peak: two maps of the width, and what the coarser grids hold (2.2 to 2.4 widths were
-        # measured; below 20,480 values (C, X, Y) PyTorch's first convolution takes 27 of its own for each channel)
+        # tiles begin at multiples of it, or pooling groups other voxels
+        self.multiple = 2 ** (levels - 1)
+        self.halo = 7 * self.multiple - 5  # voxels that an output voxel sees beyond itself, at most
+        # values per voxel alive at the peak: two maps of the width, and what the coarser grids hold
+        # (2.2 to 2.4 widths were measured; below 20,480 values (C, X, Y) PyTorch's first
+        # convolution takes 27 of its own for each channel)
         self.live_channels = in_channels + 5 * width // 2
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
         if residual_channel is not None:
-            nn.init.zeros_(self.last.weight)
+            zero(self.last)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         shape = x.shape[2:]
-        y = functional.pad(x, [p for n in reversed(shape) for p in (0, -n % self.multiple)])
+        y = padded(x, self.multiple)
         skips: list[torch.Tensor] = []
         for level in self.down:
             if skips:
@@ -75,16 +81,16 @@ class _Level(nn.Module):
 
     def rest(self, y: torch.Tensor) -> torch.Tensor:
         """What follows the first convolution."""
-        # a single channel has no memory layout of its own, so the first layer cannot hand it on
-        y = functional.elu(y.contiguous(memory_format=torch.channels_last_3d), inplace=True)
+        y = functional.elu(channels_last(y), inplace=True)
         return functional.elu(self.conv2(y), inplace=True)
 
 
 def _joined(conv: nn.Conv3d, skip: torch.Tensor, below: torch.Tensor) -> torch.Tensor:
     """A convolution of both joined, skip first, ``below`` twice as fine, which is never made so.
 
-    Of the coarse voxels a fine one at 2 i sees i - 1 once and i twice along an axis, one at 2 i + 1 sees i twice and
-    i + 1 once: a transposed convolution by sums of the weights, with a third of the work and half of the memory.
+    Of the coarse voxels a fine one at 2 i sees i - 1 once and i twice along an axis, one at 2 i + 1
+    sees i twice and i + 1 once: a transposed convolution by sums of the weights, with a third of
+    the work and half of the memory.
     """
     weight = conv.weight.split([skip.shape[1], below.shape[1]], dim=1)
     y = functional.conv3d(skip, weight[0], conv.bias, padding=1)
@@ -92,17 +98,3 @@ def _joined(conv: nn.Conv3d, skip: torch.Tensor, below: torch.Tensor) -> torch.T
     sums = y.new_tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]])
     kernel = torch.einsum("oixyz,ax,by,cz->ioabc", weight[1], sums, sums, sums)
     return y.add_(functional.conv_transpose3d(below, kernel, stride=2, padding=1))
-
-
-def _halo(levels: int) -> int:
-    """Voxels that an output voxel sees beyond itself, at most, by its place among ``2 ** (levels - 1)`` neighbours."""
-    reach = []
-    for place in range(2 ** (levels - 1)):
-        low, high = place, place
-        for _ in range(levels - 1):  # from the output down to the coarsest grid; 2 voxels for the two convolutions
-            low, high = (low - 2) // 2, (high + 2) // 2
-        low, high = low - 2, high + 2
-        for _ in range(levels - 1):  # and up again to the input
-            low, high = 2 * low - 2, 2 * high + 1 + 2
-        reach += [place - low, high - place]
-    return max(reach)

@@ -1,0 +1,89 @@
+"""What networks of several systems are made of."""
+
+from collections.abc import Callable, Sequence
+from math import prod
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+# of SRGAN's discriminator, behind its first layer: feature maps in widths, and whether the grid is
+# halved
+LADDER = ((1, True), (2, False), (2, True), (4, False), (4, True), (8, False), (8, True))
+
+
+class Judge(nn.Module):
+    """SRGAN's discriminator (Ledig et al., CVPR 2017, Fig. 4), of which all critics here are forms:
+    patches to (B,).
+
+    ``conv`` is the class of its convolutions, ``norm`` makes a normalisation of (maps, size).
+    Patches have the ``size`` (voxels per axis), unless a ``pool`` averages the features over the
+    patch. An axis of at most ``least`` voxels is not halved.
+    """
+
+    def __init__(
+        self,
+        conv: type[nn.Module],
+        norm: Callable[[int, tuple[int, ...]], nn.Module],
+        width: int,
+        size: Sequence[int],
+        slope: float,
+        hidden: int,
+        pool: nn.Module | None = None,
+        least: int = 0,
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [conv(1, width, 3, padding=1), nn.LeakyReLU(slope, inplace=True)]
+        channels = width
+        for widths, halve in LADDER:
+            maps, stride = widths * width, tuple(2 if halve and n > least else 1 for n in size)
+            size = tuple(-(-n // s) for n, s in zip(size, stride, strict=True))
+            layers.append(conv(channels, maps, 3, stride, padding=1, bias=bias))
+            layers += [norm(maps, size), nn.LeakyReLU(slope, inplace=True)]
+            channels = maps
+        self.features = nn.Sequential(*layers, pool or nn.Identity(), nn.Flatten())
+        inputs = channels if pool else channels * prod(size)
+        self.score = nn.Sequential(nn.Linear(inputs, hidden), nn.LeakyReLU(slope), nn.Linear(hidden, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.score(self.features(x))[:, 0]
+
+
+class PixelShuffle3D(nn.Module):
+    """Channels to voxels, (B, fX * fY * fZ * C, X, Y, Z) to (B, C, fX * X, fY * Y, fZ * Z), any
+    factor per axis.
+
+    Channel ((a * fY + b) * fZ + c) * C + k becomes map k at sub-voxel (a, b, c). That is the order
+    of 3D-SRGAN's code but for its x and y.
+    """
+
+    def __init__(self, factor: Sequence[int]) -> None:
+        super().__init__()
+        self.factor = tuple(factor)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        voxels = x.movedim(1, -1).unflatten(-1, (*self.factor, -1)).permute(0, 1, 4, 2, 5, 3, 6, 7)
+        return voxels.flatten(5, 6).flatten(3, 4).flatten(1, 2).movedim(-1, 1)
+
+
+def zero(layer: nn.Module) -> None:
+    """Start a layer at zero, weights and bias."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+
+
+def padded(x: torch.Tensor, multiple: int, mode: str = "constant") -> torch.Tensor:
+    """Images or volumes, continued behind the end of each axis to a multiple of voxels (a ``mode``
+    of PyTorch's pad).
+    """
+    missing = [pad for n in reversed(x.shape[2:]) for pad in (0, -n % multiple)]
+    return functional.pad(x, missing, mode)
+
+
+def channels_last(x: torch.Tensor) -> torch.Tensor:
+    """A volume with its channels last in memory, where convolutions are fastest.
+
+    A single channel has no memory layout of its own, so a network's first layer cannot hand it on.
+    """
+    return x.contiguous(memory_format=torch.channels_last_3d)
