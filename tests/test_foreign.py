@@ -11,12 +11,13 @@ import pytest
 import torch
 from conftest import mutants
 from safetensors.numpy import load
-from srlib.published import load_published
 
 from srlib import foreign
 from srlib.foreign import MOST, convert, read_foreign
+from srlib.models.network import Network
 from srlib.models.unet3d import UNet3D
 from srlib.paths import InputError
+from srlib.systems.published import load_published
 
 KERNEL = np.arange(27 * 2, dtype=np.float32).reshape(3, 3, 3, 1, 2)
 WEIGHT = np.linspace(-1, 1, 2 * 3 * 8, dtype=np.float32).reshape(2, 3, 2, 2, 2)
@@ -257,9 +258,10 @@ def test_the_size_is_read_from_the_file(tmp_path, size):
     layers = {"labels": {"labels/w": BIAS}, **theirs(*size)}  # a training has layers of its own
     network, experiment = load_published(make(tmp_path / "mine.h5", layers, inner="model_weights"))
     width, levels, channels, outputs = size
-    assert (experiment.name, experiment.model, experiment.width) == ("synthsr_published", "unet3d", width)
-    assert experiment.model_args == {"levels": levels, "in_channels": channels, "out_channels": outputs}
-    assert not experiment.reference
+    assert experiment.name == "synthsr_published"
+    settings = {"levels": levels, "in_channels": channels, "out_channels": outputs}
+    assert experiment.network == Network("unet3d", width, settings)
+    assert experiment.reference == ("t2" if channels == 4 else "")  # two scans, each with its map
     kernel, bias = layers[f"unet_conv_uparm_{levels}_0"].values()
     mine = network.up[0].conv1
     np.testing.assert_array_equal(mine.weight.detach()[1, 2, 0, 1, 2], kernel[0, 1, 2, 2, 1])
@@ -270,9 +272,9 @@ def test_the_size_is_read_from_the_file(tmp_path, size):
         np.testing.assert_array_equal(getattr(network.down[1].norm, part).detach(), theirs_)
 
 
-def test_only_the_hyperfine_weights_take_a_t2(tmp_path):
-    file = make(tmp_path / "SynthSR_v10_210712_hyperfine.h5", theirs(channels=2))
-    assert load_published(file)[1].reference == "t2"
+def test_of_two_channels_the_hyperfine_weights_alone_take_a_t2(tmp_path):
+    for name, reference in (("SynthSR_v10_210712_hyperfine.h5", "t2"), ("SynthSR_v10_210712.h5", "")):
+        assert load_published(make(tmp_path / name, theirs(channels=2)))[1].reference == reference
 
 
 def lacking(name):
@@ -291,6 +293,7 @@ OTHER = {
     "one level less": lacking("unet_bn_down_2"),
     "one layer more": theirs() | {"unet_dense": {"w": BIAS}},
     "three convolutions": theirs() | {"unet_conv_downarm_0_2": {"w": KERNEL, "b": BIAS}},
+    "three scans": theirs(channels=3),
     "a flat kernel": reshaped("unet_conv_downarm_0_0", (3, 3, 1, 2), (2,)),
     "scalars": reshaped("unet_conv_downarm_0_0", (), ()),
     "a norm of three": reshaped("unet_bn_down_0", (2,), (2,), (2,)),
@@ -318,7 +321,7 @@ def published(folder: Path, name: str) -> Path:
 @torch.inference_mode()
 def test_output_is_that_of_keras(published_dir):
     network, experiment = load_published(published(published_dir, "synthsr_unet_f6_random.h5"))
-    assert isinstance(network, UNet3D) and experiment.width == 6
+    assert isinstance(network, UNet3D) and experiment.network.width == 6
     pair = np.load(published(published_dir, "synthsr_unet_f6_io.npz"))
     y = network.eval()(torch.from_numpy(pair["x"])[None, None])[0, 0].numpy()
     assert pair["y"].std() > 0.1
