@@ -1,6 +1,6 @@
 """``python -m srlib`` is the ``srlib`` command."""
 
-from srlib.cli import main
+from srlib.cli.commands import main
 
 if __name__ == "__main__":
     main()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from skimage import metrics as reference
 
-from srlib.paths import InputError
+from srlib.core.paths import InputError
 
 RADIUS = 3  # voxels, of the windows of SSIM
 SLAB = 24  # slices per call of scikit-image: its memory grows with the slab, its halo's overhead shrinks

@@ -8,10 +8,11 @@ import pytest
 import torch
 from scipy import ndimage
 
-from srlib import paths, systems
-from srlib.games import Players
-from srlib.volume import Volume, save
-from srlib.weights import save_weights
+from srlib import systems
+from srlib.core import paths
+from srlib.models.weights import save_weights
+from srlib.scans.volume import Volume, save
+from srlib.training.games import Players
 
 
 class LocalFabric:

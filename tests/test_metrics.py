@@ -7,8 +7,8 @@ import pytest
 from scipy import ndimage
 from skimage import metrics as reference
 
+from srlib.core.paths import InputError
 from srlib.metrics import centre, evaluate, nrmse, psnr, sharpness, ssim
-from srlib.paths import InputError
 
 METRICS = {
     "psnr": psnr,

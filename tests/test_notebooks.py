@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from nbclient import NotebookClient
 
-from srlib import example, results
-from srlib.volume import Volume, save
+from srlib.data import cohorts
+from srlib.evaluation import results
+from srlib.scans.volume import Volume, save
 
 ROOT = Path(__file__).parents[1]
 BOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -106,5 +107,5 @@ def test_the_built_in_cohort_builds_and_equals_its_manifest(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert (ROOT / "csv" / "example.csv").read_text() == tracked
-    assert len(list((tmp_path / "d" / "example").glob("syn*_t1.nii.gz"))) == len(example.SPLITS) >= 8
+    assert len(list((tmp_path / "d" / "example").glob("syn*_t1.nii.gz"))) == len(cohorts.SPLITS) >= 8
     assert sum(p.stat().st_size for p in (tmp_path / "d").rglob("*") if p.is_file()) < 150e6

@@ -1,19 +1,11 @@
-"""Networks by name; each maps (batch, channels, X, Y, Z) to (batch, 1 or more, X', Y', Z')."""
+"""Networks, a file per system, critics included; state dicts to and from safetensors."""
 
-from srlib.models.mdcsrn import MDCSRN
-from srlib.models.recnn import SRCNN3D, ReCNN
-from srlib.models.robust import RobustSR
-from srlib.models.srgan3d import SRGAN3D
-from srlib.models.srresnet2d import SRResNet2D, SRResNet2DRes
-from srlib.models.unet3d import UNet3D
+import lazy_loader
 
-MODELS = {
-    "mdcsrn": MDCSRN,
-    "recnn": ReCNN,
-    "srcnn3d": SRCNN3D,
-    "robust": RobustSR,
-    "srgan3d": SRGAN3D,
-    "srresnet2d": SRResNet2D,
-    "srresnet2d_res": SRResNet2DRes,
-    "unet3d": UNet3D,
-}
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "network": ["Network"],
+        "registry": ["MODELS"],
+    },
+)

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from srlib.models import MODELS
-from srlib.parts import Count, Part
-from srlib.paths import InputError, choose, first_line
+from srlib.core.parts import Count, Part
+from srlib.core.paths import InputError, choose, first_line
+from srlib.models.registry import MODELS
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from srlib.core.paths import InputError, choose
 from srlib.models.layers import Judge, PixelShuffle3D, channels_last, zero
-from srlib.patches import per_axis
-from srlib.paths import InputError, choose
+from srlib.scans.patches import per_axis
 
 SLOPE = 0.25  # of the generator's leaky ReLUs
 # how often a block's filters are alive at its peak: on the grid it comes from, and on the one it

@@ -4,8 +4,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from srlib.core.paths import InputError
 from srlib.models.layers import Judge, padded, zero
-from srlib.paths import InputError
 
 STEPS = {2**n: n for n in range(1, 7)}  # factor -> how often the grid is doubled
 

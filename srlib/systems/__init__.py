@@ -1,58 +1,13 @@
-"""Every system's numbers, once: what was published, where it is written, and what we do otherwise."""
+"""A file per paper: its numbers, sources, deviations, and the parts of its experiments; training and use by name."""
 
-import json
+import lazy_loader
 
-from srlib.paths import InputError, choose
-from srlib.systems import mdcsrn, recnn, robust, srgan3d, srresnet2d, synthsr
-from srlib.systems.base import PROSE, Experiment, from_fields
-from srlib.systems.earlier import earlier
-
-SYSTEMS = (mdcsrn, recnn, srgan3d, srresnet2d, synthsr, robust)
-EXPERIMENTS: dict[str, Experiment] = {e.name: e for system in SYSTEMS for e in system.EXPERIMENTS}
-
-# all that a profile may shrink
-BUDGET = ("max_steps", "critic_steps", "n_train", "samples", "batch_size", "patch_size", "width")
-_SMOKE = {"width": 4, "patch_size": 16, "batch_size": 1, "n_train": 1, "max_steps": 4}
-PROFILES: dict[str, dict[str, dict[str, int]]] = {
-    "paper": {name: {} for name in EXPERIMENTS},
-    "quick": {**mdcsrn.QUICK, **recnn.QUICK, **srgan3d.QUICK, **srresnet2d.QUICK, **synthsr.QUICK, **robust.QUICK},
-    "smoke": {
-        name: {**_SMOKE, "max_steps": 12, "critic_steps": 3} if hasattr(experiment.game, "critic_steps") else _SMOKE
-        for name, experiment in EXPERIMENTS.items()
-    }
-    | {e.name: {**_SMOKE, "patch_size": (32, 32, 1)} for e in srresnet2d.EXPERIMENTS}
-    | {e.name: {**_SMOKE, "patch_size": 32} for e in synthsr.EXPERIMENTS}
-    | {e.name: {**_SMOKE, "samples": 8} for e in robust.EXPERIMENTS}
-    | {"synthsr_gan": {**_SMOKE, "patch_size": 32, "max_steps": 14, "critic_steps": 2}},
-}
-
-
-def get(name: str, profile: str = "paper") -> Experiment:
-    """An experiment with its profile's budget; InputError for an unknown name or profile."""
-    shrunk, experiment = choose(PROFILES, profile, "profile"), choose(EXPERIMENTS, name, "experiment")
-    return experiment.changed(**shrunk.get(name, {}))
-
-
-def numbers(name: str, profile: str) -> list[dict[str, object]]:
-    """An experiment's numbers in a row each: as published, in a profile, and where they come from."""
-    paper, used = get(name), get(name, profile)
-    return [
-        {"number": path, "published": paper.number(path), f"profile {profile}": used.number(path), "source": source}
-        for path, source in paper.sources.items()
-    ]
-
-
-def from_json(text: str) -> Experiment:
-    """The experiment that ``to_json`` wrote, with its own tasks' settings; InputError when the text is not one."""
-    try:
-        fields = json.loads(text)
-        known = EXPERIMENTS.get(fields["name"])
-        prose = {name: getattr(known, name) for name in PROSE} if known else {}
-        experiment = from_fields(fields if "schema" in fields else earlier(fields), prose)
-        for task in experiment.task_settings:
-            experiment.pairs.degradation(task)  # or settings that are none would be found much later
-        return experiment
-    except (TypeError, ValueError, KeyError, IndexError, AttributeError) as err:
-        raise InputError(
-            f"not the description of an experiment ({err}); the file is not one of ours or is damaged"
-        ) from err
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "base": ["Experiment"],
+        "registry": ["BUDGET", "EXPERIMENTS", "PROFILES", "SYSTEMS", "from_json", "get", "numbers"],
+        "trained": ["Model", "find_weights", "load_model", "super_resolve"],
+        "training": ["train"],
+    },
+)

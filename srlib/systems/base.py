@@ -7,19 +7,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from srlib.examples import ScanPatches
-from srlib.games import CrossEntropy, LeastSquares, Supervised, Training, Wasserstein
-from srlib.generation import Acquisition, Generation
-from srlib.intensity import INTENSITIES
-from srlib.mixture import Mixture
+from srlib.core.parts import Count, Part, as_tuples
+from srlib.core.paths import InputError, choose
+from srlib.data.pairs import PairMaker
+from srlib.degradations.tasks import TASKS, Settings
+from srlib.inference.isotropic import IsotropicSpacing
+from srlib.inference.prediction import AnyFactor, CoarseToFine, SameGrid
 from srlib.models.network import Network
-from srlib.pairs import PairMaker
-from srlib.parts import Count, Part, as_tuples
-from srlib.paths import InputError, choose
-from srlib.prediction import AnyFactor, CoarseToFine, SameGrid
-from srlib.synthesis import IsotropicSpacing
-from srlib.synthetic import RandomDegradations, SyntheticScans
-from srlib.tasks import TASKS, Settings
+from srlib.scans.intensity import INTENSITIES
+from srlib.synthesis.generation import Acquisition, Generation
+from srlib.training.examples import ScanPatches
+from srlib.training.games import CrossEntropy, LeastSquares, Supervised, Training, Wasserstein
+from srlib.training.mixture import Mixture
+from srlib.training.synthetic import RandomDegradations, SyntheticScans
 
 SCHEMA = 2  # of the JSON in weights files; raise it when fields change
 SLOTS = ("network", "examples", "training", "game", "prediction")

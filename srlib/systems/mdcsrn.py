@@ -2,11 +2,11 @@
 
 import dataclasses
 
-from srlib.examples import ScanPatches
-from srlib.games import Training, Wasserstein
+from srlib.inference.prediction import SameGrid
 from srlib.models.network import Network
-from srlib.prediction import SameGrid
 from srlib.systems.base import Experiment
+from srlib.training.examples import ScanPatches
+from srlib.training.games import Training, Wasserstein
 
 MDCSRN = Experiment(
     name="mdcsrn",

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import load
 
-from srlib.foreign import read_foreign
-from srlib.paths import InputError
-from srlib.systems import EXPERIMENTS
+from srlib.core.paths import InputError
+from srlib.models.foreign import read_foreign
 from srlib.systems.base import Experiment
+from srlib.systems.registry import EXPERIMENTS
 from srlib.systems.synthsr import SYNTHSR_HYPERFINE, SYNTHSR_PUBLISHED
 
 Weights = dict[str, torch.Tensor]

@@ -1,10 +1,10 @@
 """SRReCNN3D, mono- and multimodal, and SRCNN3D: Pham et al., CMIG 2019 and ISBI 2017."""
 
-from srlib.examples import ScanPatches
-from srlib.games import Training
+from srlib.inference.prediction import SameGrid
 from srlib.models.network import Network
-from srlib.prediction import SameGrid
 from srlib.systems.base import Experiment
+from srlib.training.examples import ScanPatches
+from srlib.training.games import Training
 
 RECNN = Experiment(
     name="recnn",

@@ -2,13 +2,13 @@
 
 import dataclasses
 
-from srlib.games import Training
-from srlib.generation import Acquisition, Generation
-from srlib.mixture import Mixture
+from srlib.inference.prediction import AnyFactor
 from srlib.models.network import Network
-from srlib.prediction import AnyFactor
-from srlib.synthetic import RandomDegradations
+from srlib.synthesis.generation import Acquisition, Generation
 from srlib.systems.base import Experiment
+from srlib.training.games import Training
+from srlib.training.mixture import Mixture
+from srlib.training.synthetic import RandomDegradations
 
 MIXTURE = Mixture()
 

@@ -2,11 +2,11 @@
 
 import dataclasses
 
-from srlib.examples import ScanPatches
-from srlib.games import LeastSquares, Supervised, Training
+from srlib.inference.prediction import CoarseToFine
 from srlib.models.network import Network
-from srlib.prediction import CoarseToFine
 from srlib.systems.base import Experiment
+from srlib.training.examples import ScanPatches
+from srlib.training.games import LeastSquares, Supervised, Training
 
 LSGAN = LeastSquares(weight=0.1, slope=0.3)
 

@@ -2,11 +2,11 @@
 
 import dataclasses
 
-from srlib.examples import ScanPatches
-from srlib.games import CrossEntropy, Supervised, Training
+from srlib.inference.prediction import CoarseToFine, SameGrid
 from srlib.models.network import Network
-from srlib.prediction import CoarseToFine, SameGrid
 from srlib.systems.base import Experiment
+from srlib.training.examples import ScanPatches
+from srlib.training.games import CrossEntropy, Supervised, Training
 
 # L1 x 1000 + cross-entropy x 0.001 in the code's configuration, here relative to L1
 SRGAN = CrossEntropy(weight=1e-6)

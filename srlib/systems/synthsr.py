@@ -1,11 +1,11 @@
 """SynthSR: Iglesias et al., NeuroImage 2021 and Science Advances 2023, and its code's six use cases."""
 
-from srlib.games import Training, Wasserstein
-from srlib.generation import Acquisition, Generation
+from srlib.inference.isotropic import IsotropicSpacing
 from srlib.models.network import Network
-from srlib.synthesis import IsotropicSpacing
-from srlib.synthetic import SyntheticScans
+from srlib.synthesis.generation import Acquisition, Generation
 from srlib.systems.base import Experiment
+from srlib.training.games import Training, Wasserstein
+from srlib.training.synthetic import SyntheticScans
 
 _PAPER = "Iglesias et al., NeuroImage 2021; Science Advances 2023"
 _T1, _T1_LR, _T2 = (

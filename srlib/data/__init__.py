@@ -1,0 +1,12 @@
+"""Manifests and the scans that they name, degraded pairs, cohorts."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "layouts": ["write_manifest"],
+        "manifest": ["Subject", "load_mask", "load_scan", "read_manifest"],
+        "pairs": ["Pair", "PairMaker"],
+    },
+)

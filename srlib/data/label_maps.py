@@ -1,0 +1,90 @@
+"""Where label maps come from: a manifest with its table of classes and intensity priors."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+
+from srlib.core.paths import InputError, built_in, cohort_label, data_dir, locate, make_dir, root
+from srlib.data import cohorts
+from srlib.data.layouts import write_manifest
+from srlib.data.manifest import Subject, read_manifest
+from srlib.scans.volume import load
+from srlib.synthesis.priors import Label, Prior, estimate_priors, read_classes, read_priors, write_priors
+
+CONTRASTS = ("t1", "t2")
+
+
+@dataclass(frozen=True)
+class LabelMaps:
+    """Files: a manifest whose rows have ``labels``, the table of their classes, the priors."""
+
+    manifest: Path
+    classes: Path
+    priors: Path
+
+
+def find(manifest: str = "", classes: str = "", priors: str = "") -> LabelMaps:
+    """Label maps to train on: those given; else SynthSR's, where at hand; else the built-in ones.
+
+    SynthSR's tutorial data are looked for in ``synthsr/`` of the data folder. Priors that are not
+    given are measured on the rows' own scans. Raises InputError: a manifest without classes, and as
+    ``read_manifest`` and ``estimate_priors``.
+    """
+    if manifest and not classes:
+        raise InputError(f"{manifest}: a table of its classes is needed; see csv/README.md")
+    if manifest:
+        manifest, classes = locate(manifest), locate(classes)
+        return LabelMaps(manifest, classes, locate(priors) if priors else _measured(manifest, classes))
+    folder = data_dir() / "synthsr"
+    if (folder / "priors" / "generation_labels.npy").is_file() and (folder / "labels").is_dir():
+        return _synthsr(folder)
+    return builtin()
+
+
+def builtin() -> LabelMaps:
+    """The built-in cohort's label maps, of four tissues; they are made when they are not there.
+
+    Raises InputError outside a checkout.
+    """
+    manifest = root() / "csv" / "example.csv"
+    if not built_in(manifest):
+        raise InputError("no label maps: outside a checkout, give a manifest and its classes")
+    try:
+        read_manifest(manifest, "train")
+    except InputError:  # its volumes are not there
+        cohorts.build(manifest=manifest)
+    return find(manifest, manifest.with_name("classes_tissue.csv"))
+
+
+def measure(subjects: Sequence[Subject], table: Sequence[Label]) -> dict[str, Prior]:
+    """Priors of each contrast (t1, t2) that has scans with label maps; InputError when none has."""
+    found = {}
+    for contrast in CONTRASTS:
+        chosen = [s for s in subjects if {contrast, "labels"} <= s.files.keys()]
+        if chosen:
+            pairs = ((s.name, load(s.file(contrast)), load(s.file("labels"))) for s in chosen)
+            found[contrast] = estimate_priors(pairs, table)
+    if not found:
+        raise InputError("no row has a scan (t1 or t2) and labels; fill in these columns, or use another --split")
+    return found
+
+
+def _measured(manifest: Path, classes: Path) -> Path:
+    found = measure(read_manifest(manifest, "train"), read_classes(classes))
+    content = repr({name: np.array(prior).tolist() for name, prior in found.items()})
+    label = f"{cohort_label(manifest)}_priors_{sha256(content.encode()).hexdigest()[:8]}"
+    return write_priors(found, make_dir(data_dir()) / f"{label}.csv")
+
+
+def _synthsr(folder: Path) -> LabelMaps:
+    """SynthSR's tutorial: a quarter of its label maps for validation, its priors as one CSV."""
+    made = make_dir(data_dir() / "made")  # what lies there is ours and is made anew
+    manifest = write_manifest("synthsr", folder, made / "synthsr.csv", (0.75, 0.25, 0), force=True)
+    priors = {}
+    for file in sorted(folder.glob("priors/prior_means_*.npy")):
+        priors |= read_priors(file)
+    table = write_priors(priors, made / "synthsr_priors.csv", force=True)
+    return LabelMaps(manifest, folder / "priors" / "generation_labels.npy", table)

@@ -1,0 +1,122 @@
+"""Manifests (CSV, one row per subject) and the scans that they name."""
+
+import functools
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from srlib.core.paths import InputError, ScanWarning, data_dir, locate
+from srlib.core.tables import VOLUMES, check_name, read_table
+from srlib.scans.dicom import is_series
+from srlib.scans.formats import Grid, load, read_grid
+from srlib.scans.intensity import wild
+from srlib.scans.space import resample_to
+from srlib.scans.volume import Volume, to_window
+
+SPLITS = ("train", "val", "eval", "test")
+EDGE = 1e-3  # voxels by which scans that only touch may seem to overlap
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A row of a manifest; ``files`` maps a column (t1, t2, image, labels, lr, mask) to its file."""
+
+    name: str
+    split: str
+    files: Mapping[str, Path]
+
+    def file(self, column: str) -> Path:
+        if column not in self.files:
+            raise InputError(f"subject {self.name} has no {column}; add the column {column} to the manifest")
+        return self.files[column]
+
+
+def read_manifest(path: str | Path, split: str | None = None) -> list[Subject]:
+    """Subjects of a manifest, or of one split of it; the columns are described in csv/README.md.
+
+    Paths are relative to the CSV's folder or, where not found there, to ``SRLIB_DATA``. Raises InputError
+    that names row, column and file: what ``read_table`` refuses, a missing or unreadable or 4-D volume, an
+    unknown split, a subject twice or with a name that cannot name a file, a mask or label map that lies nowhere in the
+    t1 (its grid may be another).
+    """
+    path, subjects, taken = locate(path), [], {}
+    folders = path.parent.absolute(), data_dir()
+    for row in read_table(path, ("subject", "split"), VOLUMES):
+        name, split_ = row["subject"], row["split"]
+        check_name(name, f"{row.place}, column subject", taken)
+        if split_ not in SPLITS:
+            raise InputError(f"{row.place}, column split: expected one of {', '.join(SPLITS)}, got {split_!r}")
+        files = {c: _resolve(folders, c, row[c], f"{row.place}, column {c}") for c in VOLUMES if row.get(c)}
+        if not files:
+            raise InputError(f"{row.place}: no volume given; fill at least one of {', '.join(VOLUMES)}")
+        for column in [c for c in ("labels", "mask") if c in files and "t1" in files]:
+            if not _meet(_grid(files[column]), _grid(files["t1"])):
+                raise InputError(
+                    f"{row.place}, column {column}: {files[column]} lies nowhere in the t1; "
+                    "their headers must place both in one world"
+                )
+        subjects.append(Subject(name, split_, files))
+    chosen = [s for s in subjects if split in (None, s.split)]
+    if not chosen:
+        there = ", ".join(dict.fromkeys(s.split for s in subjects))
+        raise InputError(f"{path}: no row has split {split!r}, only {there}; give some rows this split")
+    return chosen
+
+
+def _resolve(folders: Sequence[Path], column: str, cell: str, where: str) -> Path:
+    for file in (folder / cell for folder in folders):
+        if os.path.isfile(file) or is_series(file):
+            if column == "lr" and file.suffix.lower() == ".mat":  # MATLAB has no image header to check
+                return file
+            try:
+                _grid(file)
+            except InputError as err:
+                raise InputError(f"{where}: {err}") from err
+            return file
+    raise InputError(f"{where}: {cell} is neither in {folders[0]} nor in {folders[1]}")
+
+
+def _grid(file: Path) -> Grid:
+    """A scan's shape and affine; a header is read once, as long as its file does not change."""
+    state = file.stat()
+    return _read_grid(file, state.st_ino, state.st_size, state.st_mtime_ns)
+
+
+@functools.cache
+def _read_grid(file: Path, *state: int) -> Grid:
+    return read_grid(file)
+
+
+def _meet(one: Grid, other: Grid) -> bool:
+    """Whether two scans may see the same place: on no axis of either does the other lie beyond its faces."""
+    if one[0] == other[0] and np.array_equal(one[1], other[1]):
+        return True
+    for (shape, affine), (its_shape, its_affine) in ((one, other), (other, one)):
+        corners = np.stack(np.meshgrid(*([-0.5, n - 0.5] for n in its_shape), [1.0])).reshape(4, -1)
+        at = (np.linalg.solve(affine, its_affine) @ corners)[:3].T
+        if (at.max(0) <= -0.5 + EDGE).any() or (at.min(0) >= np.array(shape) - 0.5 - EDGE).any():
+            return False
+    return True
+
+
+def load_scan(subject: Subject, column: str, rule: str = "minmax") -> Volume:
+    """A subject's scan; a ScanWarning names it if a few voxels take most of the range that an intensity rule leaves."""
+    scan = load(subject.file(column))
+    for line in wild(to_window(scan, rule).data):
+        warnings.warn(f"subject {subject.name}, {subject.file(column)}: {line}", ScanWarning, stacklevel=3)
+    return scan
+
+
+def load_mask(subject: Subject, like: Volume) -> np.ndarray | None:
+    """Where the subject's ``mask`` is non-zero on the grid of a scan, by their affines; boolean, None without a mask.
+
+    Raises InputError when the two fields of view do not meet.
+    """
+    if "mask" not in subject.files:
+        return None
+    file = subject.files["mask"]
+    return resample_to(load(file), like, order=0, outside=0, what=f"subject {subject.name}: the mask {file}").data != 0

@@ -1,0 +1,50 @@
+"""From an ultrasound probe's beams to an image in mm."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import ndimage
+
+from srlib.core.paths import InputError
+from srlib.scans.patches import per_axis
+from srlib.scans.volume import Volume
+
+
+def scan_convert(
+    polar: np.ndarray,
+    initial_radius: float,
+    final_radius: float,
+    initial_angle: float,
+    final_angle: float,
+    shape: Sequence[int],
+) -> Volume:
+    """Scan conversion of a frame (beams, depth) to a Cartesian image (X, Y, 1) of ``shape`` (X, Y); outside 0.
+
+    Radii in mm, angles in radians from straight ahead, first and last sample at the initial and final ones; x lies
+    across the probe, positive for positive angles, y is the depth, and the affine's zero is where
+    the beams meet. Pixels are square and just large enough for the sector, which lies in the
+    middle. Interpolation is bilinear, as in the sisr_medical code. Raises InputError for other
+    frames, shapes, radii and angles.
+    """
+    if polar.ndim != 2 or min(polar.shape) < 2:
+        raise InputError(f"expected a frame (beams, depth) of 2 samples or more a side, got shape {polar.shape}")
+    if not 0 <= initial_radius < final_radius < np.inf:
+        raise InputError(f"expected radii 0 <= initial < final in mm, got {initial_radius} and {final_radius}")
+    if not -np.pi <= initial_angle < final_angle <= np.pi:
+        raise InputError(f"expected angles -pi <= initial < final <= pi, got {initial_angle} and {final_angle}")
+    shape = per_axis(shape, "shape", 2, least=2)
+    angles = np.clip(np.arange(-2, 3) * np.pi / 2, initial_angle, final_angle)  # the sector is widest at these
+    reach = np.multiply.outer([initial_radius, final_radius], [np.sin(angles), np.cos(angles)])
+    low, high = reach.min(axis=(0, 2)), reach.max(axis=(0, 2))
+    spacing = ((high - low) / np.subtract(shape, 1)).max()
+    origin = (low + high - spacing * np.subtract(shape, 1)) / 2
+    x, y = (o + spacing * np.arange(n) for o, n in zip(origin, shape, strict=True))
+    last = np.subtract(polar.shape, 1)
+    beam = (np.arctan2(x[:, None], y) - initial_angle) / (final_angle - initial_angle) * last[0]
+    depth = (np.hypot(x[:, None], y) - initial_radius) / (final_radius - initial_radius) * last[1]
+    image = ndimage.map_coordinates(polar, [beam, depth], np.float32, order=1, mode="nearest")
+    for at, end in ((beam, last[0]), (depth, last[1])):
+        image[(at < -1e-6) | (at > end + 1e-6)] = 0
+    affine = np.diag([spacing, spacing, 1.0, 1.0])
+    affine[:2, 3] = origin
+    return Volume(image[..., None], affine)

@@ -1,0 +1,69 @@
+"""Networks over whole arrays: tiles cut from a memory budget, or stitched patches."""
+
+import math
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from srlib.core.device import return_freed_memory
+from srlib.core.paths import InputError
+from srlib.scans.patches import PatchLocation, extract, grid_locations, stitch, tiles
+
+MAX_MEMORY_GB = 3.0
+WORKING_COPIES = 3  # float32 copies of the whole scan that live beside the tiles
+
+
+def run_tiled(
+    network: torch.nn.Module, data: np.ndarray, max_memory_gb: float | None = None, progress: bool = False
+) -> np.ndarray:
+    """A network over a whole array, float32 (X, Y, Z) or (C, X, Y, Z), tile by tile, to (X, Y, Z).
+
+    Of a network with K > 1 output channels: (K, X, Y, Z). The output grid is ``network.factor``
+    times finer, or the same. Each tile carries a halo as wide as the network sees
+    (``network.halo``), on inner faces only, so that the result is that of the whole array at once.
+    Tiles are cut so that the network's ``live_channels`` feature maps and the scan itself stay
+    within the budget, MAX_MEMORY_GB when it is None. Raises InputError, which says what a tile
+    needs, when it is too small.
+    """
+    return_freed_memory()
+    allowed = 1e9 * (MAX_MEMORY_GB if max_memory_gb is None else max_memory_gb)
+    factor = getattr(network, "factor", (1, 1, 1))
+    channels = data if data.ndim == 4 else data[None]
+    shape = channels.shape[1:]
+    copies, voxel = WORKING_COPIES * channels.nbytes * math.prod(factor), 4 * network.live_channels
+    room = (allowed - copies) / voxel
+    todo, largest = tiles(shape, network.halo, room, getattr(network, "multiple", 1))
+    if not todo:
+        least, whole = (math.ceil((copies + voxel * n) / 1e7) / 100 for n in (largest, math.prod(shape)))
+        raise InputError(
+            f"a scan of shape {shape} needs {least:g} GB of memory for its smallest tile and {whole:g} GB in "
+            f"one piece, {allowed / 1e9:g} GB are allowed; allow more (--max-memory)"
+        )
+    out: np.ndarray | None = None
+    for tile in tqdm(todo, desc="tiles", disable=not progress or len(todo) == 1):
+        part = _run(network, channels, tile.outer)
+        if out is None:
+            out = np.empty((len(part), *np.multiply(shape, factor)), np.float32)
+        out[(..., *tile.core.scaled(factor).slices)] = part[(..., *tile.inner.scaled(factor).slices)]
+        del part  # or it would stay in memory beside the next tile's feature maps
+    return out[0] if len(out) == 1 else out
+
+
+def run_patches(network: torch.nn.Module, data: np.ndarray, patch_size: int = 64, margin: int = 3) -> np.ndarray:
+    """A same-grid network over overlapping patches, ``margin`` voxels cut from each, stitched.
+
+    mDCSRN's evaluation: Chen et al., MICCAI 2018. Unlike ``run_tiled`` the result depends on the
+    patches, wherever the network sees farther than the margin.
+    """
+    places = grid_locations(data.shape, patch_size, patch_size - 2 * margin)
+    parts = (_run(network, data[None], place)[0] for place in places)
+    return stitch(parts, places, data.shape, margin)
+
+
+@torch.inference_mode()
+def _run(network: torch.nn.Module, channels: np.ndarray, place: PatchLocation) -> np.ndarray:
+    """The network's output (K, ...) of the part of an array (C, X, Y, Z) at a place."""
+    device = next(network.parameters()).device
+    part = torch.from_numpy(extract(channels, place).copy())
+    return network(part[None].to(device))[0].cpu().numpy()

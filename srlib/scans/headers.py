@@ -1,0 +1,266 @@
+"""Headers of scan files: what they must say before voxels are read, and what that of an enhanced
+scan keeps.
+"""
+
+import gzip
+import json
+import math
+import struct
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.affines import voxel_sizes
+from nibabel.freesurfer.mghformat import footer_dtype
+from PIL import Image
+
+from srlib.core.paths import InputError
+from srlib.scans import dicom
+from srlib.scans.dicom import explained, is_dicom
+
+MAX_VOXELS = 10**9  # of a scan: more is refused before memory is taken
+PACKED = (".gz", ".mgz", ".bz2", ".zst")  # names of files that end with a checksum
+GZIP_RATIO = 1032  # what deflate compresses at most
+DTYPES = ("float32", "int16", "uint8", "uint16", "int32", "same")
+SHEAR = 1e-3  # cosine between axes from which on a transform is no rotation
+FEW_LEVELS = 255  # intensities over a smaller range lose what was enhanced when they are rounded
+COMMENT = 6  # code of a comment among NIfTI's extensions
+MGH_TAG = struct.Struct(">iq")  # kind and length of what follows an MGH's footer, as in FreeSurfer's tags.h
+MGH_COMMAND = 3  # there, the kind of a command line
+ADVICE = "copy it again, or name it as what it is (.nii.gz, .nii, .mgz, .hdr, .img, .npz, .png, .dcm)"
+
+
+def _loaded(path: str | Path) -> nib.spatialimages.SpatialImage:
+    """A file as nibabel opens it, without its log: nibabel mends headers and says so, ``opened``
+    judges them.
+    """
+    logger = nib.imageglobals.logger
+    logger.disabled = True
+    try:
+        return nib.load(path)
+    finally:
+        logger.disabled = False
+
+
+def opened(path: str | Path) -> tuple[nib.spatialimages.SpatialImage, tuple[int, int, int]]:
+    """A NIfTI, MGH or Analyze file whose header is that of a real 3-D scan, and its shape; no
+    voxels are read.
+
+    A plain image (X, Y) has one slice. Raises InputError, naming the file, for any other, a spacing
+    that is not positive, a singular affine, more than MAX_VOXELS, and more voxels than a compressed
+    file can hold.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: {'a link that leads nowhere' if path.is_symlink() else 'no such file'}")
+    with explained(path, "unreadable scan", ADVICE):
+        image = _loaded(path)
+        _check_voxels(image)
+        _check_place(image)
+    return image, (*map(int, image.shape), 1)[:3]
+
+
+def _check_voxels(image: nib.spatialimages.SpatialImage) -> None:
+    if not isinstance(image, nib.analyze.AnalyzeImage | nib.MGHImage):
+        raise InputError(f"expected NIfTI, MGH or Analyze, got {type(image).__name__}; convert it first")
+    shape, kind = tuple(map(int, image.shape)), image.get_data_dtype()
+    if len(shape) < 2 or min(shape) < 1 or math.prod(shape[3:]) > 1:
+        raise InputError(f"expected a 3-D scan, got shape {shape}; split it into such, or repair its header")
+    if kind.kind not in "iuf":
+        found = "".join(kind.names or [str(kind)])
+        raise InputError(f"expected real numbers, got voxels of {found}; convert the scan first")
+    if math.prod(shape) > MAX_VOXELS:
+        raise InputError(f"its header says {shape} voxels, more than {MAX_VOXELS:,}; crop or repair it")
+    file = Path(image.file_map["image"].filename)
+    held = file.stat().st_size
+    if file.name.lower().endswith("gz") and math.prod(shape) * kind.itemsize > held * GZIP_RATIO:
+        raise InputError(f"its header says {shape} voxels, more than its {held} bytes can hold; copy it again")
+
+
+def _check_place(image: nib.spatialimages.SpatialImage) -> None:
+    with image.file_map.get("header", image.file_map["image"]).get_prepare_fileobj("rb") as file:
+        # nibabel turns a zero into 1 and takes negative numbers as positive ones, but not here
+        header = type(image.header).from_fileobj(file, check=False)
+    spacing = tuple(map(float, header.get_zooms()))
+    if not all(0 < mm < np.inf for mm, n in zip(spacing, image.shape, strict=False) if n > 1):
+        raise InputError(f"its header says a spacing of {spacing} mm; expected positive numbers, repair it first")
+    with np.errstate(all="ignore"):
+        axes = image.affine[:3, :3] / voxel_sizes(image.affine)
+    if not np.isfinite(image.affine).all() or not abs(np.linalg.det(axes)) >= 1e-3:
+        raise InputError("its affine is singular (a zero spacing) or not finite; repair the header first")
+
+
+def voxels(image: nib.spatialimages.SpatialImage) -> np.ndarray:
+    """The voxels of an image from ``opened``, float32; compressed files are first read to their
+    end.
+
+    There a checksum stands: reading raises for a file that is cut off or whose content is not that
+    of its checksum.
+    """
+    for part in ("header", "image"):
+        holder = image.file_map.get(part)
+        if holder and holder.filename.lower().endswith(PACKED):
+            with holder.get_prepare_fileobj("rb") as file:
+                _read_on(file)
+    return np.asarray(image.dataobj, dtype=np.float32)
+
+
+def _read_on(file: nib.openers.ImageOpener) -> None:
+    """Read a compressed file to its end; what follows a whole gzip stream is not looked at, as
+    by gzip itself.
+    """
+    try:
+        while file.read(2**20):
+            pass
+    except gzip.BadGzipFile as err:
+        if not str(err).startswith("Not a gzipped file"):
+            raise
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a scan's shape is known from the whole of its files alone: DICOM, PNG and NumPy."""
+    return is_dicom(path) or path.suffix.lower() in (".png", ".npz")
+
+
+def _image(path: Path) -> nib.spatialimages.SpatialImage | None:
+    return None if is_whole(path) else _loaded(path)
+
+
+def doubts(path: Path) -> list[str]:
+    """What a scan's header leaves open about its place or its size, a line each."""
+    image = _image(path)
+    if isinstance(image, nib.Nifti1Pair):
+        unit = {1: "metre", 3: "micron"}.get(int(image.header["xyzt_units"]) % 8)
+        return [f"the header's unit is {unit}, which is taken wherever mm is meant"] if unit else []
+    if isinstance(image, nib.analyze.AnalyzeImage):
+        return ["an Analyze header does not say which side is left"]
+    return dicom.doubts(first) if (first := dicom.first_image(path)) else []
+
+
+def kept(
+    source: Path, affine: np.ndarray, made_affine: np.ndarray, shape: Sequence[int], done: str, record: Mapping
+) -> nib.Nifti1Header:
+    """Header of a scan of ``shape`` at ``made_affine`` that was made from ``source``, which lies at
+    ``affine``.
+
+    Of a NIfTI: its version, units, display range, and both transforms with their codes, moved as
+    the voxels were; of MGH and DICOM: scanner coordinates. A sheared transform (a tilted gantry)
+    stands in the sform alone, as a qform cannot hold it. ``done`` becomes the description,
+    ``record`` a comment in JSON.
+    """
+    image = _image(source)
+    old = image.header if isinstance(image, nib.Nifti1Pair) else None
+    new = (nib.Nifti2Header if isinstance(old, nib.Nifti2Header) else nib.Nifti1Header)()
+    new.set_data_shape(shape)
+    new.set_zooms(voxel_sizes(made_affine))
+    if old is not None:
+        for field in ("xyzt_units", "cal_min", "cal_max", "aux_file"):
+            new[field] = old[field]
+        moved = np.linalg.inv(affine) @ made_affine
+        for read, write in ((old.get_qform, partial(_set_qform, new)), (old.get_sform, new.set_sform)):
+            with suppress(Exception):  # the one that is not used may hold anything
+                matrix, code = read(coded=True)
+                if code:
+                    write(matrix @ moved, code)
+    elif isinstance(image, nib.MGHImage) or ((first := dicom.first_image(source)) and first.position is not None):
+        _set_qform(new, made_affine, "scanner")
+        new.set_sform(made_affine, "scanner")
+    if not np.allclose(new.get_best_affine(), made_affine, atol=1e-3):
+        new.set_sform(made_affine, "aligned")
+    if int(new["xyzt_units"]) % 8 not in (1, 2, 3):
+        new.set_xyzt_units("mm")
+    new["descrip"] = done.encode("ascii", "replace")[:79]
+    write_record(new, record)
+    return new
+
+
+def _set_qform(header: nib.Nifti1Header, affine: np.ndarray, code: int | str) -> None:
+    axes = affine[:3, :3] / voxel_sizes(affine)
+    sheared = np.abs(axes.T @ axes - np.eye(3)).max() > SHEAR
+    header.set_qform(None if sheared else affine, 0 if sheared else code)
+
+
+def store_as(header: nib.Nifti1Header, dtype: str, source: Path, data: np.ndarray) -> str:
+    """Set a header's voxel type, one of DTYPES, and its slope and intercept; what there is to tell
+    about it, if any.
+
+    Integers are scaled only where their range is too small for the values or the values' too small
+    for rounding. ``same``: type, slope and intercept of the source; of DICOM int16, and float32 of
+    files without a type of their own.
+    """
+    image = _image(source) if dtype == "same" else None
+    if image is not None:
+        kind, slope, inter = image.get_data_dtype().newbyteorder("="), image.dataobj.slope, image.dataobj.inter
+    else:
+        own = "int16" if is_dicom(source) else "float32"
+        kind, slope, inter = np.dtype(own if dtype == "same" else dtype), 1, 0
+    low, high, note = float(data.min()), float(data.max()), ""
+    if kind.kind == "f":
+        kind, slope, inter = np.dtype(np.float64 if kind.itemsize > 4 else np.float32), 1, 0
+    else:
+        least, most = limits(kind)
+        ends = (np.array([low, high]) - inter) / slope
+        fits = np.array_equal(np.clip(ends, least, most), ends)
+        if image is not None and not fits:
+            note = f"values of {low:.4g} to {high:.4g} were clipped to what the input's {kind} holds"
+        elif image is None and (not fits or high - low < FEW_LEVELS):
+            slope = max((high - low) / (most - least), float(np.finfo(np.float32).tiny))
+            inter = low - least * slope
+            note = f"stored as {kind} times {slope:.6g} plus {inter:.6g}, as the header says"
+    header.set_data_dtype(kind)
+    header.set_slope_inter(slope, inter)
+    return note
+
+
+def limits(dtype: type | np.dtype) -> tuple[np.float64, np.float64]:
+    """Lowest and highest float64 that an integer type holds; the highest of 64 bits lies below
+    the type's own.
+    """
+    info = np.iinfo(dtype)
+    return np.float64(info.min), np.float64(info.max - info.max // 2**53)
+
+
+def write_record(header: nib.Nifti1Header, record: Mapping[str, object]) -> None:
+    """Make a record, in JSON, the one comment of a NIfTI header from ``kept``."""
+    content = json.dumps(record, sort_keys=True).encode()
+    header.extensions[:] = [nib.nifti1.Nifti1Extension("comment", content)]
+
+
+def comment(header: nib.Nifti1Header | None) -> bytes:
+    """The first comment of a NIfTI header, as ``write_record`` leaves it; empty where there is
+    none.
+    """
+    extensions = header.extensions if header is not None else ()
+    return next((e.get_content().rstrip(b"\0") for e in extensions if e.get_code() == COMMENT), b"")
+
+
+def append_to_mgh(path: Path, text: bytes) -> None:
+    """Add a text, if any, to a written ``.mgz`` as FreeSurfer's tag of the command line, which
+    readers pass over.
+    """
+    if text:
+        with open(path, "ab") as file:
+            file.write(gzip.compress(MGH_TAG.pack(MGH_COMMAND, len(text)) + text, mtime=0))
+
+
+def read_record(path: Path) -> dict[str, object] | None:
+    """The record that ``volume.save`` wrote into a file; None where there is none."""
+    with suppress(Exception):  # whatever is wrong with the file, it was not written so
+        record = json.loads(_text(path))
+        return record if isinstance(record, dict) and "srlib" in record else None
+    return None
+
+
+def _text(path: Path) -> str | bytes:
+    if path.suffix.lower() == ".png":
+        with Image.open(path) as picture:
+            return picture.info["Comment"]
+    header = _loaded(path).header
+    if path.suffix != ".mgz":
+        return comment(header)
+    with gzip.open(path) as file:
+        file.seek(header.get_footer_offset() + footer_dtype.itemsize + MGH_TAG.size)
+        return file.read(2**20)

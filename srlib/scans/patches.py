@@ -1,0 +1,164 @@
+"""Where patches and tiles lie in a volume, and how they are cut out and put back."""
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from srlib.core.paths import InputError
+
+
+@dataclass(frozen=True)
+class PatchLocation:
+    """A box of ``size`` voxels beginning at voxel ``start``; 2-D is a size of 1 along one axis."""
+
+    start: tuple[int, ...]
+    size: tuple[int, ...]
+
+    @property
+    def slices(self) -> tuple[slice, ...]:
+        return tuple(slice(a, a + n) for a, n in zip(self.start, self.size, strict=True))
+
+    def scaled(self, factor: Sequence[int]) -> "PatchLocation":
+        """The same box on a grid that is ``factor`` times finer per axis."""
+        start, size = np.multiply((self.start, self.size), factor).tolist()
+        return PatchLocation(tuple(start), tuple(size))
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A part of a volume to compute: ``outer`` is read, ``core`` is written; both in voxels of the volume."""
+
+    outer: PatchLocation
+    core: PatchLocation
+
+    @property
+    def inner(self) -> PatchLocation:
+        """Where the core lies inside the outer box."""
+        return PatchLocation(tuple(np.subtract(self.core.start, self.outer.start).tolist()), self.core.size)
+
+
+def per_axis(
+    value: float | Sequence[float],
+    name: str = "patch_size",
+    dims: int = 3,
+    least: float = 1,
+    kind: type = int,
+) -> tuple:
+    """One number for every axis, or one per axis, as a tuple of ``dims`` numbers of a kind.
+
+    Raises InputError, which begins with ``name``: another count, a number below ``least`` or not
+    finite, and a fraction where the kind is int.
+    """
+    values = (value,) * dims if np.isscalar(value) else tuple(value)
+    if len(values) != dims or not all(np.isfinite(v) and v >= least and kind(v) == v for v in values):
+        number = "whole number" if kind is int else "number"
+        raise InputError(f"{name}: expected one {number} >= {least}, or one per axis ({dims}), got {value}")
+    return tuple(map(kind, values))
+
+
+def grid_locations(
+    shape: Sequence[int],
+    patch_size: int | Sequence[int] = 64,
+    stride: int | Sequence[int] | None = None,
+    border: Sequence[int] | None = None,
+) -> list[PatchLocation]:
+    """Locations on a regular grid that cover the volume; the last one per axis is moved back inside.
+
+    A volume smaller than a patch gets one location that begins at 0 and reaches beyond it (see
+    ``extract``). The stride is the patch size when not given (no overlap); ``border`` voxels at the
+    faces of each axis are left out, as far as a patch still fits. Raises InputError for sizes that
+    are none, and a stride above the patch size.
+    """
+    size = per_axis(patch_size, "patch_size", len(shape))
+    step = per_axis(size if stride is None else stride, "stride", len(shape))
+    if any(s > p for s, p in zip(step, size, strict=True)):
+        raise InputError(f"a stride of {step} leaves gaps between patches of {size}; use at most the patch size")
+    axes = []
+    for n, p, s, b in zip(shape, size, step, border or [0] * len(shape), strict=True):
+        first = min(b, max(n - p, 0) // 2)
+        last = max(n - first - p, first)
+        axes.append([*range(first, last, s), last])
+    return [PatchLocation(start, size) for start in itertools.product(*axes)]
+
+
+def random_locations(
+    shape: Sequence[int], patch_size: int | Sequence[int], count: int, rng: np.random.Generator
+) -> list[PatchLocation]:
+    """``count`` locations drawn uniformly inside the volume."""
+    size = per_axis(patch_size, "patch_size", len(shape))
+    room = np.maximum(np.subtract(shape, size), 0)
+    starts = rng.integers(0, room + 1, size=(count, len(shape)))
+    return [PatchLocation(tuple(start), size) for start in starts.tolist()]
+
+
+def extract(array: np.ndarray, location: PatchLocation) -> np.ndarray:
+    """The patch at a location of the last axes of ``array``; where it reaches beyond the volume it is zero."""
+    patch = array[(..., *location.slices)]
+    leading = patch.shape[: -len(location.size)]
+    missing = np.subtract((*leading, *location.size), patch.shape)
+    return np.pad(patch, [(0, m) for m in missing]) if missing.any() else patch
+
+
+def stitch(
+    patches: Iterable[np.ndarray], locations: Iterable[PatchLocation], shape: Sequence[int], margin: int = 0
+) -> np.ndarray:
+    """Put patches back into a volume of the given shape (last axes); voxels are written, never averaged.
+
+    ``margin`` voxels are left out at each face of a patch, except where the patch touches the volume's
+    own face. Raises InputError when the patches leave a hole.
+    """
+    out, holes = None, np.ones(tuple(shape), dtype=bool)
+    for patch, location in zip(patches, locations, strict=True):
+        if out is None:
+            out = np.zeros((*patch.shape[: -len(shape)], *shape), dtype=patch.dtype)
+        start = np.add(location.start, margin * (np.array(location.start) > 0))
+        stop = np.add(location.start, location.size)
+        stop = np.where(stop < shape, stop - margin, shape)
+        tile = Tile(location, PatchLocation(tuple(start), tuple(stop - start)))
+        out[(..., *tile.core.slices)] = patch[(..., *tile.inner.slices)]
+        holes[tile.core.slices] = False
+    if holes.any():
+        raise InputError(f"{holes.sum()} voxels lie in no patch; use a stride of at most patch_size - 2 * margin")
+    return out
+
+
+def tiles(
+    shape: Sequence[int], halo: int | Sequence[int], max_voxels: float, multiple: int | Sequence[int] = 1
+) -> tuple[list[Tile], int]:
+    """Tiles that share out a volume, and the voxels of the largest one, its halo included.
+
+    The longest axis is halved until no tile exceeds ``max_voxels``, so a volume that fits is one
+    tile. Halos lie on inner faces only, and all boxes begin at multiples of ``multiple`` (for
+    networks that pool). Halo and multiple: one number, or one per axis. Where not even the smallest
+    tiles fit, none are given, and their size.
+    """
+    halo, multiple, core = (np.broadcast_to(v, len(shape)).tolist() for v in (halo, multiple, shape))
+    while True:
+        axes = [_cut(*axis) for axis in zip(shape, core, halo, multiple, strict=True)]
+        largest = math.prod(max(outer for *_, outer in axis) for axis in axes)
+        if largest <= max_voxels:
+            break
+        divisible = [axis for axis, n in enumerate(core) if n > multiple[axis]]
+        if not divisible:
+            return [], largest
+        longest = max(divisible, key=core.__getitem__)
+        units = math.ceil(core[longest] / multiple[longest] / 2)
+        core[longest] = units * multiple[longest]
+    todo = []
+    for parts in itertools.product(*axes):
+        start, size, outer_start, outer_size = zip(*parts, strict=True)
+        todo.append(Tile(PatchLocation(outer_start, outer_size), PatchLocation(start, size)))
+    return todo, largest
+
+
+def _cut(n: int, core: int, halo: int, multiple: int) -> list[tuple[int, int, int, int]]:
+    """Parts of one axis: (core start, core size, outer start, outer size)."""
+    parts = []
+    for start in range(0, n, core):
+        stop, low = min(start + core, n), max(start - halo, 0)
+        low -= low % multiple
+        parts.append((start, stop - start, low, min(stop + halo, n) - low))
+    return parts

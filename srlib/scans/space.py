@@ -1,0 +1,68 @@
+"""Where scans meet: one on the grid of another, by the affines of both."""
+
+import numpy as np
+
+from srlib.core.paths import InputError
+from srlib.scans.volume import Volume, crop_or_pad, reorient, resample
+
+SAME = 0.01  # voxels by which two grids may differ anywhere and still be one: headers round
+
+
+def covered(scan: Volume, grid: Volume) -> float:
+    """Share of a grid's voxel centres in a scan's field of view, which ends half a voxel beyond
+    its outermost centres.
+    """
+    mapping = np.linalg.inv(scan.affine) @ grid.affine
+    x, y, z = np.ogrid[tuple(map(slice, grid.shape))]
+    inside = True
+    for (a, b, c, first), n in zip(mapping[:3], scan.shape, strict=True):
+        from_middle = a * x + b * y + (c * z + first - (n - 1) / 2)
+        inside = inside & (np.abs(from_middle) <= n / 2 + SAME)
+    return float(np.mean(inside))
+
+
+def _differ(one: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> bool:
+    """Whether two matrices place a voxel within ``shape`` more than SAME apart."""
+    return bool((np.abs(one - other) @ [*shape, 1]).max() >= SAME)
+
+
+def _turned(scan: Volume, grid: Volume) -> Volume | None:
+    """A scan in the voxels of a grid: its axes turned to the grid's, its affine a shift by whole
+    voxels.
+
+    None where they share no lattice.
+    """
+    turned = reorient(Volume(scan.data, np.linalg.inv(grid.affine) @ scan.affine))
+    shift = np.eye(4)
+    shift[:3, 3] = np.rint(turned.affine[:3, 3])
+    return None if _differ(turned.affine, shift, turned.shape) else Volume(turned.data, shift)
+
+
+def same_lattice(scan: Volume, grid: Volume) -> bool:
+    """Whether two grids are one but for the order and direction of their axes and whole voxels
+    between their faces.
+    """
+    return _turned(scan, grid) is not None
+
+
+def resample_to(
+    scan: Volume, grid: Volume, order: int = 3, outside: float | None = None, least: float = 0.0, what: str = "the scan"
+) -> Volume:
+    """A scan on another grid of its world, placed by both affines; nothing is registered.
+
+    On its own grid it is the scan itself; on its own lattice (``same_lattice``) its voxels, not
+    interpolated; else a spline of the given order. For what lies beyond its field of view see
+    ``resample``. Raises InputError, which calls the scan ``what``, when it covers less than the
+    share ``least`` of the grid, or nothing of it.
+    """
+    if scan.shape == grid.shape and not _differ(np.linalg.inv(scan.affine) @ grid.affine, np.eye(4), grid.shape):
+        return scan
+    share = covered(scan, grid)
+    if not share or share < least:
+        seen = f"covers {int(1000 * share) / 10:g} % of" if share else "shows nothing in"
+        raise InputError(f"{what} {seen} the scan's field of view; check both headers, or crop the scan")
+    turned = _turned(scan, grid)
+    if turned is None or (share < 1 and outside is None):
+        return resample(scan, grid.shape, grid.affine, order, outside)
+    start = -turned.affine[:3, 3].astype(int)
+    return grid.with_data(crop_or_pad(turned, start, grid.shape, outside or 0.0).data)

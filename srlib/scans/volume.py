@@ -1,0 +1,237 @@
+"""Scans in memory: float32 voxels with the affine that places them in the world, in mm."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.affines import from_matvec, to_matvec, voxel_sizes
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from scipy import ndimage
+
+from srlib.core.paths import InputError, atomic, choose
+from srlib.scans.dicom import explained
+from srlib.scans.headers import append_to_mgh, comment, limits, opened, voxels
+from srlib.scans.intensity import HU_WINDOW, STREAKS, background
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """A 3-D scan: ``data`` float32 (X, Y, Z) in nibabel voxel order, ``affine`` 4x4 voxel -> mm.
+
+    The centre of voxel (0, 0, 0) lies at the affine's origin.
+    """
+
+    data: np.ndarray
+    affine: np.ndarray
+
+    def __post_init__(self) -> None:
+        if self.data.ndim != 3:
+            raise InputError(f"a volume has 3 axes, got shape {self.data.shape}")
+        object.__setattr__(self, "data", np.asarray(self.data, dtype=np.float32))
+        object.__setattr__(self, "affine", np.asarray(self.affine, dtype=np.float64))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.data.shape
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Distance between neighbouring voxel centres along each axis, in mm."""
+        return tuple(voxel_sizes(self.affine).tolist())
+
+    def with_data(self, data: np.ndarray) -> "Volume":
+        """Other voxels on the same grid."""
+        return Volume(data, self.affine)
+
+
+def load(path: str | Path) -> Volume:
+    """Read a NIfTI, MGH or Analyze scan; slope and intercept are applied, and an image (X, Y) has
+    one slice.
+
+    Raises InputError, naming the file, for anything that is not one finite, real scan of positive
+    spacing, and for a compressed file whose content is not that of its checksum.
+    """
+    image, shape = opened(path)
+    with explained(path, "unreadable or truncated scan"):
+        data = voxels(image).reshape(shape)
+        bad = data.size - np.count_nonzero(np.isfinite(data))
+        if bad:
+            raise InputError(f"{bad} voxels are NaN or infinite; replace them (e.g. by 0) first")
+    return Volume(data, image.affine)
+
+
+def save(volume: Volume, path: str | Path, dtype: type = np.float32, header: nib.Nifti1Header | None = None) -> Path:
+    """Write NIfTI (``.nii``, ``.nii.gz``), ``.mgz`` or a slice as ``.png``, atomically.
+
+    Integers are rounded and clipped to their range. A NIfTI ``header`` (``headers.kept``) gives
+    what an affine does not say; values are stored by its slope and intercept. Its record stands in
+    files of every kind.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".png":
+        return _save_png(volume, path, header)
+    if not path.name.endswith((".nii", ".nii.gz", ".mgz")):
+        raise InputError(f"{path}: expected a name ending in .nii, .nii.gz or .mgz")
+    slope, inter = header.get_slope_inter() if header is not None else (1.0, 0.0)
+    data = volume.data
+    if np.issubdtype(dtype, np.integer):
+        data = np.rint(np.clip((data.astype(np.float64) - inter) / slope, *limits(dtype)))
+    data = data.astype(dtype, copy=False)
+    if path.suffix == ".mgz":
+        if (slope, inter) != (1, 0) or dtype not in (np.uint8, np.int16, np.int32, np.float32):
+            raise InputError(f"{path}: an .mgz holds no {np.dtype(dtype)}, or no slope; choose .nii.gz")
+        image = nib.MGHImage(data, volume.affine)
+    elif header is None:
+        image = nib.Nifti1Image(data, volume.affine, dtype=dtype)
+        image.header.set_xyzt_units("mm")
+    else:
+        image_type = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+        image = image_type(data, None, header, dtype=dtype)  # given an affine, nibabel sets codes of its own
+        image.header.set_slope_inter(slope, inter)
+    with atomic(path) as temporary:
+        nib.save(image, temporary)
+        if path.suffix == ".mgz":
+            append_to_mgh(temporary, comment(header))
+    return path
+
+
+def _save_png(volume: Volume, path: Path, header: nib.Nifti1Header | None) -> Path:
+    """To be looked at, x along the columns: 16 bits from the minimum to the maximum; units and
+    place are lost.
+    """
+    if volume.shape[2] != 1:
+        raise InputError(f"{path}: a PNG holds one slice, got {volume.shape[2]}; give a name ending in .nii.gz")
+    low, high = float(volume.data.min()), float(volume.data.max())
+    grey = np.rint((volume.data[..., 0].T - low) / ((high - low) or 1.0) * 65535).astype(np.uint16)
+    notes = PngInfo()
+    notes.add_text("Comment", comment(header))
+    with atomic(path) as temporary:
+        Image.fromarray(grey).save(temporary, pnginfo=notes)
+    return path
+
+
+def coarse_grid(shape: Sequence[int], affine: np.ndarray, factor: Sequence[float], align: str = "center"):
+    """Grid that is ``factor`` times coarser per axis over the same field of view: (shape, affine).
+
+    ``center``: spacing grows by the factor, the first voxel centre moves by (factor - 1) / 2 fine
+    voxels, and ceil(N / factor) voxels cover the field, but for 1e-4 of a voxel, since headers
+    round. ``corners``: first and last voxel centres coincide on both grids, as in SciPy's ``zoom``;
+    the spacing then grows by (N - 1) / (n - 1).
+    """
+    shape, factor = np.asarray(shape), np.asarray(factor, dtype=float)
+    count = np.ceil(shape / factor - 1e-4) if align == "center" else np.maximum(np.round(shape / factor), 1)
+    return _grid(shape, affine, count.astype(int), factor, align)
+
+
+def fine_grid(volume: Volume, factor: Sequence[float], align: str = "center"):
+    """Grid that is ``factor`` times finer per axis over the same field of view: (shape, affine).
+
+    With ``first`` voxel 0 stays where it is, as where scan lines were left out.
+    """
+    shape, factor = np.asarray(volume.shape), np.asarray(factor, dtype=float)
+    count = np.maximum(np.round(shape * factor), 1).astype(int)
+    return _grid(shape, volume.affine, count, 1 / factor, align)
+
+
+def _grid(shape: np.ndarray, affine: np.ndarray, count: np.ndarray, step: np.ndarray, align: str):
+    """Grid of ``count`` voxels, each as long as ``step`` voxels of the grid (shape, affine):
+    (shape, affine).
+    """
+    shifts = {"center": (step - 1) / 2, "corners": np.zeros(3), "first": np.zeros(3)}
+    shift = choose(shifts, align, "alignment")
+    if align == "corners":
+        step = np.where(count == shape, 1.0, (shape - 1) / np.maximum(count - 1, 1))
+    return tuple(count.tolist()), affine @ from_matvec(np.diag(step), shift)
+
+
+def resample(
+    volume: Volume,
+    shape: Sequence[int],
+    affine: np.ndarray,
+    order: int = 3,
+    outside: float | None = None,
+    mode: str = "mirror",
+) -> Volume:
+    """Spline interpolation of the given order on another grid.
+
+    Beyond the outermost centres the scan goes on by SciPy's ``mode``; beyond the field of view,
+    half a voxel from them, it is ``outside`` where that is given.
+    """
+    matrix, offset = to_matvec(np.linalg.inv(volume.affine) @ affine)
+    diagonal = np.diag(matrix)
+    if np.abs(matrix - np.diag(diagonal)).max() < 1e-6:  # same axes: SciPy's separable path, many times faster
+        matrix = diagonal
+    # voxel centres that coincide up to rounding must not be read from beyond the edge
+    place = {"matrix": matrix, "offset": np.round(offset, 9), "output_shape": tuple(shape)}
+    data = ndimage.affine_transform(volume.data, **place, output=np.float32, order=order, mode=mode)
+    if outside is not None:
+        seen = np.ones(volume.shape, np.uint8)
+        data[ndimage.affine_transform(seen, **place, order=0, mode="grid-constant") == 0] = outside
+    return Volume(data, affine)
+
+
+def axcodes(volume: Volume) -> str:
+    """World directions of the voxel axes, the nearest where they are oblique: RAS and the like."""
+    return "".join(nib.aff2axcodes(volume.affine))
+
+
+def describe(volume: Volume) -> str:
+    """What geometry and intensities a scan has, in a line."""
+    shape, spacing = (" x ".join(f"{v:.4g}" for v in values) for values in (volume.shape, volume.spacing_mm))
+    intensities = f"{volume.data.min():.4g} to {volume.data.max():.4g}"
+    return f"{shape} voxels of {spacing} mm, axes {axcodes(volume)}, intensities {intensities}"
+
+
+def reorient(volume: Volume, axes: str = "RAS") -> Volume:
+    """Permute and flip the voxel axes to the given world directions; nothing is interpolated."""
+    current = nib.io_orientation(volume.affine)
+    change = nib.orientations.ornt_transform(current, nib.orientations.axcodes2ornt(axes))
+    data = nib.apply_orientation(volume.data, change)
+    return Volume(data, volume.affine @ nib.orientations.inv_ornt_aff(change, volume.shape))
+
+
+def crop_or_pad(volume: Volume, start: Sequence[int], shape: Sequence[int], outside: float | None = None) -> Volume:
+    """The box of ``shape`` voxels that begins at voxel ``start`` (may be negative).
+
+    Beyond the scan it is ``outside``, its ``background`` where that is not given.
+    """
+    start, shape = np.asarray(start), np.asarray(shape)
+    low, high = (np.clip(edge, 0, volume.shape) for edge in (start, start + shape))
+    before = np.clip(-start, 0, shape)
+    missing = np.stack([before, shape - (high - low) - before], axis=1)
+    if outside is None:
+        outside = background(volume.data) if missing.any() else 0
+    inside = volume.data[tuple(map(slice, low, high))]
+    data = np.pad(inside, missing, constant_values=outside)
+    return Volume(data, volume.affine @ from_matvec(np.eye(3), start))
+
+
+def central(volume: Volume, size: int) -> Volume:
+    """The middle ``size`` voxels of each axis, or all of them where there are fewer."""
+    return framed(volume, [min(n, size) for n in volume.shape])
+
+
+def framed(volume: Volume, shape: Sequence[int]) -> Volume:
+    """The middle of a scan in a frame of ``shape`` voxels; its ``background`` where the frame is
+    larger than the scan.
+    """
+    return crop_or_pad(volume, np.subtract(volume.shape, shape) // 2, shape)
+
+
+def to_window(volume: Volume, rule: str, reconstructed: bool = False) -> Volume:
+    """A scan as measured, clipped to what an intensity rule knows: HU_WINDOW for ``hu``; for
+    training and prediction.
+
+    A scan that was ``reconstructed`` from few views of a clipped one lies beyond by its streaks, as
+    in training: within STREAKS times the window it stays as it is.
+    """
+    if rule != "hu":
+        return volume
+    low, high = HU_WINDOW
+    streaks = STREAKS * (high - low)
+    if reconstructed and low - streaks <= volume.data.min() and volume.data.max() <= high + streaks:
+        return volume
+    return volume.with_data(np.clip(volume.data, low, high))

@@ -1,0 +1,48 @@
+"""How SynthSR draws training examples: what is acquired, and the bounds of all that is random."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from srlib.core.parts import Length, Number, Part, Whole
+
+
+@dataclass(frozen=True)
+class Acquisition(Part):
+    """How a synthetic scan is acquired: an input channel of the network."""
+
+    prior: str  # modality in the table of intensity priors; "t1_lr" falls back on "t1"
+    spacing_mm: tuple[Length, Length, Length] = (1.0, 1.0, 1.0)  # of its slices along the RAS axes
+    thickness_mm: tuple[Length, Length, Length] | None = None  # of its slices; None: as their spacing
+    random_mm: Length | None = None  # spacing of each axis drawn up to so much, thickness up to that, instead
+
+
+@dataclass(frozen=True)
+class Generation(Part):
+    """How SynthSR draws training examples from label maps; bounds of uniform draws, where not said otherwise."""
+
+    choices: ClassVar = {"distribution": ("normal", "uniform")}
+
+    inputs: tuple[Acquisition, ...]
+    target: str = "input"  # first input before its acquisition; "real" scan; "classes" of labels; or a prior's modality
+    distribution: str = "normal"  # of the priors' means and stds, or "uniform"
+    scaling: Number = 0.15  # +- of 1, per axis
+    rotation_deg: Number = 15.0  # +-, about each axis
+    shear: Number = 0.012  # +-
+    translation_mm: Number = 0.0  # +-, per axis
+    warp_std: Number = 3.0  # most std of the velocity at the coarse points, voxels
+    warp_grid: Number = 0.0625  # coarse points per voxel
+    flip: bool = True  # left and right, in half of all examples
+    bias_std: Number = 0.3  # most std of the log bias at the coarse points
+    bias_grid: Number = 0.025  # coarse points per voxel
+    clip: Number = 300.0  # greatest intensity
+    gamma_std: Number = 0.5  # std of the normal log exponent
+    blur: Number = 0.5  # sigma of every channel, voxels
+    profile: Number = 0.42  # sigma of a slice profile, per slice thickness
+    blur_all: bool = True  # also axes whose slices are no farther apart than the output's voxels
+    blur_range: Number = 1.15  # that sigma times a number from 1 / range to range
+    order: Whole = 1  # of the spline that brings slices on the output's voxels
+    misplaced_deg: Number = 5.0  # +-, of further inputs against the first one ...
+    misplaced_mm: Number = 5.0
+    residual_deg: Number = 0.5  # ... and what remains of it after registration
+    residual_mm: Number = 0.5
+    reliability: bool = True  # each input is followed by a map of where it was measured

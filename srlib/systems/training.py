@@ -1,0 +1,162 @@
+"""Training of an experiment: its data, and the weights that it starts from."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from srlib import systems
+from srlib.core.paths import RESULTS_VERSION, InputError, make_dir, sha256, source_hash
+from srlib.data.manifest import Subject
+from srlib.models.weights import read_metadata, start_from, weights_hash
+from srlib.scans.patches import per_axis
+from srlib.systems.base import Experiment
+from srlib.systems.trained import load_network
+from srlib.training import checkpoints
+from srlib.training.fit import Machine, check_numbers, fit
+from srlib.training.store import PatchStore
+from srlib.training.validation import board_writer, snapshot_writer, validation
+
+STARTS = {"generator": "start", "critic": "start_critic", "segmenter": "segmenter"}  # kind of weights -> field, option
+
+
+def train(
+    experiment: Experiment,
+    train: Sequence[Subject],
+    val: Sequence[Subject],
+    folder: str | Path,
+    *,
+    seed: int = 0,
+    device: str = "auto",
+    processes: int = 1,
+    checkpoint_every: int | None = None,
+    progress: bool = True,
+    start: str | Path | None = None,
+    start_critic: str | Path | None = None,
+    segmenter: str | Path | None = None,
+    store: str | Path | None = None,
+    snapshots: bool = False,
+    tensorboard: bool = False,
+    classes: str | Path | None = None,
+    priors: str | Path | None = None,
+    restart: bool = False,
+) -> Path:
+    """Train an experiment on the subjects' pairs and return the path of ``model.safetensors`` in ``folder``.
+
+    An experiment that names another in its field ``start``, ``start_critic`` or ``segmenter`` needs that one's trained
+    generator, critic or segmenter under the same name; with a critic, its weights are written beside the generator's as
+    ``critic.safetensors``. With ``store``, patches are read from that HDF5 file (see ``store.write_store``) instead of
+    being cut from ``train``. An experiment whose examples come from label maps needs the tables ``classes`` and
+    ``priors`` (see ``priors``).
+
+    A run is known by its experiment, seed, the content of all that is read, and ``paths.RESULTS_VERSION``. A finished
+    one is returned as it is; an interrupted one goes on (see ``fit``). Another run's finished weights are kept beside the
+    new ones, with a hash in their name; another run's checkpoint is refused, or set aside with ``restart``. With
+    ``snapshots`` each row of ``history.csv`` also leaves what the network makes of one patch of ``val`` as
+    ``snapshots/STEP_sr.nii.gz``, in its place in the world; with ``tensorboard`` it goes to that folder as scalars and an
+    image. Raises InputError for unusable numbers, data, device or folder, and as ``fit``.
+    """
+    machine = Machine(device, processes)
+    machine.check()
+    check_numbers(seed=seed, checkpoint_every=checkpoint_every)
+    starts = {"generator": start, "critic": start_critic, "segmenter": segmenter}
+    _check_starts(experiment, starts)
+    examples, pairs = experiment.examples, experiment.pairs
+    tables = examples.read_tables(classes, priors, alone=not (store or snapshots))
+    experiment = experiment.changed(network=examples.fitted(experiment.network, tables))
+    hashes = tables.hashes() if tables else {}
+    if segmenter and read_metadata(segmenter).get("classes") != hashes.get("classes"):
+        raise InputError(f"{segmenter}: trained with another table of classes than {classes}; train it with this one")
+    train, val = examples.select(train), examples.select_val(val)
+    _check_amounts(experiment, processes, len(train) or bool(store), len(val) or not snapshots)
+    dataset = _read_store(store, experiment, seed) if store else examples.open(train, pairs, seed=seed, tables=tables)
+    facts = {
+        "experiment": experiment.to_json(),
+        "seed": int(seed),
+        "results_version": RESULTS_VERSION,
+        "train": {} if store else checkpoints.contents(train, lambda subject: examples.columns(pairs, subject)),
+        "val": checkpoints.contents(val, lambda subject: examples.columns(pairs, subject)),
+        "store": sha256(store) if store else "",
+        "starts": {kind: weights_hash(path) for kind, path in starts.items() if path},
+        **hashes,
+    }
+    identity = checkpoints.Identity(facts, lambda text: systems.from_json(text).to_json())
+    networks = _build(experiment, seed)
+    folder = make_dir(Path(folder))
+    final = folder / "model.safetensors"
+    if final.is_file() and not identity.difference(read_metadata(final)):
+        if read_metadata(final)["source"] != source_hash():
+            print(f"{final} is kept: the same run, by other source code", file=sys.stderr)
+        checkpoints.remove(folder / "checkpoint.pt", identity)  # it was stopped between the two
+        return final
+    for kind, network in networks.items():
+        if starts[kind]:
+            start_from(network, starts[kind], f"the {kind} of {experiment.name}")
+    loss = experiment.training.loss
+    shown = examples.held_out(val, pairs, tables=tables)
+    shows = [snapshot_writer(val[0], examples, pairs, folder / "snapshots")] if snapshots else []
+    shows += [board_writer(shown, loss, folder / "tensorboard")] if tensorboard else []
+    return fit(
+        networks,
+        dataset.stream,
+        experiment.training,
+        experiment.game,
+        folder,
+        identity=identity,
+        check=validation(shown, loss),
+        machine=machine,
+        seed=seed,
+        segmenter=load_network(segmenter)[0] if segmenter else None,
+        shows=shows,
+        checkpoint_every=checkpoint_every,
+        progress=progress,
+        restart=restart,
+        name=experiment.name,
+    )
+
+
+def _check_starts(experiment: Experiment, starts: Mapping[str, object]) -> None:
+    """Raise InputError for weights that are missing or not wanted."""
+    for kind, option in STARTS.items():
+        name, given = getattr(experiment, option), starts[kind]
+        if bool(name) != bool(given):
+            wanted = f"the {kind} weights of {name!r}; give them by" if name else f"no {kind} weights; leave out"
+            flag = f"--{option.replace('_', '-')}"
+            raise InputError(f"{experiment.name} expects {wanted} {flag} (in Python: {option})")
+
+
+def _build(experiment: Experiment, seed: int) -> dict[str, torch.nn.Module]:
+    """The networks of an experiment, weights drawn from the seed; InputError for settings that do not fit."""
+    network, game = experiment.network, experiment.game
+    try:
+        generator = network.build(seed)
+        experiment.training.check(generator)
+        critic = game.critic(network.width, experiment.examples.patch_size, seed)
+    except InputError as err:
+        raise InputError(f"{experiment.name}: {err}") from err
+    return {"generator": generator} | ({"critic": critic} if critic else {})
+
+
+def _read_store(path: str | Path, experiment: Experiment, seed: int) -> PatchStore:
+    store = PatchStore(path, seed)
+    expected = (1 + bool(experiment.reference), *per_axis(experiment.examples.patch_size))
+    if store.shapes[0][1:] != expected:
+        raise InputError(
+            f"{path}: {experiment.name} expects patches (C, x, y, z) of {expected}, got {store.shapes[0][1:]}"
+        )
+    return store
+
+
+def _check_amounts(experiment: Experiment, processes: int, train: int, val: int) -> None:
+    """Raise InputError for a batch that processes cannot share, and for subjects that are missing."""
+    size = experiment.training.batch_size
+    if size % processes:
+        raise InputError(f"a batch of {size} cannot be shared evenly by {processes} processes")
+    if not train:
+        reads = experiment.examples.reads
+        raise InputError(
+            f"no training subject: {experiment.name} needs a row of the manifest of the split train, with {reads}"
+        )
+    if not val:
+        raise InputError("snapshots show a validation scan; give at least one row of the manifest the split val")

@@ -1,0 +1,187 @@
+"""The commands degrade and evaluate: any grid, headers kept, no file lost, one line for what cannot be."""
+
+import io
+import os
+import subprocess
+import sys
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from scipy import ndimage
+from skimage import io as images
+from test_cli import assert_refused
+
+from srlib import metrics
+from srlib.cli.commands import main
+from srlib.scans import space, volume
+from srlib.scans.volume import Volume, crop_or_pad, reorient, resample, save
+
+
+@pytest.fixture
+def srlib():
+    """Run the command with words; returns click's result."""
+    return lambda *words: CliRunner().invoke(main, [str(w) for w in words])
+
+
+@pytest.fixture
+def textured(affine, noise):
+    """A smooth scan with odd axes on each of a few affines."""
+    return Volume(1000 * ndimage.gaussian_filter(noise((33, 24, 19)), 1.2), affine)
+
+
+def row(result):
+    assert result.exit_code == 0, result.stderr
+    return pd.read_csv(io.StringIO(result.stdout)).iloc[0]
+
+
+@pytest.mark.parametrize("factor", [(2, 2, 2), (1, 1, 3), (2.5, 1.7, 1)])
+@pytest.mark.parametrize("axes", ["RAS", "LPS", "SAR"])
+def test_what_is_degraded_and_enhanced_can_be_measured(srlib, tiny, textured, tmp_path, factor, axes):
+    hr, lr, sr = (tmp_path / f"{name}.nii.gz" for name in ("hr", "lr", "sr"))
+    save(reorient(textured, axes), hr)
+    assert srlib("degrade", hr, lr, "--factor", *factor).exit_code == 0
+    assert srlib("enhance", lr, sr, "--weights", tiny, "--factor", *factor).exit_code == 0
+    result = srlib("evaluate", hr, sr)
+    truth, estimate = volume.load(hr), volume.load(sr)
+    if 1.7 in factor and not space.same_lattice(estimate, truth):
+        assert len(result.stderr.splitlines()) == 1 and "another grid" in result.stderr
+        estimate = resample(estimate, truth.shape, truth.affine)
+    else:
+        assert not result.stderr
+        estimate = crop_or_pad(estimate, (0, 0, 0), truth.shape)  # beyond the far faces there is no truth
+    expected = metrics.evaluate(truth.data, estimate.data, float(np.ptp(truth.data)))["volume"]
+    assert row(result)["psnr"] == pytest.approx(expected["psnr"], rel=1e-5) and expected["psnr"] > 15
+
+
+@pytest.mark.parametrize("stored", ["LPS", "PIR", "SAL"])
+def test_a_scan_is_itself_however_it_is_stored(srlib, textured, noise, tmp_path, stored):
+    estimate = textured.with_data(textured.data + 9 * noise(textured.shape, 1))
+    mask = textured.with_data(textured.data > textured.data.mean())
+    for name, scan in (("hr", textured), ("sr", estimate), ("mask", mask)):
+        save(scan, tmp_path / f"{name}.nii.gz")
+        save(crop_or_pad(reorient(scan, stored), (-2, 0, -1), (44, 44, 44)), tmp_path / f"{name}_other.nii.gz")
+    words = [tmp_path / f"{name}.nii.gz" for name in ("hr", "sr", "mask")]
+    expected = row(srlib("evaluate", *words[:2], "--mask", words[2]))
+    for other in ((1,), (2,), (1, 2)):
+        a, b, c = (w.with_name(w.name.replace(".", "_other.", 1)) if i in other else w for i, w in enumerate(words))
+        found = srlib("evaluate", a, b, "--mask", c)
+        pd.testing.assert_series_equal(row(found), expected)
+        assert not found.stderr
+
+
+def test_scans_that_do_not_meet_or_not_wholly_are_refused(srlib, tmp_path, noise):
+    scan = Volume(noise((20, 20, 20)), np.eye(4))
+    far = np.eye(4)
+    far[:3, 3] = 900
+    hr, less, away = (tmp_path / f"{name}.nii" for name in ("hr", "less", "away"))
+    save(scan, hr), save(crop_or_pad(scan, (0, 0, 0), (20, 20, 15)), less), save(Volume(scan.data, far), away)
+    save(scan.with_data(scan.data * 0), tmp_path / "empty.nii")
+    assert_refused(srlib("evaluate", hr, less), less, "covers 75 %")
+    assert_refused(srlib("evaluate", hr, away), away, "shows nothing")
+    assert_refused(srlib("evaluate", hr, hr, "--mask", away), away, "shows nothing")
+    assert_refused(srlib("evaluate", hr, hr, "--mask", tmp_path / "empty.nii"), "mask is empty")
+    assert_refused(srlib("evaluate", tmp_path / "empty.nii", hr), "constant", "--data-range")
+    for wrong in ("nan", 0, -3, "inf"):
+        assert_refused(srlib("evaluate", hr, hr, "--data-range", wrong), "data_range")
+
+
+@pytest.mark.parametrize("kind", ["itself", "hard", "soft", "spelled", "series"])
+def test_degrade_never_replaces_its_input(srlib, tmp_path, noise, kind):
+    scan = save(Volume(noise((16, 16, 16)), np.eye(4)), tmp_path / "scan.nii.gz")
+    before, target, source = scan.read_bytes(), tmp_path / "other.nii.gz", scan
+    if kind == "hard":
+        os.link(scan, target)
+    elif kind == "soft":
+        target.symlink_to(scan)
+    elif kind == "series":  # a folder of slices
+        source = tmp_path
+    else:
+        target = scan if kind == "itself" else tmp_path / ".." / tmp_path.name / "scan.nii.gz"
+    for more in ((), ("--force",)):
+        assert_refused(srlib("degrade", source, target, *more), "different files")
+    assert scan.read_bytes() == before and len(list(tmp_path.iterdir())) == (2 if kind in ("hard", "soft") else 1)
+
+
+def test_degrade_replaces_what_it_made_and_nothing_else(srlib, tmp_path, noise):
+    scan = save(Volume(noise((16, 16, 16)), np.eye(4)), tmp_path / "scan.nii.gz")
+    other = save(Volume(noise((4, 4, 4)), np.eye(4)), tmp_path / "precious.nii.gz")
+    before = other.read_bytes()
+    assert_refused(srlib("degrade", scan, other), other, "--force")
+    assert other.read_bytes() == before
+    out = tmp_path / "lr.nii.gz"
+    assert srlib("degrade", scan, out).exit_code == 0
+    first = out.read_bytes()
+    assert srlib("degrade", scan, out, "--factor", 1, 1, 4).exit_code == 0
+    assert volume.load(out).shape == (16, 16, 4)
+    assert srlib("degrade", scan, out).exit_code == 0 and out.read_bytes() == first
+    assert srlib("degrade", scan, other, "--force").exit_code == 0 and other.read_bytes() == first
+
+
+def test_degrade_keeps_both_forms_their_codes_and_units(srlib, tmp_path, noise, oblique):
+    image = nib.Nifti1Image(noise((16, 15, 14)), oblique)
+    image.set_qform(oblique, 1)
+    other = oblique.copy()
+    other[:3, 3] += 5
+    image.set_sform(other, 4)
+    image.header.set_xyzt_units("mm", "sec")
+    image.header["cal_max"] = 7
+    nib.save(image, tmp_path / "hr.nii.gz")
+    assert srlib("degrade", tmp_path / "hr.nii.gz", tmp_path / "lr.nii.gz", "--factor", 1, 1, 2).exit_code == 0
+    made = nib.load(tmp_path / "lr.nii.gz")
+    moved = np.diag([1, 1, 2.0, 1])
+    moved[2, 3] = 0.5
+    for form, code, before in ((made.get_qform, 1, oblique), (made.get_sform, 4, other)):
+        matrix, found = form(coded=True)
+        assert found == code
+        np.testing.assert_allclose(matrix, before @ moved, atol=1e-4)
+    assert made.header.get_xyzt_units() == ("mm", "sec") and made.header["cal_max"] == 7
+    assert made.get_data_dtype() == np.float32 and made.shape == (16, 15, 7)
+
+
+def test_degrade_of_an_image(srlib, tmp_path, noise):
+    nib.save(nib.Nifti1Image(noise((20, 16)), np.eye(4)), tmp_path / "image.nii")
+    images.imsave(tmp_path / "image.png", (noise((16, 20)) * 255).astype(np.uint8), check_contrast=False)
+    for source in ("image.nii", "image.png"):
+        for target in ("lr.nii.gz", "lr.mgz", "lr.png"):
+            result = srlib("degrade", tmp_path / source, tmp_path / target, "--force")
+            assert result.exit_code == 0, result.stderr
+            assert srlib("evaluate", tmp_path / source, tmp_path / source).exit_code == 0
+    scan = volume.load(tmp_path / "lr.nii.gz")
+    assert scan.shape == (10, 8, 1) and scan.spacing_mm == pytest.approx((2, 2, 1))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--window 200 -1024", "--window nan 3", "--window 1 nan", "--window 5 5", "--window -inf 3", "--sigma nan",
+        "--sigma -1", "--sigma inf", "--factor inf 1 1", "--factor 0 0 0", "--factor 1e9 1e9 1e9", "--factor nan 1 1",
+        "--factor 17 1 1", "--degradation kspace --factor 1e9 1 1", "--degradation scanline --every 0",
+        "--degradation scanline --every -2", "--degradation scanline --every 17", "--degradation sparse_view --every 0",
+        "--degradation sparse_view --every 1001",
+    ],
+)  # fmt: skip
+def test_numbers_that_make_no_sense_are_refused(srlib, tmp_path, noise, words):
+    scan = save(Volume(noise((16, 16, 16)), np.eye(4)), tmp_path / "scan.nii.gz")
+    assert_refused(srlib("degrade", scan, tmp_path / "out.nii.gz", *words.split()))
+    assert [p.name for p in tmp_path.iterdir()] == ["scan.nii.gz"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is full")
+def test_a_full_disk_is_one_line(srlib, tmp_path, noise, monkeypatch):
+    scan, out = save(Volume(noise((16, 16, 16)), np.eye(4)), tmp_path / "scan.nii"), tmp_path / "out.nii.gz"
+
+    def fill(image, path):
+        path.write_bytes(b"half")
+        with open("/dev/full", "w") as full:
+            full.write("x")
+
+    monkeypatch.setattr(volume.nib, "save", fill)
+    assert_refused(srlib("degrade", scan, out), "cannot write", out, "No space left")
+    assert [p.name for p in tmp_path.iterdir()] == ["scan.nii"]
+    with open("/dev/full", "w") as full:
+        words = [sys.executable, "-m", "srlib", "evaluate", scan, scan]
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, "error: No space left on device\n")

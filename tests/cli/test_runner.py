@@ -1,0 +1,208 @@
+"""The runner: order, skipping, refusal, and what it leaves behind when a notebook fails."""
+
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import nbformat
+import numpy as np
+import pytest
+
+from srlib.cli import notebooks as runner
+from srlib.core import paths
+from srlib.core.paths import InputError
+from srlib.scans.volume import Volume, save
+
+
+@pytest.fixture
+def books(tmp_path, monkeypatch):
+    """A checkout of two tiny notebooks; returns a function that replaces the code of one."""
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    (tmp_path / "pyproject.toml").write_text("")
+    for module in (runner, paths):
+        monkeypatch.setattr(module, "checkout", lambda: tmp_path)
+    monkeypatch.setenv("SRLIB_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("SRLIB_DATA", str(tmp_path / "data"))
+    monkeypatch.delenv("SRLIB_PUBLISHED", raising=False)
+    given = 'profile: str = "quick"\ncohort: str = ""\nseed: int = 0  # of "all"\ntable: str = "table.txt"'
+
+    def write(name, code, writes=(), reads=()):
+        parameters = nbformat.v4.new_code_cell(given, metadata={"tags": ["parameters"]})
+        book = nbformat.v4.new_notebook(cells=[parameters, nbformat.v4.new_code_cell(code)])
+        book.metadata = {
+            "kernelspec": {"name": "python3", "display_name": "p", "language": "python"},
+            "srlib": {"writes": list(writes), "reads": list(reads)},
+        }
+        nbformat.write(book, folder / f"{name}.ipynb")
+
+    log = tmp_path / "log"
+    write("00_first", f"open({str(log)!r}, 'a').write('first ')")
+    write("10_second", f"open({str(log)!r}, 'a').write(f'second{{seed}} ')")
+    write.log, write.folder = log, tmp_path / "results"
+    return write
+
+
+def test_in_order_once_and_again_when_something_changed(books, cohort, capsys):
+    runner.run("smoke", cohort)
+    runner.run("smoke", cohort)
+    assert books.log.read_text() == "first second0 "
+    assert capsys.readouterr().out.count("unchanged, skipped") == 2
+    runner.run("smoke", cohort, seed=3)
+    assert books.log.read_text() == "first second0 first second3 "
+    books("00_first", f"open({str(books.log)!r}, 'a').write('changed ')")
+    runner.run("smoke", cohort, seed=3)  # what comes after a changed notebook runs again
+    assert books.log.read_text().endswith("changed second3 ")
+    runner.run("smoke", cohort, seed=3, names=["10"], force=True)
+    assert books.log.read_text().endswith("second3 second3 ")
+
+
+def test_missing_outputs_run_again(books, cohort):
+    folder = runner.run("smoke", cohort)
+    books("00_first", f"open({str(folder / 'made')!r}, 'w').close()", writes=["made"])
+    runner.run("smoke", cohort)
+    (folder / "made").unlink()
+    runner.run("smoke", cohort)
+    assert (folder / "made").is_file()
+
+
+def test_the_first_error_stops_and_is_kept_for_reading(books, cohort):
+    books("00_first", "raise ValueError('too bad')")
+    with pytest.raises(InputError, match=r"00_first failed: ValueError: too bad.*00_first\.failed\.ipynb"):
+        runner.run("smoke", cohort)
+    left = sorted(p.name for p in (books.folder / "smoke_mine" / "notebooks").iterdir())
+    assert left == ["00_first.failed.ipynb"]
+    assert not books.log.exists()
+    books("00_first", "1")
+    runner.run("smoke", cohort)
+    left = sorted(p.name for p in (books.folder / "smoke_mine" / "notebooks").iterdir())
+    assert left == ["00_first.ipynb", "00_first.json", "10_second.ipynb", "10_second.json"]
+
+
+def test_a_dead_kernel_is_a_failure(books, cohort):
+    books("00_first", "import os; os._exit(3)")
+    with pytest.raises(InputError, match="00_first failed"):
+        runner.run("smoke", cohort)
+    assert not (books.folder / "smoke_mine" / "notebooks" / "00_first.json").exists()
+
+
+def test_parameters_reach_the_notebook_and_typos_are_refused(books, cohort):
+    books("10_second", f"open({str(books.log)!r}, 'a').write(f'{{table}} ')")
+    folder = runner.run("smoke", cohort, seed=7, names=["10_second"], parameters={"table": "other"})
+    assert books.log.read_text() == "other "
+    executed = json.loads((folder / "notebooks" / "10_second.ipynb").read_text())
+    expected = {"profile": "smoke", "cohort": str(cohort), "seed": 7, "table": "other"}
+    assert executed["metadata"]["papermill"]["parameters"] == expected
+    with pytest.raises(InputError, match="no notebook has a parameter 'sede'; expected one of cohort, profile, seed"):
+        runner.run("smoke", cohort, parameters={"sede": 7})
+
+
+@pytest.mark.parametrize("name, value", [("seed", 7), ("profile", "quick"), ("cohort", "other.csv")])
+def test_what_says_where_results_go_is_no_further_parameter(books, cohort, name, value):
+    """Else one run's numbers would stand in the folder, and under the name, of another."""
+    with pytest.raises(InputError, match=f"-p {name}: .*--{name}"):
+        runner.run("smoke", cohort, parameters={name: value})
+    assert not books.folder.exists()
+
+
+@pytest.fixture
+def scans(tmp_path, noise):
+    """A manifest of two scans of one size, uncompressed."""
+    rows = ["subject,split,t1"]
+    for number, split in enumerate(("train", "test")):
+        save(Volume(noise((6, 6, 6), number), np.eye(4)), tmp_path / f"{number}.nii")
+        rows.append(f"s{number},{split},{number}.nii")
+    (tmp_path / "mine.csv").write_text("\n".join(rows) + "\n")
+    return tmp_path / "mine.csv"
+
+
+def test_contents_count_and_neither_times_nor_comments(books, scans, tmp_path, noise, monkeypatch):
+    """What is read makes a notebook run again; a file of other content is another, though size and time are the same."""
+
+    def count():
+        runner.run("smoke", scans)
+        return books.log.read_text().count("second")
+
+    books("10_second", f"open({str(books.log)!r}, 'a').write('second ')", reads=["checkpoints/*/w"])
+    (tmp_path / "table.txt").write_text("1")  # found in the checkout, from another working directory
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    weights = tmp_path / "results" / "smoke_mine" / "checkpoints" / "run" / "w"
+    weights.parent.mkdir(parents=True)
+    weights.write_text("1")
+    assert (count(), count()) == (1, 1)
+
+    def replace(path, content):
+        before = path.stat()
+        path.write_bytes(content)
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert path.stat().st_size == before.st_size
+
+    other = save(Volume(noise((6, 6, 6), 9), np.eye(4)), tmp_path / "other.nii").read_bytes()
+    for number, (path, content) in enumerate(
+        ((tmp_path / "1.nii", other), (tmp_path / "table.txt", b"2"), (weights, b"2")), 2
+    ):
+        path.touch()
+        assert count() == number - 1, f"{path} was only touched"
+        replace(path, content)
+        assert (count(), count()) == (number, number), path
+    monkeypatch.setattr(paths, "source_hash", lambda: "a comment somewhere")
+    assert count() == 4
+    monkeypatch.setattr(runner, "RESULTS_VERSION", 2)
+    assert count() == 5
+
+
+def test_a_scan_replaced_while_a_notebook_runs_is_seen_the_next_time(books, scans, tmp_path):
+    scan, other = tmp_path / "1.nii", tmp_path / "0.nii"
+    books("00_first", f"import shutil; shutil.copy({str(other)!r}, {str(scan)!r})")
+    runner.run("smoke", scans)
+    runner.run("smoke", scans)
+    assert books.log.read_text() == "second0 second0 "
+    runner.run("smoke", scans)
+    assert books.log.read_text() == "second0 second0 "
+
+
+def test_two_runs_into_one_folder_do_not_harm_each_other(books, cohort):
+    with ThreadPoolExecutor(2) as both:
+        folders = set(both.map(lambda _: runner.run("smoke", cohort), range(2)))
+    (folder,) = folders
+    assert {p.name for p in (folder / "notebooks").iterdir()} == {
+        f"{name}.{kind}" for name in ("00_first", "10_second") for kind in ("ipynb", "json")
+    }
+
+
+def test_without_notebooks_nothing_is_called_done(books, cohort, monkeypatch, tmp_path):
+    """As after the installation of a wheel; notebooks of the working directory's own are not ours."""
+    monkeypatch.setattr(runner, "checkout", lambda: None)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="without its notebooks"):
+        runner.run("smoke", cohort)
+    assert not books.log.exists() and not books.folder.exists()
+
+
+def test_a_kernel_starts_where_one_stands_and_relative_paths_mean_the_same(books, scans, monkeypatch, tmp_path):
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir(tmp_path / "sub")
+    monkeypatch.setenv("SRLIB_RESULTS", "here")
+    books("00_first", "from srlib import paths; import os; print(os.getcwd(), paths.results_root())")
+    folder = runner.run("smoke", "../mine.csv", names=["00"])
+    assert folder == tmp_path / "sub" / "here" / "smoke_mine"
+    text = (folder / "notebooks" / "00_first.ipynb").read_text()
+    assert f"{tmp_path / 'sub'} {tmp_path / 'sub' / 'here'}" in text
+
+
+def test_bad_names_are_refused_before_anything_is_written(books, cohort, tmp_path):
+    for wrong in ({"profile": "fast"}, {"names": ["11"]}, {"cohort": tmp_path / "none.csv"}):
+        with pytest.raises(InputError):
+            runner.run(**{"profile": "smoke", "cohort": cohort, **wrong})
+    (tmp_path / "empty.csv").write_text("")
+    with pytest.raises(InputError, match=r"empty\.csv: expected a header"):
+        runner.run("smoke", tmp_path / "empty.csv")
+    assert not books.folder.exists()
+
+
+def test_an_unwritable_results_folder_is_refused(books, cohort, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SRLIB_RESULTS", str(tmp_path / "file"))
+    with pytest.raises(InputError, match="cannot write"):
+        runner.run("smoke", cohort)

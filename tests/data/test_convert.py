@@ -1,0 +1,121 @@
+"""Collections of 2-D images become NIfTI files and a manifest that an experiment can read."""
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from scipy.io import savemat
+from skimage import io
+
+from srlib import data, systems
+from srlib.cli.commands import main
+from srlib.core.paths import InputError
+from srlib.data.convert import convert
+from srlib.scans.volume import load
+
+
+@pytest.fixture
+def deeplesion(tmp_path):
+    """Two key slices as published: 16-bit PNG, HU + 32768, and their rows of DL_info.csv."""
+    folder = tmp_path / "DeepLesion"
+    rows = ["File_name,Patient_index,Possibly_noisy,Image_size,Spacing_mm_px_,Train_Val_Test"]
+    for patient, split in ((1, 1), (2, 3)):
+        series = folder / "Images_png" / f"00000{patient}_01_01"
+        series.mkdir(parents=True)
+        x, y = np.meshgrid(np.arange(512), np.arange(512))
+        hu = np.where((x - 256) ** 2 + (y - 200) ** 2 < 150**2, 40 * patient, -1024)
+        io.imsave(series / "109.png", (hu + 32768).astype(np.uint16), check_contrast=False)
+        rows.append(f'00000{patient}_01_01_109.png,{patient},0,"512, 512","0.8, 0.7, 5",{split}')
+    (folder / "DL_info.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def test_deeplesion_slices_in_hu_with_their_splits(deeplesion, tmp_path):
+    words = ["convert", "deeplesion", deeplesion, "--out", tmp_path / "out", "--manifest", tmp_path / "dl.csv"]
+    done = CliRunner().invoke(main, [str(w) for w in words])
+    assert done.exit_code == 0, done.output
+    train, test = data.read_manifest(tmp_path / "dl.csv")
+    assert (train.name, train.split, test.split) == ("000001_01_01_109", "train", "test")
+    image = load(test.file("image"))
+    assert image.shape == (512, 512, 1) and set(np.unique(image.data)) == {-1024, 80}
+    np.testing.assert_allclose(image.spacing_mm, (0.8, 0.7, 5))
+    assert image.data[256, 60, 0] == 80 and image.data[60, 256, 0] == -1024  # columns are x
+    pair = systems.get("srresnet_ct_res", "smoke").pairs.make(train, middle=360)
+    assert pair.hr.shape == (360, 360, 1) and np.isfinite(pair.lr.data).all()
+
+
+def test_duke_records_are_scan_converted(tmp_path):
+    folder = tmp_path / "duke"
+    (folder / "mat").mkdir(parents=True)
+    savemat(folder / "mat" / "a.mat", {"dtce": np.ones((300, 40), np.float32)})
+    head = "filename,initial_radius,final_radius,initial_angle,final_angle"
+    (folder / "test-v1.csv").write_text(f"{head}\na.mat,100,400,-0.5,0.5\nabsent.mat,1,2,3,4\n")
+    manifest = convert("duke", folder, tmp_path / "out", tmp_path / "duke.csv")
+    (subject,) = data.read_manifest(manifest)
+    image = load(subject.file("image"))
+    assert (subject.name, subject.split) == ("a", "test") and image.shape == (512, 512, 1)
+    sector = 0.5 * 1.0 * (400**2 - 100**2)  # its area, in depth samples squared
+    assert (image.data > 0.5).sum() * np.prod(image.spacing_mm[:2]) == pytest.approx(sector, rel=0.02)
+
+
+def test_a_conversion_replaces_nothing(deeplesion, tmp_path):
+    (tmp_path / "out").mkdir()
+    mine = tmp_path / "out" / "000002_01_01_109.nii.gz"
+    for place in (mine, tmp_path / "m.csv"):
+        place.write_text("mine")
+        with pytest.raises(InputError, match="exists; --force replaces it"):
+            convert("deeplesion", deeplesion, tmp_path / "out", tmp_path / "m.csv")
+        assert place.read_text() == "mine" and len(list((tmp_path / "out").iterdir())) <= 1
+        place.unlink()
+    first = convert("deeplesion", deeplesion, tmp_path / "out", tmp_path / "m.csv").read_bytes()
+    assert convert("deeplesion", deeplesion, tmp_path / "out", tmp_path / "m.csv", force=True).read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("000002_01_01_109.png", "../../000002_01_01_109.png"),
+        ("0.8, 0.7, 5", "nan, 0.7, 5"),
+        ("0.8,", "inf,"),
+        (",1\n", ",9\n"),
+    ],
+)
+def test_rows_that_were_never_published_are_refused(deeplesion, tmp_path, old, new):
+    table = deeplesion / "DL_info.csv"
+    table.write_text(table.read_text().replace(old, new))
+    with pytest.raises(InputError, match=r"DL_info\.csv, row \d: not as published"):
+        convert("deeplesion", deeplesion, tmp_path / "out", tmp_path / "m.csv")
+    assert not (tmp_path / "out").exists() and not (tmp_path / "m.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("files", "rows", "match"),
+    [
+        (("a.mat", "x/a.mat"), {"train": "a.mat,100,400,-0.5,0.5"}, r"train\.csv, row 2: .*a\.mat or .*a\.mat"),
+        (("a.mat",), {"train": "a.mat,100,400,-0.5,0.5", "test": "a.mat,100,400,-0.5,0.5"}, "a stands twice"),
+        (("a.mat", "A.mat"), {"val": "a.mat,100,400,-0.5,0.5\nA.mat,100,400,-0.5,0.5"}, "stands twice"),
+        (("a.mat",), {"val": "a.mat,100,nan,-0.5,0.5"}, "no geometry"),
+        (("a.mat",), {"val": "../a.mat,100,400,-0.5,0.5"}, "whose column filename lists .mat"),
+    ],
+)
+def test_records_whose_names_collide_are_refused(tmp_path, files, rows, match):
+    folder, out = tmp_path / "duke", tmp_path / "out"
+    for name in files:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        savemat(folder / name, {"dtce": np.ones((300, 40), np.float32)})
+    for split, text in rows.items():
+        head = "filename,initial_radius,final_radius,initial_angle,final_angle"
+        (folder / f"{split}.csv").write_text(f"{head}\n{text}\n")
+    with pytest.raises(InputError, match=match):
+        convert("duke", folder, out, tmp_path / "m.csv")
+    assert not list(out.glob("*")) and not (tmp_path / "m.csv").exists()
+
+
+def test_other_folders_are_refused_and_nothing_is_left(tmp_path):
+    for collection, match in (
+        ("deeplesion", "DL_info.csv"),
+        ("duke", r"expected train\*\.csv"),
+        ("x", "expected one of"),
+    ):
+        with pytest.raises(InputError, match=match):
+            convert(collection, tmp_path, tmp_path / "out", tmp_path / "m.csv")
+    assert not (tmp_path / "m.csv").exists()

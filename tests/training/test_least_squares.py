@@ -1,0 +1,156 @@
+"""The least-squares game: both networks move at every step, labels follow the paper or its code, resume is exact."""
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import make_players
+from safetensors.torch import load_file
+
+from srlib import data, systems
+from srlib.models.mdcsrn import Critic
+from srlib.models.srgan3d import Discriminator3D
+from srlib.systems import training
+from srlib.training import losses
+from srlib.training.games import LeastSquares
+
+GAME = LeastSquares(weight=0.1, slope=0.3)
+SAME_GRID = systems.get("mdcsrn", "smoke").changed(game=GAME, batch_size=2)
+FINER_GRID = SAME_GRID.changed(
+    model="srgan3d", model_args={"blocks": 1, "factor": [1, 2, 4]}, loss="mse_gdl_sum", patch_size=8
+)
+
+
+def batches(count):
+    rng = torch.Generator().manual_seed(0)
+    return [(torch.rand(2, 1, 8, 4, 2, generator=rng), torch.rand(2, 1, 8, 8, 8, generator=rng)) for _ in range(count)]
+
+
+def test_the_game_decides_who_plays():
+    assert isinstance(make_players(FINER_GRID).networks["critic"], Discriminator3D)
+    assert isinstance(make_players(systems.get("mdcsrn_res_wgan", "smoke")).networks["critic"], Critic)
+    assert set(make_players(systems.get("mdcsrn", "smoke")).networks) == {"generator"}
+
+
+def test_both_networks_move_at_every_step():
+    players = make_players(FINER_GRID)
+    for index, batch in enumerate(batches(3)):
+        before = {name: copy.deepcopy(n.state_dict()) for name, n in players.networks.items()}
+        values = GAME.step(players, index, *batch)
+        assert set(values) == {"loss", "adversarial", "critic_loss", "gap"}
+        assert all(v.isfinite() and not v.requires_grad for v in values.values())
+        for name, network in players.networks.items():
+            same = {k for k, v in network.state_dict().items() if torch.equal(v, before[name][k])}
+            assert not same, f"{name}: {same}"
+
+
+def test_a_step_is_that_of_the_paper():
+    """Discriminator first, on real and generated patches apart; then the generator, before the new discriminator."""
+    players, (batch,) = make_players(FINER_GRID), batches(1)
+    generator, critic = (copy.deepcopy(players.networks[name]) for name in ("generator", "critic"))
+    rng = np.random.default_rng([0, 5, 0])
+    real, fake = (torch.from_numpy(side) for side in losses.draw_labels(rng, 2))
+    wish = torch.from_numpy(rng.uniform(0.7, 1.2, 2)).float()
+    values = GAME.step(players, 5, *batch)
+    lr, hr = batch
+    sr = generator.train()(lr)
+    on_real, on_fake = critic(hr), critic(sr)
+    expected = (on_real - real).square().mean() + (on_fake - fake).square().mean()
+    torch.testing.assert_close(values["critic_loss"], expected.detach())
+    torch.testing.assert_close(values["gap"], (on_real.mean() - on_fake.mean()).detach())
+    supervised = losses.LOSSES["mse_gdl_sum"](sr, hr)
+    torch.testing.assert_close(values["loss"], supervised.detach())
+    adversarial = (players.networks["critic"](sr) - wish).square().mean()  # the discriminator after its update
+    torch.testing.assert_close(values["adversarial"], adversarial.detach())
+    generator.zero_grad()
+    (supervised + 0.1 * adversarial).backward()
+    for ours, theirs in zip(players.networks["generator"].parameters(), generator.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_a_resumed_run_is_the_whole_run_to_the_bit():
+    whole, first, second = (make_players(FINER_GRID) for _ in range(3))
+    todo = list(enumerate(batches(4)))
+    expected = [GAME.step(whole, i, *batch) for i, batch in todo]
+    for i, batch in todo[:2]:
+        GAME.step(first, i, *batch)
+    for kind in ("networks", "optimizers"):
+        for name, part in getattr(second, kind).items():
+            part.load_state_dict(copy.deepcopy(getattr(first, kind)[name].state_dict()))
+    np.random.seed(3)  # global random state plays no part
+    torch.manual_seed(3)
+    again = [GAME.step(second, i, *batch) for i, batch in todo[2:]]
+    assert again == expected[2:]
+    for name, network in whole.networks.items():
+        for key, value in network.state_dict().items():
+            assert torch.equal(value, second.networks[name].state_dict()[key]), (name, key)
+
+
+def test_the_discriminator_learns_unless_its_labels_are_those_of_the_code():
+    """The code labels both sides as real, so that scores draw near each other instead of apart."""
+    lr, hr = batches(1)[0]
+    gaps = {}
+    for rule in ("per_step", "code"):
+        experiment = FINER_GRID.changed(labels=rule, learning_rate=1e-3, width=8)
+        players = make_players(experiment)
+        gaps[rule] = [float(experiment.game.step(players, i, lr, hr)["gap"]) for i in range(30)]
+    assert np.mean(gaps["per_step"][-5:]) > 0.4
+    assert abs(np.mean(gaps["code"][-5:])) < 0.15
+
+
+def test_labels_of_the_paper():
+    draws = [losses.draw_labels(np.random.default_rng([7, step, 0]), 3) for step in range(4000)]
+    swapped = 0
+    for real, fake in draws:
+        assert real.dtype == fake.dtype == np.float32 and real.shape == fake.shape == (3,)
+        swap = real.max() < 0.5
+        swapped += swap
+        high, low = (fake, real) if swap else (real, fake)
+        assert ((high >= 0.7) & (high <= 1.2)).all() and ((low >= 0) & (low <= 0.3)).all()
+    assert 0.08 < swapped / len(draws) < 0.12
+    assert len({tuple(real) for real, _ in draws}) == len(draws)  # new ones at every step
+    high = np.concatenate([np.maximum(*pair) for pair in draws])
+    assert high.mean() == pytest.approx(0.95, abs=0.01) and high.std() == pytest.approx(0.5 / 12**0.5, rel=0.03)
+    again = losses.draw_labels(np.random.default_rng([7, 11, 0]), 3)
+    assert all(np.array_equal(a, b) for a, b in zip(again, draws[11], strict=True))
+
+
+def test_labels_of_the_code_never_tell_real_from_generated():
+    for step in range(200):
+        for side in losses.draw_labels(np.random.default_rng([7, step, 0]), 3, "code"):
+            assert ((side >= 0.7) & (side <= 1.2)).all()
+    with pytest.raises(KeyError):
+        losses.draw_labels(np.random.default_rng(0), 3, "constant")
+
+
+def test_training_writes_both_networks_and_their_gap(cohort, tmp_path):
+    parts = [data.read_manifest(cohort, part) for part in ("train", "val")]
+    training.train(SAME_GRID, *parts, tmp_path, device="cpu", progress=False)
+    history = pd.read_csv(tmp_path / "history.csv")
+    assert {"loss", "adversarial", "critic_loss", "gap", "val_psnr", "val_gap"} <= set(history)
+    assert np.isfinite(history).all(axis=None)
+    new = Discriminator3D(SAME_GRID.network.width, SAME_GRID.examples.patch_size)
+    new.load_state_dict(load_file(tmp_path / "critic.safetensors"))
+
+
+def test_two_processes_share_a_batch(cohort, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    script = tmp_path / "two.py"
+    script.write_text(
+        "import sys\n"
+        "from srlib import data, systems\n"
+        "from srlib.systems.training import train\n"
+        "e = systems.from_json(open(sys.argv[3]).read())\n"
+        "s = data.read_manifest(sys.argv[1], 'train')\n"
+        "train(e, s, [], sys.argv[2], device='cpu', processes=2, progress=False)\n"
+    )
+    (tmp_path / "experiment.json").write_text(SAME_GRID.to_json())
+    arguments = [sys.executable, script, cohort, tmp_path, tmp_path / "experiment.json"]
+    subprocess.run(arguments, check=True, capture_output=True, timeout=120)
+    for name in ("model", "critic"):
+        assert all(torch.isfinite(w).all() for w in load_file(tmp_path / f"{name}.safetensors").values())

@@ -1,0 +1,199 @@
+"""Patch stores: the stream that was written, files of others, and refusal of what is damaged or cut off."""
+
+import itertools
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from conftest import mutants
+from safetensors.torch import load_file
+
+from srlib import data, systems
+from srlib.core.paths import InputError
+from srlib.systems import training
+from srlib.training.examples import PairDataset
+from srlib.training.store import PatchStore, write_store
+from srlib.training.streams import patch_stream
+
+SMOKE = systems.get("recnn_x2x3", "smoke").changed(patch_size=9, stride=7, border=(2, 3, 0), samples=20, n_train=3)
+
+
+@pytest.fixture
+def dataset(cohort) -> PairDataset:
+    return SMOKE.examples.open(data.read_manifest(cohort, "train"), SMOKE.pairs)
+
+
+@pytest.fixture
+def store(dataset, tmp_path) -> Path:
+    return write_store(dataset, tmp_path / "new" / "patches.h5", progress=False)
+
+
+def take(source, seed, start, count):
+    stream = patch_stream(source, seed, start)
+    try:
+        return list(itertools.islice(stream, count))
+    finally:
+        stream.close()
+
+
+def test_a_store_gives_the_patches_that_memory_gives(dataset, store):
+    assert len(dataset) == len(PatchStore(store)) == 6  # three subjects, two factors
+    for start in (0, 5, 130):
+        for one, other in zip(take(dataset, 3, start, 40), take(PatchStore(store), 3, start, 40), strict=True):
+            assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_others_can_read_it(dataset, store):
+    with h5py.File(store) as file:
+        assert set(file) == {"data", "label"}
+        assert file["data"].shape == file["label"].shape == (120, 1, 9, 9, 9)
+        assert file["data"].dtype == np.float32 and file["data"].chunks[0] == 16
+        given, truth = dataset.read(0, dataset.grid(0)[7])
+        assert np.array_equal(file["data"][7], given) and np.array_equal(file["label"][7], truth)
+
+
+def test_training_from_a_store_gives_the_same_weights(cohort, dataset, store, tmp_path):
+    subjects = data.read_manifest(cohort, "train")
+    options = {"device": "cpu", "progress": False}
+    direct = training.train(SMOKE, subjects, [], tmp_path / "direct", **options)
+    stored = training.train(SMOKE, [], [], tmp_path / "stored", store=store, **options)
+    one, other = load_file(direct), load_file(stored)
+    assert all(np.array_equal(one[k], other[k]) for k in one)
+    with pytest.raises(InputError, match=r"expects patches \(C, x, y, z\) of \(2, 9, 9, 9\), got \(1, 9, 9, 9\)"):
+        multi = systems.get("recnn_multi", "smoke").changed(patch_size=9)
+        training.train(multi, [], [], tmp_path / "multi", store=store, **options)
+
+
+def test_files_of_others_are_read(tmp_path):
+    with h5py.File(tmp_path / "theirs.h5", "w") as file:
+        for name, values in (("data", np.arange(40 * 2 * 27.0)), ("label", np.arange(40 * 27.0))):
+            shape = (40, -1, 3, 3, 3)
+            file.create_dataset(name, data=values.reshape(shape), maxshape=(None, *values.reshape(shape).shape[1:]))
+    store = PatchStore(tmp_path / "theirs.h5")
+    assert len(store) == 1 and len(store.grid(0)) == 40
+    given, truth = store.read(0, 39)
+    assert given.shape == (2, 3, 3, 3) and truth.shape == (1, 3, 3, 3) and given.dtype == np.float32
+    assert given[0, 0, 0, 0] == 39 * 54 and truth[0, 2, 2, 2] == 40 * 27 - 1
+
+
+def test_random_patches_are_not_stored(cohort, tmp_path):
+    experiment = systems.get("mdcsrn_res", "smoke")
+    dataset = experiment.examples.open(data.read_manifest(cohort, "train"), experiment.pairs)
+    with pytest.raises(InputError, match="examples are new ones all the time"):
+        write_store(dataset, tmp_path / "p.h5")
+
+
+def test_an_interrupted_write_leaves_nothing(dataset, tmp_path, monkeypatch):
+    reads = itertools.count()
+    read = PairDataset.read
+
+    def stop(self, index, place):
+        if next(reads) == 50:
+            raise KeyboardInterrupt
+        return read(self, index, place)
+
+    monkeypatch.setattr(PairDataset, "read", stop)
+    with pytest.raises(KeyboardInterrupt):
+        write_store(dataset, tmp_path / "patches.h5", progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("limit", [0, 1000, 100_000, 380_000])
+def test_a_full_disk_is_one_line(cohort, tmp_path, limit):
+    """Without a crash of HDF5, which cannot close what it could not write."""
+    code = (
+        "import resource, sys; from srlib.cli.commands import main\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); sys.argv = sys.argv[1:]; main()"
+    )
+    words = ["store", "recnn_x2", "--profile", "smoke", "--cohort", cohort, "--out", tmp_path / "out" / "p.h5"]
+    (tmp_path / "out").mkdir()
+    done = subprocess.run([sys.executable, "-c", code, "srlib", *map(str, words)], capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: cannot write ")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_nothing_that_is_there_is_replaced(dataset, tmp_path):
+    for path in (tmp_path / "mine.csv", tmp_path):
+        (tmp_path / "mine.csv").write_text("mine")
+        with pytest.raises(InputError, match="exists; --force replaces it"):
+            write_store(dataset, path, progress=False)
+    assert [p.read_text() for p in tmp_path.iterdir()] == ["mine"]
+    assert len(PatchStore(write_store(dataset, tmp_path / "mine.csv", progress=False, force=True))) == 6
+
+
+def make(path, data=(8, 1, 3, 3, 3), label=(8, 1, 3, 3, 3), written=8, dtype=np.float32, **attributes):
+    with h5py.File(path, "w") as file:
+        for name, shape in (("data", data), ("label", label)):
+            part = file.create_dataset(name, shape, dtype, chunks=(2, *shape[1:]))
+            part[:written] = 1
+        file.attrs.update(attributes)
+
+
+BAD = {
+    "nothing in it": lambda p: h5py.File(p, "w").close(),
+    "not HDF5": lambda p: p.write_bytes(b"\x89HDF" + bytes(1000)),
+    "pairs that do not match": lambda p: make(p, label=(7, 1, 3, 3, 3)),
+    "other patch sizes": lambda p: make(p, label=(8, 1, 4, 3, 3)),
+    "two labels": lambda p: make(p, label=(8, 2, 3, 3, 3)),
+    "four axes": lambda p: make(p, data=(8, 3, 3, 3), label=(8, 3, 3, 3)),
+    "whole numbers": lambda p: make(p, dtype=np.int16),
+    "half written": lambda p: make(p, written=4),
+    "items beyond its rows": lambda p: make(p, items=[8, 1]),
+    "items that are text": lambda p: make(p, items="many"),
+    "negative items": lambda p: make(p, items=[9, -1]),
+    "cut off": lambda p: (make(p), p.write_bytes(p.read_bytes()[:-500])),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_stores_are_refused_in_one_line(tmp_path, case):
+    BAD[case](tmp_path / "bad.h5")
+    with pytest.raises(InputError, match=r"bad\.h5") as error:
+        PatchStore(tmp_path / "bad.h5")
+    assert "\n" not in str(error.value)
+
+
+def test_data_in_other_files_are_refused(tmp_path):
+    make(tmp_path / "whole.h5")
+    with h5py.File(tmp_path / "link.h5", "w") as file:
+        file["data"] = h5py.ExternalLink("whole.h5", "/data")
+        file["label"] = h5py.SoftLink("/data")
+    layout = h5py.VirtualLayout((8, 1, 3, 3, 3), np.float32)
+    layout[:] = h5py.VirtualSource(tmp_path / "whole.h5", "data", (8, 1, 3, 3, 3))
+    with h5py.File(tmp_path / "virtual.h5", "w") as file:
+        for name in ("data", "label"):
+            file.create_virtual_dataset(name, layout)
+    (tmp_path / "raw").write_bytes(bytes(8 * 27 * 4))
+    with h5py.File(tmp_path / "external.h5", "w") as file:
+        for name in ("data", "label"):
+            file.create_dataset(name, (8, 1, 3, 3, 3), np.float32, external=[(str(tmp_path / "raw"), 0, 8 * 27 * 4)])
+    for name in ("link", "virtual", "external"):
+        with pytest.raises(InputError, match=r"other files|elsewhere"):
+            PatchStore(tmp_path / f"{name}.h5")
+
+
+def test_mutants_are_read_or_refused(tmp_path):
+    """No crash, no hang, no other error: bytes are flipped, replaced, cut off, mostly in the header."""
+    path = tmp_path / "p.h5"
+    make(path, items=[5, 3])
+    content, read, began = path.read_bytes(), 0, time.perf_counter()
+    for mutant in mutants(content, 3_000, 3000):
+        path.write_bytes(mutant)
+        store = None
+        try:
+            store = PatchStore(path)
+            for row in store.grid(0)[:1000]:
+                store.read(0, row)
+            read += 1
+        except InputError as err:
+            assert "\n" not in str(err)
+        finally:
+            if store:  # or HDF5 would give the open file again for the next mutant
+                store.close()
+    assert 150 < read < 2_850
+    assert time.perf_counter() - began < 60
