@@ -20,7 +20,9 @@ def _pair(
     if not 0 < data_range < math.inf:
         raise InputError(f"data_range must be positive and finite, got {data_range}")
     if hr.shape != sr.shape:
-        raise InputError(f"the scans differ in shape: {hr.shape} and {sr.shape}; resample one onto the other's grid")
+        raise InputError(
+            f"the scans differ in shape: {hr.shape} and {sr.shape}; resample one onto the other's grid"
+        )
     if not hr.size:
         raise InputError(f"the scans have no voxels, their shape is {hr.shape}")
     if mask is not None:
@@ -34,7 +36,9 @@ def _pair(
     for name, values in (("truth", hr), ("estimate", sr)):
         bad = values.size - np.count_nonzero(np.isfinite(values))
         if bad:
-            raise InputError(f"{bad} voxels of the {name} are NaN or infinite; there is nothing to measure")
+            raise InputError(
+                f"{bad} voxels of the {name} are NaN or infinite; there is nothing to measure"
+            )
     return hr, sr
 
 
@@ -44,7 +48,9 @@ def _real(data: np.ndarray) -> np.ndarray:
     return data.astype(np.result_type(data, np.float32 if usual else np.float64), copy=False)
 
 
-def psnr(hr: np.ndarray, sr: np.ndarray, data_range: float, mask: np.ndarray | None = None) -> float:
+def psnr(
+    hr: np.ndarray, sr: np.ndarray, data_range: float, mask: np.ndarray | None = None
+) -> float:
     """Peak signal-to-noise ratio in dB, over all voxels or those of a boolean mask; infinite for equal scans.
 
     Raises InputError when shapes differ, a voxel that counts is not finite, the mask is empty or not boolean, or the
@@ -86,7 +92,13 @@ def _gradient_energy(data: np.ndarray, mask: np.ndarray | None) -> float:
     return energy
 
 
-def ssim(hr: np.ndarray, sr: np.ndarray, data_range: float, mask: np.ndarray | None = None, kind: str = "3d") -> float:
+def ssim(
+    hr: np.ndarray,
+    sr: np.ndarray,
+    data_range: float,
+    mask: np.ndarray | None = None,
+    kind: str = "3d",
+) -> float:
     """Structural similarity: mean of the local map over the interior, or over a boolean mask.
 
     Windows are uniform, 7 voxels wide. ``kind`` '3d' uses cubic ones; '2d' is the mean over the
@@ -134,8 +146,13 @@ def _ssim(
             part = region[start : start + step]
             totals[index] += local[start - low :][: len(part)][part].sum(dtype=np.float64)
     if not np.isfinite(totals).all():
-        raise InputError("voxels are NaN or infinite within the windows of SSIM; replace them first")
-    return [float(total / np.count_nonzero(region)) for total, region in zip(totals, regions, strict=True)]
+        raise InputError(
+            "voxels are NaN or infinite within the windows of SSIM; replace them first"
+        )
+    return [
+        float(total / np.count_nonzero(region))
+        for total, region in zip(totals, regions, strict=True)
+    ]
 
 
 def _fits(shape: Sequence[int], kind: str) -> bool:

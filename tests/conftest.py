@@ -45,7 +45,9 @@ def mutants(content: bytes, count: int, reach: int):
             del mutant[rng.randrange(end) :]
         elif rng.random() < 0.3:
             at = rng.randrange(end)
-            mutant[at : at + 8] = rng.choice((b"\xff" * 8, bytes(8), (1 << 31).to_bytes(8, "little"), rng.randbytes(8)))
+            mutant[at : at + 8] = rng.choice(
+                (b"\xff" * 8, bytes(8), (1 << 31).to_bytes(8, "little"), rng.randbytes(8))
+            )
         else:
             for _ in range(rng.randint(1, 6)):
                 mutant[rng.randrange(end)] = rng.randrange(256)
@@ -66,7 +68,10 @@ AFFINES = {
     "plain": np.eye(4),
     "anisotropic": np.diag([0.7, 1.0, 2.5, 1.0]),
     "oblique": np.block(
-        [[rotation(0.3, -0.2, 0.5) * [0.9, 1.1, 1.7], np.array([[-31.0], [12.5], [7.25]])], [0, 0, 0, 1]]
+        [
+            [rotation(0.3, -0.2, 0.5) * [0.9, 1.1, 1.7], np.array([[-31.0], [12.5], [7.25]])],
+            [0, 0, 0, 1],
+        ]
     ),
     "flipped": np.array([[0, 0, 1.2, -8.0], [-0.8, 0, 0, 40.0], [0, 1.0, 0, -3.0], [0, 0, 0, 1.0]]),
 }
@@ -100,7 +105,9 @@ def blob():
 
     def make(shape=(25, 24, 23), affine=None, sigma=2.0, offset=(0.3, -0.4, 0.2)) -> Volume:
         centre = [(n - 1) / 2 + o for n, o in zip(shape, offset, strict=True)]
-        grid = np.meshgrid(*(np.arange(n) - c for n, c in zip(shape, centre, strict=True)), indexing="ij")
+        grid = np.meshgrid(
+            *(np.arange(n) - c for n, c in zip(shape, centre, strict=True)), indexing="ij"
+        )
         data = np.exp(-sum(g**2 for g in grid) / (2 * sigma**2))
         return Volume(data, np.eye(4) if affine is None else affine)
 
@@ -142,7 +149,9 @@ def published_dir() -> Path:
     """Folder of the weights that the original authors published; the test is skipped without it."""
     folder = paths.published_dir()
     if not folder.is_dir():
-        pytest.skip(f"no published weights: {folder} is missing; get the files, name their folder in SRLIB_PUBLISHED")
+        pytest.skip(
+            f"no published weights: {folder} is missing; get the files, name their folder in SRLIB_PUBLISHED"
+        )
     return folder
 
 
@@ -169,10 +178,14 @@ def cohort(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory) -> Path:
     """Weights of an untrained network of two layers."""
-    experiment = systems.get("mdcsrn_res", "smoke").changed(model_args={"blocks": 1, "units": 1, "residual": True})
+    experiment = systems.get("mdcsrn_res", "smoke").changed(
+        model_args={"blocks": 1, "units": 1, "residual": True}
+    )
     network = experiment.network.build()
     torch.manual_seed(0)
-    torch.nn.init.normal_(network.last.weight, std=0.02)  # which begins at zero, and would change nothing
+    torch.nn.init.normal_(
+        network.last.weight, std=0.02
+    )  # which begins at zero, and would change nothing
     path = tmp_path_factory.mktemp("weights") / "model.safetensors"
     save_weights(network.state_dict(), path, {"experiment": experiment.to_json()})
     return path

@@ -13,14 +13,21 @@ WINGS = [
     "evaluation", "enhance", "cli", "__main__",
 ]  # fmt: skip
 FILES = sorted((ROOT / "srlib").rglob("*.py"))
-MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in FILES
+}
 
 
 def imported(path: Path) -> set[str]:
     """The modules of the package that a file imports; a name handed on by a wing counts as the wing."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "srlib":
+        if (
+            isinstance(node, ast.ImportFrom)
+            and node.module
+            and node.module.split(".")[0] == "srlib"
+        ):
             names = {f"{node.module}.{alias.name}" for alias in node.names}
             found |= {name if name in MODULES else node.module for name in names}
         elif isinstance(node, ast.Import):
@@ -68,17 +75,21 @@ def test_files_are_short_documented_and_device_free():
 
 def test_text_is_read_and_written_in_a_stated_encoding():
     for path in FILES:
-        for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
+        for call in (
+            node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)
+        ):
             name = ast.unparse(call.func).rpartition(".")[2]
             opens = ast.unparse(call.func) == "open" and not any(
                 ast.unparse(a) in ("'rb'", "'wb'", "'ab'") for a in call.args
             )
-            runs = any(word.arg == "text" for word in call.keywords) and "subprocess" in ast.unparse(call.func)
+            runs = any(
+                word.arg == "text" for word in call.keywords
+            ) and "subprocess" in ast.unparse(call.func)
             if opens or runs or name in ("read_text", "write_text"):
                 # ** is looked at by who writes it
-                stated = {"encoding", None} & {word.arg for word in call.keywords} or "'utf-8'" in map(
-                    ast.unparse, call.args
-                )
+                stated = {"encoding", None} & {
+                    word.arg for word in call.keywords
+                } or "'utf-8'" in map(ast.unparse, call.args)
                 assert stated, f"{path}, line {call.lineno}: {ast.unparse(call)}"
 
 
@@ -91,7 +102,9 @@ def tokens(path: Path) -> int:
         if documented and ast.get_docstring(node) is not None:
             prose.add((node.body[0].lineno, node.body[0].col_offset))
     with open(path, "rb") as file:
-        found = [t for t in tokenize.tokenize(file.readline) if tokenize.tok_name[t.type] not in layout]
+        found = [
+            t for t in tokenize.tokenize(file.readline) if tokenize.tok_name[t.type] not in layout
+        ]
     return sum(token.start not in prose for token in found)
 
 
@@ -119,7 +132,9 @@ def requirements() -> dict[str, str]:
 def test_conda_environment_equals_pyproject():
     lines = re.findall(r"^  - (\S+)$", (ROOT / "environment.yml").read_text(), re.MULTILINE)
     conda = dict(
-        re.match(r"([\w-]+)(.*)", line).groups() for line in lines if line not in ("conda-forge", "pip", "pip:")
+        re.match(r"([\w-]+)(.*)", line).groups()
+        for line in lines
+        if line not in ("conda-forge", "pip", "pip:")
     )
     assert conda.pop("python") == ">=3.11"
     conda["torch"] = conda.pop("pytorch")

@@ -40,7 +40,9 @@ def per_slice(hr, sr, data_range):
     return np.mean([m[0] for m in maps]), np.stack([m[1] for m in maps], axis=-1)
 
 
-@pytest.mark.parametrize("shape", [(13, 15, 11), (21, 12, 23), (12, 17, 24), (15, 13, 25), (11, 14, 27), (13, 12, 53)])
+@pytest.mark.parametrize(
+    "shape", [(13, 15, 11), (21, 12, 23), (12, 17, 24), (15, 13, 25), (11, 14, 27), (13, 12, 53)]
+)
 def test_ssim_is_that_of_scikit_image(pair, shape):
     hr, sr, mask = pair(shape)
     mean, local = reference.structural_similarity(hr, sr, data_range=9.0, full=True)
@@ -62,7 +64,9 @@ def test_ssim_does_not_depend_on_where_slabs_end(pair, n):
 @pytest.mark.parametrize("shape", [(13, 15, 11), (8, 7, 25)])
 def test_psnr_and_nrmse_are_those_of_scikit_image(pair, shape):
     hr, sr, mask = pair(shape)
-    assert psnr(hr, sr, 9.0) == pytest.approx(reference.peak_signal_noise_ratio(hr, sr, data_range=9.0), rel=1e-5)
+    assert psnr(hr, sr, 9.0) == pytest.approx(
+        reference.peak_signal_noise_ratio(hr, sr, data_range=9.0), rel=1e-5
+    )
     assert nrmse(hr, sr) == pytest.approx(reference.normalized_root_mse(hr, sr), rel=1e-5)
     error = np.mean((hr[mask].astype(float) - sr[mask]) ** 2)
     assert psnr(hr, sr, 9.0, mask) == pytest.approx(10 * np.log10(81 / error), rel=1e-5)
@@ -88,7 +92,9 @@ def test_identical_scans_are_perfect(pair):
 def test_evaluate_gives_every_metric_its_own_figure_in_every_region(pair):
     hr, sr, mask = pair((13, 12, 55))
     for region, inside in (("volume", None), ("mask", mask)):
-        expected = {name: metric(hr, sr, data_range=9.0, mask=inside) for name, metric in METRICS.items()}
+        expected = {
+            name: metric(hr, sr, data_range=9.0, mask=inside) for name, metric in METRICS.items()
+        }
         assert evaluate(hr, sr, 9.0, mask)[region] == pytest.approx(expected, rel=1e-12)
         assert len(set(expected.values())) == len(METRICS)
     assert list(evaluate(hr, sr, 9.0)) == ["volume"]
@@ -157,15 +163,26 @@ def test_figures_do_not_hang_on_the_type_of_the_numbers(kind):
     rng = np.random.default_rng(0)
     hr = np.cumsum(rng.integers(-200, 250, (13, 12, 14)), axis=0)
     sr = hr + rng.integers(-60, 60, hr.shape)
-    top = {np.uint8: 255, np.int16: 30_000, np.uint16: 60_000, np.int32: 2**30, np.float16: 60_000, bool: 1.49}[kind]
+    top = {
+        np.uint8: 255,
+        np.int16: 30_000,
+        np.uint16: 60_000,
+        np.int32: 2**30,
+        np.float16: 60_000,
+        bool: 1.49,
+    }[kind]
     low = {np.int16: -30_000, np.int32: -(2**30)}.get(kind, 0)
-    hr, sr = (np.rint((v - hr.min() + 60) / (np.ptp(hr) + 120) * (top - low) + low).astype(kind) for v in (hr, sr))
+    hr, sr = (
+        np.rint((v - hr.min() + 60) / (np.ptp(hr) + 120) * (top - low) + low).astype(kind)
+        for v in (hr, sr)
+    )
     expected = evaluate(hr.astype(float), sr.astype(float), float(top - low))["volume"]
     assert evaluate(hr, sr, float(top - low))["volume"] == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("offset", "span"), [(0, 1000), (-1024, 3000), (4000, 20), (10_000, 50), (32_768, 300), (32_768, 100), (-3e5, 900)]
+    ("offset", "span"),
+    [(0, 1000), (-1024, 3000), (4000, 20), (10_000, 50), (32_768, 300), (32_768, 100), (-3e5, 900)],
 )
 def test_ssim_is_that_of_double_precision_however_far_from_zero(offset, span):
     rng = np.random.default_rng(0)
@@ -215,7 +232,9 @@ def test_a_mask_of_one_voxel_and_a_truth_of_zeros(pair):
     mask[:] = False
     mask[4, 4, 4] = True
     found = evaluate(hr, sr, 9.0, mask)["mask"]
-    assert found["psnr"] == pytest.approx(10 * np.log10(81 / (hr[4, 4, 4] - sr[4, 4, 4]) ** 2), rel=1e-5)
+    assert found["psnr"] == pytest.approx(
+        10 * np.log10(81 / (hr[4, 4, 4] - sr[4, 4, 4]) ** 2), rel=1e-5
+    )
     assert np.isnan(found["sharpness"]) and np.isfinite(found["ssim3d"])
     assert nrmse(hr * 0, sr) == np.inf and np.isnan(nrmse(hr * 0, sr * 0))
 

@@ -30,7 +30,8 @@ def test_notebooks_are_thin_and_carry_no_outputs(path):
     assert book.metadata.kernelspec.name == "python3"
     for cell in code:
         assert not any(
-            isinstance(n, ast.FunctionDef | ast.ClassDef | ast.Lambda) for n in ast.walk(ast.parse(cell.source))
+            isinstance(n, ast.FunctionDef | ast.ClassDef | ast.Lambda)
+            for n in ast.walk(ast.parse(cell.source))
         )
     head = book.cells[0].source
     assert head.startswith(f"# {path.stem[:2]} · ")
@@ -69,7 +70,9 @@ def test_the_chain_on_a_users_own_scans_twice(cohort, tmp_path):
     for figure in (one / "figures").glob("*.png"):
         assert filecmp.cmp(figure, two / "figures" / figure.name, shallow=False), figure.name
     table = results.read_metrics(one)
-    ours = {name for name in table["experiment"] if not name.endswith("_published")}  # those where they are at hand
+    ours = {
+        name for name in table["experiment"] if not name.endswith("_published")
+    }  # those where they are at hand
     assert ours == {
         "linear", "cubic", "zero_filled", "mdcsrn", "mdcsrn_res", "mdcsrn_res_kspace", "mdcsrn_res_wgan",
         "recnn_x2", "recnn_x2x3", "srgan3d_x2", "srgan3d_res_subpixel", "srgan3d_res_subpixel_nn",
@@ -80,16 +83,29 @@ def test_the_chain_on_a_users_own_scans_twice(cohort, tmp_path):
     assert set(table["region"]) - {"crop", "crop_printed", "centre", "middle"} == {"volume"}
     assert set(table[table["region"] == "centre"]["dataset"]) == {"example_us", "example_ct"}
     before = (one / "runs.csv").read_bytes()
-    again = srlib("run", "--profile", "smoke", "--cohort", cohort, **places | {"SRLIB_RESULTS": str(tmp_path / "one")})
+    again = srlib(
+        "run",
+        "--profile",
+        "smoke",
+        "--cohort",
+        cohort,
+        **places | {"SRLIB_RESULTS": str(tmp_path / "one")},
+    )
     assert again.stdout.count("unchanged, skipped") == len(BOOKS)
     assert (one / "runs.csv").read_bytes() == before
 
 
-def test_notebooks_opened_by_hand_find_their_files_from_where_the_kernel_starts(tmp_path, monkeypatch):
+def test_notebooks_opened_by_hand_find_their_files_from_where_the_kernel_starts(
+    tmp_path, monkeypatch
+):
     """As JupyterLab opens them: in their own folder, with the parameters that stand in them."""
     (tmp_path / "data" / "example").mkdir(parents=True)
     rng = np.random.default_rng(0)
-    for name in {cell for line in (ROOT / "csv" / "example.csv").read_text().splitlines() for cell in line.split(",")}:
+    for name in {
+        cell
+        for line in (ROOT / "csv" / "example.csv").read_text().splitlines()
+        for cell in line.split(",")
+    }:
         if name.endswith(".gz"):
             save(Volume(rng.random((24, 24, 24)) * 1000, np.eye(4)), tmp_path / "data" / name)
     for name in ("RESULTS", "DATA"):
@@ -103,9 +119,17 @@ def test_notebooks_opened_by_hand_find_their_files_from_where_the_kernel_starts(
 def test_the_built_in_cohort_builds_and_equals_its_manifest(tmp_path):
     tracked = (ROOT / "csv" / "example.csv").read_text()
     done = srlib(
-        "run", "00", "01", "--profile", "smoke", SRLIB_RESULTS=str(tmp_path / "r"), SRLIB_DATA=str(tmp_path / "d")
+        "run",
+        "00",
+        "01",
+        "--profile",
+        "smoke",
+        SRLIB_RESULTS=str(tmp_path / "r"),
+        SRLIB_DATA=str(tmp_path / "d"),
     )
     assert done.returncode == 0, done.stderr
     assert (ROOT / "csv" / "example.csv").read_text() == tracked
-    assert len(list((tmp_path / "d" / "example").glob("syn*_t1.nii.gz"))) == len(cohorts.SPLITS) >= 8
+    assert (
+        len(list((tmp_path / "d" / "example").glob("syn*_t1.nii.gz"))) == len(cohorts.SPLITS) >= 8
+    )
     assert sum(p.stat().st_size for p in (tmp_path / "d").rglob("*") if p.is_file()) < 150e6

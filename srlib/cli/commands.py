@@ -20,7 +20,9 @@ DEGRADATIONS = {  # with the options that they take
 }
 EVERY = {"scanline": 4, "sparse_view": 16}  # as published
 PROFILE = click.option("--profile", default="quick", help="Budget: smoke, quick or paper.")
-COHORT = click.option("--cohort", default="csv/example.csv", help="Manifest (CSV) of the scans to use.")
+COHORT = click.option(
+    "--cohort", default="csv/example.csv", help="Manifest (CSV) of the scans to use."
+)
 SEED = click.option("--seed", default=0)
 CSV_OUT = click.option("--out", required=True, help="The CSV to write.")
 FORCE = click.option("--force", is_flag=True, help="Replace what is there.")
@@ -41,7 +43,9 @@ class Group(click.Group):
             sys.exit(1)
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.group(
+    cls=Group, context_settings={"help_option_names": ["-h", "--help"], "show_default": True}
+)
 @click.version_option(__version__)
 def main() -> None:
     """Replications of published medical-image super-resolution systems, side by side."""
@@ -64,7 +68,12 @@ def literal(text: str) -> object:
 @COHORT
 @SEED
 @click.option(
-    "-p", "parameters", type=(str, literal), multiple=True, metavar="NAME VALUE", help="A further notebook parameter."
+    "-p",
+    "parameters",
+    type=(str, literal),
+    multiple=True,
+    metavar="NAME VALUE",
+    help="A further notebook parameter.",
 )
 @click.option("--force", is_flag=True, help="Run also what is finished and unchanged.")
 def run(notebooks, profile, cohort, seed, parameters, force) -> None:
@@ -94,17 +103,31 @@ def run(notebooks, profile, cohort, seed, parameters, force) -> None:
 @click.option("--out", help="Folder of the run [default: its place under results/].")
 @DEVICE
 @click.option("--processes", default=1, help="Processes (one per GPU) that share each batch.")
-@click.option("--start", help="Weights to start from (file or experiment), for experiments that need them.")
-@click.option("--snapshots", is_flag=True, help="Write the validation patch as NIfTI whenever it is measured.")
+@click.option(
+    "--start", help="Weights to start from (file or experiment), for experiments that need them."
+)
+@click.option(
+    "--snapshots", is_flag=True, help="Write the validation patch as NIfTI whenever it is measured."
+)
 @click.option("--store", help="Patches made by 'srlib store', instead of cutting them from scans.")
 @click.option(
-    "--start-critic", type=click.Path(exists=True), help="Critic's weights to start from (critic.safetensors)."
+    "--start-critic",
+    type=click.Path(exists=True),
+    help="Critic's weights to start from (critic.safetensors).",
 )
-@click.option("--tensorboard", is_flag=True, help="Log scalars and a sample image into the folder's tensorboard/.")
+@click.option(
+    "--tensorboard",
+    is_flag=True,
+    help="Log scalars and a sample image into the folder's tensorboard/.",
+)
 @click.option("--classes", help="Classes of labels (csv/README.md), where examples are synthetic.")
 @click.option("--priors", help="Their intensities, made by 'srlib priors'.")
-@click.option("--segmenter", help="Trained segmenter (file or experiment), for experiments that need one.")
-@click.option("--restart", is_flag=True, help="Set an interrupted run's checkpoint aside and start again.")
+@click.option(
+    "--segmenter", help="Trained segmenter (file or experiment), for experiments that need one."
+)
+@click.option(
+    "--restart", is_flag=True, help="Set an interrupted run's checkpoint aside and start again."
+)
 def train(experiment, cohort, profile, seed, out, device, **options) -> None:
     """Train one experiment; an interrupted training goes on where its last checkpoint was.
 
@@ -123,7 +146,9 @@ def train(experiment, cohort, profile, seed, out, device, **options) -> None:
         split = ([s for s in subjects if s.split == part] for part in ("train", "val"))
         weights = training.train(chosen, *split, out, seed=seed, device=device, **options)
     else:  # in its place, where the notebooks look for it
-        weights = runs.train_recorded(experiment, profile, cohort, subjects, seed=seed, device=device, **options)
+        weights = runs.train_recorded(
+            experiment, profile, cohort, subjects, seed=seed, device=device, **options
+        )
     click.echo(weights)
 
 
@@ -169,13 +194,19 @@ def manifest(layout, folder, out, split, seed, subjects, force) -> None:
     try:
         shares = tuple(map(float, split.split("/")))
     except ValueError as err:
-        raise InputError(f"--split: expected numbers between slashes, like 0.7/0.1/0.2, got {split!r}") from err
+        raise InputError(
+            f"--split: expected numbers between slashes, like 0.7/0.1/0.2, got {split!r}"
+        ) from err
     click.echo(layouts.write_manifest(layout, folder, out, shares, seed, subjects, force))
 
 
 @main.command()
 @click.argument("manifest")
-@click.option("--classes", required=True, help="CSV with label and class, or the original generation_labels.npy.")
+@click.option(
+    "--classes",
+    required=True,
+    help="CSV with label and class, or the original generation_labels.npy.",
+)
 @CSV_OUT
 @click.option("--split", default="train", help="Rows of the manifest to use.")
 @FORCE
@@ -225,15 +256,25 @@ def convert(**given) -> None:
 @click.argument("target", metavar="OUT", type=Path)
 @click.option("--degradation", type=click.Choice([*DEGRADATIONS]), default="gaussian")
 @click.option(
-    "--factor", **FACTOR, help="Per voxel axis, 1 or more, of gaussian and kspace [default: 2, 1 across an image]."
+    "--factor",
+    **FACTOR,
+    help="Per voxel axis, 1 or more, of gaussian and kspace [default: 2, 1 across an image].",
 )
 @click.option(
-    "--every", type=int, help="scanline: keep every N-th column; sparse_view: N-th of 1,000 [default: 4, 16]."
+    "--every",
+    type=int,
+    help="scanline: keep every N-th column; sparse_view: N-th of 1,000 [default: 4, 16].",
 )
-@click.option("--window", nargs=2, type=float, metavar="LOW HIGH", help="Clip first, as CT to -1024 200 HU.")
+@click.option(
+    "--window", nargs=2, type=float, metavar="LOW HIGH", help="Clip first, as CT to -1024 200 HU."
+)
 @click.option("--sigma", type=float, help="Gaussian blur in HR voxels [default: 1].")
 @click.option("--align", type=ALIGN, help="Gaussian sampling grid [default: center].")
-@click.option("--on-grid", is_flag=True, help="Interpolate the result back on the input's grid (cubic spline).")
+@click.option(
+    "--on-grid",
+    is_flag=True,
+    help="Interpolate the result back on the input's grid (cubic spline).",
+)
 @click.option("--force", is_flag=True, help="Replace OUT also where this command did not make it.")
 def degrade(source, target, degradation, window, on_grid, force, **options) -> None:
     """Make a low-resolution scan; its affine says where the coarse voxels lie.
@@ -251,20 +292,37 @@ def degrade(source, target, degradation, window, on_grid, force, **options) -> N
     given = {name: value for name, value in options.items() if value is not None}
     for name in given:
         if name not in DEGRADATIONS[degradation]:
-            raise InputError(f"--{name} does not belong to --degradation {degradation}; leave it out")
+            raise InputError(
+                f"--{name} does not belong to --degradation {degradation}; leave it out"
+            )
     if window and not -math.inf < window[0] < window[1] < math.inf:
-        raise InputError(f"--window: expected two numbers, the lower one first, got {window[0]:g} and {window[1]:g}")
+        raise InputError(
+            f"--window: expected two numbers, the lower one first, got {window[0]:g} and {window[1]:g}"
+        )
     apart([target, target.parent], [source])  # nor among the slices of a DICOM series
-    if os.path.lexists(target) and not force and "degradation" not in (headers.read_record(target) or {}):
-        raise InputError(f"{target} exists and was not made by 'srlib degrade'; --force replaces it")
+    if (
+        os.path.lexists(target)
+        and not force
+        and "degradation" not in (headers.read_record(target) or {})
+    ):
+        raise InputError(
+            f"{target} exists and was not made by 'srlib degrade'; --force replaces it"
+        )
     hr = formats.load(source)
     factor = given.pop("factor", EVERY.get(degradation) or tuple(min(n, 2) for n in hr.shape))
     model = make_degradation(degradation, factor=given.pop("every", factor), **given)
     hr = hr.with_data(hr.data.clip(*window)) if window else hr
     lr = model(hr)
     lr = model.to_grid(lr, hr.shape) if on_grid else lr
-    record = {"srlib": __version__, "degradation": repr(model), "window": window, "on_grid": on_grid}
-    header = headers.kept(source, hr.affine, lr.affine, lr.shape, f"srlib degrade {degradation}", record)
+    record = {
+        "srlib": __version__,
+        "degradation": repr(model),
+        "window": window,
+        "on_grid": on_grid,
+    }
+    header = headers.kept(
+        source, hr.affine, lr.affine, lr.shape, f"srlib degrade {degradation}", record
+    )
     headers.store_as(header, "float32", source, lr.data)
     click.echo(volume.save(lr, target, header.get_data_dtype(), header))
 
@@ -276,8 +334,13 @@ main.add_command(enhance)
 @click.argument("hr", required=False)
 @click.argument("sr", required=False)
 @click.option("--mask", help="Scan that is non-zero where voxels count.")
-@click.option("--data-range", type=float, help="Peak of PSNR and SSIM [default: HR's maximum - minimum].")
-@click.option("--weights", help="Instead of two scans: a model, to be run on the degraded scans of a manifest.")
+@click.option(
+    "--data-range", type=float, help="Peak of PSNR and SSIM [default: HR's maximum - minimum]."
+)
+@click.option(
+    "--weights",
+    help="Instead of two scans: a model, to be run on the degraded scans of a manifest.",
+)
 @COHORT
 @click.option("--split", default="test", help="Its rows.")
 @click.option("--task", help="Degradation, by its name in the tables [default: that of training].")
@@ -296,7 +359,9 @@ def evaluate(hr, sr, mask, data_range, weights, cohort, split, task, out) -> Non
     if weights and out and not hr:
         evaluate_model(weights, cohort, split, task or "", out)
     elif weights or out or not sr:
-        raise InputError("expected two scans, HR and SR, or --weights and --out; see 'srlib evaluate --help'")
+        raise InputError(
+            "expected two scans, HR and SR, or --weights and --out; see 'srlib evaluate --help'"
+        )
     else:
         evaluate_scan(hr, sr, mask, data_range)
 
@@ -308,7 +373,9 @@ def evaluate_model(weights: str, cohort: str, split: str, task: str, out: str) -
     from srlib.systems import trained
 
     apart([Path(out, "metrics.csv")], [cohort])
-    table = whole.evaluate(trained.load_model(weights), data.read_manifest(cohort, split), out, task)
+    table = whole.evaluate(
+        trained.load_model(weights), data.read_manifest(cohort, split), out, task
+    )
     click.echo(f"{whole.statistics(table).round(4).to_string()}\n{out}")
 
 
@@ -323,13 +390,23 @@ def evaluate_scan(hr: str, sr: str, mask: str | None, data_range: float | None) 
     truth, estimate = formats.load(hr), formats.load(sr)
     placed, inside = resample_to(estimate, truth, least=1, what=f"{sr}, the estimate,"), None
     if not same_lattice(estimate, truth):
-        click.echo(f"note: {sr} lies on another grid; it was interpolated on that of {hr} (cubic spline)", err=True)
+        click.echo(
+            f"note: {sr} lies on another grid; it was interpolated on that of {hr} (cubic spline)",
+            err=True,
+        )
     if mask:
-        inside = resample_to(formats.load(mask), truth, order=0, outside=0, what=f"{mask}, the mask,").data != 0
+        inside = (
+            resample_to(
+                formats.load(mask), truth, order=0, outside=0, what=f"{mask}, the mask,"
+            ).data
+            != 0
+        )
     if data_range is None:
         data_range = float(truth.data.max() - truth.data.min())
         if not data_range:
-            raise InputError(f"{hr}: the truth is constant and has no range; give one by --data-range")
+            raise InputError(
+                f"{hr}: the truth is constant and has no range; give one by --data-range"
+            )
     region = "mask" if mask else "volume"
     row = metrics.evaluate(truth.data, placed.data, data_range, inside)[region]
     row |= {

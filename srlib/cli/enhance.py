@@ -26,16 +26,26 @@ def one_line(err: object) -> str:
 @click.command()
 @click.argument("sources", metavar="IN...", nargs=-1, required=True)
 @click.argument("target", metavar="OUT")
-@click.option("--weights", default="robust", help="Shipped, published or own weights: a file or a name.")
 @click.option(
-    "--factor", **FACTOR, help="How much finer, per voxel axis [default: thick axes as fine as the others, else 2]."
-)
-@click.option("--spacing", "spacing_mm", **FACTOR, help="Target spacing in mm, instead of a factor.")
-@click.option(
-    "--reference", help="For a single IN: its scan of another contrast, if the model takes one; not registered."
+    "--weights", default="robust", help="Shipped, published or own weights: a file or a name."
 )
 @click.option(
-    "--align", type=ALIGN, default="center", help="What stays: the field of view, or the outermost voxel centres."
+    "--factor",
+    **FACTOR,
+    help="How much finer, per voxel axis [default: thick axes as fine as the others, else 2].",
+)
+@click.option(
+    "--spacing", "spacing_mm", **FACTOR, help="Target spacing in mm, instead of a factor."
+)
+@click.option(
+    "--reference",
+    help="For a single IN: its scan of another contrast, if the model takes one; not registered.",
+)
+@click.option(
+    "--align",
+    type=ALIGN,
+    default="center",
+    help="What stays: the field of view, or the outermost voxel centres.",
 )
 @click.option(
     "--dtype",
@@ -44,17 +54,29 @@ def one_line(err: object) -> str:
     help="Numbers that the output holds; 'same': those of the input.",
 )
 @click.option(
-    "--zero-filled", **FACTOR, help="robust: by how much the scanner interpolated already, per axis; the grid stays."
+    "--zero-filled",
+    **FACTOR,
+    help="robust: by how much the scanner interpolated already, per axis; the grid stays.",
 )
 @click.option("--report", metavar="FOLDER", help="Write a page on each scan there: NAME_sr.html.")
 @click.option("--ct", is_flag=True, help="SynthSR: clip the scan to 0 to 80 HU first.")
 @click.option(
-    "--no-flip", is_flag=True, help="robust, SynthSR: one pass, instead of the mean with the mirrored scan's."
+    "--no-flip",
+    is_flag=True,
+    help="robust, SynthSR: one pass, instead of the mean with the mirrored scan's.",
 )
-@click.option("--uncertainty", metavar="OUT", help="SynthSR trained with 'laplace': write the uncertainty here.")
-@click.option("--force", is_flag=True, help="Replace outputs that are there, whatever they were made from.")
+@click.option(
+    "--uncertainty",
+    metavar="OUT",
+    help="SynthSR trained with 'laplace': write the uncertainty here.",
+)
+@click.option(
+    "--force", is_flag=True, help="Replace outputs that are there, whatever they were made from."
+)
 @DEVICE
-@click.option("--workers", type=click.IntRange(1), default=1, help="Processes that share the scans.")
+@click.option(
+    "--workers", type=click.IntRange(1), default=1, help="Processes that share the scans."
+)
 @click.option(
     "--max-memory",
     "max_memory_gb",
@@ -91,13 +113,17 @@ def enhance(no_flip, **given) -> None:
     except KeyboardInterrupt:
         tell(one_line("stopped; the same command goes on where it was"))
         sys.exit(130)
-    except Exception as err:  # whatever it is, a traceback is of no use to who has a scan to enhance
+    except (
+        Exception
+    ) as err:  # whatever it is, a traceback is of no use to who has a scan to enhance
         raise InputError(f"failed unexpectedly ({type(err).__name__}: {first_line(err)})") from err
     if counts["failed"]:
         sys.exit(1)
 
 
-def enhance_all(sources, target, weights, reference, uncertainty, report, device, **settings) -> Counter:
+def enhance_all(
+    sources, target, weights, reference, uncertainty, report, device, **settings
+) -> Counter:
     """Enhance, print what becomes of each scan, write the summary; how many have which status."""
     from srlib.enhance import batch, jobs
     from srlib.systems import trained

@@ -40,7 +40,9 @@ def notebooks(names: Sequence[str] = ()) -> list[Path]:
     folder = checkout()
     every = sorted((folder / "notebooks").glob("[0-9]*.ipynb")) if folder else []
     if not every:
-        raise InputError("srlib is installed without its notebooks; run them from a clone of its repository")
+        raise InputError(
+            "srlib is installed without its notebooks; run them from a clone of its repository"
+        )
     called = {name: p for p in every for name in (p.stem, p.stem.split("_")[0])}
     return sorted(choose(called, name, "notebook") for name in {*names}) if names else every
 
@@ -64,7 +66,9 @@ def run(
     choose(PROFILES, profile, "profile")
     path = locate(cohort)
     if not path.is_file():
-        raise InputError(f"{cohort}: no such manifest; write one with 'srlib manifest', see csv/README.md")
+        raise InputError(
+            f"{cohort}: no such manifest; write one with 'srlib manifest', see csv/README.md"
+        )
     if built_in(path) != "example":
         read_manifest(path)
     common = {"profile": profile, "cohort": str(path.absolute()), "seed": seed}
@@ -74,7 +78,9 @@ def run(
     todo = [_Book(book) for book in notebooks(names)]
     known = sorted({name for book in todo for name in book.defaults})
     for name in given.keys() - known:
-        raise InputError(f"no notebook has a parameter {name!r}; expected one of {', '.join(known)}")
+        raise InputError(
+            f"no notebook has a parameter {name!r}; expected one of {', '.join(known)}"
+        )
     folder = results_dir(profile, path)
     books = make_dir(folder / "notebooks")
     for number, book in enumerate(todo, 1):
@@ -82,15 +88,24 @@ def run(
         used = {**book.defaults, **values}
         label = f"[{number}/{len(todo)}] {book.path.stem}"
         before = book.inputs(used, folder)
-        if not force and book.finished(folder) and _stored(books, book.path) == book.key(books, used, before):
+        if (
+            not force
+            and book.finished(folder)
+            and _stored(books, book.path) == book.key(books, used, before)
+        ):
             print(f"{label}: unchanged, skipped", flush=True)
             continue
         print(f"{label} ...", end="", flush=True)
         began = time.perf_counter()
         _execute(book.path, books, values)
-        inputs = {**book.inputs(used, folder), **before}  # the first notebooks make what was not there
+        inputs = {
+            **book.inputs(used, folder),
+            **before,
+        }  # the first notebooks make what was not there
         with atomic(books / f"{book.path.stem}.json") as temporary:
-            temporary.write_text(json.dumps({"key": book.key(books, used, inputs)}), encoding="utf-8")
+            temporary.write_text(
+                json.dumps({"key": book.key(books, used, inputs)}), encoding="utf-8"
+            )
         print(f" {time.perf_counter() - began:.0f} s", flush=True)
     return folder
 
@@ -105,19 +120,33 @@ class _Book:
         parameters = papermill.inspect_notebook(str(path))
         self.path, self.declared = path, content["metadata"].get("srlib", {})
         self.defaults = {name: ast.literal_eval(p["default"]) for name, p in parameters.items()}
-        self.code = ["".join(cell["source"]) for cell in content["cells"] if cell["cell_type"] == "code"]
+        self.code = [
+            "".join(cell["source"]) for cell in content["cells"] if cell["cell_type"] == "code"
+        ]
 
     def inputs(self, used: Mapping[str, object], folder: Path) -> dict[str, str]:
         """SHA-256 of what it may read, by name: files that parameters name, scans of manifests, weights at hand.
 
         What is not there is left out.
         """
-        files = {name: locate(v) for name, v in used.items() if isinstance(v, str) and v and locate(v).is_file()}
+        files = {
+            name: locate(v)
+            for name, v in used.items()
+            if isinstance(v, str) and v and locate(v).is_file()
+        }
         for name, manifest in list(files.items()):
             with contextlib.suppress(InputError):  # another table, or scans that are not there yet
-                files |= {f"{name} {s.name} {c}": file for s in read_manifest(manifest) for c, file in s.files.items()}
+                files |= {
+                    f"{name} {s.name} {c}": file
+                    for s in read_manifest(manifest)
+                    for c, file in s.files.items()
+                }
         places = [(folder, pattern) for pattern in self.declared.get("reads", [])]
-        places += [(published_dir(), "*"), (data_dir() / "synthsr", "*/*"), (SHIPPED, "*.safetensors")]
+        places += [
+            (published_dir(), "*"),
+            (data_dir() / "synthsr", "*/*"),
+            (SHIPPED, "*.safetensors"),
+        ]
         for place, pattern in places:
             files |= {str(file): file for file in place.glob(pattern) if file.is_file()}
         return {name: _sum(file) for name, file in files.items()}
@@ -143,7 +172,9 @@ def _sum(path: Path) -> str:
     stat = path.stat()
     several = path.is_dir() or path.suffix in (".hdr", ".img")  # files, each of which may change
     return (
-        fingerprint(path) if several else _sum_of(path, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+        fingerprint(path)
+        if several
+        else _sum_of(path, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
     )
 
 
@@ -156,7 +187,9 @@ def _execute(book: Path, books: Path, values: Mapping[str, object]) -> None:
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
-    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # this environment's kernel, not a stale one of the user's
+    os.environ["JUPYTER_PREFER_ENV_PATH"] = (
+        "1"  # this environment's kernel, not a stale one of the user's
+    )
     failed = books / f"{book.stem}.failed.ipynb"
     sweep(books, [book.name])
     for old in (failed, books / f"{book.stem}.json"):
@@ -175,4 +208,6 @@ def _execute(book: Path, books: Path, values: Mapping[str, object]) -> None:
             known = isinstance(err, PapermillExecutionError)
             message = f"{err.ename}: {err.evalue}" if known else f"{type(err).__name__}: {err}"
             print(file=sys.stderr)
-            raise InputError(f"{book.stem} failed: {message.strip()}; the executed notebook is {failed}") from err
+            raise InputError(
+                f"{book.stem} failed: {message.strip()}; the executed notebook is {failed}"
+            ) from err

@@ -15,11 +15,19 @@ def choose_device(name: str = "auto") -> torch.device:
     it is not there.
     """
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        name = (
+            "cuda"
+            if torch.cuda.is_available()
+            else "mps"
+            if torch.backends.mps.is_available()
+            else "cpu"
+        )
     try:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError) as err:
-        raise InputError(f"device {name!r} cannot be used ({str(err).splitlines()[0]}); try --device cpu") from err
+        raise InputError(
+            f"device {name!r} cannot be used ({str(err).splitlines()[0]}); try --device cpu"
+        ) from err
     return torch.device(name)
 
 
@@ -29,11 +37,15 @@ def fabric_devices(device: torch.device, processes: int = 1) -> int | list[int]:
     """
     most = {"cuda": torch.cuda.device_count(), "mps": 1}.get(device.type, processes)
     if not isinstance(processes, int) or not 1 <= processes <= max(most, 1):
-        raise InputError(f"processes: expected a whole number from 1 on, a GPU for each, got {processes!r}")
+        raise InputError(
+            f"processes: expected a whole number from 1 on, a GPU for each, got {processes!r}"
+        )
     if device.type != "cuda" or device.index is None:
         return processes
     if processes > 1:
-        raise InputError(f"{processes} processes take the first GPUs; give the device as cuda, not {device}")
+        raise InputError(
+            f"{processes} processes take the first GPUs; give the device as cuda, not {device}"
+        )
     return [device.index]
 
 

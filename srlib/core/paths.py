@@ -22,7 +22,9 @@ BUILT_IN = (
     "example_us.csv",
     "example_ct.csv",
 )  # manifests in the checkout's csv/ that the project makes
-DAY = 86_400  # seconds after which a temporary file that nobody has touched is taken for left behind
+DAY = (
+    86_400  # seconds after which a temporary file that nobody has touched is taken for left behind
+)
 
 
 class InputError(ValueError):
@@ -48,13 +50,23 @@ def choose(table: Mapping[str, T], name: str, what: str) -> T:
 def checkout() -> Path | None:
     """Folder of the checkout that this package lies in; None when it is installed without one."""
     folder = Path(__file__).resolve().parents[2]
-    return folder if (folder / "notebooks").is_dir() and (folder / "pyproject.toml").is_file() else None
+    return (
+        folder
+        if (folder / "notebooks").is_dir() and (folder / "pyproject.toml").is_file()
+        else None
+    )
 
 
 def file_name(name: str, where: str) -> str:
     """The name itself, where it can be that of a file within a folder; InputError, which begins with ``where``, otherwise."""
-    if name in ("", ".", "..") or any(c in "/\\" or c < " " for c in name) or len(os.fsencode(name)) > 200:
-        raise InputError(f"{where}: {name!r} cannot name a file; expected a name without slashes, up to 200 bytes long")
+    if (
+        name in ("", ".", "..")
+        or any(c in "/\\" or c < " " for c in name)
+        or len(os.fsencode(name)) > 200
+    ):
+        raise InputError(
+            f"{where}: {name!r} cannot name a file; expected a name without slashes, up to 200 bytes long"
+        )
     return name
 
 
@@ -63,7 +75,9 @@ def apart(outputs: Iterable[str | Path], inputs: Iterable[str | Path]) -> None:
     there = [Path(p) for p in inputs if os.path.exists(p)]
     for output in filter(os.path.exists, outputs):
         if any(source.samefile(output) for source in there):
-            raise InputError(f"{output} is an input; inputs and outputs must be different files, choose another place")
+            raise InputError(
+                f"{output} is an input; inputs and outputs must be different files, choose another place"
+            )
 
 
 def root() -> Path:
@@ -165,7 +179,9 @@ def atomic(path: str | Path) -> Iterator[Path]:
     one to end wins. Raises InputError, naming ``path``, for what the system refuses: no folder, no right, no space.
     """
     path = Path(path)
-    temporary = path.with_name(f".{os.getpid()}-{_machine()}{secrets.token_hex(4)}.{_tail(path.name)}")
+    temporary = path.with_name(
+        f".{os.getpid()}-{_machine()}{secrets.token_hex(4)}.{_tail(path.name)}"
+    )
     try:
         yield temporary
         os.replace(temporary, path)
@@ -176,7 +192,9 @@ def atomic(path: str | Path) -> Iterator[Path]:
         raise InputError(f"cannot write {path}: {reason}") from err
     except UnicodeEncodeError as err:
         name = ascii(err.object[max(err.start - 20, 0) : err.end + 20])
-        raise InputError(f"cannot write {path}: {name} is not UTF-8; rename what is called so") from err
+        raise InputError(
+            f"cannot write {path}: {name} is not UTF-8; rename what is called so"
+        ) from err
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -257,16 +275,28 @@ def source_hash() -> str:
 def source_commit() -> dict[str, str]:
     """Commit of the checkout that this package lies in, and whether what computes results differs from it."""
     own = checkout()
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}  # a hook's name another repository
+    environment = {
+        k: v for k, v in os.environ.items() if not k.startswith("GIT_")
+    }  # a hook's name another repository
 
     def git(*words: str) -> str:
         done = subprocess.run(
-            ["git", *words], cwd=own, env=environment, capture_output=True, encoding="utf-8", check=True
+            ["git", *words],
+            cwd=own,
+            env=environment,
+            capture_output=True,
+            encoding="utf-8",
+            check=True,
         )
         return done.stdout.strip()
 
     with suppress(OSError, subprocess.CalledProcessError):
         if own and Path(git("rev-parse", "--show-toplevel")).samefile(own):
-            changed = git("status", "--porcelain", "--", "srlib", "notebooks", "csv", "pyproject.toml")
-            return {"commit": git("rev-parse", "--short=12", "HEAD"), "dirty": "yes" if changed else "no"}
+            changed = git(
+                "status", "--porcelain", "--", "srlib", "notebooks", "csv", "pyproject.toml"
+            )
+            return {
+                "commit": git("rev-parse", "--short=12", "HEAD"),
+                "dirty": "yes" if changed else "no",
+            }
     return {"commit": "unknown", "dirty": "unknown"}

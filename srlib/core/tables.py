@@ -11,7 +11,14 @@ from pathlib import Path
 
 from srlib.core.paths import InputError, atomic, file_name, first_line
 
-VOLUMES = ("t1", "t2", "image", "labels", "lr", "mask")  # columns of a manifest, in the order written
+VOLUMES = (
+    "t1",
+    "t2",
+    "image",
+    "labels",
+    "lr",
+    "mask",
+)  # columns of a manifest, in the order written
 SEPARATORS = {";": "semicolons", "\t": "tabs", "\0": "the zeros of UTF-16"}
 
 
@@ -21,7 +28,9 @@ class Row(dict[str, str]):
     place: str
 
 
-def read_table(path: str | Path, needed: Sequence[str] = (), optional: Sequence[str] | None = None) -> list[Row]:
+def read_table(
+    path: str | Path, needed: Sequence[str] = (), optional: Sequence[str] | None = None
+) -> list[Row]:
     """Rows of a CSV by column, without the spaces around cells, rows of empty cells, and columns of neither name nor cell.
 
     A cell that is missing at the end of a row is empty. Columns other than the ``needed`` and the ``optional`` ones are
@@ -33,24 +42,37 @@ def read_table(path: str | Path, needed: Sequence[str] = (), optional: Sequence[
         text = Path(path).read_bytes().decode("utf-8-sig")
         if text.count('"') % 2:
             raise csv.Error("a quote never closes")
-        lines = [[c.strip() for c in cells] for cells in csv.reader(io.StringIO(text, ""), skipinitialspace=True)]
+        lines = [
+            [c.strip() for c in cells]
+            for cells in csv.reader(io.StringIO(text, ""), skipinitialspace=True)
+        ]
     except UnicodeDecodeError as err:
-        raise InputError(f"{path}: cannot be read as a CSV, since it is not UTF-8; save it as 'CSV UTF-8'") from err
+        raise InputError(
+            f"{path}: cannot be read as a CSV, since it is not UTF-8; save it as 'CSV UTF-8'"
+        ) from err
     except (OSError, csv.Error) as err:
         reason = getattr(err, "strerror", None) or first_line(err)
-        raise InputError(f"{path}: cannot be read as a CSV ({reason}); give the path of one") from err
+        raise InputError(
+            f"{path}: cannot be read as a CSV ({reason}); give the path of one"
+        ) from err
     rows = {f"{path}, row {number}": cells for number, cells in enumerate(lines, 1) if any(cells)}
     if len(rows) < 2:
-        raise InputError(f"{path}: expected a header and at least one row, got {len(rows)} lines; see csv/README.md")
+        raise InputError(
+            f"{path}: expected a header and at least one row, got {len(rows)} lines; see csv/README.md"
+        )
     (_, header), *rest = rows.items()
     _check(path, [*filter(None, header)], needed, optional)
     return [_row(place, header, cells, needed) for place, cells in rest]
 
 
-def _check(path: str | Path, columns: list[str], needed: Sequence[str], optional: Sequence[str] | None) -> None:
+def _check(
+    path: str | Path, columns: list[str], needed: Sequence[str], optional: Sequence[str] | None
+) -> None:
     for sign, name in SEPARATORS.items():
         if sign in "".join(columns):
-            raise InputError(f"{path}: {name} between its cells, expected commas; save it as 'CSV UTF-8 (comma)'")
+            raise InputError(
+                f"{path}: {name} between its cells, expected commas; save it as 'CSV UTF-8 (comma)'"
+            )
     known = columns if optional is None else (*needed, *optional)
     wrong = {
         "a column stands twice,": [c for c in columns if columns.count(c) > 1],
@@ -71,7 +93,9 @@ def _row(place: str, header: list[str], cells: list[str], needed: Sequence[str])
             row[column] = cell or ""
         elif cell:
             named = len([*filter(None, header)])
-            raise InputError(f"{place}: {len(cells)} cells under {named} columns; {cell!r} has no column")
+            raise InputError(
+                f"{place}: {len(cells)} cells under {named} columns; {cell!r} has no column"
+            )
         if column in needed and cell is None:
             raise InputError(f"{place}, column {column}: the row ends before it")
     return row
@@ -84,11 +108,15 @@ def check_name(name: str, place: str, taken: dict[str, str]) -> None:
     differs from another by case, spaces or the form of its accents alone, which file systems take for the same.
     """
     if name.startswith(".") or not name.isprintable():
-        raise InputError(f"{place}: {name!r} cannot name a file; expected printable letters, no slash and no first dot")
+        raise InputError(
+            f"{place}: {name!r} cannot name a file; expected printable letters, no slash and no first dot"
+        )
     key = " ".join(unicodedata.normalize("NFKC", file_name(name, place)).casefold().split())
     if key in taken:
         also = "" if taken[key] == name else f", once as {taken[key]}"
-        raise InputError(f"{place}: {name} stands twice{also}; one row per subject, under a name of its own")
+        raise InputError(
+            f"{place}: {name} stands twice{also}; one row per subject, under a name of its own"
+        )
     taken[key] = name
 
 

@@ -15,11 +15,18 @@ from srlib.synthesis.fields import band_noise, draw_warp, sample, smooth_field
 
 TEMPLATE = "mni152"
 SPLITS = ("train",) * 5 + ("val",) + ("test",) * 2
-IMAGE_SPLITS, IMAGE_SLICES, IMAGE_SIZE = ("train",) * 6 + ("val",) + ("test",) * 2, 4, 256  # of the 2-D cohorts
+IMAGE_SPLITS, IMAGE_SLICES, IMAGE_SIZE = (
+    ("train",) * 6 + ("val",) + ("test",) * 2,
+    4,
+    256,
+)  # of the 2-D cohorts
 # mean intensity of (CSF, grey, white matter), of 1; drawn anew per subject with the std below
 CONTRASTS = {"t1": (0.20, 0.55, 0.82), "t2": (0.95, 0.55, 0.38)}
 CONTRAST_STD = 0.05
-BOX_START, BOX_SHAPE = (14, 17, 0), (168, 203, 166)  # the brain and about 10 mm around it, in template voxels
+BOX_START, BOX_SHAPE = (
+    (14, 17, 0),
+    (168, 203, 166),
+)  # the brain and about 10 mm around it, in template voxels
 FULL_SCALE = 4095  # 12-bit integers, as scanners write
 
 
@@ -42,10 +49,20 @@ def build(manifest: Path | None = None) -> Path:
     folder = make_dir(data_dir() / "example")
     template, tissues = read_template()
     save(template, folder / f"{TEMPLATE}_t1.nii.gz")
-    save(template.with_data(tissues.argmax(0).numpy()), folder / f"{TEMPLATE}_labels.nii.gz", dtype=np.uint8)
+    save(
+        template.with_data(tissues.argmax(0).numpy()),
+        folder / f"{TEMPLATE}_labels.nii.gz",
+        dtype=np.uint8,
+    )
     for index, name in enumerate(splits):
-        for kind, volume in make_subject(template.affine, tissues, np.random.default_rng([0, index])).items():
-            save(volume, folder / f"{name}_{kind}.nii.gz", dtype=np.uint8 if kind == "labels" else np.int16)
+        for kind, volume in make_subject(
+            template.affine, tissues, np.random.default_rng([0, index])
+        ).items():
+            save(
+                volume,
+                folder / f"{name}_{kind}.nii.gz",
+                dtype=np.uint8 if kind == "labels" else np.int16,
+            )
     return manifest
 
 
@@ -57,7 +74,10 @@ def build_images(kind: str, manifest: Path | None = None) -> Path:
     manifest that is there and another.
     """
     names = [f"{kind}{number:02d}" for number in range(1, len(IMAGE_SPLITS) + 1)]
-    rows = [(n, split, f"example_{kind}/{n}.nii.gz") for n, split in zip(names, IMAGE_SPLITS, strict=True)]
+    rows = [
+        (n, split, f"example_{kind}/{n}.nii.gz")
+        for n, split in zip(names, IMAGE_SPLITS, strict=True)
+    ]
     manifest = manifest or data_dir() / f"example_{kind}.csv"
     write_table(manifest, ("subject", "split", "image"), rows)
     folder = make_dir(data_dir() / f"example_{kind}")
@@ -82,7 +102,11 @@ def read_template() -> tuple[Volume, torch.Tensor]:
     """The T1 template and its tissue probabilities (4, X, Y, Z): background, CSF, grey, white; 1 mm, offline."""
     from nilearn import datasets  # slow to import, and needed by this function alone
 
-    loaders = (datasets.load_mni152_template, datasets.load_mni152_gm_template, datasets.load_mni152_wm_template)
+    loaders = (
+        datasets.load_mni152_template,
+        datasets.load_mni152_gm_template,
+        datasets.load_mni152_wm_template,
+    )
     images = [load(resolution=1) for load in loaders]
     t1, grey, white = (image.get_fdata(dtype=np.float32) for image in images)
     template = Volume(t1, images[0].affine)
@@ -91,7 +115,9 @@ def read_template() -> tuple[Volume, torch.Tensor]:
     return template, torch.from_numpy(tissues / tissues.sum(0))
 
 
-def make_subject(affine: np.ndarray, tissues: torch.Tensor, rng: np.random.Generator) -> dict[str, Volume]:
+def make_subject(
+    affine: np.ndarray, tissues: torch.Tensor, rng: np.random.Generator
+) -> dict[str, Volume]:
     """One synthetic subject: T1 and T2 (12-bit) and its label map, on a grid of odd size cut from the template's.
 
     Voxels mix the tissues by their probabilities, so partial volume stays; nothing is made from hard labels.
@@ -102,7 +128,9 @@ def make_subject(affine: np.ndarray, tissues: torch.Tensor, rng: np.random.Gener
     warp = draw_warp(rng, shape, points=9, std=5.0)
     warp -= warp.mean((1, 2, 3), keepdim=True)  # the brain stays inside its box
     offset = torch.tensor(start, dtype=torch.float32).view(3, 1, 1, 1)
-    probability = sample(tissues, warp + offset) ** float(rng.uniform(1.5, 3.0))  # sharper than an average of 152
+    probability = sample(tissues, warp + offset) ** float(
+        rng.uniform(1.5, 3.0)
+    )  # sharper than an average of 152
     probability /= probability.sum(0)
     subject = {"labels": Volume(probability.argmax(0).numpy(), place)}
     texture = band_noise(rng, shape, 2.0) * 0.02 + band_noise(rng, shape, 4.0) * 0.02
@@ -112,6 +140,8 @@ def make_subject(affine: np.ndarray, tissues: torch.Tensor, rng: np.random.Gener
         image = torch.einsum("k,kxyz->xyz", means, probability) * (1 + texture)
         image = image * torch.exp(smooth_field(rng, shape, 4, 0.1)[0])
         noise = torch.from_numpy(rng.standard_normal((2, *shape), dtype=np.float32)) * 0.008
-        image = torch.hypot(image + noise[0], noise[1]) * (brain > 0.02)  # Rician, skull-stripped as the template
+        image = torch.hypot(image + noise[0], noise[1]) * (
+            brain > 0.02
+        )  # Rician, skull-stripped as the template
         subject[kind] = Volume((image / image.max()).numpy() * FULL_SCALE, place)
     return subject

@@ -17,7 +17,9 @@ DUKE_SHAPE = (512, 512)  # pixels of a scan-converted image (code of SRResNet)
 Listed = Iterator[tuple[str, str, Callable[[], Volume]]]  # name, split, how to read the image
 
 
-def convert(collection: str, folder: str | Path, out: str | Path, manifest: str | Path, force: bool = False) -> Path:
+def convert(
+    collection: str, folder: str | Path, out: str | Path, manifest: str | Path, force: bool = False
+) -> Path:
     """Write a collection's images into ``out`` and their manifest (columns subject, split, image).
 
     ``deeplesion``: the key slices of ``DL_info.csv``, in HU. ``duke``: the records that ``train*.csv``, ``val*.csv``
@@ -27,7 +29,9 @@ def convert(collection: str, folder: str | Path, out: str | Path, manifest: str 
     find, dtype = choose(COLLECTIONS, collection, "collection")
     listed, rows, taken = [*find(Path(folder))], [], {}
     if not listed:
-        raise InputError(f"{folder}: expected train*.csv, val*.csv or test*.csv whose column filename lists .mat files")
+        raise InputError(
+            f"{folder}: expected train*.csv, val*.csv or test*.csv whose column filename lists .mat files"
+        )
     for name, split, _ in listed:
         check_name(name, str(folder), taken)
         rows.append((name, split, Path(out, f"{name}.nii.gz").absolute()))
@@ -41,7 +45,11 @@ def convert(collection: str, folder: str | Path, out: str | Path, manifest: str 
 
 def _deeplesion(folder: Path) -> Listed:
     for file, split, spacing in deeplesion_rows(folder):
-        yield f"{file.parent.name}_{file.stem}", split, partial(load_png, file, spacing, deeplesion=True)
+        yield (
+            f"{file.parent.name}_{file.stem}",
+            split,
+            partial(load_png, file, spacing, deeplesion=True),
+        )
 
 
 def _duke(folder: Path) -> Listed:
@@ -63,4 +71,7 @@ def _beams(file: Path, table: Path) -> Volume:
     return scan_convert(polar, **geometry, shape=DUKE_SHAPE)
 
 
-COLLECTIONS = {"deeplesion": (_deeplesion, np.int16), "duke": (_duke, np.float32)}  # and the type of its numbers
+COLLECTIONS = {
+    "deeplesion": (_deeplesion, np.int16),
+    "duke": (_duke, np.float32),
+}  # and the type of its numbers

@@ -12,7 +12,14 @@ from srlib.data import cohorts
 from srlib.data.layouts import write_manifest
 from srlib.data.manifest import Subject, read_manifest
 from srlib.scans.volume import load
-from srlib.synthesis.priors import Label, Prior, estimate_priors, read_classes, read_priors, write_priors
+from srlib.synthesis.priors import (
+    Label,
+    Prior,
+    estimate_priors,
+    read_classes,
+    read_priors,
+    write_priors,
+)
 
 CONTRASTS = ("t1", "t2")
 
@@ -37,7 +44,9 @@ def find(manifest: str = "", classes: str = "", priors: str = "") -> LabelMaps:
         raise InputError(f"{manifest}: a table of its classes is needed; see csv/README.md")
     if manifest:
         manifest, classes = locate(manifest), locate(classes)
-        return LabelMaps(manifest, classes, locate(priors) if priors else _measured(manifest, classes))
+        return LabelMaps(
+            manifest, classes, locate(priors) if priors else _measured(manifest, classes)
+        )
     folder = data_dir() / "synthsr"
     if (folder / "priors" / "generation_labels.npy").is_file() and (folder / "labels").is_dir():
         return _synthsr(folder)
@@ -68,7 +77,9 @@ def measure(subjects: Sequence[Subject], table: Sequence[Label]) -> dict[str, Pr
             pairs = ((s.name, load(s.file(contrast)), load(s.file("labels"))) for s in chosen)
             found[contrast] = estimate_priors(pairs, table)
     if not found:
-        raise InputError("no row has a scan (t1 or t2) and labels; fill in these columns, or use another --split")
+        raise InputError(
+            "no row has a scan (t1 or t2) and labels; fill in these columns, or use another --split"
+        )
     return found
 
 

@@ -19,11 +19,18 @@ END = r"\.(?:nii|nii\.gz|mgz)$"
 HCP, ADNI = "*/unprocessed/3T/T1w_MPR1/*_", "*/T1_brain_extractedBrainExtraction"
 KIRBY = "**/KKI2009-[0-9][0-9]-"
 PATTERNS: dict[str, dict[str, Sequence[str]]] = {  # layout -> column -> where its files lie
-    "hcp": {"t1": [f"{HCP}3T_T1w_MPR1.nii.gz"], "lr": [f"{HCP}LR.mat"]},  # Chen et al. and its replication
+    "hcp": {
+        "t1": [f"{HCP}3T_T1w_MPR1.nii.gz"],
+        "lr": [f"{HCP}LR.mat"],
+    },  # Chen et al. and its replication
     "adni": {"t1": [f"{ADNI}Brain.nii.gz"], "mask": [f"{ADNI}Mask.nii.gz"]},  # Sanchez & Vilaplana
     "kirby": {"t1": [f"{KIRBY}MPRAGE.nii.gz"], "t2": [f"{KIRBY}T2w.nii.gz"]},  # Pham et al.
     "bids": {
-        column: [f"sub-*/{session}anat/*_{kind}.nii{gz}" for session in ("", "ses-*/") for gz in ("", ".gz")]
+        column: [
+            f"sub-*/{session}anat/*_{kind}.nii{gz}"
+            for session in ("", "ses-*/")
+            for gz in ("", ".gz")
+        ]
         for column, kind in {"t1": "T1w", "t2": "T2w"}.items()
     },
     "synthsr": {"labels": [f"labels/{s}" for s in SCANS], "t1": [f"images/{s}" for s in SCANS]},
@@ -48,14 +55,22 @@ def _find(layout: str, folder: Path) -> Found:
     """Files by the layout's patterns; hidden ones are skipped, ``**`` does not follow links."""
     found: Found = defaultdict(dict)
     for column, patterns in PATTERNS[layout].items():
-        for file in sorted({file for pattern in patterns for file in folder.glob(pattern)}, key=_by_number):
+        for file in sorted(
+            {file for pattern in patterns for file in folder.glob(pattern)}, key=_by_number
+        ):
             inside = file.relative_to(folder).as_posix()
             if not file.is_file() or re.search(r"(^|/)\.", inside):
                 continue
-            name = "_".join(filter(None, re.search(SUBJECTS[layout], inside, re.IGNORECASE).groups()))
+            name = "_".join(
+                filter(None, re.search(SUBJECTS[layout], inside, re.IGNORECASE).groups())
+            )
             first = found[name].setdefault(column, file)
-            if first != file and layout != "bids":  # BIDS numbers the runs of a session: the first counts
-                raise InputError(f"two files for the {column} of subject {name}, {first} and {file}; keep one of them")
+            if (
+                first != file and layout != "bids"
+            ):  # BIDS numbers the runs of a session: the first counts
+                raise InputError(
+                    f"two files for the {column} of subject {name}, {first} and {file}; keep one of them"
+                )
     return {name: files for name, files in found.items() if files.keys() & {"t1", "t2", "labels"}}
 
 
@@ -111,7 +126,9 @@ def write_manifest(
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give the one that holds the scans")
     if not base.is_dir() or out.is_dir():
-        raise InputError(f"cannot write {out}: --out expects the name of a file in a folder that exists")
+        raise InputError(
+            f"cannot write {out}: --out expects the name of a file in a folder that exists"
+        )
     found = _find(layout, folder)
     if not found:
         expected = " or ".join(itertools.chain(*patterns.values()))
@@ -160,7 +177,9 @@ def _assign(people: list[str], split: Sequence[float], seed: int) -> dict[str, s
         parts = np.zeros(0)
     n = len(people)
     if len(parts) not in SPLITS or not ((parts >= 0) & (parts < np.inf)).all():
-        raise InputError(f"--split: expected 3 or 4 shares or counts (train, val, [eval,] test), got {split}")
+        raise InputError(
+            f"--split: expected 3 or 4 shares or counts (train, val, [eval,] test), got {split}"
+        )
     if seed < 0:
         raise InputError(f"--seed: expected a whole number from 0 on, got {seed}")
     if abs(parts.sum() - 1) < 1e-6:
@@ -169,8 +188,12 @@ def _assign(people: list[str], split: Sequence[float], seed: int) -> dict[str, s
         while n >= 3 and (empty := (parts > 0) & (counts == 0)).any() and counts.max() > 1:
             counts[[np.argmax(counts), np.argmax(empty)]] += (-1, 1)
     elif (parts % 1).any() or not 0 < parts.sum() <= n:
-        raise InputError(f"--split: expected shares that sum to 1, or counts of at most {n} people in all, got {split}")
+        raise InputError(
+            f"--split: expected shares that sum to 1, or counts of at most {n} people in all, got {split}"
+        )
     else:
         counts = parts.astype(int)
     order = np.random.default_rng(seed).permutation(n)[: counts.sum()]
-    return dict(zip((people[i] for i in order), np.repeat(SPLITS[len(parts)], counts).tolist(), strict=True))
+    return dict(
+        zip((people[i] for i in order), np.repeat(SPLITS[len(parts)], counts).tolist(), strict=True)
+    )

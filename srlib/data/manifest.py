@@ -31,7 +31,9 @@ class Subject:
 
     def file(self, column: str) -> Path:
         if column not in self.files:
-            raise InputError(f"subject {self.name} has no {column}; add the column {column} to the manifest")
+            raise InputError(
+                f"subject {self.name} has no {column}; add the column {column} to the manifest"
+            )
         return self.files[column]
 
 
@@ -49,10 +51,18 @@ def read_manifest(path: str | Path, split: str | None = None) -> list[Subject]:
         name, split_ = row["subject"], row["split"]
         check_name(name, f"{row.place}, column subject", taken)
         if split_ not in SPLITS:
-            raise InputError(f"{row.place}, column split: expected one of {', '.join(SPLITS)}, got {split_!r}")
-        files = {c: _resolve(folders, c, row[c], f"{row.place}, column {c}") for c in VOLUMES if row.get(c)}
+            raise InputError(
+                f"{row.place}, column split: expected one of {', '.join(SPLITS)}, got {split_!r}"
+            )
+        files = {
+            c: _resolve(folders, c, row[c], f"{row.place}, column {c}")
+            for c in VOLUMES
+            if row.get(c)
+        }
         if not files:
-            raise InputError(f"{row.place}: no volume given; fill at least one of {', '.join(VOLUMES)}")
+            raise InputError(
+                f"{row.place}: no volume given; fill at least one of {', '.join(VOLUMES)}"
+            )
         for column in [c for c in ("labels", "mask") if c in files and "t1" in files]:
             if not _meet(_grid(files[column]), _grid(files["t1"])):
                 raise InputError(
@@ -63,14 +73,18 @@ def read_manifest(path: str | Path, split: str | None = None) -> list[Subject]:
     chosen = [s for s in subjects if split in (None, s.split)]
     if not chosen:
         there = ", ".join(dict.fromkeys(s.split for s in subjects))
-        raise InputError(f"{path}: no row has split {split!r}, only {there}; give some rows this split")
+        raise InputError(
+            f"{path}: no row has split {split!r}, only {there}; give some rows this split"
+        )
     return chosen
 
 
 def _resolve(folders: Sequence[Path], column: str, cell: str, where: str) -> Path:
     for file in (folder / cell for folder in folders):
         if os.path.isfile(file) or is_series(file):
-            if column == "lr" and file.suffix.lower() == ".mat":  # MATLAB has no image header to check
+            if (
+                column == "lr" and file.suffix.lower() == ".mat"
+            ):  # MATLAB has no image header to check
                 return file
             try:
                 _grid(file)
@@ -107,7 +121,9 @@ def load_scan(subject: Subject, column: str, rule: str = "minmax") -> Volume:
     """A subject's scan; a ScanWarning names it if a few voxels take most of the range that an intensity rule leaves."""
     scan = load(subject.file(column))
     for line in wild(to_window(scan, rule).data):
-        warnings.warn(f"subject {subject.name}, {subject.file(column)}: {line}", ScanWarning, stacklevel=3)
+        warnings.warn(
+            f"subject {subject.name}, {subject.file(column)}: {line}", ScanWarning, stacklevel=3
+        )
     return scan
 
 
@@ -119,4 +135,9 @@ def load_mask(subject: Subject, like: Volume) -> np.ndarray | None:
     if "mask" not in subject.files:
         return None
     file = subject.files["mask"]
-    return resample_to(load(file), like, order=0, outside=0, what=f"subject {subject.name}: the mask {file}").data != 0
+    return (
+        resample_to(
+            load(file), like, order=0, outside=0, what=f"subject {subject.name}: the mask {file}"
+        ).data
+        != 0
+    )

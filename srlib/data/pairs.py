@@ -17,7 +17,9 @@ from srlib.scans.intensity import Scaling, fit_scaling, usual_range
 from srlib.scans.space import covered, resample_to, same_lattice
 from srlib.scans.volume import Volume, central, crop_or_pad, framed, resample, to_window
 
-GIVEN_COVERS = 0.9  # share of a true scan that a given low-resolution one shows at least; the rest is mirrored
+GIVEN_COVERS = (
+    0.9  # share of a true scan that a given low-resolution one shows at least; the rest is mirrored
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +32,9 @@ class Pair:
     seen: Volume  # the one of the first two that the network sees
     intensity: str  # rule of intensity.fit_scaling
     scaling: Scaling  # fitted on ``seen``, the only scan known at prediction time
-    reference: Volume | None = None  # another contrast on the grid of ``hr``, where the experiment takes one
+    reference: Volume | None = (
+        None  # another contrast on the grid of ``hr``, where the experiment takes one
+    )
     factor: tuple[float, float, float] | None = (
         None  # how much coarser than ``hr`` it resolves, per axis; not of 2-D tasks
     )
@@ -54,7 +58,9 @@ class PairMaker:
     contrast: str = "t1"
     reference: str = ""  # column of a second contrast, the network's second input channel
     intensity: str = "minmax"  # rule of intensity.fit_scaling, fitted on the network's input
-    frame: tuple[int, int, int] | None = None  # voxels that each scan is cut or padded to, about its middle
+    frame: tuple[int, int, int] | None = (
+        None  # voxels that each scan is cut or padded to, about its middle
+    )
     given: bool = False  # the column lr, where filled, is the low-resolution scan
     coarse: bool = False
 
@@ -87,7 +93,9 @@ class PairMaker:
             else:
                 pair = self.degrade(hr, task)
         except InputError as err:
-            raise InputError(f"subject {subject.name}, {subject.file(self.contrast)}: {err}") from err
+            raise InputError(
+                f"subject {subject.name}, {subject.file(self.contrast)}: {err}"
+            ) from err
         if not self.reference:
             return pair
         try:
@@ -110,11 +118,16 @@ class PairMaker:
 
     def _given(self, file: Path, whole: Volume, hr: Volume) -> Pair:
         """The pair of a low-resolution scan and the part ``hr`` of a true scan."""
-        lr, degradation = load_mat(file, whole) if file.suffix == ".mat" else load(file), self.degradation()
+        lr, degradation = (
+            load_mat(file, whole) if file.suffix == ".mat" else load(file),
+            self.degradation(),
+        )
         hr = crop_or_pad(hr, (0, 0, 0), degradation.usable(hr.shape))
         on_grid = resample_to(lr, hr, least=GIVEN_COVERS, what=f"the lr {file}")
         if (share := covered(lr, hr)) < 1:
-            said = f"{file} covers {int(1000 * share) / 10:g} % of its true scan; the rest is mirrored"
+            said = (
+                f"{file} covers {int(1000 * share) / 10:g} % of its true scan; the rest is mirrored"
+            )
             warnings.warn(said, ScanWarning, stacklevel=3)
         if self.coarse:
             lr = resample_to(lr, degradation(hr))
@@ -131,7 +144,9 @@ class PairMaker:
         if pair.lr is pair.on_grid:
             sparse = isinstance(self.degradation(), SparseView)
             return {"sparse_fbp" if sparse else "zero_filled": pair.on_grid}
-        linear = resample(pair.lr, pair.hr.shape, pair.on_grid.affine, order=1)  # where the cubic one lies
+        linear = resample(
+            pair.lr, pair.hr.shape, pair.on_grid.affine, order=1
+        )  # where the cubic one lies
         return {"linear": linear, "cubic": pair.on_grid}
 
 
@@ -146,4 +161,6 @@ def bring(reference: Volume, grid: Volume, order: int = 3) -> Volume:
 
 def network_input(scan: Volume, reference: Volume | None, rule: str) -> np.ndarray:
     """What a network sees: the scan and, where it takes one, the reference, each scaled on its own; (C, X, Y, Z)."""
-    return np.stack([fit_scaling(v.data, rule).apply(v.data) for v in (scan, reference) if v is not None])
+    return np.stack(
+        [fit_scaling(v.data, rule).apply(v.data) for v in (scan, reference) if v is not None]
+    )

@@ -47,11 +47,15 @@ def ct_slice(rng: np.random.Generator, size: int = 512) -> np.ndarray:
         centre = at[:, *middle[rng.integers(len(middle))]]
         lesion = _ellipse(at, centre, rng.uniform(0.02, 0.12, 2), rng.uniform(0, np.pi))
         image += lesion * rng.choice([-1, 1]) * rng.uniform(20, 60)
-    image += brain * (smooth_field(rng, (size, size, 1), 6, 3.0)[0, ..., 0].numpy() + 3 * _texture(rng, size, 3))
+    image += brain * (
+        smooth_field(rng, (size, size, 1), 6, 3.0)[0, ..., 0].numpy() + 3 * _texture(rng, size, 3)
+    )
     return np.maximum(image + rng.normal(0, 4, image.shape), -1024).astype(np.float32)
 
 
-def bmode(rng: np.random.Generator, beams: int = 128, depth: int = 512) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def bmode(
+    rng: np.random.Generator, beams: int = 128, depth: int = 512
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A simulated B-mode frame (beams, depth) in [0, 1], with its radii (depth,) in mm and angles (beams,) in radians.
 
     Gaussian random scatterers, see ``echoes``: anechoic cysts and hyperechoic targets, round in mm,
@@ -72,8 +76,13 @@ def echoes(scatterers: np.ndarray) -> np.ndarray:
     echo. A linear model: no attenuation, shadows or reverberation.
     """
     sigmas = np.linspace(0.8, 2.0, scatterers.shape[1])  # in beams
-    lines = [ndimage.gaussian_filter1d(line, sigma) for line, sigma in zip(scatterers.T, sigmas, strict=True)]
-    seen = np.stack(lines, axis=1) * np.sqrt(2 * np.sqrt(np.pi) * sigmas)  # keeps the variance of white noise
+    lines = [
+        ndimage.gaussian_filter1d(line, sigma)
+        for line, sigma in zip(scatterers.T, sigmas, strict=True)
+    ]
+    seen = np.stack(lines, axis=1) * np.sqrt(
+        2 * np.sqrt(np.pi) * sigmas
+    )  # keeps the variance of white noise
     time = np.arange(-10, 11)
     pulse = np.exp(-((time / 3) ** 2) / 2) * np.cos(np.pi / 2 * time)
     envelope = np.abs(signal.hilbert(ndimage.convolve1d(seen, pulse, axis=1), axis=1))
@@ -97,7 +106,10 @@ def _targets(rng: np.random.Generator, radii: np.ndarray, angles: np.ndarray) ->
 def _ellipse(at: np.ndarray, centre: np.ndarray, axes: np.ndarray, turn: float) -> np.ndarray:
     """How much of each pixel an ellipse covers, from the distance to its border to first order."""
     x, y = (a - c for a, c in zip(at, centre, strict=True))
-    u, v = (np.cos(turn) * x + np.sin(turn) * y) / axes[0], (np.cos(turn) * y - np.sin(turn) * x) / axes[1]
+    u, v = (
+        (np.cos(turn) * x + np.sin(turn) * y) / axes[0],
+        (np.cos(turn) * y - np.sin(turn) * x) / axes[1],
+    )
     radius = np.hypot(u, v)
     slope = np.hypot(u / axes[0], v / axes[1]) / np.maximum(radius, 1e-6)
     return _edge((1 - radius) / np.maximum(slope, 1e-6) * at.shape[1] / 2)

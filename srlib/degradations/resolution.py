@@ -74,7 +74,9 @@ class KSpaceTruncation(SameGrid):
 
     def zeroed(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Lines zeroed at each end of each axis."""
-        return tuple(int(n * (f - 1) / (2 * f) + 0.5) for n, f in zip(shape, self.factor, strict=True))
+        return tuple(
+            int(n * (f - 1) / (2 * f) + 0.5) for n, f in zip(shape, self.factor, strict=True)
+        )
 
     def kept(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Lines kept along each axis."""
@@ -82,13 +84,17 @@ class KSpaceTruncation(SameGrid):
 
     def __call__(self, hr: Volume) -> Volume:
         if 0 in self.kept(hr.shape):
-            raise InputError(f"factor {self.factor} leaves no k-space line of a volume of shape {hr.shape}")
+            raise InputError(
+                f"factor {self.factor} leaves no k-space line of a volume of shape {hr.shape}"
+            )
         if is_signed(hr) and self.stored_12bit:
             raise InputError(
                 f"12-bit images hold 0 to 4095, and this scan goes from {hr.data.min():g} to {hr.data.max():g}; "
                 "shift it to begin at 0"
             )
-        data = hr.data.astype(np.float64) if self.stored_12bit else hr.data  # rounding must not hang on float32
+        data = (
+            hr.data.astype(np.float64) if self.stored_12bit else hr.data
+        )  # rounding must not hang on float32
         zeroed = self.zeroed(hr.shape)
         axes = np.flatnonzero(zeroed).tolist()
         spectrum = fft.fftshift(fft.fftn(data, axes=axes, workers=-1), axes)
@@ -97,7 +103,9 @@ class KSpaceTruncation(SameGrid):
         kept[middle] = spectrum[middle]
         image = fft.ifftn(fft.ifftshift(kept, axes), axes=axes, workers=-1)
         image = image.real if is_signed(hr) else np.abs(image)
-        return hr.with_data(np.rint(image / image.max() * 4095) if self.stored_12bit and image.any() else image)
+        return hr.with_data(
+            np.rint(image / image.max() * 4095) if self.stored_12bit and image.any() else image
+        )
 
 
 @dataclass(frozen=True)
@@ -127,17 +135,23 @@ class GaussianDownsample(Degradation):
         if self.order not in range(6):
             raise InputError(f"order: expected a spline order from 0 to 5, got {self.order}")
         if not 0 <= self.noise < 1:
-            raise InputError(f"noise: expected a share of the brightest voxel from 0 to 1, got {self.noise}")
+            raise InputError(
+                f"noise: expected a share of the brightest voxel from 0 to 1, got {self.noise}"
+            )
 
     def usable(self, shape: Sequence[int]) -> tuple[int, ...]:
         """The part of a scan, from voxel 0 on, that is degraded; all of it unless ``whole``."""
-        return tuple(int(n - n % f) if self.whole else n for n, f in zip(shape, self.factor, strict=True))
+        return tuple(
+            int(n - n % f) if self.whole else n for n, f in zip(shape, self.factor, strict=True)
+        )
 
     def __call__(self, hr: Volume) -> Volume:
         self.check_fits(hr.shape)
         sigma = [s if f > 1 else 0.0 for s, f in zip(self.sigma, self.factor, strict=True)]
         blurred = hr.with_data(ndimage.gaussian_filter(hr.data, sigma, mode="reflect"))
-        lr = resample(blurred, *coarse_grid(hr.shape, hr.affine, self.factor, self.align), order=self.order)
+        lr = resample(
+            blurred, *coarse_grid(hr.shape, hr.affine, self.factor, self.align), order=self.order
+        )
         return rician(lr, self.noise, np.random.default_rng(0), is_signed(hr)) if self.noise else lr
 
     def to_grid(self, lr: Volume, shape: Sequence[int], order: int = 3) -> Volume:
@@ -209,7 +223,9 @@ class SparseView(SameGrid):
     views: int = 1000
 
     def __post_init__(self) -> None:
-        self._set(factor=per_axis(self.factor, "factor", 1)[0], views=per_axis(self.views, "views", 1)[0])
+        self._set(
+            factor=per_axis(self.factor, "factor", 1)[0], views=per_axis(self.views, "views", 1)[0]
+        )
         if self.factor > self.views:
             raise InputError(f"factor: expected at most the {self.views} views, got {self.factor}")
 

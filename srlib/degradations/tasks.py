@@ -15,16 +15,28 @@ TASKS: dict[str, Settings] = {
     "gaussian_x4": ("gaussian", {"factor": (4, 4, 4), "sigma": 1.0}),
     "gaussian_1x1x4": ("gaussian", {"factor": (1, 1, 4), "sigma": 1.0}),
     "gaussian_1x1x3": ("gaussian", {"factor": (1, 1, 3), "sigma": 1.0}),
-    "thick_1x1x3": ("gaussian", {"factor": (1, 1, 3), "sigma": 1.26}),  # SynthSR's slice profile: 0.42 x 3 mm, at 1 mm
+    "thick_1x1x3": (
+        "gaussian",
+        {"factor": (1, 1, 3), "sigma": 1.26},
+    ),  # SynthSR's slice profile: 0.42 x 3 mm, at 1 mm
     "thick_1x1x5": ("gaussian", {"factor": (1, 1, 5), "sigma": 2.1}),
     "gaussian_x2_sigma0.5": ("gaussian", {"factor": (2, 2, 2), "sigma": 0.5}),
     "gaussian_x2_sigma2": ("gaussian", {"factor": (2, 2, 2), "sigma": 2.0}),
     "gaussian_x2_noise": ("gaussian", {"factor": (2, 2, 2), "sigma": 1.0, "noise": 0.02}),
     "block_x2": ("block", {"factor": (2, 2, 2)}),
-    "gaussian_x2_corners": ("gaussian", {"factor": (2, 2, 2), "sigma": 1.0, "align": "corners", "whole": True}),
-    "gaussian_x3_corners": ("gaussian", {"factor": (3, 3, 3), "sigma": 1.0, "align": "corners", "whole": True}),
+    "gaussian_x2_corners": (
+        "gaussian",
+        {"factor": (2, 2, 2), "sigma": 1.0, "align": "corners", "whole": True},
+    ),
+    "gaussian_x3_corners": (
+        "gaussian",
+        {"factor": (3, 3, 3), "sigma": 1.0, "align": "corners", "whole": True},
+    ),
     "gaussian_x4_corners": ("gaussian", {"factor": (4, 4, 4), "sigma": 1.0, "align": "corners"}),
-    "gaussian_x4_nearest": ("gaussian", {"factor": (4, 4, 4), "sigma": 1.0, "align": "corners", "order": 0}),
+    "gaussian_x4_nearest": (
+        "gaussian",
+        {"factor": (4, 4, 4), "sigma": 1.0, "align": "corners", "order": 0},
+    ),
     "scanline_x4": ("scanline", {"factor": 4}),
     "sparse_view_x16": ("sparse_view", {"factor": 16, "views": 1000}),
     "kspace_x2_inplane": ("kspace", {"factor": (1, 2, 2)}),

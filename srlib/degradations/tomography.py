@@ -55,11 +55,17 @@ def fbp(sinogram: np.ndarray, angles: Sequence[float], size: int) -> np.ndarray:
     lines = _lines(size, tuple(angles))
     padded = fft.rfft(_wrap(sinogram.astype(np.float32), 2 * lines.grid), axis=-1)
     filtered = fft.irfft(padded * lines.ramp, axis=-1)
-    near = np.delete(filtered, slice(lines.grid // 2, -(lines.grid // 2)), axis=1)  # no further than the corners
+    near = np.delete(
+        filtered, slice(lines.grid // 2, -(lines.grid // 2)), axis=1
+    )  # no further than the corners
     views = fft.fft(near, axis=-1)[:, : len(lines.linear)] * lines.linear
     spectrum = _product(lines.taps.T, views).reshape(lines.grid, lines.grid)
     columns = _unwrap(fft.ifft2(spectrum).real, size).T
-    return _unwrap(columns, size).T * lines.apodization * np.float32(lines.grid * np.pi / 2 / len(angles))
+    return (
+        _unwrap(columns, size).T
+        * lines.apodization
+        * np.float32(lines.grid * np.pi / 2 / len(angles))
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +76,9 @@ class _Lines:
     taps: sparse.csr_array  # (views * frequencies, grid * grid)
     apodization: np.ndarray  # (size, size): undoes the kernel's taper
     pixel: np.ndarray  # (views, frequencies): response of linear interpolation between pixels
-    linear: np.ndarray  # (frequencies,): of linear interpolation between detectors; both half-lines are counted
+    linear: (
+        np.ndarray
+    )  # (frequencies,): of linear interpolation between detectors; both half-lines are counted
     ramp: np.ndarray  # (grid + 1,)
 
 
@@ -81,7 +89,10 @@ def _lines(size: int, angles: tuple[float, ...]) -> _Lines:
     beta = np.pi * np.sqrt((WIDTH * 0.75) ** 2 - 0.8)
     frequency = np.arange(int(REACH * grid) + 1)
     nodes, weights, pixel = [], [], 1.0
-    for direction in (-np.sin(np.deg2rad(angles)), np.cos(np.deg2rad(angles))):  # along rows' index, columns' index
+    for direction in (
+        -np.sin(np.deg2rad(angles)),
+        np.cos(np.deg2rad(angles)),
+    ):  # along rows' index, columns' index
         at = np.multiply.outer(direction, frequency)
         pixel = pixel * np.sinc(at / grid) ** 2
         at = at.reshape(-1, 1)

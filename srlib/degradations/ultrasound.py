@@ -27,13 +27,21 @@ def scan_convert(
     frames, shapes, radii and angles.
     """
     if polar.ndim != 2 or min(polar.shape) < 2:
-        raise InputError(f"expected a frame (beams, depth) of 2 samples or more a side, got shape {polar.shape}")
+        raise InputError(
+            f"expected a frame (beams, depth) of 2 samples or more a side, got shape {polar.shape}"
+        )
     if not 0 <= initial_radius < final_radius < np.inf:
-        raise InputError(f"expected radii 0 <= initial < final in mm, got {initial_radius} and {final_radius}")
+        raise InputError(
+            f"expected radii 0 <= initial < final in mm, got {initial_radius} and {final_radius}"
+        )
     if not -np.pi <= initial_angle < final_angle <= np.pi:
-        raise InputError(f"expected angles -pi <= initial < final <= pi, got {initial_angle} and {final_angle}")
+        raise InputError(
+            f"expected angles -pi <= initial < final <= pi, got {initial_angle} and {final_angle}"
+        )
     shape = per_axis(shape, "shape", 2, least=2)
-    angles = np.clip(np.arange(-2, 3) * np.pi / 2, initial_angle, final_angle)  # the sector is widest at these
+    angles = np.clip(
+        np.arange(-2, 3) * np.pi / 2, initial_angle, final_angle
+    )  # the sector is widest at these
     reach = np.multiply.outer([initial_radius, final_radius], [np.sin(angles), np.cos(angles)])
     low, high = reach.min(axis=(0, 2)), reach.max(axis=(0, 2))
     spacing = ((high - low) / np.subtract(shape, 1)).max()

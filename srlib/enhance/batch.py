@@ -57,16 +57,24 @@ def run(
         max_memory_gb = model.experiment.prediction.memory_gb
     enhancer = Enhancer(
         model=model,
-        by={"srlib": __version__, "model": model.experiment.name, "weights": sha256(find_weights(weights))},
+        by={
+            "srlib": __version__,
+            "model": model.experiment.name,
+            "weights": sha256(find_weights(weights)),
+        },
         settings=settings,
         limits={"max_memory_gb": max_memory_gb / workers, "progress": workers == 1},
         dtype=dtype,
         force=force,
         tell=tell,
-        heads={job: f"[{i}/{len(todo)}] " if len(todo) > 1 else "" for i, job in enumerate(todo, 1)},
+        heads={
+            job: f"[{i}/{len(todo)}] " if len(todo) > 1 else "" for i, job in enumerate(todo, 1)
+        },
     )
     given = ()
-    if workers > 1:  # bytes, as PyTorch would send tensors by shared memory, of which containers have little
+    if (
+        workers > 1
+    ):  # bytes, as PyTorch would send tensors by shared memory, of which containers have little
         given = pickle.dumps(enhancer), max(1, torch.get_num_threads() // workers)
     try:
         with closing(share(todo, workers, enhancer.attempt, _begin, *given)) as results:
@@ -131,7 +139,9 @@ class Enhancer:
         stale = made and job.page
         if stale and job.page.exists():
             stale = job.page.stat().st_mtime < job.target.stat().st_mtime
-        if not made or (stale and job.target.suffix == ".png"):  # which has lost its units and its place
+        if not made or (
+            stale and job.target.suffix == ".png"
+        ):  # which has lost its units and its place
             return self._enhance(job, record)
         if stale:
             scan = load(job.source)
@@ -159,16 +169,23 @@ class Enhancer:
         there = {p: headers.read_record(p) or {} for p in job.scans if os.path.lexists(p)}
         for path, old in there.items():
             if not record.items() <= old.items():
-                raise InputError(f"{path} exists and was not made from this scan in this way; --force replaces it")
+                raise InputError(
+                    f"{path} exists and was not made from this scan in this way; --force replaces it"
+                )
         if len(there) < len(job.scans):
             return None
         try:
             sr, *_ = [load(p) for p in job.scans]
         except InputError as err:
-            self._tell(job, f"{job.source.name}: what was made before is damaged, and made again ({first_line(err)})")
+            self._tell(
+                job,
+                f"{job.source.name}: what was made before is damaged, and made again ({first_line(err)})",
+            )
             return None
         old = there[job.target]
-        return Outcome(job, "done before", old.get("warnings", ()), old.get("spacing_in", ()), sr.spacing_mm)
+        return Outcome(
+            job, "done before", old.get("warnings", ()), old.get("spacing_in", ()), sr.spacing_mm
+        )
 
     def _enhance(self, job, record):
         for path in job.scans:
@@ -179,10 +196,14 @@ class Enhancer:
         self._tell(job, f"{job.source.name}: {about}")
         made = self.model.predict(scan, request, plan=plan, reference=reference, **self.limits)
         if not np.isfinite(made.image.data).all():
-            raise InputError("the result is not finite; scale the scan's intensities, they are too large or too small")
+            raise InputError(
+                "the result is not finite; scale the scan's intensities, they are too large or too small"
+            )
         notes = headers.doubts(job.source) + made.warnings + gaps(scan, read_thickness(job.source))
         if not self.force:
-            self._made(job, record)  # raises where another process has written something else meanwhile
+            self._made(
+                job, record
+            )  # raises where another process has written something else meanwhile
         made = [made.image] if job.uncertainty is None else [made.image, made.uncertainty]
         notes += self._write(job, record | {"spacing_in": scan.spacing_mm}, scan, made, notes, plan)
         for note in notes:
@@ -204,7 +225,9 @@ class Enhancer:
             needs = "an image" if flat else "a 3-D scan, and only 2-D models take single slices"
             raise InputError(f"the scan has {scan.shape} voxels; {experiment.name} needs {needs}")
         if job.uncertainty and not experiment.prediction.uncertain:
-            raise InputError(f"{experiment.name} knows no uncertainty; it was not trained with the loss 'laplace'")
+            raise InputError(
+                f"{experiment.name} knows no uncertainty; it was not trained with the loss 'laplace'"
+            )
         request = Request(**self.settings)
         plan = self.model.plan(scan, request)
         self._check_size([math.ceil(n * f) for n, f in zip(scan.shape, plan.finer, strict=True)])
@@ -225,14 +248,18 @@ class Enhancer:
         header = headers.kept(job.source, scan.affine, sr.affine, sr.shape, done, record)
         if job.uncertainty:
             save(made[1], job.uncertainty, np.float32, header)
-        more = [note for note in [headers.store_as(header, self.dtype, job.source, sr.data)] if note]
+        more = [
+            note for note in [headers.store_as(header, self.dtype, job.source, sr.data)] if note
+        ]
         headers.write_record(header, record | ({"warnings": notes + more} if notes + more else {}))
         save(sr, job.target, header.get_data_dtype(), header)
         return more
 
     def _write_page(self, job, scan, made, notes, plan):
         line = f"{self.model.experiment.name}, {plan.made}, srlib {__version__}"
-        write_report(scan, made[0], job.page, f"{job.source.name}, enhanced", [line], notes, *made[1:])
+        write_report(
+            scan, made[0], job.page, f"{job.source.name}, enhanced", [line], notes, *made[1:]
+        )
 
 
 def _thick(scan):

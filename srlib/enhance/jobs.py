@@ -82,13 +82,25 @@ def jobs(
         found = [(scan, _stem(scan), reference) for scan in scans]
     single = not listed and [scan for scan, *_ in found] == [Path(sources[0])]
     if reference and not single:
-        raise InputError(f"{reference}: a reference goes with a single scan; list those of several in a manifest")
+        raise InputError(
+            f"{reference}: a reference goes with a single scan; list those of several in a manifest"
+        )
     if report:
         make_dir(report)
     if single and target.suffix and not target.is_dir():
         if not target.name.endswith(WRITTEN):
-            raise InputError(f"{target}: expected a name ending in {', '.join(WRITTEN)}, or a folder")
-        return [Job(found[0][0], target, reference, uncertainty, report and report / f"{_stem(target)}.html")]
+            raise InputError(
+                f"{target}: expected a name ending in {', '.join(WRITTEN)}, or a folder"
+            )
+        return [
+            Job(
+                found[0][0],
+                target,
+                reference,
+                uncertainty,
+                report and report / f"{_stem(target)}.html",
+            )
+        ]
     _check_folders([p for p in (target, uncertainty) if p], found, single)
     return [
         Job(
@@ -112,11 +124,15 @@ def _check_folders(folders: Sequence[Path], found: Sequence[tuple], single: bool
     """Make the folders of outputs; InputError for outputs of one name, or among the scans."""
     name, count = Counter(name for _, name, _ in found).most_common(1)[0]
     if count > 1:
-        raise InputError(f"two scans are called {name}; give them names of their own, or list them in a manifest")
+        raise InputError(
+            f"two scans are called {name}; give them names of their own, or list them in a manifest"
+        )
     among = {scan for scan, *_ in found} | {scan.parent for scan, *_ in found if not single}
     for folder in folders:
         make_dir(folder)
-        if any(os.path.isdir(p) and folder.samefile(p) for p in among):  # isdir takes names of any length
+        if any(
+            os.path.isdir(p) and folder.samefile(p) for p in among
+        ):  # isdir takes names of any length
             raise InputError(f"{folder}: outputs would lie among the scans; choose another folder")
 
 
@@ -146,9 +162,13 @@ def check_places(job: Job) -> None:
     inputs = [p for p in (job.source, job.reference) if p]
     for path in job.outputs:
         if not path.parent.is_dir():
-            raise InputError(f"cannot write {path}: the folder {path.parent} does not exist; create it first")
+            raise InputError(
+                f"cannot write {path}: the folder {path.parent} does not exist; create it first"
+            )
         if any(os.path.isdir(p) and path.parent.samefile(p) for p in inputs):
-            raise InputError(f"{path}: it would lie among the slices of the scan; choose another folder")
+            raise InputError(
+                f"{path}: it would lie among the slices of the scan; choose another folder"
+            )
     if job.uncertainty == job.target:
         raise InputError(f"{job.target}: the outputs must be different files")
     apart(job.outputs, inputs)
@@ -170,13 +190,19 @@ def write_summary(folder: Path, outcomes: Sequence[Outcome]) -> Path:
     """
     path, mine = folder / SUMMARY, {}
     for o in outcomes:
-        given, made = (" ".join(f"{mm:.6g}" for mm in spacing) for spacing in (o.spacing_in, o.spacing_out))
+        given, made = (
+            " ".join(f"{mm:.6g}" for mm in spacing) for spacing in (o.spacing_in, o.spacing_out)
+        )
         cells = (str(o.job.source), o.status, f"{o.seconds:.1f}", given, made, o.message)
-        cells = [cell.encode(errors="backslashreplace").decode() for cell in cells]  # names need not be text
+        cells = [
+            cell.encode(errors="backslashreplace").decode() for cell in cells
+        ]  # names need not be text
         mine[cells[0].strip()] = dict(zip(COLUMNS, cells, strict=True))
     while True:
         rows = read_summary(folder) | mine
-        write_table(path, COLUMNS, [map(rows[name].get, COLUMNS) for name in sorted(rows)], force=True)
+        write_table(
+            path, COLUMNS, [map(rows[name].get, COLUMNS) for name in sorted(rows)], force=True
+        )
         time.sleep(MOMENT)
         if mine.keys() <= read_summary(folder).keys():
             return path

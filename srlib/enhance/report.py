@@ -44,7 +44,11 @@ def write_report(
     what ``checks`` finds). The same input gives the same bytes. Raises InputError when the place cannot be written to.
     """
     if warnings is None:
-        warnings = [*([] if 1 in before.shape else header(before)), *wild(before.data), *findings(before, after)]
+        warnings = [
+            *([] if 1 in before.shape else header(before)),
+            *wild(before.data),
+            *findings(before, after),
+        ]
     interpolated = {} if same_lattice(before, after) else {"before, by cubic splines": before}
     scans = {"before": before, **interpolated, "after": after}
     one, two = windows(before, after)
@@ -52,7 +56,9 @@ def write_report(
     whole = planes(scans, "before", (1,), interpolated, differences=one == two)
     close = planes(scans, "before", (ZOOM,), interpolated, differences=False)
     dpi = float(np.clip(max(after.shape) / 2, *DPI))
-    facts = {"before": before, "after": after} | ({} if uncertainty is None else {"uncertainty": uncertainty})
+    facts = {"before": before, "after": after} | (
+        {} if uncertainty is None else {"uncertainty": uncertainty}
+    )
     body = [
         f"<h1>{escape(title)}</h1>",
         *(f"<p>{escape(line)}</p>" for line in lines),
@@ -64,10 +70,14 @@ def write_report(
     ]
     if uncertainty is not None:
         shown = planes({"uncertainty": uncertainty}, None, (1,))
-        body.append(f"<h2>Uncertainty</h2><p>In the units of the scan after.</p>{_picture(shown, 'uncertainty', dpi)}")
+        body.append(
+            f"<h2>Uncertainty</h2><p>In the units of the scan after.</p>{_picture(shown, 'uncertainty', dpi)}"
+        )
     head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
     with atomic(path) as temporary:
-        page = f"<!DOCTYPE html><html lang=en><head>{head}</head><body>{''.join(body)}</body></html>\n"
+        page = (
+            f"<!DOCTYPE html><html lang=en><head>{head}</head><body>{''.join(body)}</body></html>\n"
+        )
         temporary.write_text(page, "utf-8", "backslashreplace")  # names of files need not be text
     return Path(path)
 
@@ -124,7 +134,5 @@ def _spectra(before: Volume, after: Volume) -> str:
     panels[0].legend(fontsize=8)
     text = "Each scan's share of its own variance. Dashed: the Nyquist frequency of the input."
     if added:
-        text += (
-            f" What lies beyond it was not measured, it is the model's estimate: {', '.join(added)} of the variance."
-        )
+        text += f" What lies beyond it was not measured, it is the model's estimate: {', '.join(added)} of the variance."
     return f"<p>{text}</p>{_picture(figure, 'power spectra', DPI[0])}"

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from srlib.core.paths import InputError
-from srlib.evaluation.views import filled, grey, letters, middle, pixel_mm, pixels, png, section, upright, windows
+from srlib.evaluation.views import (
+    filled,
+    grey,
+    letters,
+    middle,
+    pixel_mm,
+    pixels,
+    png,
+    section,
+    upright,
+    windows,
+)
 from srlib.scans.formats import load
 from srlib.scans.volume import Volume, axcodes
 
@@ -26,7 +37,9 @@ def compare(before: Volume | str | Path, after: Volume | str | Path, size: int =
     try:
         import ipywidgets as widgets  # also where srlib runs without a notebook
     except ImportError as err:
-        raise InputError("the viewer needs ipywidgets: pip install ipywidgets, then restart the notebook") from err
+        raise InputError(
+            "the viewer needs ipywidgets: pip install ipywidgets, then restart the notebook"
+        ) from err
     scans = [v if isinstance(v, Volume) else load(v) for v in (before, after)]
     grid, auto = upright(scans[1]), windows(*scans)
     longest, (low, high) = max(np.multiply(grid.shape, grid.spacing_mm)), auto[0]
@@ -40,13 +53,19 @@ def compare(before: Volume | str | Path, after: Volume | str | Path, size: int =
     order = widgets.ToggleButtons(options={"before as voxels": 0, "cubic": 3})
     zoom = widgets.FloatSlider(1, min=1, max=8, step=0.5, description="zoom")
     window = widgets.FloatRangeSlider(
-        value=(low, high), min=low - 0.5 * span, max=high + span, step=span / 200, description="window"
+        value=(low, high),
+        min=low - 0.5 * span,
+        max=high + span,
+        step=span / 200,
+        description="window",
     )
     images = {axis: widgets.Image(format="png") for axis in filled(grid)}
     where = widgets.HTML()
 
     @lru_cache(maxsize=12)  # moving one slider leaves most planes as they are
-    def sampled(which: int, axis: int, voxel: tuple[int, ...], field: float, finer: int, spline: int) -> np.ndarray:
+    def sampled(
+        which: int, axis: int, voxel: tuple[int, ...], field: float, finer: int, spline: int
+    ) -> np.ndarray:
         return section(scans[which], *pixels(grid, axis, voxel, field, finer), spline)
 
     def picture(which: int, axis: int, *place: object) -> np.ndarray:
@@ -62,13 +81,20 @@ def compare(before: Volume | str | Path, after: Volume | str | Path, size: int =
             # of a whole plane only its place along its own axis matters
             about = tuple(v if a == axis or zoom.value > 1 else 0 for a, v in enumerate(voxel))
             shape, affine = pixels(grid, axis, about, field, finer)
-            line = {"before": shape[0], "swipe": round(swipe.value * shape[0]), "after": 0}[shown.value]
+            line = {"before": shape[0], "swipe": round(swipe.value * shape[0]), "after": 0}[
+                shown.value
+            ]
             left, right = (picture(which, axis, about, field, finer) for which in (0, 1))
             both = np.where(np.arange(shape[0]) < line, left, right)
             both[:, line : line + 1 if line else 0] = 255
             column, up, *_ = np.rint(np.linalg.inv(affine) @ grid.affine @ [*voxel, 1]).astype(int)
             tick, row = max(4, max(shape) // 40), shape[1] - 1 - up
-            for marks in (both[row, :tick], both[row, -tick:], both[:tick, column], both[-tick:, column]):
+            for marks in (
+                both[row, :tick],
+                both[row, -tick:],
+                both[:tick, column],
+                both[-tick:, column],
+            ):
                 marks[:] = 255  # where the other planes cross this one
             image.value = png(both, letters(grid, axis))
             image.layout.width = f"{round(shape[0] * pixel_mm(grid) / finer / field * size)}px"

@@ -19,7 +19,11 @@ BENCHMARK = (
     "gaussian_x2", "gaussian_x2_sigma0.5", "gaussian_x2_sigma2", "gaussian_x2_noise", "block_x2", "gaussian_x2.5",
     "gaussian_x3", "kspace_x2_inplane", "kspace_x2_3d", "thick_1x1x3", "thick_1x1x5",
 )  # fmt: skip
-MIDDLE = {"smoke": 16, "quick": 56, "paper": 0}  # voxels of each axis that networks see; 0: the whole scan
+MIDDLE = {
+    "smoke": 16,
+    "quick": 56,
+    "paper": 0,
+}  # voxels of each axis that networks see; 0: the whole scan
 INNER = 0.75  # share of these that is measured, per axis: where networks miss what lies beyond the cut is left out
 
 
@@ -54,7 +58,11 @@ def applies(model: Model, task: str, subject: Subject) -> bool:
 
 
 def measure(
-    subject: Subject, models: Mapping[str, Model], middle: int = 0, runs: Mapping[str, str] | None = None, **key: str
+    subject: Subject,
+    models: Mapping[str, Model],
+    middle: int = 0,
+    runs: Mapping[str, str] | None = None,
+    **key: str,
 ) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
     """A scan under every degradation through every model that applies: rows of ``metrics.csv``, and costs.
 
@@ -67,15 +75,27 @@ def measure(
     rows, costs = [], []
     for task in BENCHMARK:
         pair = base.pairs.make(subject, task, middle)
-        estimates = {"linear": degradation_of(task).to_grid(pair.lr, pair.hr.shape, order=1), "cubic": pair.on_grid}
+        estimates = {
+            "linear": degradation_of(task).to_grid(pair.lr, pair.hr.shape, order=1),
+            "cubic": pair.on_grid,
+        }
         where = {**key, "degradation": task, "subject": subject.name}
         for name in [n for n, model in models.items() if applies(model, task, subject)]:
-            given = pair if models[name].experiment.reference else dataclasses.replace(pair, reference=None)
+            given = (
+                pair
+                if models[name].experiment.reference
+                else dataclasses.replace(pair, reference=None)
+            )
             began = time.perf_counter()
             estimates[name] = models[name].predict_pair(given)
             speed = (time.perf_counter() - began) / (pair.hr.data.size / 1e6)
             costs.append({**where, "experiment": name, "s_per_mvoxel": speed})
         inner = round(INNER * middle) or max(pair.hr.shape)
-        truth, estimates = central(pair.hr, inner), {n: central(v, inner) for n, v in estimates.items()}
-        rows += measured(truth, estimates, region="middle" if middle else "whole", runs=runs, **where)
+        truth, estimates = (
+            central(pair.hr, inner),
+            {n: central(v, inner) for n, v in estimates.items()},
+        )
+        rows += measured(
+            truth, estimates, region="middle" if middle else "whole", runs=runs, **where
+        )
     return rows, costs

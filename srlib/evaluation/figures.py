@@ -31,7 +31,10 @@ from srlib.scans.volume import Volume
 
 GREYS = colormaps["gray"].with_extremes(bad="darkslateblue")
 DIFFERENCES = colormaps["RdBu_r"].with_extremes(bad="0.6")
-SCORES = {"val_psnr": "validation PSNR (dB, range 1)", "val_dice": "validation Dice"}  # columns of history.csv
+SCORES = {
+    "val_psnr": "validation PSNR (dB, range 1)",
+    "val_dice": "validation Dice",
+}  # columns of history.csv
 METRICS = {
     "psnr": "PSNR (dB)\ndata range = maximum - minimum of the truth",
     "ssim3d": "SSIM (7³ uniform windows)",
@@ -52,7 +55,9 @@ class Picture(Figure):
         return self.png()
 
 
-def triplanar(volumes: Mapping[str, Volume], reference: str | None = None, zoom: float = 1.0) -> Picture:
+def triplanar(
+    volumes: Mapping[str, Volume], reference: str | None = None, zoom: float = 1.0
+) -> Picture:
     """One column per scan; axial, coronal and sagittal middle slices, a row each, or the one plane of single slices.
 
     Right is on the right (neurological convention), as the letters say. Each scan has the window that stands under its
@@ -65,7 +70,9 @@ def triplanar(volumes: Mapping[str, Volume], reference: str | None = None, zoom:
 
 def slices(volumes: Mapping[str, Volume], reference: str, zoom: float = 2.0) -> Picture:
     """The first slice of 2-D images, y downwards, as ``triplanar`` shows scans: whole, then its middle."""
-    return planes({name: v.with_data(v.data[:, :, :1]) for name, v in volumes.items()}, reference, (1.0, zoom))
+    return planes(
+        {name: v.with_data(v.data[:, :, :1]) for name, v in volumes.items()}, reference, (1.0, zoom)
+    )
 
 
 def planes(
@@ -81,7 +88,9 @@ def planes(
     """
     truth = None if reference is None else choose(volumes, reference, "scan")
     grids = {name: upright(truth or volume) for name, volume in volumes.items()}
-    others = [name for name, volume in volumes.items() if differences and truth and volume is not truth]
+    others = [
+        name for name, volume in volumes.items() if differences and truth and volume is not truth
+    ]
     rows = list(product(zooms, sorted(set().union(*map(filled, grids.values())), reverse=True)))
     step = 2 if others else 1
     figure, panels = _subplots(step * len(rows), len(volumes), (1, 1))
@@ -100,7 +109,9 @@ def planes(
                 image = section(volume, *plane, 3 if name in cubic else 0)
                 _show(column[step * place], image, GREYS, limits, letters(grid, axis))
             if axis in filled(grid) and name in others:
-                _show(column[step * place + 1], difference(volume, truth, *plane), DIFFERENCES, limits)
+                _show(
+                    column[step * place + 1], difference(volume, truth, *plane), DIFFERENCES, limits
+                )
     if others:
         _one_scale(figure, panels[1::2], f"difference to {_text(reference)}, in its units")
     _fit(figure, panels)
@@ -110,7 +121,11 @@ def planes(
 def _one_scale(figure: Picture, panels: np.ndarray, label: str) -> None:
     """One symmetric scale for differences, which stand in the scans' own window before, and a bar of it."""
     images = [[panel.images[0] for panel in column if panel.images] for column in panels.T]
-    each = [extent([i.get_array().filled(np.nan) for i in column], column[0].get_clim()) for column in images if column]
+    each = [
+        extent([i.get_array().filled(np.nan) for i in column], column[0].get_clim())
+        for column in images
+        if column
+    ]
     most = np.percentile(each, 50, method="lower")  # not that of one bad scan
     for image in chain(*images):
         image.set_clim(-most, most)
@@ -120,10 +135,14 @@ def _one_scale(figure: Picture, panels: np.ndarray, label: str) -> None:
 
 def _fit(figure: Picture, panels: np.ndarray) -> None:
     """The size of a figure in which all pictures are equally wide."""
-    shapes = [[panel.images[0].get_array().shape for panel in row if panel.images] for row in panels]
+    shapes = [
+        [panel.images[0].get_array().shape for panel in row if panel.images] for row in panels
+    ]
     heights = np.clip([max(height / width for height, width in row) for row in shapes], 0.2, 2)
     panels[0, 0].get_gridspec().set_height_ratios(heights)
-    figure.set_size_inches(2.6 * panels.shape[1] + (len(figure.axes) > panels.size), 2.6 * heights.sum() + 0.5)
+    figure.set_size_inches(
+        2.6 * panels.shape[1] + (len(figure.axes) > panels.size), 2.6 * heights.sum() + 0.5
+    )
 
 
 def _text(name: str) -> str:
@@ -136,19 +155,37 @@ def _range(low: float, high: float) -> str:
 
 
 def _show(
-    axis: Axes, image: np.ndarray, colours: Colormap, limits: Sequence[float], directions: Sequence[str] = ()
+    axis: Axes,
+    image: np.ndarray,
+    colours: Colormap,
+    limits: Sequence[float],
+    directions: Sequence[str] = (),
 ) -> None:
     """A picture, whatever the host's defaults are, with its directions to the left, right, top and bottom."""
     axis.set_axis_on()
     axis.set(xticks=[], yticks=[])
     box = {"facecolor": "black", "alpha": 0.6, "linewidth": 0, "pad": 1}
-    for letter, (x, y) in zip(directions, ((0.04, 0.5), (0.96, 0.5), (0.5, 0.96), (0.5, 0.04)), strict=False):
-        axis.text(x, y, letter, ha="center", va="center", transform=axis.transAxes, fontsize=8, color="white", bbox=box)
+    for letter, (x, y) in zip(
+        directions, ((0.04, 0.5), (0.96, 0.5), (0.5, 0.96), (0.5, 0.04)), strict=False
+    ):
+        axis.text(
+            x,
+            y,
+            letter,
+            ha="center",
+            va="center",
+            transform=axis.transAxes,
+            fontsize=8,
+            color="white",
+            bbox=box,
+        )
     norm = {"vmin": limits[0], "vmax": limits[1]}
     axis.imshow(image, colours, **norm, aspect="equal", interpolation="nearest", origin="upper")
 
 
-def _subplots(rows: int, columns: int, size: tuple[float, float], **options: object) -> tuple[Picture, np.ndarray]:
+def _subplots(
+    rows: int, columns: int, size: tuple[float, float], **options: object
+) -> tuple[Picture, np.ndarray]:
     """A figure and its panels (rows, columns); InputError for none."""
     if not rows * columns:
         raise InputError("there is nothing to show: no scan, no run, no measured row")
@@ -171,17 +208,23 @@ def _near(values: Iterable[float]) -> tuple[float, float]:
     return near.min(), near.max()
 
 
-def _limit(axis: Axes, along: str, groups: Mapping[str, pd.Series], typical: Mapping[str, float]) -> None:
+def _limit(
+    axis: Axes, along: str, groups: Mapping[str, pd.Series], typical: Mapping[str, float]
+) -> None:
     """Limits of an axis (``along`` x or y) for groups of values; those whose typical value is far off are told above."""
     low, high = _near(typical.values())
-    near = np.concatenate([[low, high], *(groups[n] for n, value in typical.items() if low <= value <= high)])
+    near = np.concatenate(
+        [[low, high], *(groups[n] for n, value in typical.items() if low <= value <= high)]
+    )
     near = near[np.isfinite(near)]
     pad = 0.05 * np.ptp(near) or 0.05
     axis.set(**{f"{along}lim": (near.min() - pad, near.max() + pad)})
     far = [f"{name}: {value:.3g}" for name, value in typical.items() if not low <= value <= high]
     if far:
         words = fill(f"beyond the axis: {', '.join(far)}", 60)
-        axis.set_title(f"{axis.get_title()}\n{words}".strip(), fontsize=8, color="tab:red", parse_math=False)
+        axis.set_title(
+            f"{axis.get_title()}\n{words}".strip(), fontsize=8, color="tab:red", parse_math=False
+        )
 
 
 def curves(histories: Mapping[str, pd.DataFrame]) -> Picture:
@@ -189,16 +232,26 @@ def curves(histories: Mapping[str, pd.DataFrame]) -> Picture:
 
     A run that ends far from the others does not take their scale: it is named above.
     """
-    shown = {"loss": "training loss"} | {n: s for n, s in SCORES.items() if any(n in h for h in histories.values())}
+    shown = {"loss": "training loss"} | {
+        n: s for n, s in SCORES.items() if any(n in h for h in histories.values())
+    }
     figure, axes = _subplots(1, len(shown) if histories else 0, (4.5 * len(shown), 3.2))
     for axis, (column, label) in zip(axes[0], shown.items(), strict=True):
-        known = {n: h[np.isfinite(h[column])].set_index("step")[column] for n, h in histories.items() if column in h}
-        known = {n: values for n, values in known.items() if len(values)}  # where only a critic moved there is no loss
+        known = {
+            n: h[np.isfinite(h[column])].set_index("step")[column]
+            for n, h in histories.items()
+            if column in h
+        }
+        known = {
+            n: values for n, values in known.items() if len(values)
+        }  # where only a critic moved there is no loss
         for name, values in known.items():
             colour = f"C{list(histories).index(name)}"
             axis.plot(values, color=colour, label=name, marker="." if len(values) == 1 else "")
         axis.set(xlabel="step", ylabel=label)
-        if column == "loss" and all((values > 0).all() for values in known.values()):  # a likelihood's may be negative
+        if column == "loss" and all(
+            (values > 0).all() for values in known.values()
+        ):  # a likelihood's may be negative
             axis.set_yscale("log")
         else:
             _limit(axis, "y", known, {name: values.iloc[-1] for name, values in known.items()})
@@ -242,7 +295,13 @@ def boxes(table: pd.DataFrame, metric: str = "psnr") -> Picture:
         groups = dict([*task.groupby("experiment")[metric]])
         medians = task.groupby("experiment")[metric].median().sort_values().to_dict()
         finite = [groups[n][np.isfinite(groups[n])] for n in medians]
-        axis.boxplot(finite, tick_labels=list(medians), showfliers=False, orientation="horizontal", widths=0.6)
+        axis.boxplot(
+            finite,
+            tick_labels=list(medians),
+            showfliers=False,
+            orientation="horizontal",
+            widths=0.6,
+        )
         for place, values in enumerate(finite, 1):
             axis.plot(values, [place] * len(values), "o", color="tab:blue", alpha=0.6, markersize=4)
         axis.set(title=name, xlabel=METRICS.get(metric, metric))
@@ -264,10 +323,14 @@ def heat_map(
     (other columns have none); cells in ``home`` (experiment, degradation), what a network was trained for, are framed.
     """
     rows, columns = gains.shape
-    figure, ((axis,),) = _subplots(1, int(gains.size > 0), (2.3 + 0.72 * columns, 1.5 + 0.28 * rows))
+    figure, ((axis,),) = _subplots(
+        1, int(gains.size > 0), (2.3 + 0.72 * columns, 1.5 + 0.28 * rows)
+    )
     colours = colormaps["RdBu"].with_extremes(bad="0.9")
     cells = np.ma.masked_invalid(gains.to_numpy(float))
-    image = axis.pcolormesh(cells, cmap=colours, vmin=-most, vmax=most, edgecolors="white", linewidth=1.5)
+    image = axis.pcolormesh(
+        cells, cmap=colours, vmin=-most, vmax=most, edgecolors="white", linewidth=1.5
+    )
     middle = {"ha": "center", "va": "center", "fontsize": 7}
     for (row, name), (column, task) in product(enumerate(gains.index), enumerate(gains.columns)):
         value = gains.iloc[row, column]
@@ -278,10 +341,16 @@ def heat_map(
         elif column == 0:
             axis.text(columns / 2, row + 0.5, missing.get(name, ""), **middle)
         if (name, task) in home:
-            axis.add_patch(Rectangle((column + 0.04, row + 0.06), 0.92, 0.88, fill=False, linewidth=2))
-    labels = [f"{task}\n{baseline[task]:.1f} dB" if task in baseline else task for task in gains.columns]
+            axis.add_patch(
+                Rectangle((column + 0.04, row + 0.06), 0.92, 0.88, fill=False, linewidth=2)
+            )
+    labels = [
+        f"{task}\n{baseline[task]:.1f} dB" if task in baseline else task for task in gains.columns
+    ]
     axis.xaxis.tick_top()
-    axis.set_xticks(np.arange(columns) + 0.5, labels, rotation=40, ha="left", rotation_mode="anchor", fontsize=8)
+    axis.set_xticks(
+        np.arange(columns) + 0.5, labels, rotation=40, ha="left", rotation_mode="anchor", fontsize=8
+    )
     axis.set_yticks(np.arange(rows) + 0.5, gains.index, fontsize=8)
     axis.invert_yaxis()
     axis.tick_params(length=0)

@@ -35,18 +35,35 @@ def evaluate(
     if not subjects:
         raise InputError("no subject to evaluate; give at least one row of the manifest this split")
     folder, rows = make_dir(Path(folder)), []
-    names = [f"{file_name(s.name, f'subject {s.name}')}_{kind}.nii.gz" for s in subjects for kind in KINDS]
-    apart([folder / name for name in ("metrics.csv", *names)], [file for s in subjects for file in s.files.values()])
+    names = [
+        f"{file_name(s.name, f'subject {s.name}')}_{kind}.nii.gz"
+        for s in subjects
+        for kind in KINDS
+    ]
+    apart(
+        [folder / name for name in ("metrics.csv", *names)],
+        [file for s in subjects for file in s.files.values()],
+    )
     for subject in subjects:
         pair = model.experiment.pairs.make(subject, task)
-        sr, mask = model.predict_pair(pair, max_memory_gb=max_memory_gb), load_mask(subject, pair.hr)
+        sr, mask = (
+            model.predict_pair(pair, max_memory_gb=max_memory_gb),
+            load_mask(subject, pair.hr),
+        )
         for kind, scan in zip(KINDS, (pair.hr, pair.lr, sr), strict=True):
             save(scan, folder / f"{subject.name}_{kind}.nii.gz")
         quality = metrics.evaluate(pair.hr.data, sr.data, float(np.ptp(pair.hr.data)), mask)
         if mask is not None:
-            joint = float(max(pair.hr.data.max(), sr.data.max()) - min(pair.hr.data.min(), sr.data.min()))
-            quality["masked"] = metrics.evaluate(pair.hr.data * mask, sr.data * mask, joint)["volume"]
-        rows += [{"subject": subject.name, "region": region, **values} for region, values in quality.items()]
+            joint = float(
+                max(pair.hr.data.max(), sr.data.max()) - min(pair.hr.data.min(), sr.data.min())
+            )
+            quality["masked"] = metrics.evaluate(pair.hr.data * mask, sr.data * mask, joint)[
+                "volume"
+            ]
+        rows += [
+            {"subject": subject.name, "region": region, **values}
+            for region, values in quality.items()
+        ]
     table = pd.DataFrame(rows)
     with atomic(folder / "metrics.csv") as temporary:
         table.to_csv(temporary, index=False, float_format="%.6f", lineterminator="\n")
@@ -60,6 +77,14 @@ def statistics(table: pd.DataFrame) -> pd.DataFrame:
     """
     twice = table[table.duplicated(["subject", "region"])]
     if len(twice):
-        raise InputError(f"{twice.iloc[0]['subject']} stands twice in the region {twice.iloc[0]['region']}; choose one")
-    values = table.drop(columns="subject").melt("region", var_name="metric").groupby(["region", "metric"], sort=False)
-    return values["value"].agg(mean="mean", var=lambda v: v.var(ddof=0), median="median", min="min", max="max")
+        raise InputError(
+            f"{twice.iloc[0]['subject']} stands twice in the region {twice.iloc[0]['region']}; choose one"
+        )
+    values = (
+        table.drop(columns="subject")
+        .melt("region", var_name="metric")
+        .groupby(["region", "metric"], sort=False)
+    )
+    return values["value"].agg(
+        mean="mean", var=lambda v: v.var(ddof=0), median="median", min="min", max="max"
+    )

@@ -26,7 +26,9 @@ def to_text(table: pd.DataFrame, markdown: bool = False) -> str:
             cells.insert(1, "-" * (width - 1) + (":" if number else "-"))
         columns.append([cell.rjust(width) if number else cell.ljust(width) for cell in cells])
     rows = zip(*columns, strict=True)
-    return "".join(f"| {' | '.join(row)} |\n" if markdown else "  ".join(row).rstrip() + "\n" for row in rows)
+    return "".join(
+        f"| {' | '.join(row)} |\n" if markdown else "  ".join(row).rstrip() + "\n" for row in rows
+    )
 
 
 def render(text: str, results: Path) -> str:
@@ -37,7 +39,11 @@ def render(text: str, results: Path) -> str:
 
     def table(match: re.Match) -> str:
         profile, region = match["profile"], match["region"]
-        note = "" if profile == "paper" else f"Profile `{profile}`: shows that the code learns; not a replication.\n"
+        note = (
+            ""
+            if profile == "paper"
+            else f"Profile `{profile}`: shows that the code learns; not a replication.\n"
+        )
         rows = summary(tested(read_metrics(results / profile), "csv/example.csv"), region)
         chosen = rows[rows["subject"] == match["subject"]] if match["subject"] else rows
         return f"{match['head']}{note}\n{to_text(chosen, markdown=True)}\n{match['end']}"
@@ -54,7 +60,9 @@ def update(check: bool = False, readme: Path | None = None, results: Path | None
     """
     own = checkout()
     if own is None and readme is None:
-        raise InputError("srlib is installed without its README; make its tables in a clone of the repository")
+        raise InputError(
+            "srlib is installed without its README; make its tables in a clone of the repository"
+        )
     path = readme or own / "README.md"
     old = path.read_text(encoding="utf-8")
     new = render(old, results or own / "results")

@@ -11,7 +11,16 @@ import pandas as pd
 from scipy import stats
 
 from srlib import metrics
-from srlib.core.paths import InputError, atomic, choose, cohort_label, locate, make_dir, sha256, source_commit
+from srlib.core.paths import (
+    InputError,
+    atomic,
+    choose,
+    cohort_label,
+    locate,
+    make_dir,
+    sha256,
+    source_commit,
+)
 from srlib.core.tables import read_table
 from srlib.scans.space import resample_to
 from srlib.scans.volume import Volume
@@ -23,9 +32,20 @@ RUN_COLUMNS = [
     "run_id", "experiment", "profile", "seed", "commit", "dirty", "started", "seconds", "device", "versions",
     "manifest_sha256", "checkpoint_sha256", "config",
 ]  # fmt: skip
-DIGITS = {"psnr": 2, "ssim3d": 4, "ssim2d": 4, "nrmse": 4, "sharpness": 3}  # shown in tables, in this order
+DIGITS = {
+    "psnr": 2,
+    "ssim3d": 4,
+    "ssim2d": 4,
+    "nrmse": 4,
+    "sharpness": 3,
+}  # shown in tables, in this order
 RESAMPLES = 9999  # of the bootstrap
-OCCASION = ["commit", "dirty", "started", "seconds"]  # what may differ between two runs that did the same
+OCCASION = [
+    "commit",
+    "dirty",
+    "started",
+    "seconds",
+]  # what may differ between two runs that did the same
 
 
 def run_id(experiment: str, profile: str, seed: int, cohort: str | Path) -> str:
@@ -38,9 +58,14 @@ def _files(table: pd.DataFrame) -> pd.Series:
 
     The region ``mask`` goes with ``volume``, since both are measured at once. Of ``runs.csv`` one for each run.
     """
-    parts = table.reindex(columns=["run_id", "experiment", "degradation", "dataset", "region"]).dropna(axis=1)
+    parts = table.reindex(
+        columns=["run_id", "experiment", "degradation", "dataset", "region"]
+    ).dropna(axis=1)
     parts = parts.replace({"region": {"mask": "volume"}})
-    names = [hashlib.sha256("\n".join(row).encode()).hexdigest()[:16] + ".csv" for row in parts.itertuples(index=False)]
+    names = [
+        hashlib.sha256("\n".join(row).encode()).hexdigest()[:16] + ".csv"
+        for row in parts.itertuples(index=False)
+    ]
     return pd.Series(names, table.index, dtype=str)
 
 
@@ -77,7 +102,9 @@ def _read(path: Path, columns: list[str]) -> pd.DataFrame:
 def _rows(file: Path, columns: list[str]) -> pd.DataFrame:
     table = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8")
     if list(table.columns) != columns:
-        raise InputError(f"{file}: expected the columns {', '.join(columns)}, got {', '.join(table.columns)}")
+        raise InputError(
+            f"{file}: expected the columns {', '.join(columns)}, got {', '.join(table.columns)}"
+        )
     return table
 
 
@@ -90,7 +117,9 @@ def record_metrics(folder: str | Path, rows: Iterable[Mapping[str, object]]) -> 
     """
     new = pd.DataFrame(list(rows), columns=METRIC_COLUMNS)
     if new.empty:
-        raise InputError(f"{folder}: nothing was measured; train first, with 'srlib train' or the notebooks 10 to 15")
+        raise InputError(
+            f"{folder}: nothing was measured; train first, with 'srlib train' or the notebooks 10 to 15"
+        )
     new["value"] = [f"{float(v):.6f}" for v in new["value"]]
     _record(Path(folder) / "metrics.csv", new.astype(str))
 
@@ -118,7 +147,9 @@ def measured(
         where = {"run_id": (runs or {}).get(name, name), "experiment": name, **key}
         for part, values in quality.items():
             where["region"] = region if part == "volume" else part
-            known = {m: v for m, v in values.items() if not np.isnan(v)}  # 2-D images have no ssim3d
+            known = {
+                m: v for m, v in values.items() if not np.isnan(v)
+            }  # 2-D images have no ssim3d
             rows += [{**where, "metric": m, "value": v} for m, v in known.items()]
     return rows
 
@@ -149,7 +180,9 @@ def record_run(
         "started": started,
         "seconds": f"{seconds:.1f}",
         "device": device,
-        "versions": " ".join([f"python={platform.python_version()}", *(f"{p}={version(p)}" for p in packages)]),
+        "versions": " ".join(
+            [f"python={platform.python_version()}", *(f"{p}={version(p)}" for p in packages)]
+        ),
         "manifest_sha256": sha256(locate(cohort)),
         "checkpoint_sha256": sha256(checkpoint),
         "config": experiment.to_json(),
@@ -175,7 +208,9 @@ def read_metrics(folder: str | Path) -> pd.DataFrame:
     """``metrics.csv`` with numeric values; InputError when nothing was recorded yet."""
     table = _read(Path(folder) / "metrics.csv", METRIC_COLUMNS)
     if table.empty:
-        raise InputError(f"{folder}: no metrics.csv yet, nothing was measured; run 'srlib run' first")
+        raise InputError(
+            f"{folder}: no metrics.csv yet, nothing was measured; run 'srlib run' first"
+        )
     return table.assign(value=table["value"].astype(float))
 
 
@@ -186,11 +221,15 @@ def tested(rows: pd.DataFrame, cohort: str | Path, seed: int | None = None) -> p
     """
     subjects = [row["subject"] for row in read_table(locate(cohort)) if row["split"] == "test"]
     chosen = (rows["dataset"] != cohort_label(cohort)) | rows["subject"].isin(subjects)
-    seeds = rows["run_id"].str.extract(r"-s(-?\d+)-", expand=False)  # see run_id; what is not trained here has none
+    seeds = rows["run_id"].str.extract(
+        r"-s(-?\d+)-", expand=False
+    )  # see run_id; what is not trained here has none
     return rows[chosen if seed is None else chosen & (seeds.isna() | (seeds == str(seed)))]
 
 
-def wide(rows: pd.DataFrame | Iterable[Mapping], index: Sequence[str], columns: str = "metric") -> pd.DataFrame:
+def wide(
+    rows: pd.DataFrame | Iterable[Mapping], index: Sequence[str], columns: str = "metric"
+) -> pd.DataFrame:
     """Values of tidy rows with one row per ``index`` and one column per ``columns``, in their order; nothing is averaged.
 
     Raises InputError when two values belong in one cell; it names the column in which they differ.
@@ -199,9 +238,15 @@ def wide(rows: pd.DataFrame | Iterable[Mapping], index: Sequence[str], columns: 
     for place, cell in rows[rows.duplicated(key, keep=False)].groupby(key):
         differ = [f"one {c}" for c in cell.columns.drop([*key, "value"]) if cell[c].nunique() > 1]
         choice = " and ".join(differ) or "one of them"
-        raise InputError(f"{', '.join(place)}: {len(cell)} values where a table has one; choose {choice} first")
+        raise InputError(
+            f"{', '.join(place)}: {len(cell)} values where a table has one; choose {choice} first"
+        )
     order = rows.set_index([*index]).index.unique()
-    return rows.set_index(key)["value"].unstack(columns).reindex(index=order, columns=rows[columns].unique())
+    return (
+        rows.set_index(key)["value"]
+        .unstack(columns)
+        .reindex(index=order, columns=rows[columns].unique())
+    )
 
 
 def summary(metrics: pd.DataFrame, region: str | None = None) -> pd.DataFrame:
@@ -224,7 +269,9 @@ def summary(metrics: pd.DataFrame, region: str | None = None) -> pd.DataFrame:
     )
     table = wide(chosen, ["degradation", "subject", "experiment"]).reset_index()
     table = table.sort_values(["degradation", "subject", "psnr", "experiment"], ignore_index=True)
-    return table.rename_axis(columns=None).reindex(columns=["degradation", "subject", "experiment", *DIGITS])
+    return table.rename_axis(columns=None).reindex(
+        columns=["degradation", "subject", "experiment", *DIGITS]
+    )
 
 
 def paired(table: pd.DataFrame, baseline: str = "cubic", metric: str = "psnr") -> pd.DataFrame:
@@ -240,7 +287,9 @@ def paired(table: pd.DataFrame, baseline: str = "cubic", metric: str = "psnr") -
     for column, within in (("region", "metric"), ("dataset", "metric"), ("run_id", "experiment")):
         for name, values in chosen.groupby(within)[column].unique().items():
             if len(values) > 1:
-                raise InputError(f"{name}: more than one {column} ({', '.join(values)}); choose one of them")
+                raise InputError(
+                    f"{name}: more than one {column} ({', '.join(values)}); choose one of them"
+                )
     scans = wide(chosen, ["degradation", "subject"], "experiment")
     differences = scans.sub(scans[baseline], axis=0)
     found = []
@@ -278,4 +327,6 @@ def ranks(differences: pd.DataFrame) -> pd.DataFrame:
         "worst": gains.min(axis=1),
         "worst_at": gains.idxmin(axis=1),
     }
-    return pd.DataFrame(columns).sort_values(["mean_rank", "worst"], ascending=[True, False], kind="stable")
+    return pd.DataFrame(columns).sort_values(
+        ["mean_rank", "worst"], ascending=[True, False], kind="stable"
+    )

@@ -37,7 +37,9 @@ def train_recorded(
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
     weights = train(systems.get(name, profile), *parts, run, seed=seed, device=device, **options)
     seconds, where = time.perf_counter() - clock, str(choose_device(device))
-    trained = systems.from_json(read_metadata(weights)["experiment"])  # its number of classes is known
+    trained = systems.from_json(
+        read_metadata(weights)["experiment"]
+    )  # its number of classes is known
     if os.environ.get("LOCAL_RANK", "0") == "0":  # one of the processes that share the batches
         results.record_run(folder, trained, profile, seed, cohort, weights, started, seconds, where)
     return weights
@@ -71,6 +73,14 @@ def train_all(
                 options[option] = weights[first].with_name(file)
         tables = experiment.examples.tables_of(classes, priors)
         weights[name] = train_recorded(
-            name, profile, cohort, subjects, seed=seed, device=device, folder=folder, **options, **tables
+            name,
+            profile,
+            cohort,
+            subjects,
+            seed=seed,
+            device=device,
+            folder=folder,
+            **options,
+            **tables,
         )
     return weights

@@ -59,7 +59,9 @@ def window(volume: Volume) -> tuple[float, float]:
     data = data[np.isfinite(data)].astype(np.float64)
     if not data.size:
         return 0.0, 1.0
-    low, dark = np.percentile(data, (0.5, 2), method="higher")  # of a few voxels these leave out the outermost, too
+    low, dark = np.percentile(
+        data, (0.5, 2), method="higher"
+    )  # of a few voxels these leave out the outermost, too
     bright, high = np.percentile(data, (98, 99.8), method="lower")
     if not low < high:
         half = abs(low) / 2 or float(np.abs(data).max()) or 1.0
@@ -83,7 +85,9 @@ def middle(volume: Volume) -> tuple[int, ...]:
     """The voxel in the middle of what is brighter than the mean."""
     seen = sample(volume.data)
     shown = grey(seen, window(volume)).astype(np.float64)
-    place = ndimage.center_of_mass(np.maximum(shown - shown.mean(), 0) + 1e-6)  # of a flat scan the middle
+    place = ndimage.center_of_mass(
+        np.maximum(shown - shown.mean(), 0) + 1e-6
+    )  # of a flat scan the middle
     return tuple(round(p * n / m) for p, n, m in zip(place, volume.shape, seen.shape, strict=True))
 
 
@@ -112,13 +116,19 @@ def pixels(
     return (count[u], count[v], 1), affine[:, [u, v, axis, 3]]
 
 
-def section(volume: Volume, shape: tuple[int, int, int], affine: np.ndarray, order: int = 0) -> np.ndarray:
+def section(
+    volume: Volume, shape: tuple[int, int, int], affine: np.ndarray, order: int = 0
+) -> np.ndarray:
     """A scan in a plane by spline interpolation, (V, U) as seen: the first axis to the right, the second one up.
 
     Only what lies about the plane is read. NaN stands beyond the scan's field of view, and for infinity.
     """
     u, v, _ = np.array(shape) - 1
-    corners = np.linalg.inv(volume.affine) @ affine @ [[0, u, 0, u], [0, 0, v, v], [0, 0, 0, 0], [1, 1, 1, 1]]
+    corners = (
+        np.linalg.inv(volume.affine)
+        @ affine
+        @ [[0, u, 0, u], [0, 0, v, v], [0, 0, 0, 0], [1, 1, 1, 1]]
+    )
     low, high = corners[:3].min(1) - MARGIN, corners[:3].max(1) + MARGIN + 1
     low = np.clip(np.floor(low), 0, np.array(volume.shape) - 1).astype(int)
     high = np.clip(np.ceil(high), low + 1, volume.shape).astype(int)
@@ -130,7 +140,9 @@ def section(volume: Volume, shape: tuple[int, int, int], affine: np.ndarray, ord
     return np.rot90(resample(slab, shape, affine, order, np.nan).data[:, :, 0])
 
 
-def difference(scan: Volume, reference: Volume, shape: tuple[int, int, int], affine: np.ndarray) -> np.ndarray:
+def difference(
+    scan: Volume, reference: Volume, shape: tuple[int, int, int], affine: np.ndarray
+) -> np.ndarray:
     """``scan`` less ``reference`` in a plane as by ``section``; by cubic splines where their voxels differ.
 
     NaN beyond the field of view of either.

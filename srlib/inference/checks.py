@@ -28,11 +28,15 @@ def header(volume: Volume, which: str = "the scan") -> list[str]:
         if not SPACING_MM[0] <= mm <= SPACING_MM[1]:
             found.append(f"{which} has a spacing of {mm:.4g} mm along {axis}; check its header")
         elif not FIELD_MM[0] <= n * mm <= FIELD_MM[1]:
-            found.append(f"{which} covers {n * mm:.4g} mm along {axis} ({n} x {mm:.4g} mm); check its header")
+            found.append(
+                f"{which} covers {n * mm:.4g} mm along {axis} ({n} x {mm:.4g} mm); check its header"
+            )
     return found
 
 
-def content(before: Volume, finer: Sequence[float], resolved: Sequence[float] = (1, 1, 1)) -> list[str]:
+def content(
+    before: Volume, finer: Sequence[float], resolved: Sequence[float] = (1, 1, 1)
+) -> list[str]:
     """What in a scan is unlike all that blind models are trained on, along the axes that become ``finer``; a line each.
 
     These are few slices, and content that is smooth over its own voxels, as after a blur of a voxel or more: from blur,
@@ -48,7 +52,10 @@ def content(before: Volume, finer: Sequence[float], resolved: Sequence[float] = 
                 "interpolation"
             )
     data = np.clip(before.data, *usual_range(before.data))
-    if max((_smoothness(np.moveaxis(data, a, 2), round(resolved[a])) for a in asked), default=0) > SMOOTH:
+    if (
+        max((_smoothness(np.moveaxis(data, a, 2), round(resolved[a])) for a in asked), default=0)
+        > SMOOTH
+    ):
         found.append(
             "the scan is smooth over its own voxels: if that is no blur but its content (PET, perfusion or field maps), it "
             "is sharpened too much; compare with interpolation"
@@ -61,7 +68,9 @@ def _smoothness(data: np.ndarray, lag: int) -> float:
     lines = data[::2, ::2]
     if lines.shape[2] <= 2 * lag:
         return 0.0
-    near, far = (np.square(lines[..., d:] - lines[..., :-d]).mean(dtype=np.float64) for d in (lag, 2 * lag))
+    near, far = (
+        np.square(lines[..., d:] - lines[..., :-d]).mean(dtype=np.float64) for d in (lag, 2 * lag)
+    )
     return far / near if near else 0.0
 
 
@@ -76,7 +85,9 @@ def gaps(volume: Volume, thickness_mm: float | None) -> list[str]:
     ]
 
 
-def findings(before: Volume, after: Volume | None = None, finer: Sequence[float] = (np.inf,) * 3) -> list[str]:
+def findings(
+    before: Volume, after: Volume | None = None, finer: Sequence[float] = (np.inf,) * 3
+) -> list[str]:
     """What to mind in intensities and slices before trusting an enhanced scan, a line each (ours).
 
     ``finer`` says which axes have become so, by how much; only there slices are thick.
@@ -120,5 +131,9 @@ def warn(lines: Sequence[str], name: str = "") -> None:
         user = sys._getframe(2)
         text = "\n".join(name + line for line in lines)
         warnings.warn_explicit(
-            text, ScanWarning, user.f_code.co_filename, user.f_lineno, user.f_globals.get("__name__")
+            text,
+            ScanWarning,
+            user.f_code.co_filename,
+            user.f_lineno,
+            user.f_globals.get("__name__"),
         )

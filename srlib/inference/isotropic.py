@@ -32,7 +32,10 @@ class Units:
     scaling: Scaling | None = None  # of the network's output; None: that of the first scan
     low: float = -np.inf  # predictions are clipped ...
     high: float = np.inf  # ... to this range
-    tops: tuple[float, float] = (1.0, 1.0)  # what the maxima of the first and of the second scan are brought to
+    tops: tuple[float, float] = (
+        1.0,
+        1.0,
+    )  # what the maxima of the first and of the second scan are brought to
     flip: bool = True  # the mean with what the network makes of the mirrored scan
 
 
@@ -72,11 +75,15 @@ class IsotropicSpacing(SameGrid):
         """Whether the network gives an uncertainty."""
         return self.laplace
 
-    def plan(self, scan: Volume, network: torch.nn.Module, pairs: PairMaker, request: Request) -> Plan:
+    def plan(
+        self, scan: Volume, network: torch.nn.Module, pairs: PairMaker, request: Request
+    ) -> Plan:
         """The grid of the spacing; InputError for what this prediction does not take."""
         refused = [name for name in request.given() if name not in self.takes]
         if refused:
-            raise InputError(f"this model gives scans of {self.spacing_mm:g} mm along all axes; leave {refused[0]} out")
+            raise InputError(
+                f"this model gives scans of {self.spacing_mm:g} mm along all axes; leave {refused[0]} out"
+            )
         finer = tuple(float(mm / self.spacing_mm) for mm in scan.spacing_mm)
         return Plan(finer, finer, f"{self.spacing_mm:g} mm")
 
@@ -100,7 +107,9 @@ class IsotropicSpacing(SameGrid):
         through = partial(self._through, network=network, tiles=tiles, flip=request.flip)
         return self._predict(scan, reference, through)
 
-    def on_pair(self, pair: Pair, network: torch.nn.Module, pairs: PairMaker, tiles: Tiles) -> Prediction:
+    def on_pair(
+        self, pair: Pair, network: torch.nn.Module, pairs: PairMaker, tiles: Tiles
+    ) -> Prediction:
         """The image on the grid of the truth, as ``space.resample_to`` brings it there."""
         through = partial(self._through, network=network, tiles=tiles, flip=True)
         made = self._predict(pair.lr, pair.reference, through)
@@ -109,7 +118,9 @@ class IsotropicSpacing(SameGrid):
     def _predict(self, scan: Volume, reference: Volume | None, through: partial) -> Prediction:
         generation, units = self.generation, OUTPUTS[self.output]
         if generation.target == "classes":
-            raise InputError("this model tells classes of tissue apart and gives no image; choose another one")
+            raise InputError(
+                "this model tells classes of tissue apart and gives no image; choose another one"
+            )
         scans = [volume for volume in (scan, reference) if volume is not None]
         grid = isotropic(scan, self.spacing_mm, generation.order)
         channels, scalings = [], []
@@ -122,13 +133,17 @@ class IsotropicSpacing(SameGrid):
                 channels.append(reliability(given, grid))
         margins = [((-n % MULTIPLE) // 2, (-n % MULTIPLE + 1) // 2) for n in grid.shape]
         made = through(np.pad(np.stack(channels), [(0, 0), *margins]))
-        inner = [slice(before, before + n) for (before, _), n in zip(margins, grid.shape, strict=True)]
+        inner = [
+            slice(before, before + n) for (before, _), n in zip(margins, grid.shape, strict=True)
+        ]
         made, scaling = made[(slice(None), *inner)], units.scaling or scalings[0]
         image = grid.with_data(np.clip(scaling.invert(made[0]), units.low, units.high))
         b = grid.with_data(made[1] * np.float32(scaling.scale)) if self.laplace else None
         return Prediction(image, b)
 
-    def _through(self, channels: np.ndarray, network: torch.nn.Module, tiles: Tiles, flip: bool) -> np.ndarray:
+    def _through(
+        self, channels: np.ndarray, network: torch.nn.Module, tiles: Tiles, flip: bool
+    ) -> np.ndarray:
         """What the network makes of its input, (C, X, Y, Z); the mean with that of the mirrored one."""
 
         def once(x: np.ndarray) -> np.ndarray:
@@ -143,10 +158,14 @@ class IsotropicSpacing(SameGrid):
             made /= 2
         return made
 
-    def header_warnings(self, scan: Volume, pairs: PairMaker, reference: Volume | None) -> list[str]:
+    def header_warnings(
+        self, scan: Volume, pairs: PairMaker, reference: Volume | None
+    ) -> list[str]:
         """What looks wrong in the headers, or lies beyond what the model was trained on."""
         found, named = [], {"the scan": scan, "the reference": reference}
-        for (which, volume), trained in zip(named.items(), (*self.generation.inputs, None), strict=False):
+        for (which, volume), trained in zip(
+            named.items(), (*self.generation.inputs, None), strict=False
+        ):
             if volume is not None:
                 found += header(volume, which) + self._beyond(volume, which, trained)
         return found
@@ -157,15 +176,25 @@ class IsotropicSpacing(SameGrid):
         finest, spacing = self.spacing_mm, reorient(volume).spacing_mm
         seen = np.maximum(spacing, finest)
         if trained.random_mm is not None:
-            beyond, known = (seen > trained.random_mm * (1 + ISOTROPIC)).any(), f"{finest:g} to {trained.random_mm:g}"
+            beyond, known = (
+                (seen > trained.random_mm * (1 + ISOTROPIC)).any(),
+                f"{finest:g} to {trained.random_mm:g}",
+            )
         else:
             wanted = np.maximum(trained.spacing_mm, finest)
-            beyond, known = (abs(seen / wanted - 1) > NEAR).any(), " x ".join(f"{v:g}" for v in trained.spacing_mm)
+            beyond, known = (
+                (abs(seen / wanted - 1) > NEAR).any(),
+                " x ".join(f"{v:g}" for v in trained.spacing_mm),
+            )
         if beyond:
             shown = " x ".join(f"{v:.4g}" for v in spacing)
-            return [f"{which} has {shown} mm along R, A and S; this model was trained on {known} mm"]
+            return [
+                f"{which} has {shown} mm along R, A and S; this model was trained on {known} mm"
+            ]
         if which == "the scan" and (seen < finest * (1 + ISOTROPIC)).all():
-            return [f"{which} already has {finest:g} mm or less along all axes: no resolution to gain"]
+            return [
+                f"{which} already has {finest:g} mm or less along all axes: no resolution to gain"
+            ]
         return []
 
 
@@ -178,7 +207,11 @@ def isotropic(scan: Volume, spacing_mm: float, order: int = 1) -> Volume:
     ratio = np.divide(spacing_mm, scan.spacing_mm)
     blurred = ndimage.gaussian_filter(scan.data, np.where(ratio > 1 - 1e-4, ratio / 4, 0))
     grid = coarse_grid(scan.shape, scan.affine, ratio)
-    return reorient(resample(scan.with_data(blurred), *grid, order=order, mode="nearest" if order == 1 else "mirror"))
+    return reorient(
+        resample(
+            scan.with_data(blurred), *grid, order=order, mode="nearest" if order == 1 else "mirror"
+        )
+    )
 
 
 def reliability(scan: Volume, grid: Volume) -> np.ndarray:

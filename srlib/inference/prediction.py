@@ -21,7 +21,9 @@ from srlib.scans.intensity import HU_WINDOW, fit_scaling, usual_range, wild
 from srlib.scans.volume import Volume, fine_grid, resample, to_window
 
 THICK = 1.2  # times the finest spacing: from there on an axis counts as thick
-Tiles = Callable[[torch.nn.Module, np.ndarray], np.ndarray]  # a network over a whole array, see ``run_tiled``
+Tiles = Callable[
+    [torch.nn.Module, np.ndarray], np.ndarray
+]  # a network over a whole array, see ``run_tiled``
 Factor = tuple[float, float, float]
 
 
@@ -82,7 +84,9 @@ class SameGrid(Part):
         """How much finer a scan becomes where nothing is asked for: the factor of the network's task."""
         return pairs.degradation().coarser
 
-    def plan(self, scan: Volume, network: torch.nn.Module, pairs: PairMaker, request: Request) -> Plan:
+    def plan(
+        self, scan: Volume, network: torch.nn.Module, pairs: PairMaker, request: Request
+    ) -> Plan:
         """What will be made of a scan, in whole voxels over its field of view.
 
         Raises InputError for what this prediction does not take, a factor below 1 or not finite, and factor and
@@ -118,11 +122,21 @@ class SameGrid(Part):
         """What the network makes of a scan on its own grid."""
         same = np.allclose(plan.finer, 1)
         on_grid = scan if same else resample(scan, *fine_grid(scan, plan.finer, request.align))
-        return Prediction(self.on_grid(on_grid, network, pairs, reference, tiles, plan.coarser, request.flip, scan))
+        return Prediction(
+            self.on_grid(
+                on_grid, network, pairs, reference, tiles, plan.coarser, request.flip, scan
+            )
+        )
 
-    def on_pair(self, pair: Pair, network: torch.nn.Module, pairs: PairMaker, tiles: Tiles) -> Prediction:
+    def on_pair(
+        self, pair: Pair, network: torch.nn.Module, pairs: PairMaker, tiles: Tiles
+    ) -> Prediction:
         """What the network makes of a degraded scan, on the grid of the truth."""
-        return Prediction(self.on_grid(pair.on_grid, network, pairs, pair.reference, tiles, pair.factor, True, pair.lr))
+        return Prediction(
+            self.on_grid(
+                pair.on_grid, network, pairs, pair.reference, tiles, pair.factor, True, pair.lr
+            )
+        )
 
     def on_grid(
         self,
@@ -141,10 +155,18 @@ class SameGrid(Part):
         """
         brought = None if reference is None else bring(reference, scan)
         scaling = fit_scaling(scan.data, pairs.intensity)
-        return scan.with_data(scaling.invert(tiles(network, network_input(scan, brought, pairs.intensity))))
+        return scan.with_data(
+            scaling.invert(tiles(network, network_input(scan, brought, pairs.intensity)))
+        )
 
     def warnings(
-        self, scan: Volume, made: Volume, pairs: PairMaker, plan: Plan, request: Request, reference: Volume | None
+        self,
+        scan: Volume,
+        made: Volume,
+        pairs: PairMaker,
+        plan: Plan,
+        request: Request,
+        reference: Volume | None,
     ) -> list[str]:
         """What to mind before trusting what was made: headers, intensities, slices (see ``checks``); a line each."""
         seen = self.seen(scan, pairs, request)
@@ -157,9 +179,15 @@ class SameGrid(Part):
                 f"{100 * clipped:.2g} % of the voxels lay outside {HU_WINDOW[0]:g} to {HU_WINDOW[1]:g} HU, "
                 "which is all that this model knows, and were clipped"
             )
-        return [*found, *self.content_warnings(scan, plan, request), *findings(scan, made, plan.finer)]
+        return [
+            *found,
+            *self.content_warnings(scan, plan, request),
+            *findings(scan, made, plan.finer),
+        ]
 
-    def header_warnings(self, scan: Volume, pairs: PairMaker, reference: Volume | None) -> list[str]:
+    def header_warnings(
+        self, scan: Volume, pairs: PairMaker, reference: Volume | None
+    ) -> list[str]:
         """What looks wrong in the headers; single images are of any part of the body."""
         if pairs.contrast == "image":
             return []
@@ -180,11 +208,15 @@ class CoarseToFine(SameGrid):
         """Whether the other degradation is of the network's factor."""
         return pairs.degradation().coarser == degradation.coarser
 
-    def plan(self, scan: Volume, network: torch.nn.Module, pairs: PairMaker, request: Request) -> Plan:
+    def plan(
+        self, scan: Volume, network: torch.nn.Module, pairs: PairMaker, request: Request
+    ) -> Plan:
         """As ``SameGrid``; InputError for another factor than the network's."""
         plan = super().plan(scan, network, pairs, request)
         if not np.allclose(plan.finer, network.factor, rtol=1e-3):
-            raise InputError(f"this model makes scans {network.factor} times finer, got a factor of {plan.finer}")
+            raise InputError(
+                f"this model makes scans {network.factor} times finer, got a factor of {plan.finer}"
+            )
         return plan
 
     def run(
@@ -202,12 +234,16 @@ class CoarseToFine(SameGrid):
         affine = fine_grid(scan, network.factor, align)[1]
         return Prediction(Volume(self._finer(scan, network, pairs, tiles), affine))
 
-    def on_pair(self, pair: Pair, network: torch.nn.Module, pairs: PairMaker, tiles: Tiles) -> Prediction:
+    def on_pair(
+        self, pair: Pair, network: torch.nn.Module, pairs: PairMaker, tiles: Tiles
+    ) -> Prediction:
         """What the network makes of the low-resolution scan, cut to the grid of the truth."""
         made = self._finer(pair.lr, network, pairs, tiles)
         return Prediction(pair.hr.with_data(made[tuple(slice(n) for n in pair.hr.shape)]))
 
-    def _finer(self, scan: Volume, network: torch.nn.Module, pairs: PairMaker, tiles: Tiles) -> np.ndarray:
+    def _finer(
+        self, scan: Volume, network: torch.nn.Module, pairs: PairMaker, tiles: Tiles
+    ) -> np.ndarray:
         scaling = fit_scaling(scan.data, pairs.intensity)
         return scaling.invert(tiles(network, scaling.apply(scan.data)))
 
@@ -278,11 +314,15 @@ def _asked(scan: Volume, request: Request) -> Factor | None:
     factor, spacing, filled = request.factor, request.spacing_mm, request.zero_filled
     if factor is not None and spacing is not None:
         raise InputError("give a factor or a spacing, not both")
-    if filled is not None and (len(filled) != 3 or not all(np.isfinite(f) and f >= 1 for f in filled)):
+    if filled is not None and (
+        len(filled) != 3 or not all(np.isfinite(f) and f >= 1 for f in filled)
+    ):
         raise InputError(f"zero_filled: expected three numbers of 1 or more, got {tuple(filled)}")
     if spacing is not None:
         if len(spacing) != 3 or not all(np.isfinite(s) and s > 0 for s in spacing):
-            raise InputError(f"spacing: expected three positive numbers of mm, got {tuple(spacing)}")
+            raise InputError(
+                f"spacing: expected three positive numbers of mm, got {tuple(spacing)}"
+            )
         factor = tuple(old / new for old, new in zip(scan.spacing_mm, spacing, strict=True))
     elif factor is None and filled is not None:
         factor = (1, 1, 1)
@@ -311,7 +351,9 @@ def predict(
     tiles = _tiles(prediction, max_memory_gb, progress)
     seen = prediction.seen(scan, pairs, request)
     made = prediction.run(seen, network, pairs, plan, request, reference, tiles)
-    return replace(made, warnings=prediction.warnings(scan, made.image, pairs, plan, request, reference))
+    return replace(
+        made, warnings=prediction.warnings(scan, made.image, pairs, plan, request, reference)
+    )
 
 
 def predict_pair(
@@ -328,7 +370,9 @@ def predict_pair(
     Raises InputError as ``predict``.
     """
     check_reference(pairs, pair.reference)
-    return prediction.on_pair(pair, network, pairs, _tiles(prediction, max_memory_gb, progress)).image
+    return prediction.on_pair(
+        pair, network, pairs, _tiles(prediction, max_memory_gb, progress)
+    ).image
 
 
 def _tiles(prediction: SameGrid, max_memory_gb: float | None, progress: bool) -> Tiles:

@@ -15,7 +15,10 @@ WORKING_COPIES = 3  # float32 copies of the whole scan that live beside the tile
 
 
 def run_tiled(
-    network: torch.nn.Module, data: np.ndarray, max_memory_gb: float | None = None, progress: bool = False
+    network: torch.nn.Module,
+    data: np.ndarray,
+    max_memory_gb: float | None = None,
+    progress: bool = False,
 ) -> np.ndarray:
     """A network over a whole array, float32 (X, Y, Z) or (C, X, Y, Z), tile by tile, to (X, Y, Z).
 
@@ -35,7 +38,9 @@ def run_tiled(
     room = (allowed - copies) / voxel
     todo, largest = tiles(shape, network.halo, room, getattr(network, "multiple", 1))
     if not todo:
-        least, whole = (math.ceil((copies + voxel * n) / 1e7) / 100 for n in (largest, math.prod(shape)))
+        least, whole = (
+            math.ceil((copies + voxel * n) / 1e7) / 100 for n in (largest, math.prod(shape))
+        )
         raise InputError(
             f"a scan of shape {shape} needs {least:g} GB of memory for its smallest tile and {whole:g} GB in "
             f"one piece, {allowed / 1e9:g} GB are allowed; allow more (--max-memory)"
@@ -45,12 +50,16 @@ def run_tiled(
         part = _run(network, channels, tile.outer)
         if out is None:
             out = np.empty((len(part), *np.multiply(shape, factor)), np.float32)
-        out[(..., *tile.core.scaled(factor).slices)] = part[(..., *tile.inner.scaled(factor).slices)]
+        out[(..., *tile.core.scaled(factor).slices)] = part[
+            (..., *tile.inner.scaled(factor).slices)
+        ]
         del part  # or it would stay in memory beside the next tile's feature maps
     return out[0] if len(out) == 1 else out
 
 
-def run_patches(network: torch.nn.Module, data: np.ndarray, patch_size: int = 64, margin: int = 3) -> np.ndarray:
+def run_patches(
+    network: torch.nn.Module, data: np.ndarray, patch_size: int = 64, margin: int = 3
+) -> np.ndarray:
     """A same-grid network over overlapping patches, ``margin`` voxels cut from each, stitched.
 
     mDCSRN's evaluation: Chen et al., MICCAI 2018. Unlike ``run_tiled`` the result depends on the

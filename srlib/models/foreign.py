@@ -39,8 +39,12 @@ def read_foreign(path: str | Path) -> bytes:
     except subprocess.TimeoutExpired:
         reason = f"not read within {SECONDS} s"
     except subprocess.CalledProcessError as err:
-        reason = err.stderr.decode(errors="replace").strip().rpartition("\n")[2] or "its reader crashed"
-    raise InputError(f"{path}: damaged or not such weights ({reason[:200]}); get it again from its authors")
+        reason = (
+            err.stderr.decode(errors="replace").strip().rpartition("\n")[2] or "its reader crashed"
+        )
+    raise InputError(
+        f"{path}: damaged or not such weights ({reason[:200]}); get it again from its authors"
+    )
 
 
 def caffe(path: Path) -> dict[str, np.ndarray]:

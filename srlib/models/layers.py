@@ -44,7 +44,9 @@ class Judge(nn.Module):
             channels = maps
         self.features = nn.Sequential(*layers, pool or nn.Identity(), nn.Flatten())
         inputs = channels if pool else channels * prod(size)
-        self.score = nn.Sequential(nn.Linear(inputs, hidden), nn.LeakyReLU(slope), nn.Linear(hidden, 1))
+        self.score = nn.Sequential(
+            nn.Linear(inputs, hidden), nn.LeakyReLU(slope), nn.Linear(hidden, 1)
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.score(self.features(x))[:, 0]

@@ -33,7 +33,9 @@ class MDCSRN(nn.Module):
     having to learn it.
     """
 
-    def __init__(self, width: int = 16, blocks: int = 4, units: int = 4, residual: bool = False) -> None:
+    def __init__(
+        self, width: int = 16, blocks: int = 4, units: int = 4, residual: bool = False
+    ) -> None:
         super().__init__()
         base, dense = 2 * width, 2 * width + units * width
         self.residual = residual
@@ -43,9 +45,12 @@ class MDCSRN(nn.Module):
         self.live_channels = (blocks - 1) * base + 16 + 3 * dense - width
         self.first = nn.Conv3d(1, base, 3, padding=1, bias=False)
         self.blocks = nn.ModuleList(
-            nn.ModuleList(DenseUnit(base + i * width, width) for i in range(units)) for _ in range(blocks)
+            nn.ModuleList(DenseUnit(base + i * width, width) for i in range(units))
+            for _ in range(blocks)
         )
-        self.compress = nn.ModuleList(nn.Conv3d(base + (i + 1) * dense, base, 1, bias=False) for i in range(blocks - 1))
+        self.compress = nn.ModuleList(
+            nn.Conv3d(base + (i + 1) * dense, base, 1, bias=False) for i in range(blocks - 1)
+        )
         self.last = nn.Conv3d(base + blocks * dense, 1, 1, bias=False)
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
@@ -69,7 +74,9 @@ class MDCSRN(nn.Module):
             stacked = torch.cat([w[:, read : read + out.shape[1]] for w in heads])
             # matrix products with a single or an odd number of columns are slow
             spare = -len(stacked) % 16
-            mapped = functional.linear(out.movedim(1, -1), functional.pad(stacked, (0, 0, 0, spare)))
+            mapped = functional.linear(
+                out.movedim(1, -1), functional.pad(stacked, (0, 0, 0, spare))
+            )
             *parts, _ = mapped.split([*(len(w) for w in heads), spare], dim=-1)
             sums = [total + part for total, part in zip(sums, parts, strict=True)]
             read += out.shape[1]

@@ -24,7 +24,9 @@ class Network(Part):
 
     def build(self, seed: int = 0) -> torch.nn.Module:
         """The network with weights drawn from the seed; InputError for settings that the model does not take."""
-        return seeded(lambda: MODELS[self.model](width=self.width, **self.model_args), seed, self.model)
+        return seeded(
+            lambda: MODELS[self.model](width=self.width, **self.model_args), seed, self.model
+        )
 
 
 def seeded(make: Callable[[], torch.nn.Module], seed: int, name: str) -> torch.nn.Module:

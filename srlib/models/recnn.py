@@ -71,7 +71,9 @@ class ReCNN(ConvolutionStack):
         zero_last: bool = False,
     ) -> None:
         channels = [in_channels, *[width] * (layers - 1), 1]
-        super().__init__(channels, [kernel] * layers, partial(nn.init.kaiming_normal_, nonlinearity="relu"))
+        super().__init__(
+            channels, [kernel] * layers, partial(nn.init.kaiming_normal_, nonlinearity="relu")
+        )
         self.residual = residual
         if zero_last:
             zero(self.get_submodule(f"conv{layers}"))
@@ -91,4 +93,6 @@ class SRCNN3D(ConvolutionStack):
     """
 
     def __init__(self, width: int = 64, kernels: Sequence[int] = (9, 1, 5)) -> None:
-        super().__init__([1, width, width // 2, 1], kernels, partial(nn.init.normal_, std=0.001), "replicate")
+        super().__init__(
+            [1, width, width // 2, 1], kernels, partial(nn.init.normal_, std=0.001), "replicate"
+        )

@@ -47,7 +47,9 @@ class RobustSR(nn.Module):
     def resolve(self, scan: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
         """The same from a scan (B, 1, X, Y, Z) and the maps' values (B, 15)."""
         sharp = self._filtered(scan, told.unflatten(1, (3, TOLD)))
-        first, *gains = self.gains(told).unflatten(1, (-1, self.first.out_channels, 1, 1, 1)).unbind(1)
+        first, *gains = (
+            self.gains(told).unflatten(1, (-1, self.first.out_channels, 1, 1, 1)).unbind(1)
+        )
         shape = scan.shape[2:]
         both = torch.cat([sharp, sharp - scan], dim=1)
         packed = pack(padded(both, PACK, "replicate"))
@@ -71,7 +73,9 @@ class RobustSR(nn.Module):
         for axis in range(3):
             reach = [REACH if a == axis else 0 for a in range(3)]
             kernel = kernels[:, axis].float().view(-1, 1, *(2 * r + 1 for r in reach))
-            around = functional.pad(y, [r for r in reversed(reach) for _ in range(2)], mode="replicate")
+            around = functional.pad(
+                y, [r for r in reversed(reach) for _ in range(2)], mode="replicate"
+            )
             with torch.autocast(y.device.type, enabled=False):
                 y = y + functional.conv3d(around, kernel, groups=len(scan))
         return y.movedim(0, 1)

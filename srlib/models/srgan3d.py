@@ -45,9 +45,15 @@ class SRGAN3D(nn.Module):
         if not set(self.factor) <= {1, 2, 4, 8}:
             raise InputError(f"factor: expected 1, 2, 4 or 8 per axis, got {factor}")
         if upsampler == "subpixel" and width % 4:
-            raise InputError(f"width: expected a multiple of 4 for the subpixel upsampler, got {width}")
+            raise InputError(
+                f"width: expected a multiple of 4 for the subpixel upsampler, got {width}"
+            )
         coarse, fine = choose(UPSAMPLERS, upsampler, "upsampler")
-        steps = [tuple(2 if f > done else 1 for f in self.factor) for done in (1, 2, 4) if done < max(self.factor)]
+        steps = [
+            tuple(2 if f > done else 1 for f in self.factor)
+            for done in (1, 2, 4)
+            if done < max(self.factor)
+        ]
         self.first = nn.Conv3d(in_channels, width, 3, padding=1, bias=False)
         self.first_norm = nn.Sequential(nn.BatchNorm3d(width), nn.LeakyReLU(SLOPE, inplace=True))
         self.blocks = nn.ModuleList(
@@ -115,11 +121,15 @@ class Discriminator3D(Judge):
     as PyTorch's do (ours; the code's start, normal with std 0.1, gives scores of some tens).
     """
 
-    def __init__(self, width: int = 32, patch_size: int | Sequence[int] = (128, 128, 92), slope: float = 0.3) -> None:
+    def __init__(
+        self, width: int = 32, patch_size: int | Sequence[int] = (128, 128, 92), slope: float = 0.3
+    ) -> None:
         def norm(maps: int, size: tuple[int, ...]) -> nn.Module:
             return nn.BatchNorm3d(maps, track_running_stats=False)
 
-        super().__init__(nn.Conv3d, norm, width, per_axis(patch_size), slope, 32 * width, least=2, bias=False)
+        super().__init__(
+            nn.Conv3d, norm, width, per_axis(patch_size), slope, 32 * width, least=2, bias=False
+        )
         _start(self)
 
 
@@ -133,7 +143,9 @@ def _upsampling(channels: int, filters: int, factor: tuple[int, ...], kind: str)
     """
     leaky = nn.LeakyReLU(SLOPE, inplace=True)
     if kind == "subpixel_nn":
-        return nn.Sequential(nn.ConvTranspose3d(channels, filters, [3 * f for f in factor], factor, factor), leaky)
+        return nn.Sequential(
+            nn.ConvTranspose3d(channels, filters, [3 * f for f in factor], factor, factor), leaky
+        )
     conv = nn.Conv3d(channels, filters, 3, padding=1)
     if kind == "subpixel":
         return nn.Sequential(conv, leaky, PixelShuffle3D(factor))

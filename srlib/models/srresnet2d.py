@@ -46,7 +46,9 @@ class SRResNet2D(SliceNetwork):
     ) -> None:
         super().__init__()
         if factor not in STEPS or form not in ("ultrasound", "ct"):
-            raise InputError(f"expected factor 2, 4, 8, ... 64 and form ultrasound or ct, got {factor}, {form!r}")
+            raise InputError(
+                f"expected factor 2, 4, 8, ... 64 and form ultrasound or ct, got {factor}, {form!r}"
+            )
         self.residual, steps, ct = residual, STEPS[factor], form == "ct"
         self.factor = (1 if ct else factor, 1, 1)
         multiple = factor if ct else 2
@@ -60,9 +62,13 @@ class SRResNet2D(SliceNetwork):
         self.down, self.body, self.up = nn.Sequential(), nn.Sequential(), nn.Sequential()
         channels, first = 1, 3 if ct else 9
         for _ in range(steps if ct else 0):
-            self.down.extend([nn.Conv2d(channels, width, 3, padding=1), nn.PixelUnshuffle(2), _prelu(4 * width)])
+            self.down.extend(
+                [nn.Conv2d(channels, width, 3, padding=1), nn.PixelUnshuffle(2), _prelu(4 * width)]
+            )
             channels = 4 * width
-        self.first = nn.Sequential(nn.Conv2d(channels, width, first, padding=first // 2), _prelu(width))
+        self.first = nn.Sequential(
+            nn.Conv2d(channels, width, first, padding=first // 2), _prelu(width)
+        )
         self.body.extend(_body(width, blocks))
         for _ in range(steps):
             conv = nn.Conv2d(width, 4 * width, 3, 1 if ct else (1, 2), padding=1)
@@ -176,4 +182,6 @@ def _cubic(x: torch.Tensor, factor: int) -> torch.Tensor:
     d = (place[:, None] - torch.arange(-2, 3, device=x.device)).abs()
     near, far = 1.5 * d**3 - 2.5 * d**2 + 1, -0.5 * d**3 + 2.5 * d**2 - 4 * d + 2
     weights = torch.where(d < 1, near, torch.where(d < 2, far, 0.0)).to(x.dtype)
-    return _interleaved(functional.conv2d(functional.pad(x, (0, 0, 2, 2), "replicate"), weights[:, None, :, None]))
+    return _interleaved(
+        functional.conv2d(functional.pad(x, (0, 0, 2, 2), "replicate"), weights[:, None, :, None])
+    )

@@ -32,7 +32,8 @@ class UNet3D(nn.Module):
         self.residual_channel = residual_channel
         features = [width * 2**level for level in range(levels)]
         self.down = nn.ModuleList(
-            _Level(a, b, momentum) for a, b in zip([in_channels, *features[:-1]], features, strict=True)
+            _Level(a, b, momentum)
+            for a, b in zip([in_channels, *features[:-1]], features, strict=True)
         )
         # of 3 n channels, n are the skip and twice as many come from below
         self.up = nn.ModuleList(_Level(3 * n, n, momentum) for n in reversed(features[:-1]))

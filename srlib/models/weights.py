@@ -12,7 +12,9 @@ from safetensors.torch import load_file, save
 from srlib.core.paths import InputError, atomic, first_line
 
 
-def save_weights(state: dict[str, torch.Tensor], path: str | Path, metadata: Mapping[str, object]) -> None:
+def save_weights(
+    state: dict[str, torch.Tensor], path: str | Path, metadata: Mapping[str, object]
+) -> None:
     """Write a state dict as safetensors; equal weights and metadata give equal bytes. InputError as ``atomic``."""
     # in one entry, since the library writes several in random order
     content = save(state, metadata={"srlib": json.dumps(metadata, sort_keys=True)})
@@ -36,8 +38,12 @@ def save_mean(first: str | Path, second: str | Path, path: str | Path, share: fl
     """
     one, other = load_weights(first), load_weights(second)
     if {k: v.shape for k, v in one.items()} != {k: v.shape for k, v in other.items()}:
-        raise InputError(f"{first} and {second} hold weights of two different networks; give two stages of one")
-    save_weights({k: v.lerp(other[k], share) for k, v in one.items()}, path, read_metadata(Path(second)))
+        raise InputError(
+            f"{first} and {second} hold weights of two different networks; give two stages of one"
+        )
+    save_weights(
+        {k: v.lerp(other[k], share) for k, v in one.items()}, path, read_metadata(Path(second))
+    )
 
 
 def start_from(network: torch.nn.Module, path: str | Path, name: str) -> None:
@@ -49,7 +55,9 @@ def start_from(network: torch.nn.Module, path: str | Path, name: str) -> None:
     for part in {"last.weight", "last.bias"} & state.keys() & own.keys():
         missing = len(own[part]) - len(state[part])
         if missing > 0:
-            state[part] = torch.cat([state[part], state[part].new_zeros(missing, *state[part].shape[1:])])
+            state[part] = torch.cat(
+                [state[part], state[part].new_zeros(missing, *state[part].shape[1:])]
+            )
     try:
         network.load_state_dict(state)
     except RuntimeError as err:

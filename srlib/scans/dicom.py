@@ -20,7 +20,9 @@ from srlib.core.paths import InputError, first_line
 SUFFIXES = (".dcm", ".dicom", ".ima")
 # the mark after the preamble, or where there is none an element of group 2 or 8,
 # with a VR or with a length
-BEGINS = re.compile(rb".{128}DICM|[\x02\x08]\0.\0([A-Z]{2}|..\0\0)|\0[\x02\x08]..[A-Z]{2}", re.DOTALL)
+BEGINS = re.compile(
+    rb".{128}DICM|[\x02\x08]\0.\0([A-Z]{2}|..\0\0)|\0[\x02\x08]..[A-Z]{2}", re.DOTALL
+)
 PLACE = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}
 SECTIONS = ("CT", "MR", "PT", "NM")  # modalities whose slices are nothing without their place
 ROUGH = 2e-3  # of directions: what three decimals leave of right angles
@@ -54,7 +56,9 @@ def is_dicom(path: str | Path) -> bool:
     """
     path = Path(path)
     with suppress(OSError):  # what cannot be read is explained by who reads it
-        return path.is_dir() or path.suffix.lower() in SUFFIXES or (path.is_file() and _begins(path))
+        return (
+            path.is_dir() or path.suffix.lower() in SUFFIXES or (path.is_file() and _begins(path))
+        )
     return False
 
 
@@ -81,20 +85,33 @@ def read_slices(path: str | Path) -> list[Slice]:
     """
     path, slices = Path(path), list(_images(path))
     if not slices:
-        raise InputError(f"{path}: no DICOM image found; give a DICOM file or the folder of one series")
+        raise InputError(
+            f"{path}: no DICOM image found; give a DICOM file or the folder of one series"
+        )
     series = sorted({s.series for s in slices})
     if len(series) > 1:
-        raise InputError(f"{path}: {len(series)} series in one folder ({series[0]}, ...); part them")
+        raise InputError(
+            f"{path}: {len(series)} series in one folder ({series[0]}, ...); part them"
+        )
     if len(slices) > 1 and (unplaced := [s.file for s in slices if s.position is None]):
-        raise InputError(f"{unplaced[0]}: one of {len(slices)} images, without a position; give it by itself")
+        raise InputError(
+            f"{unplaced[0]}: one of {len(slices)} images, without a position; give it by itself"
+        )
     grids = [(s.shape, *np.round([*s.axes.flat, *s.spacing], 3)) for s in slices]
     usual = slices[grids.index(Counter(grids).most_common(1)[0][0])]
     like = usual.file.name
     for s in slices:
-        near = np.allclose(s.axes, usual.axes, atol=ROUGH) and np.allclose(s.spacing, usual.spacing, atol=1e-4)
+        near = np.allclose(s.axes, usual.axes, atol=ROUGH) and np.allclose(
+            s.spacing, usual.spacing, atol=1e-4
+        )
         if s.shape != usual.shape or not near:
-            raise InputError(f"{s.file}: its size, spacing or orientation is not that of {like}; remove it")
-    return sorted(slices, key=lambda s: 0.0 if s.position is None else float(np.cross(*usual.axes) @ s.position))
+            raise InputError(
+                f"{s.file}: its size, spacing or orientation is not that of {like}; remove it"
+            )
+    return sorted(
+        slices,
+        key=lambda s: 0.0 if s.position is None else float(np.cross(*usual.axes) @ s.position),
+    )
 
 
 def affine_of(path: str | Path, slices: list[Slice]) -> np.ndarray:
@@ -122,15 +139,23 @@ def affine_of(path: str | Path, slices: list[Slice]) -> np.ndarray:
     return np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps
 
 
-def _check_line(path: str | Path, origins: np.ndarray, step: np.ndarray, stray: np.ndarray, normal: np.ndarray) -> None:
+def _check_line(
+    path: str | Path, origins: np.ndarray, step: np.ndarray, stray: np.ndarray, normal: np.ndarray
+) -> None:
     """InputError where positions ``stray`` from a line of equal steps along about the normal."""
     mm, gaps = np.linalg.norm(step), np.diff(origins @ normal)
     along = step / max(mm, 1e-3)
     decimals = next((d for d in range(6) if np.abs(origins - origins.round(d)).max() < 1e-6), 6)
     rounding = 1.2 * 10.0**-decimals * np.abs(along).sum()  # what it adds to a distance at most
-    slack = max(0.05 * mm, min(rounding, 0.3 * mm))  # where a slice is missing, a distance is 0.33 more than their mean
+    slack = max(
+        0.05 * mm, min(rounding, 0.3 * mm)
+    )  # where a slice is missing, a distance is 0.33 more than their mean
     uneven = np.abs(np.diff(origins @ along) - mm).max()
-    if along @ normal < 0.1 or np.linalg.norm(stray, axis=1).max() > slack or uneven > max(0.1 * mm, slack):
+    if (
+        along @ normal < 0.1
+        or np.linalg.norm(stray, axis=1).max() > slack
+        or uneven > max(0.1 * mm, slack)
+    ):
         raise InputError(
             f"{path}: slices are {gaps.min():.4g} to {gaps.max():.4g} mm apart along their normal, "
             "expected one distance and one line; look for missing or doubled slices"
@@ -156,7 +181,11 @@ def doubts(image: Slice) -> list[str]:
     header, found = image.header, []
     if header.PhotometricInterpretation == "MONOCHROME1":
         found.append("MONOCHROME1: larger numbers are darker, and they are kept as they are")
-    if header.get("Modality") == "CT" and "RescaleSlope" not in header and "ModalityLUTSequence" not in header:
+    if (
+        header.get("Modality") == "CT"
+        and "RescaleSlope" not in header
+        and "ModalityLUTSequence" not in header
+    ):
         found.append("a CT without RescaleSlope and RescaleIntercept: its numbers need not be HU")
     return found
 
@@ -206,10 +235,22 @@ def _slice(file: Path, image: pydicom.Dataset) -> Slice:
     unplaced = {*PLACE} - {*missing} <= {"PixelSpacing"} and modality not in SECTIONS
     _check_grey_slice(image, unplaced)
     if missing and not unplaced:
-        raise InputError(f"expected {', '.join(PLACE)}, got no {' and no '.join(missing)}; export all")
-    position, axes, spacing = (None, np.eye(3)[:2], _pixel_size(image)) if unplaced else place.values()
+        raise InputError(
+            f"expected {', '.join(PLACE)}, got no {' and no '.join(missing)}; export all"
+        )
+    position, axes, spacing = (
+        (None, np.eye(3)[:2], _pixel_size(image)) if unplaced else place.values()
+    )
     axes = axes.reshape(2, 3)
-    tags = ("Rows", "Columns", "BitsStored", "HighBit", "SliceThickness", "RescaleSlope", "RescaleIntercept")
+    tags = (
+        "Rows",
+        "Columns",
+        "BitsStored",
+        "HighBit",
+        "SliceThickness",
+        "RescaleSlope",
+        "RescaleIntercept",
+    )
     rows, columns, bits, high, thickness, slope, intercept = (_number(image, tag) for tag in tags)
     expected = {
         "Rows": ((rows or 0) >= 1, "1 or more"),
@@ -218,12 +259,19 @@ def _slice(file: Path, image: pydicom.Dataset) -> Slice:
         "RescaleSlope": (slope != 0, "another number than 0"),
         "SliceThickness": (0 <= (thickness or 0) < 1e4, "mm"),
         "PixelSpacing": (((spacing > 1e-6) & (spacing < 1e4)).all(), "mm"),
-        "ImageOrientationPatient": (np.allclose(axes @ axes.T, np.eye(2), atol=ROUGH), "directions at right angles"),
+        "ImageOrientationPatient": (
+            np.allclose(axes @ axes.T, np.eye(2), atol=ROUGH),
+            "directions at right angles",
+        ),
     }
     for tag, (sound, what) in expected.items():
         if not sound:
-            raise InputError(f"its {tag} is {image.get(tag)}, expected {what}; repair the header first")
-    if "RescaleSlope" in image or "RescaleIntercept" in image:  # pydicom ignores one where the other is missing
+            raise InputError(
+                f"its {tag} is {image.get(tag)}, expected {what}; repair the header first"
+            )
+    if (
+        "RescaleSlope" in image or "RescaleIntercept" in image
+    ):  # pydicom ignores one where the other is missing
         image.RescaleSlope, image.RescaleIntercept = 1 if slope is None else slope, intercept or 0
     series, shape = str(image.get("SeriesInstanceUID")), (int(columns), int(rows))
     return Slice(file, image, series, shape, spacing[::-1], axes, position, thickness or None)
@@ -234,11 +282,20 @@ def _check_grey_slice(image: pydicom.Dataset, unplaced: bool) -> None:
     patient may have.
     """
     frames, samples = (_number(image, tag) or 1 for tag in ("NumberOfFrames", "SamplesPerPixel"))
-    colour, several = str(image.get("PhotometricInterpretation")), "SharedFunctionalGroupsSequence" in image
+    colour, several = (
+        str(image.get("PhotometricInterpretation")),
+        "SharedFunctionalGroupsSequence" in image,
+    )
     several = several or int(frames) != 1
     if several or (not unplaced and (int(samples) != 1 or not colour.startswith("MONOCHROME"))):
-        advice = "each frame as a file of its own (enhanced series: as classic slices)" if several else "it in grey"
-        raise InputError(f"expected one grey slice per file, got {frames:g} frames, {colour}; export {advice}")
+        advice = (
+            "each frame as a file of its own (enhanced series: as classic slices)"
+            if several
+            else "it in grey"
+        )
+        raise InputError(
+            f"expected one grey slice per file, got {frames:g} frames, {colour}; export {advice}"
+        )
 
 
 def _numbers(image: pydicom.Dataset, tag: str, count: int) -> np.ndarray | None:
@@ -248,10 +305,16 @@ def _numbers(image: pydicom.Dataset, tag: str, count: int) -> np.ndarray | None:
     try:
         value = image.get(tag)
         numbers = np.array([] if value is None or value == "" else value, dtype=float).reshape(-1)
-    except Exception as err:  # pydicom and NumPy raise ValueError, TypeError, OverflowError and others
-        raise InputError(f"its {tag} cannot be read ({first_line(err)}); repair the header first") from err
+    except (
+        Exception
+    ) as err:  # pydicom and NumPy raise ValueError, TypeError, OverflowError and others
+        raise InputError(
+            f"its {tag} cannot be read ({first_line(err)}); repair the header first"
+        ) from err
     if len(numbers) and (len(numbers) != count or not (np.abs(numbers) < 1e9).all()):
-        raise InputError(f"its {tag} is {value}, expected {count} finite numbers; repair the header first")
+        raise InputError(
+            f"its {tag} is {value}, expected {count} finite numbers; repair the header first"
+        )
     return numbers if len(numbers) else None
 
 
@@ -262,19 +325,32 @@ def _number(image: pydicom.Dataset, tag: str) -> float | None:
 
 def _tissue(image: pydicom.Dataset) -> list[pydicom.Dataset]:
     """Regions of an ultrasound image that show tissue in two dimensions and are measured in cm."""
-    wanted = {"RegionSpatialFormat": 1, "RegionDataType": 1, "PhysicalUnitsXDirection": 3, "PhysicalUnitsYDirection": 3}
+    wanted = {
+        "RegionSpatialFormat": 1,
+        "RegionDataType": 1,
+        "PhysicalUnitsXDirection": 3,
+        "PhysicalUnitsYDirection": 3,
+    }
     regions = image.get("SequenceOfUltrasoundRegions") or ()
-    return [region for region in regions if all(region.get(tag) == value for tag, value in wanted.items())]
+    return [
+        region
+        for region in regions
+        if all(region.get(tag) == value for tag, value in wanted.items())
+    ]
 
 
 def _pixel_size(image: pydicom.Dataset) -> np.ndarray:
     """Spacing (y, x) in mm of an image that does not say where it lies; of X-rays that at the
     detector, if need be.
     """
-    sizes = [[_number(region, f"PhysicalDelta{axis}") for axis in "YX"] for region in _tissue(image)]
+    sizes = [
+        [_number(region, f"PhysicalDelta{axis}") for axis in "YX"] for region in _tissue(image)
+    ]
     found = [np.abs(size) * 10 for size in sizes if None not in size]
     if any(not np.allclose(size, found[0], rtol=1e-3) for size in found):
-        raise InputError(f"{len(found)} regions whose pixels differ in size; export each as an image of its own")
+        raise InputError(
+            f"{len(found)} regions whose pixels differ in size; export each as an image of its own"
+        )
     found += [_numbers(image, tag, 2) for tag in ("PixelSpacing", "ImagerPixelSpacing")]
     for size in found:
         if size is not None:
@@ -292,22 +368,32 @@ def pixels(image: Slice) -> np.ndarray:
     others, and for pixels that cannot be decoded.
     """
     header = image.header
-    with explained(image.file, "its pixels cannot be decoded", "copy it again, or decompress it, e.g. by dcmdjpeg"):
+    with explained(
+        image.file,
+        "its pixels cannot be decoded",
+        "copy it again, or decompress it, e.g. by dcmdjpeg",
+    ):
         stored = header.pixel_array
         if header.PhotometricInterpretation == "PALETTE COLOR":
             stored = apply_color_lut(stored, header)
         values = apply_modality_lut(stored, header) if stored.ndim == 2 else _grey(header, stored)
-        padding, limit = (_number(header, tag) for tag in ("PixelPaddingValue", "PixelPaddingRangeLimit"))
+        padding, limit = (
+            _number(header, tag) for tag in ("PixelPaddingValue", "PixelPaddingRangeLimit")
+        )
         if header.get("Modality") == "CT" and padding is not None:
             low, high = sorted((padding, padding if limit is None else limit))
-            padded = (stored.astype(np.int64) - int(low)) % 2 ** int(header.BitsAllocated) <= high - low
+            padded = (stored.astype(np.int64) - int(low)) % 2 ** int(
+                header.BitsAllocated
+            ) <= high - low
             values = np.where(padded, np.maximum(values, AIR), values)
         return np.asarray(values, dtype=np.float32).T
 
 
 def _grey(header: pydicom.Dataset, colours: np.ndarray) -> np.ndarray:
     spread = np.ptp(colours.astype(float), axis=-1)
-    boxes = [[_number(region, f"RegionLocation{side}") for side in SIDES] for region in _tissue(header)]
+    boxes = [
+        [_number(region, f"RegionLocation{side}") for side in SIDES] for region in _tissue(header)
+    ]
     boxes = [map(int, box) for box in boxes if None not in box]
     parts = [spread[top : low + 1, left : right + 1] for left, right, top, low in boxes] or [spread]
     if max(part.max(initial=0) for part in parts) > GREY * np.iinfo(colours.dtype).max:

@@ -21,7 +21,15 @@ from srlib.scans.headers import MAX_VOXELS, is_whole, opened
 from srlib.scans.volume import Volume
 
 HU_ZERO = 32768  # of DeepLesion's 16-bit PNG
-SCANS = (".nii", ".nii.gz", ".mgh", ".mgz", ".hdr", ".img", ".npz")  # what is looked for in a folder
+SCANS = (
+    ".nii",
+    ".nii.gz",
+    ".mgh",
+    ".mgz",
+    ".hdr",
+    ".img",
+    ".npz",
+)  # what is looked for in a folder
 DEEP = ("I;16", "I")  # Pillow's modes of 16 bits
 Grid = tuple[tuple[int, int, int], np.ndarray]  # shape, affine
 GEOMETRY = ("initial_radius", "final_radius", "initial_angle", "final_angle")
@@ -47,8 +55,14 @@ def scans_in(folder: str | Path) -> list[Path]:
     entries = sorted(Path(folder).glob("[!.]*"))
     pairs = {p.with_suffix("") for p in entries if p.suffix.lower() == ".hdr"}
     entries = [p for p in entries if p.suffix.lower() != ".img" or p.with_suffix("") not in pairs]
-    scans = {p for p in entries if (dicom.is_series(p) if p.is_dir() else p.name.lower().endswith(SCANS))}
-    single = {p for p in entries if scans and not p.is_dir() and p.name.upper() != "DICOMDIR" and dicom.is_dicom(p)}
+    scans = {
+        p for p in entries if (dicom.is_series(p) if p.is_dir() else p.name.lower().endswith(SCANS))
+    }
+    single = {
+        p
+        for p in entries
+        if scans and not p.is_dir() and p.name.upper() != "DICOMDIR" and dicom.is_dicom(p)
+    }
     return sorted(scans | single)
 
 
@@ -69,7 +83,9 @@ def read_shape(path: str | Path) -> tuple[int, int, int]:
     return read_grid(path)[0]
 
 
-def load_png(path: str | Path, spacing_mm: Sequence[float] = (1.0, 1.0, 1.0), deeplesion: bool = False) -> Volume:
+def load_png(
+    path: str | Path, spacing_mm: Sequence[float] = (1.0, 1.0, 1.0), deeplesion: bool = False
+) -> Volume:
     """Read an 8- or 16-bit grey PNG as (X, Y, 1): x along the image's columns, y down its rows,
     affine diag(spacing).
 
@@ -100,8 +116,15 @@ def load_npz(path: str | Path) -> Volume:
                 raise ValueError(f"it holds {len(arrays.files)}: {', '.join(arrays.files)}")
             data = arrays[arrays.files[0]]
         data = data[..., None] if data.ndim == 2 else data
-        if data.ndim != 3 or data.dtype.kind not in "iuf" or not data.size or not np.isfinite(data).all():
-            raise InputError(f"expected finite numbers (X, Y, Z), got {data.dtype} of {data.shape}; save these")
+        if (
+            data.ndim != 3
+            or data.dtype.kind not in "iuf"
+            or not data.size
+            or not np.isfinite(data).all()
+        ):
+            raise InputError(
+                f"expected finite numbers (X, Y, Z), got {data.dtype} of {data.shape}; save these"
+            )
         return Volume(data, np.eye(4))
 
 
@@ -113,9 +136,13 @@ def load_mat(path: str | Path, like: Volume) -> Volume:
     with explained(path, "not a readable MATLAB 5 file"):
         data = loadmat(path, variable_names=["out_final"]).get("out_final")
         if data is None:
-            raise InputError("it holds no variable 'out_final'; expected a file of the truncation script")
+            raise InputError(
+                "it holds no variable 'out_final'; expected a file of the truncation script"
+            )
         if data.shape != like.shape or data.dtype.kind not in "iuf":
-            raise InputError(f"expected real numbers of shape {like.shape}, got {data.dtype} of {data.shape}")
+            raise InputError(
+                f"expected real numbers of shape {like.shape}, got {data.dtype} of {data.shape}"
+            )
         return like.with_data(data)
 
 
@@ -136,7 +163,9 @@ def load_dicom(path: str | Path) -> Volume:
     slices = dicom.read_slices(path)
     voxels = len(slices) * math.prod(slices[0].shape)
     if voxels > MAX_VOXELS:
-        raise InputError(f"{path}: its headers say {voxels:,} voxels, more than {MAX_VOXELS:,}; crop it")
+        raise InputError(
+            f"{path}: its headers say {voxels:,} voxels, more than {MAX_VOXELS:,}; crop it"
+        )
     affine = dicom.affine_of(path, slices)
     for line in dicom.doubts(slices[0]):
         warnings.warn(f"{path}: {line}", ScanWarning, stacklevel=2)
@@ -168,7 +197,9 @@ def deeplesion_rows(folder: str | Path) -> list[tuple[Path, str, tuple[float, fl
         if size == [512, 512] and not noisy and min(x, y) >= 0.6 and 1 <= z <= 6 and file.is_file():
             found[file] = (split, (x, y, z))
     if not found:
-        raise InputError(f"{folder}: no slice of DL_info.csv; expected Images_png/000001_01_01/109.png, ...")
+        raise InputError(
+            f"{folder}: no slice of DL_info.csv; expected Images_png/000001_01_01/109.png, ..."
+        )
     return [(file, *found[file]) for file in sorted(found)]
 
 
@@ -185,7 +216,9 @@ def load_duke(path: str | Path, table: str | Path) -> tuple[np.ndarray, dict[str
     with explained(path, "not a readable MATLAB 5 file"):
         polar = np.asarray(loadmat(path, variable_names=["dtce"]).get("dtce", 0))
     if polar.ndim != 2 or polar.dtype.kind not in "iuf":
-        raise InputError(f"{path}: expected numbers (depth, beam) in the variable dtce, got {polar.dtype}")
+        raise InputError(
+            f"{path}: expected numbers (depth, beam) in the variable dtce, got {polar.dtype}"
+        )
     with explained(path, f"no geometry in {table}", "give the CSV that lists it"):
         row = next((r for r in read_table(table) if r["filename"] == path.name), {})
         geometry = {name: float(row[name]) for name in GEOMETRY}
@@ -209,5 +242,7 @@ def fingerprint(scan: Path) -> str:
     except OSError as err:
         raise InputError(f"{scan}: cannot be read ({err.strerror})") from err
     if not sums:
-        raise InputError(f"{scan}: {'a link that leads nowhere' if os.path.islink(scan) else 'no such file'}")
+        raise InputError(
+            f"{scan}: {'a link that leads nowhere' if os.path.islink(scan) else 'no such file'}"
+        )
     return sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()

@@ -28,9 +28,13 @@ DTYPES = ("float32", "int16", "uint8", "uint16", "int32", "same")
 SHEAR = 1e-3  # cosine between axes from which on a transform is no rotation
 FEW_LEVELS = 255  # intensities over a smaller range lose what was enhanced when they are rounded
 COMMENT = 6  # code of a comment among NIfTI's extensions
-MGH_TAG = struct.Struct(">iq")  # kind and length of what follows an MGH's footer, as in FreeSurfer's tags.h
+MGH_TAG = struct.Struct(
+    ">iq"
+)  # kind and length of what follows an MGH's footer, as in FreeSurfer's tags.h
 MGH_COMMAND = 3  # there, the kind of a command line
-ADVICE = "copy it again, or name it as what it is (.nii.gz, .nii, .mgz, .hdr, .img, .npz, .png, .dcm)"
+ADVICE = (
+    "copy it again, or name it as what it is (.nii.gz, .nii, .mgz, .hdr, .img, .npz, .png, .dcm)"
+)
 
 
 def _loaded(path: str | Path) -> nib.spatialimages.SpatialImage:
@@ -55,7 +59,9 @@ def opened(path: str | Path) -> tuple[nib.spatialimages.SpatialImage, tuple[int,
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path}: {'a link that leads nowhere' if path.is_symlink() else 'no such file'}")
+        raise InputError(
+            f"{path}: {'a link that leads nowhere' if path.is_symlink() else 'no such file'}"
+        )
     with explained(path, "unreadable scan", ADVICE):
         image = _loaded(path)
         _check_voxels(image)
@@ -65,19 +71,27 @@ def opened(path: str | Path) -> tuple[nib.spatialimages.SpatialImage, tuple[int,
 
 def _check_voxels(image: nib.spatialimages.SpatialImage) -> None:
     if not isinstance(image, nib.analyze.AnalyzeImage | nib.MGHImage):
-        raise InputError(f"expected NIfTI, MGH or Analyze, got {type(image).__name__}; convert it first")
+        raise InputError(
+            f"expected NIfTI, MGH or Analyze, got {type(image).__name__}; convert it first"
+        )
     shape, kind = tuple(map(int, image.shape)), image.get_data_dtype()
     if len(shape) < 2 or min(shape) < 1 or math.prod(shape[3:]) > 1:
-        raise InputError(f"expected a 3-D scan, got shape {shape}; split it into such, or repair its header")
+        raise InputError(
+            f"expected a 3-D scan, got shape {shape}; split it into such, or repair its header"
+        )
     if kind.kind not in "iuf":
         found = "".join(kind.names or [str(kind)])
         raise InputError(f"expected real numbers, got voxels of {found}; convert the scan first")
     if math.prod(shape) > MAX_VOXELS:
-        raise InputError(f"its header says {shape} voxels, more than {MAX_VOXELS:,}; crop or repair it")
+        raise InputError(
+            f"its header says {shape} voxels, more than {MAX_VOXELS:,}; crop or repair it"
+        )
     file = Path(image.file_map["image"].filename)
     held = file.stat().st_size
     if file.name.lower().endswith("gz") and math.prod(shape) * kind.itemsize > held * GZIP_RATIO:
-        raise InputError(f"its header says {shape} voxels, more than its {held} bytes can hold; copy it again")
+        raise InputError(
+            f"its header says {shape} voxels, more than its {held} bytes can hold; copy it again"
+        )
 
 
 def _check_place(image: nib.spatialimages.SpatialImage) -> None:
@@ -86,11 +100,15 @@ def _check_place(image: nib.spatialimages.SpatialImage) -> None:
         header = type(image.header).from_fileobj(file, check=False)
     spacing = tuple(map(float, header.get_zooms()))
     if not all(0 < mm < np.inf for mm, n in zip(spacing, image.shape, strict=False) if n > 1):
-        raise InputError(f"its header says a spacing of {spacing} mm; expected positive numbers, repair it first")
+        raise InputError(
+            f"its header says a spacing of {spacing} mm; expected positive numbers, repair it first"
+        )
     with np.errstate(all="ignore"):
         axes = image.affine[:3, :3] / voxel_sizes(image.affine)
     if not np.isfinite(image.affine).all() or not abs(np.linalg.det(axes)) >= 1e-3:
-        raise InputError("its affine is singular (a zero spacing) or not finite; repair the header first")
+        raise InputError(
+            "its affine is singular (a zero spacing) or not finite; repair the header first"
+        )
 
 
 def voxels(image: nib.spatialimages.SpatialImage) -> np.ndarray:
@@ -141,7 +159,12 @@ def doubts(path: Path) -> list[str]:
 
 
 def kept(
-    source: Path, affine: np.ndarray, made_affine: np.ndarray, shape: Sequence[int], done: str, record: Mapping
+    source: Path,
+    affine: np.ndarray,
+    made_affine: np.ndarray,
+    shape: Sequence[int],
+    done: str,
+    record: Mapping,
 ) -> nib.Nifti1Header:
     """Header of a scan of ``shape`` at ``made_affine`` that was made from ``source``, which lies at
     ``affine``.
@@ -160,12 +183,17 @@ def kept(
         for field in ("xyzt_units", "cal_min", "cal_max", "aux_file"):
             new[field] = old[field]
         moved = np.linalg.inv(affine) @ made_affine
-        for read, write in ((old.get_qform, partial(_set_qform, new)), (old.get_sform, new.set_sform)):
+        for read, write in (
+            (old.get_qform, partial(_set_qform, new)),
+            (old.get_sform, new.set_sform),
+        ):
             with suppress(Exception):  # the one that is not used may hold anything
                 matrix, code = read(coded=True)
                 if code:
                     write(matrix @ moved, code)
-    elif isinstance(image, nib.MGHImage) or ((first := dicom.first_image(source)) and first.position is not None):
+    elif isinstance(image, nib.MGHImage) or (
+        (first := dicom.first_image(source)) and first.position is not None
+    ):
         _set_qform(new, made_affine, "scanner")
         new.set_sform(made_affine, "scanner")
     if not np.allclose(new.get_best_affine(), made_affine, atol=1e-3):
@@ -193,7 +221,11 @@ def store_as(header: nib.Nifti1Header, dtype: str, source: Path, data: np.ndarra
     """
     image = _image(source) if dtype == "same" else None
     if image is not None:
-        kind, slope, inter = image.get_data_dtype().newbyteorder("="), image.dataobj.slope, image.dataobj.inter
+        kind, slope, inter = (
+            image.get_data_dtype().newbyteorder("="),
+            image.dataobj.slope,
+            image.dataobj.inter,
+        )
     else:
         own = "int16" if is_dicom(source) else "float32"
         kind, slope, inter = np.dtype(own if dtype == "same" else dtype), 1, 0
@@ -205,7 +237,9 @@ def store_as(header: nib.Nifti1Header, dtype: str, source: Path, data: np.ndarra
         ends = (np.array([low, high]) - inter) / slope
         fits = np.array_equal(np.clip(ends, least, most), ends)
         if image is not None and not fits:
-            note = f"values of {low:.4g} to {high:.4g} were clipped to what the input's {kind} holds"
+            note = (
+                f"values of {low:.4g} to {high:.4g} were clipped to what the input's {kind} holds"
+            )
         elif image is None and (not fits or high - low < FEW_LEVELS):
             slope = max((high - low) / (most - least), float(np.finfo(np.float32).tiny))
             inter = low - least * slope

@@ -25,10 +25,14 @@ class Scaling:
     scale: float
 
     def apply(self, data: np.ndarray) -> np.ndarray:
-        return ((data - np.float32(self.offset)) / np.float32(self.scale)).astype(np.float32, copy=False)
+        return ((data - np.float32(self.offset)) / np.float32(self.scale)).astype(
+            np.float32, copy=False
+        )
 
     def invert(self, data: np.ndarray) -> np.ndarray:
-        return (data * np.float32(self.scale) + np.float32(self.offset)).astype(np.float32, copy=False)
+        return (data * np.float32(self.scale) + np.float32(self.offset)).astype(
+            np.float32, copy=False
+        )
 
 
 def fit_scaling(data: np.ndarray, rule: str = "minmax") -> Scaling:
@@ -42,14 +46,18 @@ def fit_scaling(data: np.ndarray, rule: str = "minmax") -> Scaling:
     """
     low, high = float(data.min()), float(data.max())
     if not high > low:
-        raise InputError(f"the scan is constant (every voxel is {low:g}): nothing to enhance; check the file")
+        raise InputError(
+            f"the scan is constant (every voxel is {low:g}): nothing to enhance; check the file"
+        )
     if rule in ("max", "12bit", "halfmax") and low < -SIGNED * high:
         raise InputError(
             f"the rule {rule} is for scans that begin at 0, got {low:g} to {high:g}; "
             "shift it to begin at 0, or choose a model of the rule minmax"
         )
     if rule == "12bit" and not 255 < high <= 4095:
-        raise InputError(f"the rule 12bit is for scans of 0 to 4095, got one to {high:g}; use the rule minmax")
+        raise InputError(
+            f"the rule 12bit is for scans of 0 to 4095, got one to {high:g}; use the rule minmax"
+        )
     window = HU_WINDOW[1] - HU_WINDOW[0]
     rules = {
         "minmax": (low, high - low),

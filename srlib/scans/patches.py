@@ -37,7 +37,9 @@ class Tile:
     @property
     def inner(self) -> PatchLocation:
         """Where the core lies inside the outer box."""
-        return PatchLocation(tuple(np.subtract(self.core.start, self.outer.start).tolist()), self.core.size)
+        return PatchLocation(
+            tuple(np.subtract(self.core.start, self.outer.start).tolist()), self.core.size
+        )
 
 
 def per_axis(
@@ -53,9 +55,13 @@ def per_axis(
     finite, and a fraction where the kind is int.
     """
     values = (value,) * dims if np.isscalar(value) else tuple(value)
-    if len(values) != dims or not all(np.isfinite(v) and v >= least and kind(v) == v for v in values):
+    if len(values) != dims or not all(
+        np.isfinite(v) and v >= least and kind(v) == v for v in values
+    ):
         number = "whole number" if kind is int else "number"
-        raise InputError(f"{name}: expected one {number} >= {least}, or one per axis ({dims}), got {value}")
+        raise InputError(
+            f"{name}: expected one {number} >= {least}, or one per axis ({dims}), got {value}"
+        )
     return tuple(map(kind, values))
 
 
@@ -75,7 +81,9 @@ def grid_locations(
     size = per_axis(patch_size, "patch_size", len(shape))
     step = per_axis(size if stride is None else stride, "stride", len(shape))
     if any(s > p for s, p in zip(step, size, strict=True)):
-        raise InputError(f"a stride of {step} leaves gaps between patches of {size}; use at most the patch size")
+        raise InputError(
+            f"a stride of {step} leaves gaps between patches of {size}; use at most the patch size"
+        )
     axes = []
     for n, p, s, b in zip(shape, size, step, border or [0] * len(shape), strict=True):
         first = min(b, max(n - p, 0) // 2)
@@ -103,7 +111,10 @@ def extract(array: np.ndarray, location: PatchLocation) -> np.ndarray:
 
 
 def stitch(
-    patches: Iterable[np.ndarray], locations: Iterable[PatchLocation], shape: Sequence[int], margin: int = 0
+    patches: Iterable[np.ndarray],
+    locations: Iterable[PatchLocation],
+    shape: Sequence[int],
+    margin: int = 0,
 ) -> np.ndarray:
     """Put patches back into a volume of the given shape (last axes); voxels are written, never averaged.
 
@@ -121,12 +132,17 @@ def stitch(
         out[(..., *tile.core.slices)] = patch[(..., *tile.inner.slices)]
         holes[tile.core.slices] = False
     if holes.any():
-        raise InputError(f"{holes.sum()} voxels lie in no patch; use a stride of at most patch_size - 2 * margin")
+        raise InputError(
+            f"{holes.sum()} voxels lie in no patch; use a stride of at most patch_size - 2 * margin"
+        )
     return out
 
 
 def tiles(
-    shape: Sequence[int], halo: int | Sequence[int], max_voxels: float, multiple: int | Sequence[int] = 1
+    shape: Sequence[int],
+    halo: int | Sequence[int],
+    max_voxels: float,
+    multiple: int | Sequence[int] = 1,
 ) -> tuple[list[Tile], int]:
     """Tiles that share out a volume, and the voxels of the largest one, its halo included.
 
@@ -135,7 +151,9 @@ def tiles(
     networks that pool). Halo and multiple: one number, or one per axis. Where not even the smallest
     tiles fit, none are given, and their size.
     """
-    halo, multiple, core = (np.broadcast_to(v, len(shape)).tolist() for v in (halo, multiple, shape))
+    halo, multiple, core = (
+        np.broadcast_to(v, len(shape)).tolist() for v in (halo, multiple, shape)
+    )
     while True:
         axes = [_cut(*axis) for axis in zip(shape, core, halo, multiple, strict=True)]
         largest = math.prod(max(outer for *_, outer in axis) for axis in axes)

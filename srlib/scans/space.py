@@ -46,7 +46,12 @@ def same_lattice(scan: Volume, grid: Volume) -> bool:
 
 
 def resample_to(
-    scan: Volume, grid: Volume, order: int = 3, outside: float | None = None, least: float = 0.0, what: str = "the scan"
+    scan: Volume,
+    grid: Volume,
+    order: int = 3,
+    outside: float | None = None,
+    least: float = 0.0,
+    what: str = "the scan",
 ) -> Volume:
     """A scan on another grid of its world, placed by both affines; nothing is registered.
 
@@ -55,12 +60,16 @@ def resample_to(
     ``resample``. Raises InputError, which calls the scan ``what``, when it covers less than the
     share ``least`` of the grid, or nothing of it.
     """
-    if scan.shape == grid.shape and not _differ(np.linalg.inv(scan.affine) @ grid.affine, np.eye(4), grid.shape):
+    if scan.shape == grid.shape and not _differ(
+        np.linalg.inv(scan.affine) @ grid.affine, np.eye(4), grid.shape
+    ):
         return scan
     share = covered(scan, grid)
     if not share or share < least:
         seen = f"covers {int(1000 * share) / 10:g} % of" if share else "shows nothing in"
-        raise InputError(f"{what} {seen} the scan's field of view; check both headers, or crop the scan")
+        raise InputError(
+            f"{what} {seen} the scan's field of view; check both headers, or crop the scan"
+        )
     turned = _turned(scan, grid)
     if turned is None or (share < 1 and outside is None):
         return resample(scan, grid.shape, grid.affine, order, outside)

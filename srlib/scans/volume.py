@@ -63,7 +63,12 @@ def load(path: str | Path) -> Volume:
     return Volume(data, image.affine)
 
 
-def save(volume: Volume, path: str | Path, dtype: type = np.float32, header: nib.Nifti1Header | None = None) -> Path:
+def save(
+    volume: Volume,
+    path: str | Path,
+    dtype: type = np.float32,
+    header: nib.Nifti1Header | None = None,
+) -> Path:
     """Write NIfTI (``.nii``, ``.nii.gz``), ``.mgz`` or a slice as ``.png``, atomically.
 
     Integers are rounded and clipped to their range. A NIfTI ``header`` (``headers.kept``) gives
@@ -82,14 +87,18 @@ def save(volume: Volume, path: str | Path, dtype: type = np.float32, header: nib
     data = data.astype(dtype, copy=False)
     if path.suffix == ".mgz":
         if (slope, inter) != (1, 0) or dtype not in (np.uint8, np.int16, np.int32, np.float32):
-            raise InputError(f"{path}: an .mgz holds no {np.dtype(dtype)}, or no slope; choose .nii.gz")
+            raise InputError(
+                f"{path}: an .mgz holds no {np.dtype(dtype)}, or no slope; choose .nii.gz"
+            )
         image = nib.MGHImage(data, volume.affine)
     elif header is None:
         image = nib.Nifti1Image(data, volume.affine, dtype=dtype)
         image.header.set_xyzt_units("mm")
     else:
         image_type = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
-        image = image_type(data, None, header, dtype=dtype)  # given an affine, nibabel sets codes of its own
+        image = image_type(
+            data, None, header, dtype=dtype
+        )  # given an affine, nibabel sets codes of its own
         image.header.set_slope_inter(slope, inter)
     with atomic(path) as temporary:
         nib.save(image, temporary)
@@ -103,7 +112,9 @@ def _save_png(volume: Volume, path: Path, header: nib.Nifti1Header | None) -> Pa
     place are lost.
     """
     if volume.shape[2] != 1:
-        raise InputError(f"{path}: a PNG holds one slice, got {volume.shape[2]}; give a name ending in .nii.gz")
+        raise InputError(
+            f"{path}: a PNG holds one slice, got {volume.shape[2]}; give a name ending in .nii.gz"
+        )
     low, high = float(volume.data.min()), float(volume.data.max())
     grey = np.rint((volume.data[..., 0].T - low) / ((high - low) or 1.0) * 65535).astype(np.uint16)
     notes = PngInfo()
@@ -113,7 +124,9 @@ def _save_png(volume: Volume, path: Path, header: nib.Nifti1Header | None) -> Pa
     return path
 
 
-def coarse_grid(shape: Sequence[int], affine: np.ndarray, factor: Sequence[float], align: str = "center"):
+def coarse_grid(
+    shape: Sequence[int], affine: np.ndarray, factor: Sequence[float], align: str = "center"
+):
     """Grid that is ``factor`` times coarser per axis over the same field of view: (shape, affine).
 
     ``center``: spacing grows by the factor, the first voxel centre moves by (factor - 1) / 2 fine
@@ -122,7 +135,11 @@ def coarse_grid(shape: Sequence[int], affine: np.ndarray, factor: Sequence[float
     the spacing then grows by (N - 1) / (n - 1).
     """
     shape, factor = np.asarray(shape), np.asarray(factor, dtype=float)
-    count = np.ceil(shape / factor - 1e-4) if align == "center" else np.maximum(np.round(shape / factor), 1)
+    count = (
+        np.ceil(shape / factor - 1e-4)
+        if align == "center"
+        else np.maximum(np.round(shape / factor), 1)
+    )
     return _grid(shape, affine, count.astype(int), factor, align)
 
 
@@ -162,7 +179,9 @@ def resample(
     """
     matrix, offset = to_matvec(np.linalg.inv(volume.affine) @ affine)
     diagonal = np.diag(matrix)
-    if np.abs(matrix - np.diag(diagonal)).max() < 1e-6:  # same axes: SciPy's separable path, many times faster
+    if (
+        np.abs(matrix - np.diag(diagonal)).max() < 1e-6
+    ):  # same axes: SciPy's separable path, many times faster
         matrix = diagonal
     # voxel centres that coincide up to rounding must not be read from beyond the edge
     place = {"matrix": matrix, "offset": np.round(offset, 9), "output_shape": tuple(shape)}
@@ -180,7 +199,9 @@ def axcodes(volume: Volume) -> str:
 
 def describe(volume: Volume) -> str:
     """What geometry and intensities a scan has, in a line."""
-    shape, spacing = (" x ".join(f"{v:.4g}" for v in values) for values in (volume.shape, volume.spacing_mm))
+    shape, spacing = (
+        " x ".join(f"{v:.4g}" for v in values) for values in (volume.shape, volume.spacing_mm)
+    )
     intensities = f"{volume.data.min():.4g} to {volume.data.max():.4g}"
     return f"{shape} voxels of {spacing} mm, axes {axcodes(volume)}, intensities {intensities}"
 
@@ -193,7 +214,9 @@ def reorient(volume: Volume, axes: str = "RAS") -> Volume:
     return Volume(data, volume.affine @ nib.orientations.inv_ornt_aff(change, volume.shape))
 
 
-def crop_or_pad(volume: Volume, start: Sequence[int], shape: Sequence[int], outside: float | None = None) -> Volume:
+def crop_or_pad(
+    volume: Volume, start: Sequence[int], shape: Sequence[int], outside: float | None = None
+) -> Volume:
     """The box of ``shape`` voxels that begins at voxel ``start`` (may be negative).
 
     Beyond the scan it is ``outside``, its ``background`` where that is not given.

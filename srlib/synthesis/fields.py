@@ -18,7 +18,9 @@ def smooth_field(
 
 def _enlarge(image: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     """Interpolate an image (C, x, y, z) linearly to (C, X, Y, Z), corner on corner."""
-    return functional.interpolate(image[None], tuple(shape), mode="trilinear", align_corners=True)[0]
+    return functional.interpolate(image[None], tuple(shape), mode="trilinear", align_corners=True)[
+        0
+    ]
 
 
 def sample(image: torch.Tensor, displacement: torch.Tensor) -> torch.Tensor:
@@ -29,7 +31,9 @@ def sample(image: torch.Tensor, displacement: torch.Tensor) -> torch.Tensor:
     position = torch.from_numpy(np.indices(displacement.shape[1:], np.float32)) + displacement
     half = torch.tensor([max(n - 1, 1) / 2 for n in image.shape[1:]]).view(3, 1, 1, 1)
     grid = (position / half - 1).flip(0).movedim(0, -1)  # grid_sample wants (z, y, x) in [-1, 1]
-    return functional.grid_sample(image[None], grid[None], padding_mode="border", align_corners=True)[0]
+    return functional.grid_sample(
+        image[None], grid[None], padding_mode="border", align_corners=True
+    )[0]
 
 
 def integrate(velocity: torch.Tensor) -> torch.Tensor:
@@ -44,7 +48,9 @@ def integrate(velocity: torch.Tensor) -> torch.Tensor:
     return displacement
 
 
-def draw_warp(rng: np.random.Generator, shape: Sequence[int], points: int, std: float) -> torch.Tensor:
+def draw_warp(
+    rng: np.random.Generator, shape: Sequence[int], points: int, std: float
+) -> torch.Tensor:
     """A random diffeomorphic displacement (3, X, Y, Z) in voxels, integrated at half size.
 
     ``std`` is that of the velocity at the coarse points, in voxels of the full size.
@@ -91,7 +97,9 @@ def spline_matrix(n: int, places: np.ndarray, order: int) -> np.ndarray:
     """
     if order == 1:
         return linear_matrix(n, places)
-    columns = [ndimage.map_coordinates(unit, [places], order=order, mode="mirror") for unit in np.eye(n)]
+    columns = [
+        ndimage.map_coordinates(unit, [places], order=order, mode="mirror") for unit in np.eye(n)
+    ]
     return np.stack(columns, axis=1)
 
 

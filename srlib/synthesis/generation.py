@@ -12,8 +12,12 @@ class Acquisition(Part):
 
     prior: str  # modality in the table of intensity priors; "t1_lr" falls back on "t1"
     spacing_mm: tuple[Length, Length, Length] = (1.0, 1.0, 1.0)  # of its slices along the RAS axes
-    thickness_mm: tuple[Length, Length, Length] | None = None  # of its slices; None: as their spacing
-    random_mm: Length | None = None  # spacing of each axis drawn up to so much, thickness up to that, instead
+    thickness_mm: tuple[Length, Length, Length] | None = (
+        None  # of its slices; None: as their spacing
+    )
+    random_mm: Length | None = (
+        None  # spacing of each axis drawn up to so much, thickness up to that, instead
+    )
 
 
 @dataclass(frozen=True)

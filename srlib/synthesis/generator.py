@@ -11,7 +11,14 @@ from scipy.spatial.transform import Rotation
 from srlib.core.paths import InputError
 from srlib.scans.patches import per_axis
 from srlib.scans.volume import Volume, reorient
-from srlib.synthesis.fields import blur_matrix, integrate, linear_matrix, read, sampling_grid, separable
+from srlib.synthesis.fields import (
+    blur_matrix,
+    integrate,
+    linear_matrix,
+    read,
+    sampling_grid,
+    separable,
+)
 from srlib.synthesis.generation import Acquisition, Generation
 from srlib.synthesis.priors import UNDETERMINED, Label, Prior, look_up, partners
 from srlib.synthesis.slices import ISOTROPIC, Axis
@@ -170,7 +177,9 @@ def apply(
     p, g, axes = parameters, generation, parameters.axes
     wanted, got = tuple(label_map.index.shape) if g.target == "real" else (), np.shape(real)
     if got != wanted:
-        raise InputError(f"target {g.target!r}: expected {'a' if wanted else 'no'} real scan {wanted}, got {got}")
+        raise InputError(
+            f"target {g.target!r}: expected {'a' if wanted else 'no'} real scan {wanted}, got {got}"
+        )
     grid, class_of = _grid(p, label_map.index.shape), label_map.class_of
     if p.flip:  # left labels become right ones, so that left structures stay left
         grid, class_of = grid.flip(1), class_of[label_map.partner_of]
@@ -189,7 +198,9 @@ def apply(
         crisp.append(separable(image, [blur_matrix(axis.n, g.blur) for axis in axes]))
 
     images, maps = [], []
-    for image, slices, profile, move in zip(crisp, p.slices_mm, p.profile_mm, [None, *p.moves], strict=False):
+    for image, slices, profile, move in zip(
+        crisp, p.slices_mm, p.profile_mm, [None, *p.moves], strict=False
+    ):
         if move:
             image = _moved(image, move[0], axes[0].voxel)
         image = separable(image, map(Axis.acquire, axes, slices, profile, [g.order] * 3))
@@ -258,13 +269,17 @@ def _rotation(rng: np.random.Generator, degrees: float) -> np.ndarray:
     return Rotation.from_euler("XYZ", angles, degrees=True).as_matrix()
 
 
-def _coarse(rng: np.random.Generator, most: float, shape: Sequence[int], points: float, *channels: int) -> np.ndarray:
+def _coarse(
+    rng: np.random.Generator, most: float, shape: Sequence[int], points: float, *channels: int
+) -> np.ndarray:
     """Normal values at ``points`` per voxel, (channels..., x, y, z), of a std drawn up to most."""
     size = np.maximum(np.ceil(np.multiply(shape, points)), 2).astype(int)
     return rng.normal(0, rng.uniform(0, most), (*channels, *size))
 
 
-def _acquired(rng: np.random.Generator, scan: Acquisition, voxel: float) -> tuple[Sequence[float], Sequence[float]]:
+def _acquired(
+    rng: np.random.Generator, scan: Acquisition, voxel: float
+) -> tuple[Sequence[float], Sequence[float]]:
     """Spacing and thickness of an acquisition's slices in mm."""
     if scan.random_mm is None:
         return scan.spacing_mm, scan.thickness_mm or scan.spacing_mm

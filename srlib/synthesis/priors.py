@@ -179,7 +179,9 @@ def estimate_priors(
     return means, stds
 
 
-def _statistics(scan: Volume, labels: Volume, classes: Sequence[Label], rescale: bool) -> np.ndarray:
+def _statistics(
+    scan: Volume, labels: Volume, classes: Sequence[Label], rescale: bool
+) -> np.ndarray:
     """Median and scaled MAD of each class, (2, K); NaN where it has no voxel."""
     labels = resample_to(labels, scan, order=0, least=1, what="the label map")
     known = dict.fromkeys(UNDETERMINED, -1)
@@ -225,7 +227,9 @@ def read_priors(path: str | Path) -> dict[str, Prior]:
     priors = _original(path) if path.suffix == ".npy" else _tidy(path)
     for modality, (means, stds) in priors.items():
         if not np.isfinite([means, stds]).all() or min(means[1].min(), stds.min()) < 0:
-            raise InputError(f"{path}: {modality} has a number that is not finite, or a negative spread")
+            raise InputError(
+                f"{path}: {modality} has a number that is not finite, or a negative spread"
+            )
     return priors
 
 

@@ -21,7 +21,9 @@ class Axis:
     @property
     def places(self) -> np.ndarray:
         """Output voxels in voxels of the label map."""
-        return (np.arange(self.size) - (self.size - 1) / 2) * (self.spacing / self.voxel) + (self.n - 1) / 2
+        return (np.arange(self.size) - (self.size - 1) / 2) * (self.spacing / self.voxel) + (
+            self.n - 1
+        ) / 2
 
     def acquire(self, slices_mm: float, sigma_mm: float, order: int = 1) -> np.ndarray:
         """Blur by the slice profile, linear sampling of the slices, spline interpolation on the output: one matrix."""
@@ -50,4 +52,6 @@ class Axis:
         ratio = self.spacing / self.voxel
         if abs(ratio - 1) < ISOTROPIC and self.n == self.size:
             return None
-        return linear_matrix(self.n, self.places) @ blur_matrix(self.n, 0.75 * ratio if ratio > 1 else 0.5)
+        return linear_matrix(self.n, self.places) @ blur_matrix(
+            self.n, 0.75 * ratio if ratio > 1 else 0.5
+        )

@@ -55,13 +55,19 @@ class Experiment(Part):
     contrast: str = "t1"  # manifest column
     reference: str = ""  # manifest column of a second contrast, the network's second input channel
     intensity: str = "minmax"  # rule of intensity.fit_scaling, fitted on the network's input
-    frame: tuple[Count, Count, Count] | None = None  # voxels that each scan is cut or padded to, about its middle
+    frame: tuple[Count, Count, Count] | None = (
+        None  # voxels that each scan is cut or padded to, about its middle
+    )
     given: bool = False  # the manifest's lr column, where filled, is the low-resolution scan
     start: str = ""  # experiment whose trained weights the generator starts from
     start_critic: str = ""  # experiment whose trained critic the critic starts from
     segmenter: str = ""  # experiment whose trained network judges the output by its Dice
-    task_settings: Mapping[str, Settings] = field(default_factory=dict)  # of its tasks; else those of TASKS
-    sources: Mapping[str, str] = field(default_factory=dict, compare=False)  # number -> "paper", "code" or "ours: ..."
+    task_settings: Mapping[str, Settings] = field(
+        default_factory=dict
+    )  # of its tasks; else those of TASKS
+    sources: Mapping[str, str] = field(
+        default_factory=dict, compare=False
+    )  # number -> "paper", "code" or "ours: ..."
     deviations: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
@@ -98,13 +104,21 @@ class Experiment(Part):
         A whole part is replaced by its slot. Raises InputError for a name that no part has.
         """
         slots = {slot: changes.get(slot, getattr(self, slot)) for slot in SLOTS}
-        unknown = [name for name in changes if not any(name in _names(part) for part in (self, *slots.values()))]
+        unknown = [
+            name
+            for name in changes
+            if not any(name in _names(part) for part in (self, *slots.values()))
+        ]
         if unknown:
             raise InputError(f"{self.name} has no number {unknown[0]!r}")
         for slot, part in slots.items():
             own = {name: value for name, value in changes.items() if name in _names(part)}
             slots[slot] = dataclasses.replace(part, **own)
-        own = {name: value for name, value in changes.items() if name in _names(self) and name not in SLOTS}
+        own = {
+            name: value
+            for name, value in changes.items()
+            if name in _names(self) and name not in SLOTS
+        }
         return dataclasses.replace(self, **own, **slots)
 
     def _parts(self) -> tuple[Part, ...]:
@@ -128,7 +142,9 @@ def _names(part: Part) -> set[str]:
 def _fields(value: object) -> object:
     """A part as what JSON holds; ``kind`` names its class."""
     if isinstance(value, Part):
-        named = {entry.name: _fields(getattr(value, entry.name)) for entry in dataclasses.fields(value)}
+        named = {
+            entry.name: _fields(getattr(value, entry.name)) for entry in dataclasses.fields(value)
+        }
         return {**named, "kind": type(value).__name__}
     return tuple(map(_fields, value)) if isinstance(value, tuple) else value
 

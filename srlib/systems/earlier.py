@@ -42,14 +42,20 @@ def earlier(flat: Mapping[str, object]) -> dict[str, object]:
     if generation:
         inputs = [{**acquisition, "kind": "Acquisition"} for acquisition in generation["inputs"]]
         generation = {**generation, "inputs": inputs, "kind": "Generation"}
-        examples = {name: flat[name] for name in ("patch_size", "n_train")} | {"generation": generation}
+        examples = {name: flat[name] for name in ("patch_size", "n_train")} | {
+            "generation": generation
+        }
     if mixture:
         examples |= {
             "kind": "RandomDegradations",
             "samples": flat["samples"],
             "mixture": {**mixture, "kind": "Mixture"},
         }
-        prediction = {"kind": "AnyFactor", "isotropic": mixture["isotropic"], "thick": mixture["thick"]}
+        prediction = {
+            "kind": "AnyFactor",
+            "isotropic": mixture["isotropic"],
+            "thick": mixture["thick"],
+        }
     elif generation:
         spacing, laplace = {"spacing_mm": flat["spacing_mm"]}, flat["loss"] == "laplace"
         examples |= {"kind": "SyntheticScans", "with_classes": bool(flat["segmenter"]), **spacing}

@@ -35,7 +35,9 @@ def load_published(path: str | Path) -> tuple[torch.nn.Module, Experiment]:
     """
     path = Path(path)
     if path.name not in PUBLISHED and path.suffix not in (".caffemodel", ".h5"):
-        raise InputError(f"{path.name} is not a published file; expected one of {', '.join(PUBLISHED)}")
+        raise InputError(
+            f"{path.name} is not a published file; expected one of {', '.join(PUBLISHED)}"
+        )
     if not path.is_file():
         raise InputError(f"{path}: no such file; get it from its authors (see csv/README.md)")
     theirs = load(read_foreign(path))
@@ -48,7 +50,9 @@ def load_published(path: str | Path) -> tuple[torch.nn.Module, Experiment]:
         network.load_state_dict(weights, assign=True)
     except (RuntimeError, ValueError, KeyError, TypeError, OverflowError) as err:
         reason = str(err).rpartition("\n")[2].strip()
-        raise InputError(f"{path}: its tensors do not fit the published network ({reason})") from err
+        raise InputError(
+            f"{path}: its tensors do not fit the published network ({reason})"
+        ) from err
     return network, experiment
 
 
@@ -56,8 +60,12 @@ def _mdcsrn(theirs: Weights) -> Weights:
     """hz2538/E6040-super-resolution-project: 85 tensors; units are counted from 1 there."""
     ours = {}
     for name, value in theirs.items():
-        name = name.replace("conv0.", "first.").replace("recon.", "last.").replace("comp", "compress.")
-        name = re.sub(r"block(\d+)\.denselayer(\d+)", lambda m: f"blocks.{m[1]}.{int(m[2]) - 1}", name)
+        name = (
+            name.replace("conv0.", "first.").replace("recon.", "last.").replace("comp", "compress.")
+        )
+        name = re.sub(
+            r"block(\d+)\.denselayer(\d+)", lambda m: f"blocks.{m[1]}.{int(m[2]) - 1}", name
+        )
         ours[name] = value
     return ours
 
@@ -71,7 +79,11 @@ def _keras(theirs: Weights) -> Weights:
     """BBillot/SynthSR: the U-Net's layers, whose names begin with ``unet_``; those of its training
     are left out.
     """
-    unet = {name.removeprefix("unet_"): value for name, value in theirs.items() if name.startswith("unet_")}
+    unet = {
+        name.removeprefix("unet_"): value
+        for name, value in theirs.items()
+        if name.startswith("unet_")
+    }
     # of an arm's convolutions
     first = {"down": 0, "up": sum(name.startswith("bn_down_") for name in unet) // 4}
     ours = {}
@@ -84,7 +96,9 @@ def _keras(theirs: Weights) -> Weights:
             name,
         )
         kernel = value.dim() == 5  # (x, y, z, in, out)
-        ours[name[:-2] + PARTS[name[-2:]]] = value.permute(4, 3, 0, 1, 2).contiguous() if kernel else value
+        ours[name[:-2] + PARTS[name[-2:]]] = (
+            value.permute(4, 3, 0, 1, 2).contiguous() if kernel else value
+        )
     return ours
 
 
@@ -120,7 +134,9 @@ def _unet(weights: Weights, name: str) -> tuple[Experiment, int, dict[str, int]]
         if not 1 <= scans <= 2:
             raise ValueError(f"it takes {scans} scans, expected one or two")
         given = dataclasses.replace(given, inputs=given.inputs * scans, reliability=maps)
-        experiment = SYNTHSR_PUBLISHED.changed(generation=given, reference="t2" if scans > 1 else "")
+        experiment = SYNTHSR_PUBLISHED.changed(
+            generation=given, reference="t2" if scans > 1 else ""
+        )
     if outputs == 2:
         experiment = experiment.changed(loss="laplace", laplace=True)
     size = {"levels": levels, "in_channels": channels, "out_channels": outputs}

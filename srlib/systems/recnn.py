@@ -61,10 +61,15 @@ RECNN_MULTI = RECNN.changed(
     reference="t2",
     model_args={**RECNN.network.model_args, "in_channels": 2},
     patch_size=25,
-    sources={**RECNN.sources, "patch_size": "code: 25x25x25 in the deployed network (21 in the generator's default)"},
+    sources={
+        **RECNN.sources,
+        "patch_size": "code: 25x25x25 in the deployed network (21 in the generator's default)",
+    },
 )
 
-_CENTRED = "the low-resolution grid keeps the field of view, where the code's keeps the corner voxels"
+_CENTRED = (
+    "the low-resolution grid keeps the field of view, where the code's keeps the corner voxels"
+)
 _WHOLE = "odd sizes are not cut to a multiple of the factor before degrading"
 _ZERO = "the last layer starts at zero, so that training starts from the interpolated scan"
 
@@ -80,7 +85,11 @@ RECNN_X2, RECNN_X2X3, RECNN_X2_T2 = (
     )
     for published, name, zero_last in (
         (RECNN, "recnn_x2", True),
-        (RECNN_20, "recnn_x2x3", False),  # 20 layers do not leave the interpolated scan when they start from it
+        (
+            RECNN_20,
+            "recnn_x2x3",
+            False,
+        ),  # 20 layers do not leave the interpolated scan when they start from it
         (RECNN_MULTI, "recnn_x2_t2", True),
     )
 )
@@ -127,5 +136,12 @@ EXPERIMENTS = (
     SRCNN3D,
 )
 
-_SMALL = {"width": 16, "n_train": 5, "max_steps": 600, "samples": 200, "patch_size": 21, "batch_size": 2}
+_SMALL = {
+    "width": 16,
+    "n_train": 5,
+    "max_steps": 600,
+    "samples": 200,
+    "patch_size": 21,
+    "batch_size": 2,
+}
 QUICK = {e.name: _SMALL for e in EXPERIMENTS}

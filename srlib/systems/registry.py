@@ -15,9 +15,18 @@ BUDGET = ("max_steps", "critic_steps", "n_train", "samples", "batch_size", "patc
 _SMOKE = {"width": 4, "patch_size": 16, "batch_size": 1, "n_train": 1, "max_steps": 4}
 PROFILES: dict[str, dict[str, dict[str, int]]] = {
     "paper": {name: {} for name in EXPERIMENTS},
-    "quick": {**mdcsrn.QUICK, **recnn.QUICK, **srgan3d.QUICK, **srresnet2d.QUICK, **synthsr.QUICK, **robust.QUICK},
+    "quick": {
+        **mdcsrn.QUICK,
+        **recnn.QUICK,
+        **srgan3d.QUICK,
+        **srresnet2d.QUICK,
+        **synthsr.QUICK,
+        **robust.QUICK,
+    },
     "smoke": {
-        name: {**_SMOKE, "max_steps": 12, "critic_steps": 3} if hasattr(experiment.game, "critic_steps") else _SMOKE
+        name: {**_SMOKE, "max_steps": 12, "critic_steps": 3}
+        if hasattr(experiment.game, "critic_steps")
+        else _SMOKE
         for name, experiment in EXPERIMENTS.items()
     }
     | {e.name: {**_SMOKE, "patch_size": (32, 32, 1)} for e in srresnet2d.EXPERIMENTS}
@@ -29,7 +38,10 @@ PROFILES: dict[str, dict[str, dict[str, int]]] = {
 
 def get(name: str, profile: str = "paper") -> Experiment:
     """An experiment with its profile's budget; InputError for an unknown name or profile."""
-    shrunk, experiment = choose(PROFILES, profile, "profile"), choose(EXPERIMENTS, name, "experiment")
+    shrunk, experiment = (
+        choose(PROFILES, profile, "profile"),
+        choose(EXPERIMENTS, name, "experiment"),
+    )
     return experiment.changed(**shrunk.get(name, {}))
 
 
@@ -37,7 +49,12 @@ def numbers(name: str, profile: str) -> list[dict[str, object]]:
     """An experiment's numbers in a row each: as published, in a profile, and where they come from."""
     paper, used = get(name), get(name, profile)
     return [
-        {"number": path, "published": paper.number(path), f"profile {profile}": used.number(path), "source": source}
+        {
+            "number": path,
+            "published": paper.number(path),
+            f"profile {profile}": used.number(path),
+            "source": source,
+        }
         for path, source in paper.sources.items()
     ]
 
@@ -50,7 +67,9 @@ def from_json(text: str) -> Experiment:
         prose = {name: getattr(known, name) for name in PROSE} if known else {}
         experiment = from_fields(fields if "schema" in fields else earlier(fields), prose)
         for task in experiment.task_settings:
-            experiment.pairs.degradation(task)  # or settings that are none would be found much later
+            experiment.pairs.degradation(
+                task
+            )  # or settings that are none would be found much later
         return experiment
     except (TypeError, ValueError, KeyError, IndexError, AttributeError) as err:
         raise InputError(

@@ -17,7 +17,9 @@ SRGAN3D = Experiment(
     frame=(224, 224, 152),
     intensity="halfmax",
     network=Network("srgan3d", 32, {"blocks": 6, "factor": (4, 4, 4), "upsampler": "subpixel"}),
-    examples=ScanPatches(patch_size=(128, 128, 92), n_train=470, stride=(112, 112, 76), per_patch=True),
+    examples=ScanPatches(
+        patch_size=(128, 128, 92), n_train=470, stride=(112, 112, 76), per_patch=True
+    ),
     training=Training(
         max_steps=18_800,
         batch_size=2,
@@ -103,10 +105,19 @@ SRGAN3D_RES, SRGAN3D_RES_NN, SRGAN3D_RES_RC = (
         schedule="cosine",
         schedule_args={},
         sources={
-            **{k: v for k, v in SRGAN3D_X2.sources.items() if not k.startswith(("game", "schedule"))},
+            **{
+                k: v
+                for k, v in SRGAN3D_X2.sources.items()
+                if not k.startswith(("game", "schedule"))
+            },
             "learning_rate": "ours: 1e-3, cosine to zero",
         },
-        deviations=(SRGAN3D.deviations[0], *SRGAN3D_X2.deviations[2:], *_RESIDUAL, "no discriminator"),
+        deviations=(
+            SRGAN3D.deviations[0],
+            *SRGAN3D_X2.deviations[2:],
+            *_RESIDUAL,
+            "no discriminator",
+        ),
     )
     for upsampler in ("subpixel", "subpixel_nn", "nn_resize")
 )
@@ -141,4 +152,6 @@ EXPERIMENTS = (
 )  # fmt: skip
 
 _SMALL = {"width": 16, "n_train": 5, "patch_size": 32, "batch_size": 2}
-QUICK = {e.name: {**_SMALL, "max_steps": 300 if e.game == Supervised() else 100} for e in EXPERIMENTS}
+QUICK = {
+    e.name: {**_SMALL, "max_steps": 300 if e.game == Supervised() else 100} for e in EXPERIMENTS
+}

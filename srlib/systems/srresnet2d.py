@@ -40,7 +40,10 @@ SRRESNET_US = Experiment(
         "patch_size": "code: 512 x 512, one slice",
         "learning_rate": "code: Adam, 1e-4, beta1 0.9",
     },
-    deviations=(*_PUBLISHED, "intensities are scaled to [0, 1] by the minimum and maximum of the input"),
+    deviations=(
+        *_PUBLISHED,
+        "intensities are scaled to [0, 1] by the minimum and maximum of the input",
+    ),
 )
 
 SRRESNET_CT = SRRESNET_US.changed(
@@ -74,12 +77,18 @@ def _variants(base: Experiment) -> tuple[Experiment, ...]:
     used = joint.changed(
         name=f"srgan_{name}_code",
         game=dataclasses.replace(SRGAN, weight=1e-3),
-        sources={**weight, "game.weight": "code: in fact 1 beside L1 x 1,000, the configured 0.001 is not used"},
+        sources={
+            **weight,
+            "game.weight": "code: in fact 1 beside L1 x 1,000, the configured 0.001 is not used",
+        },
     )
     residual = base.changed(
         name=f"{base.name}_res",
         model="srresnet2d_res",
-        model_args={"blocks": 5, "factor": base.network.model_args["factor"] if base.prediction.coarse else 1},
+        model_args={
+            "blocks": 5,
+            "factor": base.network.model_args["factor"] if base.prediction.coarse else 1,
+        },
         batch_size=16,
         patch_size=(96, 96, 1),
         sampling="random",
@@ -106,8 +115,16 @@ def _variants(base: Experiment) -> tuple[Experiment, ...]:
         game=dataclasses.replace(SRGAN, weight=1e-3),
         learning_rate=1e-4,
         schedule="constant",
-        sources={**residual.sources, "learning_rate": "code: 1e-4", "game.weight": "code: as srgan_*_code"},
-        deviations=(*residual.deviations[:-1], "random patches in batches of 16", "the discriminator is a new one"),
+        sources={
+            **residual.sources,
+            "learning_rate": "code: 1e-4",
+            "game.weight": "code: as srgan_*_code",
+        },
+        deviations=(
+            *residual.deviations[:-1],
+            "random patches in batches of 16",
+            "the discriminator is a new one",
+        ),
     )
     similar = base.changed(name=f"{base.name}_ssim", loss="ssim_l1_l2",
         sources={**base.sources, "loss": "code's option: 0.8 SSIM + 0.1 L1 + 0.1 L2"},
@@ -116,7 +133,10 @@ def _variants(base: Experiment) -> tuple[Experiment, ...]:
         name=f"{base.name}_cyclic",
         schedule="cyclic",
         schedule_args={"low": 0.1, "up": 4_000},
-        sources={**base.sources, "schedule_args": "ours: code's option, from a tenth up in two epochs and back"},
+        sources={
+            **base.sources,
+            "schedule_args": "ours: code's option, from a tenth up in two epochs and back",
+        },
     )
     return base, critic, joint, used, residual, fooled, similar, cyclic
 
@@ -125,7 +145,11 @@ EXPERIMENTS = (*_variants(SRRESNET_US), *_variants(SRRESNET_CT))
 
 _SMALL = {"width": 16, "n_train": 6, "patch_size": (64, 64, 1)}
 QUICK = {
-    e.name: {**_SMALL, "batch_size": min(e.training.batch_size, 4), "max_steps": 200 if e.game == Supervised() else 40}
+    e.name: {
+        **_SMALL,
+        "batch_size": min(e.training.batch_size, 4),
+        "max_steps": 200 if e.game == Supervised() else 40,
+    }
     for e in EXPERIMENTS
 }
 QUICK["srresnet_us_res"] |= {"width": 24, "max_steps": 450}

@@ -13,7 +13,13 @@ _T1, _T1_LR, _T2 = (
     Acquisition("t1_lr", (1.0, 1.0, 3.0)),
     Acquisition("t2", (1.0, 4.5, 1.0), (1.0, 3.0, 1.0)),
 )
-_MILD = {"scaling": 0.1, "rotation_deg": 8.0, "shear": 0.01, "warp_std": 2.0, "bias_std": 0.2}  # of the cases 3 to 6
+_MILD = {
+    "scaling": 0.1,
+    "rotation_deg": 8.0,
+    "shear": 0.01,
+    "warp_std": 2.0,
+    "bias_std": 0.2,
+}  # of the cases 3 to 6
 _SOURCES = {
     "task": "ours: on which it is compared with interpolation",
     "width": "paper: 24 features",
@@ -85,7 +91,10 @@ SYNTHSR_2 = SYNTHSR_2.changed(sources={**_SOURCES, "spacing_mm": "code: 1.5 mm i
 SYNTHSR_ANY = SYNTHSR_4.changed(
     name="synthsr_any",
     generation=Generation((Acquisition("t1_lr", random_mm=9.0),), target="t1_hr"),
-    sources={**_SOURCES, "task": "ours, for comparison: each axis of its inputs has a spacing from 1 to 9 mm"},
+    sources={
+        **_SOURCES,
+        "task": "ours, for comparison: each axis of its inputs has a spacing from 1 to 9 mm",
+    },
 )
 
 _SQUARED = (
@@ -133,12 +142,22 @@ SYNTHSR_LAPLACE = SYNTHSR_THICK.changed(
         "loss": "code: likelihood of a Laplace distribution",
         "learning_rate": "ours: 5e-4, cosine to zero",
     },
-    deviations=(*_GEOMETRY, _OURS[0], *_OURS[2:], "training goes on from the network without uncertainty, at 5e-4"),
+    deviations=(
+        *_GEOMETRY,
+        _OURS[0],
+        *_OURS[2:],
+        "training goes on from the network without uncertainty, at 5e-4",
+    ),
 )
 # segments synthetic T1 of 1 mm; out_channels is the number of classes, known when it is trained
 SYNTHSR_SEGMENTER = SYNTHSR_THICK.changed(
     name="synthsr_segmenter",
-    model_args={**SYNTHSR_1.network.model_args, "in_channels": 1, "out_channels": 0, "momentum": 0.02},
+    model_args={
+        **SYNTHSR_1.network.model_args,
+        "in_channels": 1,
+        "out_channels": 0,
+        "momentum": 0.02,
+    },
     loss="dice",
     generation=Generation((Acquisition("t1_hr"),), target="classes", reliability=False),
     sources={**_OURS_SOURCES, "loss": "code: Dice"},
@@ -218,13 +237,17 @@ SYNTHSR_PUBLISHED = SYNTHSR_1.changed(
         "learning_rate": "code: Adam, 1e-4",
         "loss": "code: absolute error",
     },
-    deviations=("the weights were trained by their authors, on synthetic scans drawn from label maps, not on pairs",),
+    deviations=(
+        "the weights were trained by their authors, on synthetic scans drawn from label maps, not on pairs",
+    ),
 )
 # T1 and T2 of a 64 mT scanner; the network's output is added to the T1
 SYNTHSR_HYPERFINE = SYNTHSR_PUBLISHED.changed(
     name="synthsr_hyperfine",
     generation=Generation(
-        (Acquisition("t1", (1.5, 1.5, 5.0)), Acquisition("t2", (1.5, 1.5, 5.0))), target="real", reliability=False
+        (Acquisition("t1", (1.5, 1.5, 5.0)), Acquisition("t2", (1.5, 1.5, 5.0))),
+        target="real",
+        reliability=False,
     ),
     reference="t2",
     output="hyperfine",

@@ -37,15 +37,24 @@ class Model:
         """What ``predict`` will make of a scan; InputError for what the model does not take."""
         return self.experiment.prediction.plan(scan, self.network, self.experiment.pairs, request)
 
-    def predict(self, scan: Volume, request: Request | None = None, **options: object) -> Prediction:
+    def predict(
+        self, scan: Volume, request: Request | None = None, **options: object
+    ) -> Prediction:
         """What the network makes of a scan; options and errors as ``prediction.predict``."""
         return predict(
-            scan, self.network, self.experiment.pairs, self.experiment.prediction, request or Request(), **options
+            scan,
+            self.network,
+            self.experiment.pairs,
+            self.experiment.prediction,
+            request or Request(),
+            **options,
         )
 
     def predict_pair(self, pair: Pair, **options: object) -> Volume:
         """What the network makes of a degraded scan; options and errors as ``prediction.predict_pair``."""
-        return predict_pair(pair, self.network, self.experiment.pairs, self.experiment.prediction, **options)
+        return predict_pair(
+            pair, self.network, self.experiment.pairs, self.experiment.prediction, **options
+        )
 
 
 def find_weights(name: str | Path) -> Path:
@@ -62,8 +71,14 @@ def find_weights(name: str | Path) -> Path:
     if "/" in name or os.sep in name or name.startswith((".", "~")):
         if inside.is_file():
             return inside
-        wanted = "has no model.safetensors; give the folder of a finished run" if path.is_dir() else "no such file"
-        raise InputError(f"{name}: {wanted}, or a name without a path: shipped, published, an experiment or a run_id")
+        wanted = (
+            "has no model.safetensors; give the folder of a finished run"
+            if path.is_dir()
+            else "no such file"
+        )
+        raise InputError(
+            f"{name}: {wanted}, or a name without a path: shipped, published, an experiment or a run_id"
+        )
     given = shipped_file(name) or published_file(name)
     found = [p for p in (given, inside.is_file() and inside, *_runs(name)) if p]
     if not found:
@@ -71,7 +86,9 @@ def find_weights(name: str | Path) -> Path:
             f"{name}: no such weights; give a .safetensors file, a published one, or an experiment that was trained here"
         )
     if len(found) > 1:
-        _say(f"{name}: taking {found[0]}; for other weights of this name give a path: {', '.join(map(str, found[1:]))}")
+        _say(
+            f"{name}: taking {found[0]}; for other weights of this name give a path: {', '.join(map(str, found[1:]))}"
+        )
     return found[0]
 
 
@@ -97,7 +114,9 @@ def load_network(path: str | Path) -> tuple[torch.nn.Module, Experiment]:
     """
     metadata = read_metadata(path)
     if "experiment" not in metadata:
-        raise InputError(f"{path}: no experiment is written in it; expected weights made by 'srlib train'")
+        raise InputError(
+            f"{path}: no experiment is written in it; expected weights made by 'srlib train'"
+        )
     try:
         experiment = from_json(metadata["experiment"])
         network = experiment.network.build()
@@ -105,7 +124,9 @@ def load_network(path: str | Path) -> tuple[torch.nn.Module, Experiment]:
     except InputError as err:
         raise InputError(f"{path}: {err}") from err
     except RuntimeError as err:
-        raise InputError(f"{path}: its weights do not fit {experiment.network.model} ({first_line(err)})") from err
+        raise InputError(
+            f"{path}: its weights do not fit {experiment.network.model} ({first_line(err)})"
+        ) from err
     return network, experiment
 
 
@@ -147,13 +168,19 @@ def super_resolve(
     Warns once, by a ScanWarning with a line each, of what is doubtful in scan or result.
     """
     request = Request(_tuple(factor), _tuple(spacing_mm), _tuple(zero_filled), align, ct, flip)
-    name, made = _predict(scan, model, request, reference=reference, max_memory_gb=max_memory_gb, progress=progress)
+    name, made = _predict(
+        scan, model, request, reference=reference, max_memory_gb=max_memory_gb, progress=progress
+    )
     warn(made.warnings, name)
     return made.image
 
 
 def super_resolve_with_uncertainty(
-    scan: Volume | str | Path, model: Model | str | Path, *, request: Request | None = None, **options: object
+    scan: Volume | str | Path,
+    model: Model | str | Path,
+    *,
+    request: Request | None = None,
+    **options: object,
 ) -> tuple[Volume, Volume | None]:
     """What ``super_resolve`` gives, and the scale b of a Laplace distribution about each of its voxels, in its units.
 

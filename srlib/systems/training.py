@@ -18,7 +18,11 @@ from srlib.training.fit import Machine, check_numbers, fit
 from srlib.training.store import PatchStore
 from srlib.training.validation import board_writer, snapshot_writer, validation
 
-STARTS = {"generator": "start", "critic": "start_critic", "segmenter": "segmenter"}  # kind of weights -> field, option
+STARTS = {
+    "generator": "start",
+    "critic": "start_critic",
+    "segmenter": "segmenter",
+}  # kind of weights -> field, option
 
 
 def train(
@@ -67,15 +71,23 @@ def train(
     experiment = experiment.changed(network=examples.fitted(experiment.network, tables))
     hashes = tables.hashes() if tables else {}
     if segmenter and read_metadata(segmenter).get("classes") != hashes.get("classes"):
-        raise InputError(f"{segmenter}: trained with another table of classes than {classes}; train it with this one")
+        raise InputError(
+            f"{segmenter}: trained with another table of classes than {classes}; train it with this one"
+        )
     train, val = examples.select(train), examples.select_val(val)
     _check_amounts(experiment, processes, len(train) or bool(store), len(val) or not snapshots)
-    dataset = _read_store(store, experiment, seed) if store else examples.open(train, pairs, seed=seed, tables=tables)
+    dataset = (
+        _read_store(store, experiment, seed)
+        if store
+        else examples.open(train, pairs, seed=seed, tables=tables)
+    )
     facts = {
         "experiment": experiment.to_json(),
         "seed": int(seed),
         "results_version": RESULTS_VERSION,
-        "train": {} if store else checkpoints.contents(train, lambda subject: examples.columns(pairs, subject)),
+        "train": {}
+        if store
+        else checkpoints.contents(train, lambda subject: examples.columns(pairs, subject)),
         "val": checkpoints.contents(val, lambda subject: examples.columns(pairs, subject)),
         "store": sha256(store) if store else "",
         "starts": {kind: weights_hash(path) for kind, path in starts.items() if path},
@@ -121,7 +133,11 @@ def _check_starts(experiment: Experiment, starts: Mapping[str, object]) -> None:
     for kind, option in STARTS.items():
         name, given = getattr(experiment, option), starts[kind]
         if bool(name) != bool(given):
-            wanted = f"the {kind} weights of {name!r}; give them by" if name else f"no {kind} weights; leave out"
+            wanted = (
+                f"the {kind} weights of {name!r}; give them by"
+                if name
+                else f"no {kind} weights; leave out"
+            )
             flag = f"--{option.replace('_', '-')}"
             raise InputError(f"{experiment.name} expects {wanted} {flag} (in Python: {option})")
 
@@ -159,4 +175,6 @@ def _check_amounts(experiment: Experiment, processes: int, train: int, val: int)
             f"no training subject: {experiment.name} needs a row of the manifest of the split train, with {reads}"
         )
     if not val:
-        raise InputError("snapshots show a validation scan; give at least one row of the manifest the split val")
+        raise InputError(
+            "snapshots show a validation scan; give at least one row of the manifest the split val"
+        )

@@ -19,7 +19,9 @@ from srlib.scans.formats import fingerprint
 SHOWN = 4  # differences between two runs, at most, in one line
 
 
-def contents(subjects: Sequence[Subject], columns: Callable[[Subject], Sequence[str]]) -> dict[str, dict[str, str]]:
+def contents(
+    subjects: Sequence[Subject], columns: Callable[[Subject], Sequence[str]]
+) -> dict[str, dict[str, str]]:
     """SHA-256 of every file that training reads of subjects, by their names and ``columns``.
 
     Raises InputError for a file that cannot be read or is missing, and for two subjects of one name.
@@ -28,7 +30,9 @@ def contents(subjects: Sequence[Subject], columns: Callable[[Subject], Sequence[
     for subject in subjects:
         if subject.name in found:
             raise InputError(f"two subjects are called {subject.name}; give each a name of its own")
-        found[subject.name] = {column: fingerprint(subject.file(column)) for column in columns(subject)}
+        found[subject.name] = {
+            column: fingerprint(subject.file(column)) for column in columns(subject)
+        }
     return found
 
 
@@ -46,10 +50,16 @@ class Identity:
         the file was written counts as its default.
         """
         if "results_version" not in found:
-            return "it is of an earlier srlib, which knew scans by their size and not by their content"
+            return (
+                "it is of an earlier srlib, which knew scans by their size and not by their content"
+            )
         old, new = dict(self._leaves(found)), dict(self._leaves(self.facts))
-        names = [name for name in dict.fromkeys([*new, *old]) if old.get(name, ...) != new.get(name, ...)]
-        shown = [f"{name} {_short(old.get(name))} -> {_short(new.get(name))}" for name in names[:SHOWN]]
+        names = [
+            name for name in dict.fromkeys([*new, *old]) if old.get(name, ...) != new.get(name, ...)
+        ]
+        shown = [
+            f"{name} {_short(old.get(name))} -> {_short(new.get(name))}" for name in names[:SHOWN]
+        ]
         return ", ".join(shown) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
     def _leaves(self, value: object, name: str = "") -> Iterator[tuple[str, object]]:
@@ -87,7 +97,11 @@ def stamp(path: Path) -> tuple[int, int] | None:
 
 
 def save(
-    path: Path, identity: Identity, progress: Mapping[str, object], players: object, seen: tuple[int, int] | None
+    path: Path,
+    identity: Identity,
+    progress: Mapping[str, object],
+    players: object,
+    seen: tuple[int, int] | None,
 ) -> tuple[int, int] | None:
     """Write a training's progress and the players' states in place of the file with the stamp ``seen``; its new stamp.
 
@@ -96,7 +110,10 @@ def save(
     if stamp(path) not in (None, seen):
         read(path, identity)
     content = io.BytesIO()  # in memory first, since torch makes other errors of a full disk
-    torch.save({"identity": identity.facts, **progress, **states(players), "source": source_hash()}, content)
+    torch.save(
+        {"identity": identity.facts, **progress, **states(players), "source": source_hash()},
+        content,
+    )
     with atomic(path) as temporary:
         temporary.write_bytes(content.getbuffer())
     return stamp(path)
@@ -137,10 +154,15 @@ def remove(path: Path, identity: Identity) -> None:
 def states(players: object) -> dict[str, dict[str, dict]]:
     """The state dicts of the players' networks and optimisers, by name, as a checkpoint holds them."""
     parts = {"networks": players.networks, "optimizers": players.optimizers}
-    return {kind: {name: part.state_dict() for name, part in held.items()} for kind, held in parts.items()}
+    return {
+        kind: {name: part.state_dict() for name, part in held.items()}
+        for kind, held in parts.items()
+    }
 
 
-def resume(state: Mapping[str, object], players: object, device: torch.device, path: Path) -> tuple[int, list, list]:
+def resume(
+    state: Mapping[str, object], players: object, device: torch.device, path: Path
+) -> tuple[int, list, list]:
     """Load what ``read`` gave into players: (step, history, losses since its last row).
 
     Raises InputError when its networks are of other shapes.
@@ -151,7 +173,9 @@ def resume(state: Mapping[str, object], players: object, device: torch.device, p
         for kind, held in states(players).items():
             for name in held:
                 getattr(players, kind)[name].load_state_dict(state[kind][name])
-        pending = [{name: loss.to(device) for name, loss in losses.items()} for losses in state["pending"]]
+        pending = [
+            {name: loss.to(device) for name, loss in losses.items()} for losses in state["pending"]
+        ]
         return state["step"], state["history"], pending
     except (RuntimeError, ValueError, KeyError, AttributeError) as err:
         raise InputError(
@@ -159,7 +183,9 @@ def resume(state: Mapping[str, object], players: object, device: torch.device, p
         ) from err
 
 
-def require_finite(players: object, pending: Sequence[Mapping[str, torch.Tensor]], step: int, checkpoint: Path) -> None:
+def require_finite(
+    players: object, pending: Sequence[Mapping[str, torch.Tensor]], step: int, checkpoint: Path
+) -> None:
     """Raise InputError when a loss since the last row, a weight, a statistic or an optimiser's state is inf or nan."""
     found, held = states(players), {}
     for losses in pending:
@@ -168,9 +194,13 @@ def require_finite(players: object, pending: Sequence[Mapping[str, torch.Tensor]
     for name, state in found["optimizers"].items():
         held[name] = list(found["networks"][name].values())
         held[f"{name}'s optimizer"] = [v for part in state["state"].values() for v in part.values()]
-    tensors = [(name, value) for name, values in held.items() for value in values if torch.is_tensor(value)]
+    tensors = [
+        (name, value) for name, values in held.items() for value in values if torch.is_tensor(value)
+    ]
     device = next(players.networks["generator"].parameters()).device
-    finite = torch.stack([value.isfinite().all().to(device) for _, value in tensors]).tolist()  # the one wait for a GPU
+    finite = torch.stack(
+        [value.isfinite().all().to(device) for _, value in tensors]
+    ).tolist()  # the one wait for a GPU
     wrong = dict.fromkeys(name for (name, _), fine in zip(tensors, finite, strict=True) if not fine)
     if wrong:
         kept = f"; {checkpoint} holds the last good step" if checkpoint.is_file() else ""
@@ -179,20 +209,32 @@ def require_finite(players: object, pending: Sequence[Mapping[str, torch.Tensor]
         )
 
 
-def finish(folder: Path, identity: Identity, players: object, history: Sequence[Mapping[str, float]]) -> None:
+def finish(
+    folder: Path, identity: Identity, players: object, history: Sequence[Mapping[str, float]]
+) -> None:
     """Write ``history.csv`` and the players' weights; another run's get names of their own, with a hash in them, before."""
     final = folder / "model.safetensors"
     if final.is_file() and (other := identity.difference(read_metadata(final))):
         key = sha256(final)[:12]
         for path in (folder / "history.csv", folder / "critic.safetensors", final):
             kept = set_aside(path, key) if path.is_file() else path
-        print(f"{final}: another run's weights were there and are kept as {kept.name}; {other}", file=sys.stderr)
+        print(
+            f"{final}: another run's weights were there and are kept as {kept.name}; {other}",
+            file=sys.stderr,
+        )
     names = list(dict.fromkeys(name for row in history for name in row))
-    with atomic(folder / "history.csv") as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+    with (
+        atomic(folder / "history.csv") as temporary,
+        open(temporary, "w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.DictWriter(file, names)
         writer.writeheader()
-        writer.writerows({k: v if k == "step" else f"{v:.6g}" for k, v in row.items()} for row in history)
-    for name, network in reversed(players.networks.items()):  # the generator last: its file says that all is done
+        writer.writerows(
+            {k: v if k == "step" else f"{v:.6g}" for k, v in row.items()} for row in history
+        )
+    for name, network in reversed(
+        players.networks.items()
+    ):  # the generator last: its file says that all is done
         state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
         path = final if name == "generator" else folder / f"{name}.safetensors"
         save_weights(state, path, {**identity.facts, "source": source_hash()})

@@ -21,7 +21,9 @@ from srlib.training.streams import POOL, patch_stream
 
 LOOKED_AT = 2  # validation scans
 FULLEST = 4  # patches of each
-Example = tuple[np.ndarray, np.ndarray]  # input (C, X, Y, Z) and truth (1 or more, X', Y', Z') of a network
+Example = tuple[
+    np.ndarray, np.ndarray
+]  # input (C, X, Y, Z) and truth (1 or more, X', Y', Z') of a network
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,18 @@ class ScanPatches(Part):
     more_tasks: tuple[str, ...] = ()  # further tasks whose pairs are mixed into the training
     sampling: str = "grid"  # patches on a grid, or "random" ones
     stride: Size | None = None  # voxels between patches of the grid; None: they do not overlap
-    border: tuple[Whole, Whole, Whole] = (0, 0, 0)  # voxels at each face that no patch of the grid enters
+    border: tuple[Whole, Whole, Whole] = (
+        0,
+        0,
+        0,
+    )  # voxels at each face that no patch of the grid enters
     samples: Count | None = None  # patches per scan, at most
-    min_foreground: Share = 0.0  # random patches are redrawn below this share of non-background voxels
-    per_patch: bool = False  # the intensity rule is fitted on each patch of the truth instead of on the scan
+    min_foreground: Share = (
+        0.0  # random patches are redrawn below this share of non-background voxels
+    )
+    per_patch: bool = (
+        False  # the intensity rule is fitted on each patch of the truth instead of on the scan
+    )
 
     def tasks(self, task: str) -> tuple[str, ...]:
         """The tasks that a network is trained for."""
@@ -57,12 +67,18 @@ class ScanPatches(Part):
         """The subjects to validate on."""
         return list(subjects[:LOOKED_AT])
 
-    def read_tables(self, classes: str | Path | None, priors: str | Path | None, *, alone: bool = True) -> None:
+    def read_tables(
+        self, classes: str | Path | None, priors: str | Path | None, *, alone: bool = True
+    ) -> None:
         """None; InputError for tables of labels, which are of no use here."""
         if classes or priors:
-            raise InputError("it is trained on scans, not on label maps; leave out classes and priors")
+            raise InputError(
+                "it is trained on scans, not on label maps; leave out classes and priors"
+            )
 
-    def tables_of(self, classes: str | Path | None, priors: str | Path | None) -> dict[str, str | Path | None]:
+    def tables_of(
+        self, classes: str | Path | None, priors: str | Path | None
+    ) -> dict[str, str | Path | None]:
         """Which of the tables of labels are read: none."""
         return {}
 
@@ -81,7 +97,9 @@ class ScanPatches(Part):
         """The subjects' pairs as a dataset."""
         return PairDataset(subjects, self, pairs, seed)
 
-    def held_out(self, subjects: Sequence[Subject], pairs: PairMaker, *, tables: None = None) -> list[Example]:
+    def held_out(
+        self, subjects: Sequence[Subject], pairs: PairMaker, *, tables: None = None
+    ) -> list[Example]:
         """The four patches with the most foreground of each of the first two subjects."""
         chosen = (fullest(subject, self, pairs, FULLEST) for subject in subjects)
         return [dataset.read(0, place) for dataset, places in chosen for place in places]
@@ -94,7 +112,9 @@ class PairDataset:
     low-resolution grid, patches lie on that grid, and the truth's are ``factor`` times larger.
     """
 
-    def __init__(self, subjects: Sequence[Subject], part: ScanPatches, pairs: PairMaker, seed: int = 0) -> None:
+    def __init__(
+        self, subjects: Sequence[Subject], part: ScanPatches, pairs: PairMaker, seed: int = 0
+    ) -> None:
         self.part, self.pairs, self.seed = part, pairs, seed
         self.items = [(subject, task) for subject in subjects for task in part.tasks(pairs.task)]
         self.factor = _whole_factor(pairs) if pairs.coarse else (1, 1, 1)
@@ -126,7 +146,9 @@ class PairDataset:
         """A size in voxels of the truth as one on the network's input grid."""
         sizes = per_axis(voxels)
         if any(n % f for n, f in zip(sizes, self.factor, strict=True)):
-            raise InputError(f"{sizes} voxels are no multiple of the factor {self.factor}; choose another patch size")
+            raise InputError(
+                f"{sizes} voxels are no multiple of the factor {self.factor}; choose another patch size"
+            )
         return tuple(n // f for n, f in zip(sizes, self.factor, strict=True))
 
     def grid(self, index: int) -> list[PatchLocation]:
@@ -158,7 +180,10 @@ class PairDataset:
         Where patches are scaled one by one, a patch that the rule cannot scale is scaled as its scan is.
         """
         whole = self[index]
-        given, truth = extract(whole[0], location), extract(whole[1], location.scaled(self.factor))[None]
+        given, truth = (
+            extract(whole[0], location),
+            extract(whole[1], location.scaled(self.factor))[None],
+        )
         if not self.part.per_patch:
             return given, truth
         try:

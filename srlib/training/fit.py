@@ -14,13 +14,22 @@ from tqdm import tqdm
 from srlib.core.device import choose_device, fabric_devices, keep_freed_memory, layout
 from srlib.core.paths import InputError
 from srlib.training import checkpoints
-from srlib.training.games import CrossEntropy, LeastSquares, Players, Supervised, Training, Wasserstein
+from srlib.training.games import (
+    CrossEntropy,
+    LeastSquares,
+    Players,
+    Supervised,
+    Training,
+    Wasserstein,
+)
 from srlib.training.streams import ahead, batches
 
 ROWS = 20  # of history.csv, at most: one per 5 % of the steps
 Game = Supervised | Wasserstein | LeastSquares | CrossEntropy
 Check = Callable[[Mapping[str, torch.nn.Module], torch.device], dict[str, float]]
-Show = Callable[[Mapping[str, float], torch.nn.Module], None]  # of a row of history.csv and the generator
+Show = Callable[
+    [Mapping[str, float], torch.nn.Module], None
+]  # of a row of history.csv and the generator
 
 
 @dataclass(frozen=True)
@@ -117,7 +126,15 @@ def fit(
                 speed = clock.read(step, training.batch_size)
                 means = _means(pending)
                 measured = check(players.networks, fabric.device)
-                history.append({"step": step, "learning_rate": training.rate(step - 1), **means, **measured, **speed})
+                history.append(
+                    {
+                        "step": step,
+                        "learning_rate": training.rate(step - 1),
+                        **means,
+                        **measured,
+                        **speed,
+                    }
+                )
                 bar.set_postfix(**_shown(means, speed), refresh=False)
                 for show in shows if first else ():
                     show(history[-1], players.networks["generator"])
@@ -147,7 +164,10 @@ class _Clock:
     def read(self, step: int, batch_size: int) -> dict[str, float]:
         """Patches per second, and the share of the time that was spent waiting."""
         seconds = time.perf_counter() - self.began
-        return {"patches_per_s": (step - self.step) * batch_size / seconds, "wait_share": self.waited / seconds}
+        return {
+            "patches_per_s": (step - self.step) * batch_size / seconds,
+            "wait_share": self.waited / seconds,
+        }
 
 
 def _shown(means: Mapping[str, float], speed: Mapping[str, float]) -> dict[str, str]:
@@ -159,7 +179,10 @@ def _shown(means: Mapping[str, float], speed: Mapping[str, float]) -> dict[str, 
 def _means(pending: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, float]:
     """The mean of each loss over the steps that have it."""
     names = sorted({name for losses in pending for name in losses})
-    return {name: float(torch.stack([step[name] for step in pending if name in step]).mean()) for name in names}
+    return {
+        name: float(torch.stack([step[name] for step in pending if name in step]).mean())
+        for name in names
+    }
 
 
 def check_numbers(**numbers: int | None) -> None:

@@ -28,7 +28,9 @@ SCHEDULES: dict[str, Callable[..., float]] = {
     # TensorFlow's inverse time decay
     "inverse": lambda step, max_steps, rate, every: 1 / (1 + rate * step / every),
     # torch's triangular CyclicLR: from the share ``low`` to 1 in ``up`` steps, and back
-    "cyclic": lambda step, max_steps, low, up: low + (1 - low) * (1 - abs(step % (2 * up) / up - 1)),
+    "cyclic": lambda step, max_steps, low, up: (
+        low + (1 - low) * (1 - abs(step % (2 * up) / up - 1))
+    ),
 }
 
 # the methods of SRReCNN3D's solver generator, with Caffe's momentum
@@ -40,7 +42,14 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adagrad": torch.optim.Adagrad,
     "adadelta": torch.optim.Adadelta,
 }
-PRECISIONS = ("32-true", "64-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true")  # of Lightning Fabric
+PRECISIONS = (
+    "32-true",
+    "64-true",
+    "16-mixed",
+    "bf16-mixed",
+    "16-true",
+    "bf16-true",
+)  # of Lightning Fabric
 
 
 @dataclass(frozen=True)
@@ -91,7 +100,9 @@ class Training(Part):
                 f"{self.optimizer} or {self.schedule} does not take its settings ({first_line(err)})"
             ) from err
         if not all(0 <= rate < math.inf for rate in rates):
-            raise InputError(f"expected learning rates from 0 on, the schedule {self.schedule} gives {rates}")
+            raise InputError(
+                f"expected learning rates from 0 on, the schedule {self.schedule} gives {rates}"
+            )
 
 
 class Players:
@@ -111,7 +122,9 @@ class Players:
         self.networks, self.training, self.fabric = dict(networks), training, fabric
         self.seed, self.segmenter = seed, segmenter
         if segmenter is not None:
-            segmenter.eval().requires_grad_(False).to(fabric.device, memory_format=layout(segmenter))
+            segmenter.eval().requires_grad_(False).to(
+                fabric.device, memory_format=layout(segmenter)
+            )
         self.models, self.optimizers = {}, {}
         for name, network in self.networks.items():
             made = fabric.setup(network, training.make_optimizer(network))
@@ -156,7 +169,9 @@ def _middle(x: torch.Tensor, size: int | None) -> torch.Tensor:
 
 def _image(x: torch.Tensor) -> torch.Tensor:
     """The first channel of a network's output or of the truth; an uncertainty or classes may follow."""
-    return x if x.shape[1] == 1 else x[:, :1]  # the gradient of a slice has another layout, and rounds differently
+    return (
+        x if x.shape[1] == 1 else x[:, :1]
+    )  # the gradient of a slice has another layout, and rounds differently
 
 
 def _detached(terms: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -170,7 +185,9 @@ class Supervised(Part):
     def critic(self, width: int, patch_size: int | Sequence[int], seed: int = 0) -> None:
         """None: there is no critic."""
 
-    def step(self, players: Players, index: int, lr: torch.Tensor, hr: torch.Tensor) -> dict[str, torch.Tensor]:
+    def step(
+        self, players: Players, index: int, lr: torch.Tensor, hr: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
         """One update; returns the losses by name."""
         players.networks["generator"].train()
         terms = players.supervised(players.models["generator"](lr), hr)
@@ -210,12 +227,16 @@ class Wasserstein(Part):
         turn = place % (self.per_generator + 1)
         return "generator" if place < self.extra_every and turn == self.per_generator else "critic"
 
-    def step(self, players: Players, index: int, lr: torch.Tensor, hr: torch.Tensor) -> dict[str, torch.Tensor]:
+    def step(
+        self, players: Players, index: int, lr: torch.Tensor, hr: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
         """One update of either network; returns its losses by name."""
         move = self._move_critic if self.who_moves(index) == "critic" else self._move_generator
         return _detached(move(players, index, lr, hr))
 
-    def _move_critic(self, players: Players, index: int, lr: torch.Tensor, hr: torch.Tensor) -> dict:
+    def _move_critic(
+        self, players: Players, index: int, lr: torch.Tensor, hr: torch.Tensor
+    ) -> dict:
         generator, critic = players.networks["generator"].eval(), players.models["critic"]
         players.networks["critic"].requires_grad_(True)
         with torch.no_grad():
@@ -234,12 +255,16 @@ class Wasserstein(Part):
             losses.clip_weights(players.networks["critic"], self.strength)
         return {"critic_loss": loss, "gap": -distance}
 
-    def _move_generator(self, players: Players, index: int, lr: torch.Tensor, hr: torch.Tensor) -> dict:
+    def _move_generator(
+        self, players: Players, index: int, lr: torch.Tensor, hr: torch.Tensor
+    ) -> dict:
         players.networks["generator"].train()
         players.networks["critic"].requires_grad_(False)
         sr = players.models["generator"](lr)
         terms = players.supervised(sr, hr)
-        adversarial = losses.wasserstein_generator(players.networks["critic"](_image(sr).contiguous()))
+        adversarial = losses.wasserstein_generator(
+            players.networks["critic"](_image(sr).contiguous())
+        )
         players.update("generator", index, terms["loss"] + self.weight * adversarial)
         return {**terms, "adversarial": adversarial}
 
@@ -248,10 +273,14 @@ class _BothMove(Part):
     """A generator and a discriminator, both updated at every step, the discriminator first."""
 
     choices: ClassVar = {"labels": ("per_step", "code", "hard"), "moves": ("both", "critic")}
-    against: ClassVar[Callable[[torch.Tensor, np.ndarray], torch.Tensor]]  # scores and labels to a loss
+    against: ClassVar[
+        Callable[[torch.Tensor, np.ndarray], torch.Tensor]
+    ]  # scores and labels to a loss
     moves: ClassVar = "both"
 
-    def step(self, players: Players, index: int, lr: torch.Tensor, hr: torch.Tensor) -> dict[str, torch.Tensor]:
+    def step(
+        self, players: Players, index: int, lr: torch.Tensor, hr: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
         """One update of each network; returns their losses by name."""
         critic, draw, both = players.networks["critic"], players.draw(index), self.moves == "both"
         real, fake = losses.draw_labels(draw, len(hr), self.labels)
@@ -260,7 +289,9 @@ class _BothMove(Part):
             output = players.models["generator"](lr)
         truth, hr, sr = hr, _image(hr), _image(output)
         critic.requires_grad_(True)
-        on_real, on_fake = (players.models["critic"](side) for side in (hr, sr.detach()))  # apart, for their batch norm
+        on_real, on_fake = (
+            players.models["critic"](side) for side in (hr, sr.detach())
+        )  # apart, for their batch norm
         critic_loss = self.against(on_real, real) + self.against(on_fake, fake)
         players.update("critic", index, critic_loss)
         terms = {"critic_loss": critic_loss, "gap": on_real.mean() - on_fake.mean()}
@@ -285,7 +316,9 @@ class LeastSquares(_BothMove):
 
     def critic(self, width: int, patch_size: int | Sequence[int], seed: int = 0) -> torch.nn.Module:
         """The discriminator, as wide as the generator, as in the paper (32 to 32)."""
-        critic = seeded(lambda: Discriminator3D(width, patch_size, self.slope), seed, "the discriminator")
+        critic = seeded(
+            lambda: Discriminator3D(width, patch_size, self.slope), seed, "the discriminator"
+        )
         return critic.to(memory_format=layout(critic))
 
 
@@ -301,5 +334,7 @@ class CrossEntropy(_BothMove):
 
     def critic(self, width: int, patch_size: int | Sequence[int], seed: int = 0) -> torch.nn.Module:
         """The discriminator of images, as wide as the generator, as in the paper (64 to 64)."""
-        critic = seeded(lambda: Discriminator2D(width, per_axis(patch_size)[:2]), seed, "the discriminator")
+        critic = seeded(
+            lambda: Discriminator2D(width, per_axis(patch_size)[:2]), seed, "the discriminator"
+        )
         return critic.to(memory_format=layout(critic))

@@ -85,7 +85,9 @@ def ssim_l1_l2(sr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
 def _squeezed(x: torch.Tensor, least: int) -> torch.Tensor:
     x = x[..., 0] if x.dim() == 5 and x.shape[-1] == 1 else x
     if min(x.shape[2:]) < least:
-        raise InputError(f"this loss needs at least {least} voxels per axis, got {tuple(x.shape[2:])}")
+        raise InputError(
+            f"this loss needs at least {least} voxels per axis, got {tuple(x.shape[2:])}"
+        )
     return x
 
 
@@ -225,7 +227,9 @@ def wished_labels(rng: np.random.Generator, n: int, rule: str = "per_step") -> n
     return np.ones(n) if rule == "hard" else rng.uniform(*REAL, n)
 
 
-def draw_labels(rng: np.random.Generator, n: int, rule: str = "per_step") -> tuple[np.ndarray, np.ndarray]:
+def draw_labels(
+    rng: np.random.Generator, n: int, rule: str = "per_step"
+) -> tuple[np.ndarray, np.ndarray]:
     """Labels for ``n`` real and ``n`` generated patches, float32: what the discriminator's scores
     are drawn towards.
 

@@ -16,7 +16,16 @@ from srlib.training.streams import patch_stream
 CHUNK = 16  # patches read or written at once
 MAX_CHUNK_BYTES = 2**30  # what a file may ask to hold in memory for one read
 # what h5py raises for damaged or foreign files
-_DAMAGED = (OSError, KeyError, RuntimeError, ValueError, TypeError, OverflowError, MemoryError, AttributeError)
+_DAMAGED = (
+    OSError,
+    KeyError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    OverflowError,
+    MemoryError,
+    AttributeError,
+)
 
 
 class _Target(io.FileIO):
@@ -51,7 +60,9 @@ class _Target(io.FileIO):
             raise self.refused
 
 
-def write_store(dataset: PairDataset, path: str | Path, progress: bool = True, force: bool = False) -> Path:
+def write_store(
+    dataset: PairDataset, path: str | Path, progress: bool = True, force: bool = False
+) -> Path:
     """Write all grid patches of a dataset: float32 (N, C, x, y, z) ``data`` and (N, 1, x, y, z) ``label``.
 
     Names and axes are those of the published code. The file appears under its name only when it is whole. Raises
@@ -59,21 +70,32 @@ def write_store(dataset: PairDataset, path: str | Path, progress: bool = True, f
     when the disk is full.
     """
     if not dataset.part.fixed:
-        raise InputError("its examples are new ones all the time; a store holds fixed ones, of sampling 'grid'")
+        raise InputError(
+            "its examples are new ones all the time; a store holds fixed ones, of sampling 'grid'"
+        )
     keep(path, force)
     counts = [len(dataset.grid(index)) for index in range(len(dataset))]
     make_dir(Path(path).parent)
     bar = tqdm(total=sum(counts), desc="patches", unit="patch", disable=not progress)
-    with atomic(Path(path)) as temporary, bar, _Target(temporary, "w+") as target, h5py.File(target, "w") as file:
+    with (
+        atomic(Path(path)) as temporary,
+        bar,
+        _Target(temporary, "w+") as target,
+        h5py.File(target, "w") as file,
+    ):
         row = 0
         for index in range(len(dataset)):
             places = dataset.grid(index)
             for first in range(0, len(places), CHUNK):
                 pairs = [dataset.read(index, place) for place in places[first : first + CHUNK]]
-                for name, patches in zip(("data", "label"), map(np.stack, zip(*pairs, strict=True)), strict=True):
+                for name, patches in zip(
+                    ("data", "label"), map(np.stack, zip(*pairs, strict=True)), strict=True
+                ):
                     if name not in file:
                         shape = (sum(counts), *patches.shape[1:])
-                        file.create_dataset(name, shape, np.float32, chunks=(min(CHUNK, shape[0]), *shape[1:]))
+                        file.create_dataset(
+                            name, shape, np.float32, chunks=(min(CHUNK, shape[0]), *shape[1:])
+                        )
                     file[name][row : row + len(patches)] = patches
                 if target.refused:
                     raise target.refused
@@ -97,13 +119,17 @@ class PatchStore:
         try:
             self._file = h5py.File(self.path, "r")
         except _DAMAGED as err:
-            raise InputError(f"{path}: not a readable HDF5 file ({first_line(err)}); write it again") from err
+            raise InputError(
+                f"{path}: not a readable HDF5 file ({first_line(err)}); write it again"
+            ) from err
         try:
             self.shapes = [self._checked(name) for name in ("data", "label")]
             self._first = self._checked_items()
         except _DAMAGED as err:
             self.close()
-            raise InputError(f"{path}: not a readable patch store ({first_line(err)}); write it again") from err
+            raise InputError(
+                f"{path}: not a readable patch store ({first_line(err)}); write it again"
+            ) from err
         except InputError:
             self.close()
             raise
@@ -116,24 +142,41 @@ class PatchStore:
         """The row at which each item begins, and the end of the last."""
         (n, *data), (m, *label) = self.shapes
         if n != m or data[1:] != label[1:] or label[0] != 1:
-            raise InputError(f"{self.path}: data {self.shapes[0]} and label {self.shapes[1]} are not pairs of patches")
+            raise InputError(
+                f"{self.path}: data {self.shapes[0]} and label {self.shapes[1]} are not pairs of patches"
+            )
         items = np.atleast_1d(self._file.attrs.get("items", n)).tolist()
         if not all(isinstance(count, int) and count > 0 for count in items) or sum(items) != n:
-            raise InputError(f"{self.path}: its items {items[:5]} do not add up to its {n} patches; write it again")
+            raise InputError(
+                f"{self.path}: its items {items[:5]} do not add up to its {n} patches; write it again"
+            )
         return np.cumsum([0, *items]).tolist()
 
     def _checked(self, name: str) -> tuple[int, ...]:
         """Shape of a dataset that lies whole in this very file."""
         if not isinstance(self._file.get(name, getlink=True), h5py.HardLink):
-            raise InputError(f"{self.path}: {name!r} is missing or a link to elsewhere; expected 'data' and 'label'")
+            raise InputError(
+                f"{self.path}: {name!r} is missing or a link to elsewhere; expected 'data' and 'label'"
+            )
         part = self._file[name]
-        if not isinstance(part, h5py.Dataset) or part.ndim != 5 or part.dtype.kind != "f" or 0 in part.shape:
-            raise InputError(f"{self.path}: {name!r} is not a set of patches, real numbers (N, C, x, y, z)")
+        if (
+            not isinstance(part, h5py.Dataset)
+            or part.ndim != 5
+            or part.dtype.kind != "f"
+            or 0 in part.shape
+        ):
+            raise InputError(
+                f"{self.path}: {name!r} is not a set of patches, real numbers (N, C, x, y, z)"
+            )
         chunk = part.chunks or (1, *part.shape[1:])
         if np.prod(chunk, dtype=float) * part.dtype.itemsize > MAX_CHUNK_BYTES:
-            raise InputError(f"{self.path}: chunks of {chunk} patches of {name!r} are too large to read")
+            raise InputError(
+                f"{self.path}: chunks of {chunk} patches of {name!r} are too large to read"
+            )
         if part.is_virtual or part.external:
-            raise InputError(f"{self.path}: {name!r} is stored in other files; expected one whole file")
+            raise InputError(
+                f"{self.path}: {name!r} is stored in other files; expected one whole file"
+            )
         whole = np.prod(part.shape, dtype=float) * part.dtype.itemsize
         if not part.id.get_create_plist().get_nfilters() and part.id.get_storage_size() < whole:
             raise InputError(f"{self.path}: {name!r} was not written to its end; write it again")
@@ -157,6 +200,10 @@ class PatchStore:
     def read(self, index: int, row: int) -> tuple[np.ndarray, np.ndarray]:
         """One patch: input (C, x, y, z) and truth (1, x, y, z), float32."""
         try:
-            return tuple(np.asarray(self._file[name][row], np.float32) for name in ("data", "label"))
+            return tuple(
+                np.asarray(self._file[name][row], np.float32) for name in ("data", "label")
+            )
         except _DAMAGED as err:
-            raise InputError(f"{self.path}: patch {row} is unreadable ({first_line(err)}); write it again") from err
+            raise InputError(
+                f"{self.path}: patch {row} is unreadable ({first_line(err)}); write it again"
+            ) from err

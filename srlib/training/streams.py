@@ -13,7 +13,9 @@ POOL = 4  # subjects whose patches are mixed; two pools at most are in memory
 AHEAD = 4  # batches that wait for the network
 
 
-def patch_stream(dataset: object, seed: int, start: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def patch_stream(
+    dataset: object, seed: int, start: int = 0
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Endless (input, truth) patches, (C, x, y, z) and (1, x, y, z): a pure function of the seed, entered anywhere.
 
     Each epoch shuffles the items (subjects, or the files of a patch store); pools of a few are loaded (the next

@@ -49,10 +49,16 @@ class Tables(NamedTuple):
     def hashes(self) -> dict[str, str]:
         """SHA-256 of the classes and of the priors, whatever files they stood in."""
         held = {
-            "classes": sorted((entry.label, entry.class_, entry.name, entry.side) for entry in self.classes),
-            "priors": sorted((name, [part.tolist() for part in prior]) for name, prior in self.priors.items()),
+            "classes": sorted(
+                (entry.label, entry.class_, entry.name, entry.side) for entry in self.classes
+            ),
+            "priors": sorted(
+                (name, [part.tolist() for part in prior]) for name, prior in self.priors.items()
+            ),
         }
-        return {name: hashlib.sha256(repr(value).encode()).hexdigest() for name, value in held.items()}
+        return {
+            name: hashlib.sha256(repr(value).encode()).hexdigest() for name, value in held.items()
+        }
 
 
 def _labelled(subjects: Sequence[Subject]) -> list[Subject]:
@@ -80,7 +86,9 @@ class _FromLabels(Part):
         """The subjects to validate on: those with a label map."""
         return _labelled(subjects)
 
-    def read_tables(self, classes: str | Path | None, priors: str | Path | None, *, alone: bool = True) -> Tables:
+    def read_tables(
+        self, classes: str | Path | None, priors: str | Path | None, *, alone: bool = True
+    ) -> Tables:
         """The tables of labels; InputError when one is missing, and unless label maps are ``alone`` what is read."""
         if not (classes and priors and alone):
             raise InputError(
@@ -89,7 +97,9 @@ class _FromLabels(Part):
             )
         return Tables(read_classes(classes), read_priors(priors))
 
-    def tables_of(self, classes: str | Path | None, priors: str | Path | None) -> dict[str, str | Path | None]:
+    def tables_of(
+        self, classes: str | Path | None, priors: str | Path | None
+    ) -> dict[str, str | Path | None]:
         """Which of the tables of labels are read: both."""
         return {"classes": classes, "priors": priors}
 
@@ -98,15 +108,24 @@ class _FromLabels(Part):
         if network.model_args.get("out_channels") != 0:
             return network
         count = 1 + max(entry.class_ for entry in tables.classes if entry.class_ is not None)
-        return dataclasses.replace(network, model_args={**network.model_args, "out_channels": count})
+        return dataclasses.replace(
+            network, model_args={**network.model_args, "out_channels": count}
+        )
 
     def open(
-        self, subjects: Sequence[Subject], pairs: PairMaker, *, seed: int = 0, tables: Tables | None = None
+        self,
+        subjects: Sequence[Subject],
+        pairs: PairMaker,
+        *,
+        seed: int = 0,
+        tables: Tables | None = None,
     ) -> "SyntheticDataset":
         """Endless examples of the subjects' label maps as a dataset."""
         return SyntheticDataset(subjects, self, pairs, tables, seed)
 
-    def held_out(self, subjects: Sequence[Subject], pairs: PairMaker, *, tables: Tables | None = None) -> list[Pair]:
+    def held_out(
+        self, subjects: Sequence[Subject], pairs: PairMaker, *, tables: Tables | None = None
+    ) -> list[Pair]:
         """A few examples of the subjects' label maps, the first of each scan; none without a label map."""
         dataset = self.open(subjects, pairs, seed=VALIDATION_SEED, tables=tables)
         count = self.looked_at if dataset.subjects else 0
@@ -132,18 +151,28 @@ class SyntheticScans(_FromLabels):
         return ("labels", pairs.contrast) if self.generation.target == "real" else ("labels",)
 
     def example(
-        self, rng: np.random.Generator, label_map: LabelMap, priors: Mapping[str, Prior], real: np.ndarray | None
+        self,
+        rng: np.random.Generator,
+        label_map: LabelMap,
+        priors: Mapping[str, Prior],
+        real: np.ndarray | None,
     ) -> Example:
         """An example with all its parts."""
         parameters = draw(rng, label_map, self.generation, priors, self.patch_size, self.spacing_mm)
         return apply(label_map, parameters, self.generation, real)
 
     def draw(
-        self, rng: np.random.Generator, label_map: LabelMap, priors: Mapping[str, Prior], real: np.ndarray | None
+        self,
+        rng: np.random.Generator,
+        label_map: LabelMap,
+        priors: Mapping[str, Prior],
+        real: np.ndarray | None,
     ) -> list[Pair]:
         """One example: input (C, X, Y, Z), target (1 or 2, X, Y, Z), float32."""
         example = self.example(rng, label_map, priors, real)
-        target = torch.cat([example.target, example.classes]) if self.with_classes else example.target
+        target = (
+            torch.cat([example.target, example.classes]) if self.with_classes else example.target
+        )
         return [(example.network_input(self.generation.reliability).numpy(), target.numpy())]
 
 
@@ -175,14 +204,22 @@ class RandomDegradations(_FromLabels):
         return ()
 
     def draw(
-        self, rng: np.random.Generator, label_map: LabelMap, priors: Mapping[str, Prior], real: None = None
+        self,
+        rng: np.random.Generator,
+        label_map: LabelMap,
+        priors: Mapping[str, Prior],
+        real: None = None,
     ) -> list[Pair]:
         """The patches of one synthetic scan: input (16, X, Y, Z), truth (1, X, Y, Z), float32, about [0, 1].
 
         The input is the degraded scan interpolated on the truth's grid and its description
         (``describe_degradation``), as constant maps. Raises InputError as ``generator.draw``.
         """
-        mixture, size, count = self.mixture, per_axis(self.patch_size), round(self.samples ** (1 / 3))
+        mixture, size, count = (
+            self.mixture,
+            per_axis(self.patch_size),
+            round(self.samples ** (1 / 3)),
+        )
         shape = [count * n + 2 * MARGIN for n in size]
         hr = synthesize(rng, label_map, self.generation, mixture, priors, shape)
         on_grid, factor = degrade(rng, hr, mixture)
@@ -222,7 +259,10 @@ class SyntheticDataset:
         """A subject's label map and, where it is the target, the real scan, brought on the same grid by its affine."""
         subject = self.subjects[index]
         labels = reorient(load(subject.file("labels")))
-        others = [reorient(load_scan(subject, column)) for column in self.part.columns(self.pairs, subject)[1:]]
+        others = [
+            reorient(load_scan(subject, column))
+            for column in self.part.columns(self.pairs, subject)[1:]
+        ]
         try:
             what = f"its {self.pairs.contrast}"
             real = resample_to(others[0], labels, least=1, what=what).data if others else None
@@ -230,7 +270,9 @@ class SyntheticDataset:
         except InputError as err:
             raise InputError(f"subject {subject.name}, {subject.file('labels')}: {err}") from err
 
-    def source(self, index: int) -> tuple[np.random.Generator, LabelMap, Mapping[str, Prior], np.ndarray | None]:
+    def source(
+        self, index: int
+    ) -> tuple[np.random.Generator, LabelMap, Mapping[str, Prior], np.ndarray | None]:
         """What scan number ``index`` is drawn from: random numbers, a label map, the priors, the real scan."""
         rng = np.random.default_rng([self.seed, index])
         label_map, real = self.load(int(rng.integers(len(self.subjects))))
@@ -252,7 +294,11 @@ class SyntheticDataset:
         """
         for index in range(min(len(self.subjects), KEPT)):
             self.load(index)
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = (
+            len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count() or 1
+        )
         pool = self.part.per_scan * self.part.pooled
         loader = DataLoader(
             _Served(self),
@@ -298,7 +344,11 @@ def _items(loaded: Iterator, groups: int, seed: list[int], skip: int) -> Iterato
     try:
         while True:
             pool = [item for _ in range(groups) for item in next(loaded)]
-            order = np.random.default_rng(seed).permutation(len(pool))[skip:] if groups > 1 else range(1)
+            order = (
+                np.random.default_rng(seed).permutation(len(pool))[skip:]
+                if groups > 1
+                else range(1)
+            )
             for k in order:
                 if isinstance(pool[k], InputError):
                     raise pool[k]

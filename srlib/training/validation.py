@@ -52,7 +52,9 @@ def validation(
                 row[name].append(measure(sr, hr))
                 if critic:
                     row["val_gap"].append(float(critic(hr) - critic(sr[:, :1])))
-        return {name: float(np.mean(values)) if values else math.nan for name, values in row.items()}
+        return {
+            name: float(np.mean(values)) if values else math.nan for name, values in row.items()
+        }
 
     return check
 
@@ -64,10 +66,17 @@ def _psnr(sr: torch.Tensor, hr: torch.Tensor) -> float:
 def _dice(logits: torch.Tensor, classes: torch.Tensor) -> float:
     found = logits.argmax(1, keepdim=True)
     both = [(found == k, classes == k) for k in range(1, logits.shape[1])]
-    return float(np.mean([float(2 * (p & g).sum() / (p.sum() + g.sum())) for p, g in both if g.any()] or [math.nan]))
+    return float(
+        np.mean(
+            [float(2 * (p & g).sum() / (p.sum() + g.sum())) for p, g in both if g.any()]
+            or [math.nan]
+        )
+    )
 
 
-Show = Callable[[Mapping[str, float], torch.nn.Module], None]  # of a row of history.csv and the generator
+Show = Callable[
+    [Mapping[str, float], torch.nn.Module], None
+]  # of a row of history.csv and the generator
 
 
 def board_writer(pairs: Sequence[Example], loss: str, folder: Path) -> Show:
@@ -79,7 +88,9 @@ def board_writer(pairs: Sequence[Example], loss: str, folder: Path) -> Show:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as err:
-        raise InputError("tensorboard is not installed; pip install tensorboard, or leave its option out") from err
+        raise InputError(
+            "tensorboard is not installed; pip install tensorboard, or leave its option out"
+        ) from err
     board = SummaryWriter(str(make_dir(folder)))
 
     def write(row: Mapping[str, float], network: torch.nn.Module) -> None:
@@ -87,7 +98,11 @@ def board_writer(pairs: Sequence[Example], loss: str, folder: Path) -> Show:
             board.add_scalar(name, value, row["step"])
         for given, truth in pairs[:1]:
             with _looked_at(network):
-                sr = network(torch.from_numpy(given[None]).to(next(network.parameters()).device))[0].cpu().numpy()
+                sr = (
+                    network(torch.from_numpy(given[None]).to(next(network.parameters()).device))[0]
+                    .cpu()
+                    .numpy()
+                )
             if loss == "dice":
                 sr, truth = sr.argmax(0)[None] / (len(sr) - 1), truth / (len(sr) - 1)
             for name, side in (("input", given), ("output", sr), ("truth", truth)):
@@ -114,6 +129,9 @@ def snapshot_writer(subject: Subject, part: ScanPatches, pairs: PairMaker, folde
     def write(row: Mapping[str, float], network: torch.nn.Module) -> None:
         with _looked_at(network):
             sr = network(given.to(next(network.parameters()).device))[0, 0]
-        save(Volume(pair.scaling.invert(sr.cpu().numpy()), affine), folder / f"{row['step']:06d}_sr.nii.gz")
+        save(
+            Volume(pair.scaling.invert(sr.cpu().numpy()), affine),
+            folder / f"{row['step']:06d}_sr.nii.gz",
+        )
 
     return write

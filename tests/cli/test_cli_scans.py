@@ -39,7 +39,9 @@ def row(result):
 
 @pytest.mark.parametrize("factor", [(2, 2, 2), (1, 1, 3), (2.5, 1.7, 1)])
 @pytest.mark.parametrize("axes", ["RAS", "LPS", "SAR"])
-def test_what_is_degraded_and_enhanced_can_be_measured(srlib, tiny, textured, tmp_path, factor, axes):
+def test_what_is_degraded_and_enhanced_can_be_measured(
+    srlib, tiny, textured, tmp_path, factor, axes
+):
     hr, lr, sr = (tmp_path / f"{name}.nii.gz" for name in ("hr", "lr", "sr"))
     save(reorient(textured, axes), hr)
     assert srlib("degrade", hr, lr, "--factor", *factor).exit_code == 0
@@ -51,9 +53,13 @@ def test_what_is_degraded_and_enhanced_can_be_measured(srlib, tiny, textured, tm
         estimate = resample(estimate, truth.shape, truth.affine)
     else:
         assert not result.stderr
-        estimate = crop_or_pad(estimate, (0, 0, 0), truth.shape)  # beyond the far faces there is no truth
+        estimate = crop_or_pad(
+            estimate, (0, 0, 0), truth.shape
+        )  # beyond the far faces there is no truth
     expected = metrics.evaluate(truth.data, estimate.data, float(np.ptp(truth.data)))["volume"]
-    assert row(result)["psnr"] == pytest.approx(expected["psnr"], rel=1e-5) and expected["psnr"] > 15
+    assert (
+        row(result)["psnr"] == pytest.approx(expected["psnr"], rel=1e-5) and expected["psnr"] > 15
+    )
 
 
 @pytest.mark.parametrize("stored", ["LPS", "PIR", "SAL"])
@@ -62,11 +68,17 @@ def test_a_scan_is_itself_however_it_is_stored(srlib, textured, noise, tmp_path,
     mask = textured.with_data(textured.data > textured.data.mean())
     for name, scan in (("hr", textured), ("sr", estimate), ("mask", mask)):
         save(scan, tmp_path / f"{name}.nii.gz")
-        save(crop_or_pad(reorient(scan, stored), (-2, 0, -1), (44, 44, 44)), tmp_path / f"{name}_other.nii.gz")
+        save(
+            crop_or_pad(reorient(scan, stored), (-2, 0, -1), (44, 44, 44)),
+            tmp_path / f"{name}_other.nii.gz",
+        )
     words = [tmp_path / f"{name}.nii.gz" for name in ("hr", "sr", "mask")]
     expected = row(srlib("evaluate", *words[:2], "--mask", words[2]))
     for other in ((1,), (2,), (1, 2)):
-        a, b, c = (w.with_name(w.name.replace(".", "_other.", 1)) if i in other else w for i, w in enumerate(words))
+        a, b, c = (
+            w.with_name(w.name.replace(".", "_other.", 1)) if i in other else w
+            for i, w in enumerate(words)
+        )
         found = srlib("evaluate", a, b, "--mask", c)
         pd.testing.assert_series_equal(row(found), expected)
         assert not found.stderr
@@ -77,7 +89,11 @@ def test_scans_that_do_not_meet_or_not_wholly_are_refused(srlib, tmp_path, noise
     far = np.eye(4)
     far[:3, 3] = 900
     hr, less, away = (tmp_path / f"{name}.nii" for name in ("hr", "less", "away"))
-    save(scan, hr), save(crop_or_pad(scan, (0, 0, 0), (20, 20, 15)), less), save(Volume(scan.data, far), away)
+    (
+        save(scan, hr),
+        save(crop_or_pad(scan, (0, 0, 0), (20, 20, 15)), less),
+        save(Volume(scan.data, far), away),
+    )
     save(scan.with_data(scan.data * 0), tmp_path / "empty.nii")
     assert_refused(srlib("evaluate", hr, less), less, "covers 75 %")
     assert_refused(srlib("evaluate", hr, away), away, "shows nothing")
@@ -102,7 +118,9 @@ def test_degrade_never_replaces_its_input(srlib, tmp_path, noise, kind):
         target = scan if kind == "itself" else tmp_path / ".." / tmp_path.name / "scan.nii.gz"
     for more in ((), ("--force",)):
         assert_refused(srlib("degrade", source, target, *more), "different files")
-    assert scan.read_bytes() == before and len(list(tmp_path.iterdir())) == (2 if kind in ("hard", "soft") else 1)
+    assert scan.read_bytes() == before and len(list(tmp_path.iterdir())) == (
+        2 if kind in ("hard", "soft") else 1
+    )
 
 
 def test_degrade_replaces_what_it_made_and_nothing_else(srlib, tmp_path, noise):
@@ -129,7 +147,12 @@ def test_degrade_keeps_both_forms_their_codes_and_units(srlib, tmp_path, noise, 
     image.header.set_xyzt_units("mm", "sec")
     image.header["cal_max"] = 7
     nib.save(image, tmp_path / "hr.nii.gz")
-    assert srlib("degrade", tmp_path / "hr.nii.gz", tmp_path / "lr.nii.gz", "--factor", 1, 1, 2).exit_code == 0
+    assert (
+        srlib(
+            "degrade", tmp_path / "hr.nii.gz", tmp_path / "lr.nii.gz", "--factor", 1, 1, 2
+        ).exit_code
+        == 0
+    )
     made = nib.load(tmp_path / "lr.nii.gz")
     moved = np.diag([1, 1, 2.0, 1])
     moved[2, 3] = 0.5
@@ -143,7 +166,9 @@ def test_degrade_keeps_both_forms_their_codes_and_units(srlib, tmp_path, noise, 
 
 def test_degrade_of_an_image(srlib, tmp_path, noise):
     nib.save(nib.Nifti1Image(noise((20, 16)), np.eye(4)), tmp_path / "image.nii")
-    images.imsave(tmp_path / "image.png", (noise((16, 20)) * 255).astype(np.uint8), check_contrast=False)
+    images.imsave(
+        tmp_path / "image.png", (noise((16, 20)) * 255).astype(np.uint8), check_contrast=False
+    )
     for source in ("image.nii", "image.png"):
         for target in ("lr.nii.gz", "lr.mgz", "lr.png"):
             result = srlib("degrade", tmp_path / source, tmp_path / target, "--force")
@@ -171,7 +196,10 @@ def test_numbers_that_make_no_sense_are_refused(srlib, tmp_path, noise, words):
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is full")
 def test_a_full_disk_is_one_line(srlib, tmp_path, noise, monkeypatch):
-    scan, out = save(Volume(noise((16, 16, 16)), np.eye(4)), tmp_path / "scan.nii"), tmp_path / "out.nii.gz"
+    scan, out = (
+        save(Volume(noise((16, 16, 16)), np.eye(4)), tmp_path / "scan.nii"),
+        tmp_path / "out.nii.gz",
+    )
 
     def fill(image, path):
         path.write_bytes(b"half")

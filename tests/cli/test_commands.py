@@ -31,7 +31,9 @@ def weights(cohort, tmp_path_factory):
     """Weights of a residual network after two steps."""
     subjects = data.read_manifest(cohort, "train")
     folder = tmp_path_factory.mktemp("weights")
-    return training.train(systems.get("mdcsrn_res", "smoke"), subjects, [], folder, device="cpu", progress=False)
+    return training.train(
+        systems.get("mdcsrn_res", "smoke"), subjects, [], folder, device="cpu", progress=False
+    )
 
 
 @pytest.fixture
@@ -66,12 +68,15 @@ def test_degrade_enhance_evaluate(srlib, scan, weights, tmp_path, centre_of_mass
     assert srlib("degrade", scan, lr, "--on-grid").exit_code == 0
     result = srlib("evaluate", scan, lr, "--mask", scan)
     table = pd.read_csv(io.StringIO(result.output))
-    assert len(table) == 1 and {"psnr", "ssim3d", "ssim2d", "nrmse", "data_range", "region"} <= set(table)
+    assert len(table) == 1 and {"psnr", "ssim3d", "ssim2d", "nrmse", "data_range", "region"} <= set(
+        table
+    )
     assert table["psnr"][0] > 20
 
 
 @pytest.mark.parametrize(
-    "options, shape", [(["--factor", 1, 1, 3], (11, 9, 27)), (["--spacing", 0.9, 1.1, 1.7], (22, 18, 18))]
+    "options, shape",
+    [(["--factor", 1, 1, 3], (11, 9, 27)), (["--spacing", 0.9, 1.1, 1.7], (22, 18, 18))],
 )
 def test_enhance_to_a_factor_or_a_spacing(srlib, scan, weights, tmp_path, options, shape):
     lr, sr = tmp_path / "lr.nii.gz", tmp_path / "sr.nii.gz"
@@ -82,10 +87,14 @@ def test_enhance_to_a_factor_or_a_spacing(srlib, scan, weights, tmp_path, option
 
 def test_kspace_and_corner_aligned_degradation(srlib, scan, tmp_path):
     out = tmp_path / "out.nii.gz"
-    assert srlib("degrade", scan, out, "--degradation", "kspace", "--factor", 1, 2, 2).exit_code == 0
+    assert (
+        srlib("degrade", scan, out, "--degradation", "kspace", "--factor", 1, 2, 2).exit_code == 0
+    )
     assert volume.load(out).shape == volume.load(scan).shape
     assert srlib("degrade", scan, out, "--align", "corners").exit_code == 0
-    assert_refused(srlib("degrade", scan, out, "--degradation", "kspace", "--align", "corners"), "--align")
+    assert_refused(
+        srlib("degrade", scan, out, "--degradation", "kspace", "--align", "corners"), "--align"
+    )
 
 
 def bad_scans(folder, good):
@@ -117,21 +126,34 @@ def test_bad_arguments_are_one_line(srlib, scan, weights, cohort, tmp_path):
     out = tmp_path / "out.nii.gz"
     assert_refused(srlib("enhance", scan, out, "--weights", "nothing"), "no such weights")
     assert_refused(srlib("enhance", scan, out, "--weights", scan), "hr.nii.gz")
-    assert_refused(srlib("enhance", scan, out, "--weights", weights, "--factor", 0.5, 1, 1), "factor")
+    assert_refused(
+        srlib("enhance", scan, out, "--weights", weights, "--factor", 0.5, 1, 1), "factor"
+    )
     both = ("--factor", 2, 2, 2, "--spacing", 1, 1, 1)
     assert_refused(srlib("enhance", scan, out, "--weights", weights, *both), "not both")
     assert_refused(srlib("enhance", scan, tmp_path / "out.png", "--weights", weights), ".nii.gz")
-    assert_refused(srlib("enhance", scan, tmp_path / "no" / "out.nii.gz", "--weights", weights), "does not exist")
+    assert_refused(
+        srlib("enhance", scan, tmp_path / "no" / "out.nii.gz", "--weights", weights),
+        "does not exist",
+    )
     assert_refused(srlib("degrade", scan, out, "--factor", 0, 1, 1), "factor")
     assert_refused(srlib("train", "nothing", "--cohort", cohort), "unknown experiment")
-    assert_refused(srlib("train", "mdcsrn", "--cohort", cohort, "--profile", "fast"), "unknown profile")
+    assert_refused(
+        srlib("train", "mdcsrn", "--cohort", cohort, "--profile", "fast"), "unknown profile"
+    )
     assert_refused(srlib("run", "--profile", "fast"), "unknown profile")
     assert_refused(srlib("run", "--cohort", tmp_path / "none.csv"), "no such manifest")
     assert_refused(
-        srlib("run", "--cohort", cohort, "--profile", "smoke", "-p", "sede", 3), "no notebook has a parameter"
+        srlib("run", "--cohort", cohort, "--profile", "smoke", "-p", "sede", 3),
+        "no notebook has a parameter",
     )
-    assert_refused(srlib("manifest", "flat", tmp_path / "nowhere", "--out", tmp_path / "m.csv"), "nowhere")
-    assert_refused(srlib("manifest", "flat", tmp_path, "--out", tmp_path / "m.csv", "--split", "a/b"), "--split")
+    assert_refused(
+        srlib("manifest", "flat", tmp_path / "nowhere", "--out", tmp_path / "m.csv"), "nowhere"
+    )
+    assert_refused(
+        srlib("manifest", "flat", tmp_path, "--out", tmp_path / "m.csv", "--split", "a/b"),
+        "--split",
+    )
     other = volume.save(volume.Volume(np.ones((3, 3, 3)), np.eye(4)), tmp_path / "small.nii")
     assert_refused(srlib("evaluate", scan, other), "field of view")
     assert not out.exists()
@@ -145,7 +167,13 @@ def test_manifest_and_train(srlib, cohort, tmp_path):
     result = srlib("train", "mdcsrn_res", "--cohort", out, "--profile", "smoke", "--device", "cpu")
     assert result.exit_code == 0, result.output
     assert result.output.strip().endswith("model.safetensors")
-    result = srlib("enhance", next(cohort.parent.glob("*.nii.gz")), tmp_path / "o.nii", "--weights", "mdcsrn_res")
+    result = srlib(
+        "enhance",
+        next(cohort.parent.glob("*.nii.gz")),
+        tmp_path / "o.nii",
+        "--weights",
+        "mdcsrn_res",
+    )
     assert result.exit_code == 0, result.output
 
 
@@ -153,18 +181,32 @@ def test_a_store_is_written_and_trained_from(srlib, cohort, tmp_path):
     patches, out = tmp_path / "p.h5", tmp_path / "run"
     result = srlib("store", "recnn_x2", "--cohort", cohort, "--profile", "smoke", "--out", patches)
     assert result.exit_code == 0 and str(patches) in result.output
-    words = ("train", "recnn_x2", "--cohort", cohort, "--profile", "smoke", "--out", out, "--device", "cpu")
+    words = (
+        "train",
+        "recnn_x2",
+        "--cohort",
+        cohort,
+        "--profile",
+        "smoke",
+        "--out",
+        out,
+        "--device",
+        "cpu",
+    )
     assert srlib(*words, "--store", patches).exit_code == 0
     assert (out / "model.safetensors").is_file()
     assert_refused(srlib(*words, "--store", tmp_path / "none.h5"), "none.h5", "srlib store")
     assert_refused(
-        srlib("store", "mdcsrn_res", "--cohort", cohort, "--out", tmp_path / "q.h5"), "new ones all the time"
+        srlib("store", "mdcsrn_res", "--cohort", cohort, "--out", tmp_path / "q.h5"),
+        "new ones all the time",
     )
     assert not (tmp_path / "q.h5").exists()
 
 
 @pytest.mark.parametrize("name", ["SRReCNN3D_10Layers_IsoScalex2", "renamed"])
-def test_published_caffe_weights_enhance_a_nifti(srlib, published_dir, blob, oblique, tmp_path, centre_of_mass, name):
+def test_published_caffe_weights_enhance_a_nifti(
+    srlib, published_dir, blob, oblique, tmp_path, centre_of_mass, name
+):
     weights = tmp_path / f"{name}.caffemodel"
     weights.write_bytes((published_dir / "SRReCNN3D_10Layers_IsoScalex2.caffemodel").read_bytes())
     hr = blob((24, 20, 22), oblique)
@@ -191,7 +233,9 @@ def test_synthsr_from_the_command_line(srlib, tmp_path, blob, oblique, centre_of
     np.testing.assert_allclose(sr.spacing_mm, 1, atol=1e-5)
     assert volume.axcodes(sr) == "RAS" and sr.data.min() >= 0 and sr.data.max() <= 128
     told = results[0].stderr.splitlines()
-    assert told[0].startswith("in.nii.gz: 21 x 18 x 17 voxels of 0.9 x 1.1 x 1.7 mm, axes RAS, intensities")
+    assert told[0].startswith(
+        "in.nii.gz: 21 x 18 x 17 voxels of 0.9 x 1.1 x 1.7 mm, axes RAS, intensities"
+    )
     assert told[0].endswith("model synthsr_published, 1 mm")
     assert told[1].startswith("warning: the scan covers 18.9 mm along R")
     assert_refused(srlib(*words, "--factor", 1, 1, 2), "leave factor")
@@ -206,7 +250,15 @@ def test_uncertainty_from_the_command_line(srlib, tmp_path, blob):
     weights = tmp_path / "model.safetensors"
     save_weights(network.state_dict(), weights, {"experiment": experiment.to_json()})
     scan = volume.save(blob((30, 31, 12), np.diag([1, 1, 3, 1])), tmp_path / "in.nii.gz")
-    words = ("enhance", scan, tmp_path / "out.nii.gz", "--weights", weights, "--uncertainty", tmp_path / "b.nii.gz")
+    words = (
+        "enhance",
+        scan,
+        tmp_path / "out.nii.gz",
+        "--weights",
+        weights,
+        "--uncertainty",
+        tmp_path / "b.nii.gz",
+    )
     assert srlib(*words).exit_code == 0
     sr, b = volume.load(tmp_path / "out.nii.gz"), volume.load(tmp_path / "b.nii.gz")
     assert sr.shape == b.shape == (30, 31, 36)
@@ -234,7 +286,9 @@ def test_a_folder_goes_on_after_a_bad_file(srlib, weights, scan, tmp_path, blob)
     written = sorted(p.name for p in out.glob("*.nii.gz"))
     assert written == [f"{n}_sr.nii.gz" for n in ("a", "b.c", "d", "e")]
     assert result.stdout.splitlines() == [str(out / n) for n in written]
-    np.testing.assert_allclose(volume.load(out / "d_sr.nii.gz").data, volume.load(out / "a_sr.nii.gz").data, atol=1e-4)
+    np.testing.assert_allclose(
+        volume.load(out / "d_sr.nii.gz").data, volume.load(out / "a_sr.nii.gz").data, atol=1e-4
+    )
     np.testing.assert_allclose(volume.load(out / "e_sr.nii.gz").spacing_mm, 0.5)
     (folder / "f.npz").unlink()
     assert srlib(*words).exit_code == 0  # all was done before

@@ -68,7 +68,9 @@ def test_missing_outputs_run_again(books, cohort):
 
 def test_the_first_error_stops_and_is_kept_for_reading(books, cohort):
     books("00_first", "raise ValueError('too bad')")
-    with pytest.raises(InputError, match=r"00_first failed: ValueError: too bad.*00_first\.failed\.ipynb"):
+    with pytest.raises(
+        InputError, match=r"00_first failed: ValueError: too bad.*00_first\.failed\.ipynb"
+    ):
         runner.run("smoke", cohort)
     left = sorted(p.name for p in (books.folder / "smoke_mine" / "notebooks").iterdir())
     assert left == ["00_first.failed.ipynb"]
@@ -93,11 +95,16 @@ def test_parameters_reach_the_notebook_and_typos_are_refused(books, cohort):
     executed = json.loads((folder / "notebooks" / "10_second.ipynb").read_text())
     expected = {"profile": "smoke", "cohort": str(cohort), "seed": 7, "table": "other"}
     assert executed["metadata"]["papermill"]["parameters"] == expected
-    with pytest.raises(InputError, match="no notebook has a parameter 'sede'; expected one of cohort, profile, seed"):
+    with pytest.raises(
+        InputError,
+        match="no notebook has a parameter 'sede'; expected one of cohort, profile, seed",
+    ):
         runner.run("smoke", cohort, parameters={"sede": 7})
 
 
-@pytest.mark.parametrize("name, value", [("seed", 7), ("profile", "quick"), ("cohort", "other.csv")])
+@pytest.mark.parametrize(
+    "name, value", [("seed", 7), ("profile", "quick"), ("cohort", "other.csv")]
+)
 def test_what_says_where_results_go_is_no_further_parameter(books, cohort, name, value):
     """Else one run's numbers would stand in the folder, and under the name, of another."""
     with pytest.raises(InputError, match=f"-p {name}: .*--{name}"):
@@ -124,7 +131,9 @@ def test_contents_count_and_neither_times_nor_comments(books, scans, tmp_path, n
         return books.log.read_text().count("second")
 
     books("10_second", f"open({str(books.log)!r}, 'a').write('second ')", reads=["checkpoints/*/w"])
-    (tmp_path / "table.txt").write_text("1")  # found in the checkout, from another working directory
+    (tmp_path / "table.txt").write_text(
+        "1"
+    )  # found in the checkout, from another working directory
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     weights = tmp_path / "results" / "smoke_mine" / "checkpoints" / "run" / "w"
@@ -180,11 +189,15 @@ def test_without_notebooks_nothing_is_called_done(books, cohort, monkeypatch, tm
     assert not books.log.exists() and not books.folder.exists()
 
 
-def test_a_kernel_starts_where_one_stands_and_relative_paths_mean_the_same(books, scans, monkeypatch, tmp_path):
+def test_a_kernel_starts_where_one_stands_and_relative_paths_mean_the_same(
+    books, scans, monkeypatch, tmp_path
+):
     (tmp_path / "sub").mkdir()
     monkeypatch.chdir(tmp_path / "sub")
     monkeypatch.setenv("SRLIB_RESULTS", "here")
-    books("00_first", "from srlib import paths; import os; print(os.getcwd(), paths.results_root())")
+    books(
+        "00_first", "from srlib import paths; import os; print(os.getcwd(), paths.results_root())"
+    )
     folder = runner.run("smoke", "../mine.csv", names=["00"])
     assert folder == tmp_path / "sub" / "here" / "smoke_mine"
     text = (folder / "notebooks" / "00_first.ipynb").read_text()

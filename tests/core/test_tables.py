@@ -37,16 +37,25 @@ READ = {
     "short rows": PLAIN.replace("a.nii,\n", "a.nii\n").encode(),
 }  # fmt: skip
 REFUSED = {
-    "semicolons": (PLAIN.replace(",", ";").encode(), "semicolons between its cells, expected commas"),
+    "semicolons": (
+        PLAIN.replace(",", ";").encode(),
+        "semicolons between its cells, expected commas",
+    ),
     "tabs": (PLAIN.replace(",", "\t").encode(), "tabs between its cells, expected commas"),
     "UTF-16 with its mark": (PLAIN.encode("utf-16"), "not UTF-8; save it as 'CSV UTF-8'"),
     "UTF-16 without": (PLAIN.encode("utf-16-le"), "UTF-16"),
     "Windows-1252": (PLAIN.replace("a,train", "Jürgen,train").encode("cp1252"), "not UTF-8"),
-    "a quote that never closes": (PLAIN.replace("a,train", '"a,train').encode(), "a quote never closes"),
+    "a quote that never closes": (
+        PLAIN.replace("a,train", '"a,train').encode(),
+        "a quote never closes",
+    ),
     "a column twice": (PLAIN.replace("mask", "t1").encode(), "a column stands twice, 't1'"),
     "an unknown column": (PLAIN.replace("mask", "flair").encode(), "unknown column 'flair'"),
     "another case": (PLAIN.replace("t1", "T1").encode(), "'T1'"),
-    "a cell too many": (PLAIN.replace("a.nii,\n", "a.nii,,b.nii\n").encode(), "row 2: 5 cells under 4 columns"),
+    "a cell too many": (
+        PLAIN.replace("a.nii,\n", "a.nii,,b.nii\n").encode(),
+        "row 2: 5 cells under 4 columns",
+    ),
     "a column without a name": (PLAIN.replace("split", "").encode(), "column"),
     "a row cut off": (PLAIN.replace("a,train,a.nii,", "a,train,a.nii\nb").encode(), "row 3"),
     "a header alone": (b"subject,split,t1\n\n", "at least one row"),
@@ -63,7 +72,9 @@ REFUSED = {
 def folder(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("SRLIB_DATA", str(tmp_path / "data"))
     for name in "ab":
-        save(Volume(np.random.default_rng(0).random((4, 4, 4)), np.eye(4)), tmp_path / f"{name}.nii")
+        save(
+            Volume(np.random.default_rng(0).random((4, 4, 4)), np.eye(4)), tmp_path / f"{name}.nii"
+        )
     return tmp_path
 
 
@@ -117,7 +128,11 @@ def test_a_path_that_no_file_system_takes_is_one_line(folder):
 def quirks(text: str) -> list[bytes]:
     """A table as spreadsheets and people write it."""
     spaced = text.replace(",", ", ").replace("\n", "\n,,,\n")
-    return [text.encode(), ("\n\n" + spaced).encode(), b"\xef\xbb\xbf" + text.replace("\n", ",,\r\n").encode()]
+    return [
+        text.encode(),
+        ("\n\n" + spaced).encode(),
+        b"\xef\xbb\xbf" + text.replace("\n", ",,\r\n").encode(),
+    ]
 
 
 def test_the_other_tables_are_read_alike(folder):
@@ -132,12 +147,22 @@ def test_the_other_tables_are_read_alike(folder):
                                                      strict=True)):  # fmt: skip
         for name, content in (("ids", ids), ("classes", table), ("priors", prior)):
             (folder / f"{name}.csv").write_bytes(content)
-        out = layouts.write_manifest("flat", folder / "scans", folder / f"{number}.csv", subjects=folder / "ids.csv")
+        out = layouts.write_manifest(
+            "flat", folder / "scans", folder / f"{number}.csv", subjects=folder / "ids.csv"
+        )
         assert out.read_text() == "subject,split,t1\nb,train,scans/b.nii\n"
-        assert [(e.label, e.class_) for e in priors.read_classes(folder / "classes.csv")] == [(0, 0), (2, 1)]
+        assert [(e.label, e.class_) for e in priors.read_classes(folder / "classes.csv")] == [
+            (0, 0),
+            (2, 1),
+        ]
         assert priors.read_priors(folder / "priors.csv")["t1"][0].tolist() == [[1, 2], [1, 1]]
     for name, read in (
-        ("ids", lambda p: layouts.write_manifest("flat", folder / "scans", folder / "no.csv", subjects=p)),
+        (
+            "ids",
+            lambda p: layouts.write_manifest(
+                "flat", folder / "scans", folder / "no.csv", subjects=p
+            ),
+        ),
         ("classes", priors.read_classes),
         ("priors", priors.read_priors),
     ):
@@ -154,7 +179,9 @@ def test_nothing_of_a_users_is_written_over(folder):
     path = write_table(folder / "t.csv", ("a", "b"), [(1, "x, y"), (2, "")])
     assert path.read_bytes() == b'a,b\n1,"x, y"\n2,\n'
     before = path.stat().st_mtime_ns
-    assert write_table(path, ("a", "b"), [(1, "x, y"), (2, "")]).stat().st_mtime_ns == before  # the same bytes
+    assert (
+        write_table(path, ("a", "b"), [(1, "x, y"), (2, "")]).stat().st_mtime_ns == before
+    )  # the same bytes
     with pytest.raises(InputError, match=r"t\.csv exists; --force replaces it"):
         write_table(path, ("a",), [(3,)])
     assert path.stat().st_mtime_ns == before
@@ -183,7 +210,9 @@ def test_commands_keep_what_is_there(folder):
     ):
         mine.write_text("mine")
         done = CliRunner().invoke(main, [str(w) for w in words])
-        assert done.exit_code == 1 and done.stderr.count("\n") == 1 and "--force" in done.stderr, done.output
+        assert done.exit_code == 1 and done.stderr.count("\n") == 1 and "--force" in done.stderr, (
+            done.output
+        )
         assert mine.read_text() == "mine"
         done = CliRunner().invoke(main, [str(w) for w in [*words, "--force"]])
         assert done.exit_code == 0 and mine.read_bytes() != b"mine", done.output
@@ -199,7 +228,10 @@ def test_commands_keep_what_is_there(folder):
         (["manifest", "flat", "scans", "--out", "m.csv", "--seed", "-1"], "--seed"),
         (["manifest", "flat", "scans", "--out", "none/m.csv"], "--out"),
         (["manifest", "flat", "scans", "--out", "m.csv", "--subjects", "none.csv"], "none.csv"),
-        (["priors", "mine.csv", "--classes", "classes.csv", "--out", "p.csv", "--split", "eval"], "only train"),
+        (
+            ["priors", "mine.csv", "--classes", "classes.csv", "--out", "p.csv", "--split", "eval"],
+            "only train",
+        ),
         (["priors", "mine.csv", "--classes", "none.csv", "--out", "p.csv"], "none.csv"),
         (["convert", "deeplesion", "scans", "--out", "o", "--manifest", "m.csv"], "DL_info.csv"),
         (
@@ -217,7 +249,9 @@ def test_what_is_refused_is_one_line(folder, monkeypatch, words, option):
     (folder / "classes.csv").write_text("label,class\n0,0\n1,1\n")
     before = sorted(p.name for p in folder.iterdir())
     done = CliRunner().invoke(main, words)
-    assert done.exit_code == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.output
+    assert (
+        done.exit_code == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    ), done.output
     assert option in done.stderr and sorted(p.name for p in folder.iterdir()) == before
 
 
@@ -227,7 +261,9 @@ def test_only_the_checkouts_own_manifest_is_the_built_in_one(folder, monkeypatch
         (folder / name).write_text("subject,split,t1\na,train,a.nii\n")
         assert built_in(folder / name) == ""
     assert (
-        built_in(root() / "csv" / "example.csv") == built_in(root() / "csv" / ".." / "csv" / "example.csv") == "example"
+        built_in(root() / "csv" / "example.csv")
+        == built_in(root() / "csv" / ".." / "csv" / "example.csv")
+        == "example"
     )
     assert built_in(root() / "csv" / "example_ct.csv") == "example_ct"
     assert built_in(root() / "csv" / "reported.csv") == ""

@@ -54,7 +54,9 @@ def test_the_same_seed_gives_the_same_subject_and_another_index_another(template
     for kind in ("t1", "t2", "labels"):
         assert subject[kind].data.tobytes() == again[kind].data.tobytes()
         assert subject[kind].data.tobytes() != other[kind].data.tobytes()
-    small = tuple(min(a, b) for a, b in zip(subject["labels"].shape, other["labels"].shape, strict=True))
+    small = tuple(
+        min(a, b) for a, b in zip(subject["labels"].shape, other["labels"].shape, strict=True)
+    )
     box = tuple(slice(n) for n in small)
     head = (subject["labels"].data[box] > 0) | (other["labels"].data[box] > 0)
     assert np.mean(subject["labels"].data[box][head] != other["labels"].data[box][head]) > 0.2

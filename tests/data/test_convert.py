@@ -30,7 +30,15 @@ def deeplesion(tmp_path):
 
 
 def test_deeplesion_slices_in_hu_with_their_splits(deeplesion, tmp_path):
-    words = ["convert", "deeplesion", deeplesion, "--out", tmp_path / "out", "--manifest", tmp_path / "dl.csv"]
+    words = [
+        "convert",
+        "deeplesion",
+        deeplesion,
+        "--out",
+        tmp_path / "out",
+        "--manifest",
+        tmp_path / "dl.csv",
+    ]
     done = CliRunner().invoke(main, [str(w) for w in words])
     assert done.exit_code == 0, done.output
     train, test = data.read_manifest(tmp_path / "dl.csv")
@@ -54,7 +62,9 @@ def test_duke_records_are_scan_converted(tmp_path):
     image = load(subject.file("image"))
     assert (subject.name, subject.split) == ("a", "test") and image.shape == (512, 512, 1)
     sector = 0.5 * 1.0 * (400**2 - 100**2)  # its area, in depth samples squared
-    assert (image.data > 0.5).sum() * np.prod(image.spacing_mm[:2]) == pytest.approx(sector, rel=0.02)
+    assert (image.data > 0.5).sum() * np.prod(image.spacing_mm[:2]) == pytest.approx(
+        sector, rel=0.02
+    )
 
 
 def test_a_conversion_replaces_nothing(deeplesion, tmp_path):
@@ -67,7 +77,12 @@ def test_a_conversion_replaces_nothing(deeplesion, tmp_path):
         assert place.read_text() == "mine" and len(list((tmp_path / "out").iterdir())) <= 1
         place.unlink()
     first = convert("deeplesion", deeplesion, tmp_path / "out", tmp_path / "m.csv").read_bytes()
-    assert convert("deeplesion", deeplesion, tmp_path / "out", tmp_path / "m.csv", force=True).read_bytes() == first
+    assert (
+        convert(
+            "deeplesion", deeplesion, tmp_path / "out", tmp_path / "m.csv", force=True
+        ).read_bytes()
+        == first
+    )
 
 
 @pytest.mark.parametrize(
@@ -90,9 +105,21 @@ def test_rows_that_were_never_published_are_refused(deeplesion, tmp_path, old, n
 @pytest.mark.parametrize(
     ("files", "rows", "match"),
     [
-        (("a.mat", "x/a.mat"), {"train": "a.mat,100,400,-0.5,0.5"}, r"train\.csv, row 2: .*a\.mat or .*a\.mat"),
-        (("a.mat",), {"train": "a.mat,100,400,-0.5,0.5", "test": "a.mat,100,400,-0.5,0.5"}, "a stands twice"),
-        (("a.mat", "A.mat"), {"val": "a.mat,100,400,-0.5,0.5\nA.mat,100,400,-0.5,0.5"}, "stands twice"),
+        (
+            ("a.mat", "x/a.mat"),
+            {"train": "a.mat,100,400,-0.5,0.5"},
+            r"train\.csv, row 2: .*a\.mat or .*a\.mat",
+        ),
+        (
+            ("a.mat",),
+            {"train": "a.mat,100,400,-0.5,0.5", "test": "a.mat,100,400,-0.5,0.5"},
+            "a stands twice",
+        ),
+        (
+            ("a.mat", "A.mat"),
+            {"val": "a.mat,100,400,-0.5,0.5\nA.mat,100,400,-0.5,0.5"},
+            "stands twice",
+        ),
         (("a.mat",), {"val": "a.mat,100,nan,-0.5,0.5"}, "no geometry"),
         (("a.mat",), {"val": "../a.mat,100,400,-0.5,0.5"}, "whose column filename lists .mat"),
     ],

@@ -36,7 +36,10 @@ def hcp(tmp_path):
         folder.mkdir(parents=True)
         rng = np.random.default_rng(index)
         scan = rng.integers(0, 4096, (10, 20, 25)).astype(np.int16)
-        nib.save(nib.Nifti1Image(scan, np.diag([0.7, 0.7, 0.7, 1])), folder / f"10{index}_3T_T1w_MPR1.nii.gz")
+        nib.save(
+            nib.Nifti1Image(scan, np.diag([0.7, 0.7, 0.7, 1])),
+            folder / f"10{index}_3T_T1w_MPR1.nii.gz",
+        )
         savemat(folder / f"10{index}_LR.mat", {"out_final": truncation_script(scan, 2.5)})
     return tmp_path / "HCP"
 
@@ -49,7 +52,9 @@ def test_our_degradation_is_what_the_script_stores(shape):
 
 
 def test_given_and_made_pairs_are_the_same(hcp, tmp_path):
-    result = CliRunner().invoke(main, ["manifest", "hcp", str(hcp), "--out", str(tmp_path / "m.csv")])
+    result = CliRunner().invoke(
+        main, ["manifest", "hcp", str(hcp), "--out", str(tmp_path / "m.csv")]
+    )
     assert result.exit_code == 0, result.output
     subjects = data.read_manifest(tmp_path / "m.csv")
     assert len(subjects) == 10
@@ -78,7 +83,12 @@ def test_an_id_list_chooses_and_splits(hcp, tmp_path):
     result = CliRunner().invoke(main, words)
     assert result.exit_code == 0, result.output
     splits = [s.split for s in data.read_manifest(tmp_path / "m.csv")]
-    assert {name: splits.count(name) for name in set(splits)} == {"train": 5, "val": 1, "eval": 1, "test": 1}
+    assert {name: splits.count(name) for name in set(splits)} == {
+        "train": 5,
+        "val": 1,
+        "eval": 1,
+        "test": 1,
+    }
 
 
 def test_samples_kept_by_both_variants():

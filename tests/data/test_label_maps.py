@@ -50,11 +50,15 @@ def test_synthsrs_own_data_are_found_with_one_map_for_validation(labelled):
     (folder / "labels").mkdir(parents=True)
     (folder / "priors").mkdir()
     for number in range(3):
-        (labelled / f"{number}_labels.nii.gz").rename(folder / "labels" / f"brain{number}_labels.nii.gz")
+        (labelled / f"{number}_labels.nii.gz").rename(
+            folder / "labels" / f"brain{number}_labels.nii.gz"
+        )
     np.save(folder / "priors" / "generation_labels.npy", [0, 2, 41, 3])
     np.save(folder / "priors" / "generation_classes.npy", [0, 1, 1, 2])
     for name in ("t1_hr", "t2"):
-        np.save(folder / "priors" / f"prior_means_{name}.npy", np.array([[0.0, 200, 100], [0, 5, 6]]))
+        np.save(
+            folder / "priors" / f"prior_means_{name}.npy", np.array([[0.0, 200, 100], [0, 5, 6]])
+        )
         np.save(folder / "priors" / f"prior_stds_{name}.npy", np.array([[0.0, 10, 10], [0, 1, 1]]))
     found = label_maps.find()
     assert sorted(s.split for s in read_manifest(found.manifest)) == ["train", "train", "val"]
@@ -64,10 +68,14 @@ def test_synthsrs_own_data_are_found_with_one_map_for_validation(labelled):
 
 def test_the_built_in_cohort_is_made_where_only_its_table_is_there(tmp_path, monkeypatch):
     made = []
-    monkeypatch.setattr(label_maps.example, "build", lambda manifest: made.append(manifest) or manifest)
+    monkeypatch.setattr(
+        label_maps.example, "build", lambda manifest: made.append(manifest) or manifest
+    )
     monkeypatch.setattr(label_maps, "_measured", lambda *files: tmp_path / "priors.csv")
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "example.csv").write_text("mine")  # a user's own is neither read nor written
+    (tmp_path / "data" / "example.csv").write_text(
+        "mine"
+    )  # a user's own is neither read nor written
     assert label_maps.builtin().manifest == root() / "csv" / "example.csv" == made[0]
 
 
@@ -79,7 +87,9 @@ def test_measured_priors_of_two_manifests_of_one_name_do_not_mix(labelled):
     other.mkdir()
     text = (labelled / "mine.csv").read_text().replace(",0_", ",../0_").replace(",1_", ",../1_")
     (other / "mine.csv").write_text("\n".join(text.splitlines()[:3]) + "\n")
-    one, two = (label_maps.find(f"{p}/mine.csv", f"{labelled}/classes.csv") for p in (labelled, other))
+    one, two = (
+        label_maps.find(f"{p}/mine.csv", f"{labelled}/classes.csv") for p in (labelled, other)
+    )
     assert one.priors != two.priors and one.priors.read_bytes() != two.priors.read_bytes()
     assert own.read_text() == "mine"
 

@@ -97,7 +97,10 @@ def test_bids(tmp_path: Path) -> None:
     manifest = write_manifest("bids", tmp_path, tmp_path / "bids.csv")
     assert list(rows(manifest)) == ["sub-01", "sub-02_ses-a", "sub-02_ses-b", "sub-03"]
     first = data.read_manifest(manifest)[0]
-    assert first.file("t1").name == "sub-01_run-1_T1w.nii.gz" and first.file("t2").name == "sub-01_T2w.nii"
+    assert (
+        first.file("t1").name == "sub-01_run-1_T1w.nii.gz"
+        and first.file("t2").name == "sub-01_T2w.nii"
+    )
 
 
 def test_bids_runs_are_numbers(tmp_path: Path) -> None:
@@ -139,18 +142,30 @@ def test_bids_keeps_a_persons_sessions_in_one_split(tmp_path: Path) -> None:
             name = f"sub-{person}_ses-{session}"
             scan(tmp_path / f"sub-{person}/ses-{session}/anat/{name}_T1w.nii")
     for seed in range(10):
-        table = rows(write_manifest("bids", tmp_path, tmp_path / f"m{seed}.csv", split=(0.5, 0.25, 0.25), seed=seed))
+        table = rows(
+            write_manifest(
+                "bids", tmp_path, tmp_path / f"m{seed}.csv", split=(0.5, 0.25, 0.25), seed=seed
+            )
+        )
         assert len(table) == 18
         pairs = {(name.split("_")[0], row["split"]) for name, row in table.items()}
         assert len(pairs) == 6
     ids = tmp_path / "ids.csv"
     ids.write_text("id\nsub-1\nsub-2_ses-0\nsub-3\n")
     table = rows(write_manifest("bids", tmp_path, tmp_path / "m.csv", subjects=ids))
-    assert list(table) == [*(f"sub-1_ses-{s}" for s in range(3)), "sub-2_ses-0", *(f"sub-3_ses-{s}" for s in range(3))]
+    assert list(table) == [
+        *(f"sub-1_ses-{s}" for s in range(3)),
+        "sub-2_ses-0",
+        *(f"sub-3_ses-{s}" for s in range(3)),
+    ]
 
 
 def test_synthsr_by_name(tmp_path: Path) -> None:
-    for name in ("brain1", "brain2", "brain10"):  # sorted names alone would pair brain1 with brain10_labels
+    for name in (
+        "brain1",
+        "brain2",
+        "brain10",
+    ):  # sorted names alone would pair brain1 with brain10_labels
         scan(tmp_path / "labels" / f"{name}_labels.nii.gz")
         if name != "brain2":
             scan(tmp_path / "images" / f"{name}.mgz")
@@ -164,14 +179,22 @@ def test_synthsr_by_name(tmp_path: Path) -> None:
     for index in "12":
         scan(other / "images" / f"scan{index}.nii")
         scan(other / "labels" / f"map{index}.nii")
-    found = {s.name: s for s in data.read_manifest(write_manifest("synthsr", other, tmp_path / "o.csv"))}
-    assert {name: s.file("t1").name for name, s in found.items()} == {"map1": "scan1.nii", "map2": "scan2.nii"}
+    found = {
+        s.name: s for s in data.read_manifest(write_manifest("synthsr", other, tmp_path / "o.csv"))
+    }
+    assert {name: s.file("t1").name for name, s in found.items()} == {
+        "map1": "scan1.nii",
+        "map2": "scan2.nii",
+    }
 
 
 @pytest.mark.parametrize(
     ("labels", "images"),
     [
-        ("subject{}_parcels", "subject{}"),  # in sorted order, subject10_parcels comes before subject1_parcels
+        (
+            "subject{}_parcels",
+            "subject{}",
+        ),  # in sorted order, subject10_parcels comes before subject1_parcels
         ("subject{}_parcels", "subject{}_brain"),
         ("parcels-sub-{}-3T", "brain-sub-{}-1.5T"),
         ("{}.aparc+aseg", "orig {}"),
@@ -184,7 +207,9 @@ def test_synthsr_pairs_by_what_tells_names_apart(tmp_path: Path, labels: str, im
             scan(tmp_path / "images" / f"{images.format(number)}.nii.gz")
     found = data.read_manifest(write_manifest("synthsr", tmp_path, tmp_path / "m.csv"))
     pairs = {s.file("labels").name: s.file("t1").name for s in found if "t1" in s.files}
-    assert pairs == {f"{labels.format(n)}.nii.gz": f"{images.format(n)}.nii.gz" for n in (1, 3, 10, 11)}
+    assert pairs == {
+        f"{labels.format(n)}.nii.gz": f"{images.format(n)}.nii.gz" for n in (1, 3, 10, 11)
+    }
 
 
 @pytest.mark.parametrize(
@@ -198,7 +223,9 @@ def test_synthsr_pairs_by_what_tells_names_apart(tmp_path: Path, labels: str, im
         (("anna", "anna_2"), ("bert", "bert_2"), "bert"),
     ],
 )
-def test_synthsr_refuses_what_names_do_not_pair(tmp_path: Path, labels: tuple, images: tuple, left: str) -> None:
+def test_synthsr_refuses_what_names_do_not_pair(
+    tmp_path: Path, labels: tuple, images: tuple, left: str
+) -> None:
     for folder, names in (("labels", labels), ("images", images)):
         for name in names:
             scan(tmp_path / folder / f"{name}.nii")
@@ -232,7 +259,11 @@ def test_paths_are_relative_to_the_real_place_of_the_csv(tmp_path: Path) -> None
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere/csv", target_is_directory=True)
     manifest = write_manifest("flat", tmp_path / "deep/er/scans", tmp_path / "link/m.csv")
     assert rows(manifest)["s00"]["t1"] == "../../deep/er/scans/s00.nii"
-    assert len(data.read_manifest(manifest)) == len(data.read_manifest(tmp_path / "elsewhere/csv/m.csv")) == 3
+    assert (
+        len(data.read_manifest(manifest))
+        == len(data.read_manifest(tmp_path / "elsewhere/csv/m.csv"))
+        == 3
+    )
 
 
 def test_same_seed_same_bytes_and_nothing_left_behind(tmp_path: Path) -> None:
@@ -262,13 +293,18 @@ def test_same_seed_same_bytes_and_nothing_left_behind(tmp_path: Path) -> None:
     ],
 )
 def test_split_counts(tmp_path: Path, people: int, split: tuple, expected: dict[str, int]) -> None:
-    assert counts(write_manifest("flat", flat(tmp_path, people), tmp_path / "m.csv", split=split)) == expected
+    assert (
+        counts(write_manifest("flat", flat(tmp_path, people), tmp_path / "m.csv", split=split))
+        == expected
+    )
 
 
 @pytest.mark.parametrize("people", range(3, 30))
 def test_shares_place_everybody_and_leave_no_split_empty(tmp_path: Path, people: int) -> None:
     for split in ((0.7, 0.1, 0.2), (0.01, 0.01, 0.98), (1 / 3, 1 / 3, 1 / 3)):
-        manifest = write_manifest("flat", flat(tmp_path, people), tmp_path / "m.csv", split=split, force=True)
+        manifest = write_manifest(
+            "flat", flat(tmp_path, people), tmp_path / "m.csv", split=split, force=True
+        )
         found = counts(manifest)
         assert sum(found.values()) == people and set(found) == {"train", "val", "test"}
         for share, name in zip(split, ("train", "val", "test"), strict=True):
@@ -302,14 +338,19 @@ def test_subjects_restrict_and_tolerate_trailing_commas(tmp_path: Path) -> None:
     manifest = write_manifest("flat", folder, tmp_path / "m.csv", subjects=ids)
     assert list(rows(manifest)) == ["s01", "s02", "s04"]
     ids.write_text("id\ns04\ns02\ns01\n")
-    assert write_manifest("flat", folder, tmp_path / "n.csv", subjects=ids).read_bytes() == manifest.read_bytes()
+    assert (
+        write_manifest("flat", folder, tmp_path / "n.csv", subjects=ids).read_bytes()
+        == manifest.read_bytes()
+    )
 
 
 def test_subjects_may_name_the_person(tmp_path: Path) -> None:
     folder, ids = flat(tmp_path / "scans", 12), tmp_path / "ids.csv"
     ids.write_text("id,person\n" + "".join(f"s{i:02d},p{i % 4}\n" for i in range(12)))
     for seed in range(10):
-        table = rows(write_manifest("flat", folder, tmp_path / f"m{seed}.csv", (0.5, 0.25, 0.25), seed, ids))
+        table = rows(
+            write_manifest("flat", folder, tmp_path / f"m{seed}.csv", (0.5, 0.25, 0.25), seed, ids)
+        )
         assert len({(int(name[1:]) % 4, row["split"]) for name, row in table.items()}) == 4
 
 
@@ -336,7 +377,9 @@ def test_bad_subjects(tmp_path: Path, text: str | None, message: str) -> None:
 @pytest.mark.parametrize("layout", PATTERNS)
 def test_no_scan_found_says_what_was_expected(tmp_path: Path, layout: str) -> None:
     (tmp_path / "notes.txt").write_text("not a scan")
-    with pytest.raises(InputError, match=rf"no scan found for the layout {layout}; expected .*\.nii") as error:
+    with pytest.raises(
+        InputError, match=rf"no scan found for the layout {layout}; expected .*\.nii"
+    ) as error:
         write_manifest(layout, tmp_path, tmp_path / "m.csv")
     assert "\n" not in str(error.value)
 

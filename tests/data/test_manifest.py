@@ -65,7 +65,10 @@ def test_reads_subjects_in_order_and_by_split(folder: Path) -> None:
 def test_tolerates_bom_blank_lines_spaces_and_short_rows(folder: Path) -> None:
     text = "\ufeffsubject, split,t1,t2\r\n\r\n a ,train, a.nii.gz\r\n,,,\r\nb,val,b.nii,\r\n\r\n"
     (folder / "cohort.csv").write_bytes(text.encode())
-    assert [(s.name, s.split) for s in read_manifest(folder / "cohort.csv")] == [("a", "train"), ("b", "val")]
+    assert [(s.name, s.split) for s in read_manifest(folder / "cohort.csv")] == [
+        ("a", "train"),
+        ("b", "val"),
+    ]
 
 
 def test_rows_are_counted_as_the_editor_shows_them(folder: Path) -> None:
@@ -78,7 +81,10 @@ def test_rows_are_counted_as_the_editor_shows_them(folder: Path) -> None:
     [
         ("subject,split,t1\na,train,gone.nii\n", ["row 2", "column t1", "gone.nii is neither in"]),
         ("subject,split,t1\na,train,.\n", ["row 2", "column t1", "is neither in"]),
-        ("subject,split,t1\na,train,a.nii.gz\na,train,b.nii\n", ["row 3", "column subject", "a stands twice"]),
+        (
+            "subject,split,t1\na,train,a.nii.gz\na,train,b.nii\n",
+            ["row 3", "column subject", "a stands twice"],
+        ),
         (
             "subject,split,t1\na,train,a.nii.gz\na,test,b.nii\n",
             ["row 3", "column subject", "a stands twice"],
@@ -95,7 +101,10 @@ def test_rows_are_counted_as_the_editor_shows_them(folder: Path) -> None:
         ),
         ("subject,split,t1\na,,a.nii.gz\n", ["row 2", "column split", "got ''"]),
         ("subject,split,t1\na\n", ["row 2", "column split", "ends before it"]),
-        ("subject,split,t1\n,train,a.nii.gz\n", ["row 2", "column subject", "'' cannot name a file"]),
+        (
+            "subject,split,t1\n,train,a.nii.gz\n",
+            ["row 2", "column subject", "'' cannot name a file"],
+        ),
         ("subject,split,t1\na,train,\n", ["row 2", "no volume given"]),
         ("subject,split,t1\na,train,a.nii.gz,b.nii\n", ["row 2", "4 cells under 3 columns"]),
         ("subject,split,t1\n", ["expected a header and at least one row, got 1 lines"]),
@@ -138,16 +147,23 @@ def one_dimensional(path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("column", ["t1", "t2", "labels", "mask", "lr"])
-def test_refuses_unusable_volumes(folder: Path, column: str, make: Callable[[Path], None], message: str) -> None:
+def test_refuses_unusable_volumes(
+    folder: Path, column: str, make: Callable[[Path], None], message: str
+) -> None:
     make(folder / "bad.nii.gz")
     with pytest.raises(InputError) as error:
-        read_manifest(table(folder, f"subject,split,{column}\ngood,train,a.nii.gz\nbad,train,bad.nii.gz\n"))
+        read_manifest(
+            table(folder, f"subject,split,{column}\ngood,train,a.nii.gz\nbad,train,bad.nii.gz\n")
+        )
     for part in (f"row 3, column {column}", str(folder / "bad.nii.gz"), message):
         assert part in str(error.value)
 
 
 def test_a_fourth_axis_of_length_one_is_3d(folder: Path) -> None:
-    nib.save(nib.Nifti1Image(np.arange(64, dtype=np.float32).reshape(4, 4, 4, 1), AFFINE), folder / "c.nii")
+    nib.save(
+        nib.Nifti1Image(np.arange(64, dtype=np.float32).reshape(4, 4, 4, 1), AFFINE),
+        folder / "c.nii",
+    )
     (subject,) = read_manifest(table(folder, "subject,split,t1\nc,test,c.nii\n"))
     assert load(subject.file("t1")).shape == pairs_of([subject], smoke()).shapes[0] == (4, 4, 4)
 
@@ -158,7 +174,9 @@ def test_a_truncated_mgz_is_refused(folder: Path) -> None:
         (folder / "cut.mgz").write_bytes(whole[:keep])
         with pytest.raises(InputError, match=r"row 2, column t1: .*cut\.mgz: unreadable scan"):
             read_manifest(table(folder, "subject,split,t1\ncut,train,cut.mgz\n"))
-    (folder / "cut.mgz").write_bytes(gzip.compress(gzip.decompress(whole)[:40]))  # whole gzip, half a header
+    (folder / "cut.mgz").write_bytes(
+        gzip.compress(gzip.decompress(whole)[:40])
+    )  # whole gzip, half a header
     with pytest.raises(InputError, match=r"row 2, column t1: .*cut\.mgz: unreadable scan"):
         read_manifest(table(folder, "subject,split,t1\ncut,train,cut.mgz\n"))
 
@@ -185,14 +203,25 @@ def test_masks_and_label_maps_lie_where_the_scan_lies(folder: Path, column: str)
     turned, away, beside = np.diag([-1.0, -1, 1, 1]), np.eye(4), np.diag([2.0, 2, 2, 1])
     turned[:3, 3], away[:3, 3], beside[:3, 3] = (3, 3, 0), (0, 50, 0), (-4.5, 0, 0)
     manifest = table(folder, f"subject,split,t1,{column}\na,train,a.nii.gz,other.nii\n")
-    for shape, affine in (((4, 4, 4), turned), ((2, 2, 5), np.diag([2.0, 2, 2, 1])), ((4, 4, 5), np.eye(4))):
+    for shape, affine in (
+        ((4, 4, 4), turned),
+        ((2, 2, 5), np.diag([2.0, 2, 2, 1])),
+        ((4, 4, 5), np.eye(4)),
+    ):
         save(Volume(np.ones(shape), affine), folder / "other.nii")
         assert len(read_manifest(manifest)) == 1
-    for shape, affine in (((4, 4, 4), away), ((2, 2, 2), beside)):  # the second touches it with one face
+    for shape, affine in (
+        ((4, 4, 4), away),
+        ((2, 2, 2), beside),
+    ):  # the second touches it with one face
         save(Volume(np.ones(shape), affine), folder / "other.nii")
-        with pytest.raises(InputError, match=rf"row 2, column {column}: .*other\.nii lies nowhere in the t1"):
+        with pytest.raises(
+            InputError, match=rf"row 2, column {column}: .*other\.nii lies nowhere in the t1"
+        ):
             read_manifest(manifest)
-        labels_alone = table(folder, f"subject,split,{column}\na,train,other.nii\n").rename(folder / "alone.csv")
+        labels_alone = table(folder, f"subject,split,{column}\na,train,other.nii\n").rename(
+            folder / "alone.csv"
+        )
         assert len(read_manifest(labels_alone)) == 1
         manifest = table(folder, f"subject,split,t1,{column}\na,train,a.nii.gz,other.nii\n")
     manifest = table(folder, "subject,split,t1,t2,lr\na,train,a.nii.gz,other.nii,other.nii\n")
@@ -200,14 +229,17 @@ def test_masks_and_label_maps_lie_where_the_scan_lies(folder: Path, column: str)
 
 
 @pytest.mark.parametrize(
-    "name", ["", "a/b", "../escaped", "/tmp/a", "a\\b", ".", "..", ".hidden", "a\tb", "a\u200bb", '"a\nb"']
+    "name",
+    ["", "a/b", "../escaped", "/tmp/a", "a\\b", ".", "..", ".hidden", "a\tb", "a\u200bb", '"a\nb"'],
 )
 def test_subjects_name_files(folder: Path, name: str) -> None:
     with pytest.raises(InputError, match=r"row 2, column subject: .* cannot name a file"):
         read_manifest(table(folder, f"subject,split,t1\n{name},train,a.nii.gz\n"))
 
 
-@pytest.mark.parametrize(("one", "other"), [("anna", "Anna"), ("a b", "a  b"), ("é", "e\u0301"), ("s1", "s1 ")])
+@pytest.mark.parametrize(
+    ("one", "other"), [("anna", "Anna"), ("a b", "a  b"), ("é", "e\u0301"), ("s1", "s1 ")]
+)
 def test_names_that_a_file_system_may_take_for_one(folder: Path, one: str, other: str) -> None:
     text = f"subject,split,t1\n{one},train,a.nii.gz\n{other},test,b.nii\n"
     with pytest.raises(InputError, match=r"row 3, column subject: .* stands twice"):
@@ -215,14 +247,21 @@ def test_names_that_a_file_system_may_take_for_one(folder: Path, one: str, other
 
 
 def test_names_of_digits_stay_as_they_are(folder: Path) -> None:
-    manifest = table(folder, "subject,split,t1\n001,train,a.nii.gz\n1,train,b.nii\n1e3,test,b.nii\nNA,val,b.nii\n")
+    manifest = table(
+        folder,
+        "subject,split,t1\n001,train,a.nii.gz\n1,train,b.nii\n1e3,test,b.nii\nNA,val,b.nii\n",
+    )
     assert [s.name for s in read_manifest(manifest)] == ["001", "1", "1e3", "NA"]
 
 
-def test_a_header_is_read_once_while_its_file_does_not_change(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_header_is_read_once_while_its_file_does_not_change(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Manifests of 10,000 rows are read again and again; the time goes into headers."""
     read: list[Path] = []
-    monkeypatch.setattr("srlib.data.manifest.read_grid", lambda file: read.append(file) or read_grid(file))
+    monkeypatch.setattr(
+        "srlib.data.manifest.read_grid", lambda file: read.append(file) or read_grid(file)
+    )
     rows = [f"s{i},train,a.nii.gz,b.nii,b.nii" for i in range(10_000)]
     manifest = table(folder, "\n".join(["subject,split,t1,labels,mask", *rows]))
     assert len(read_manifest(manifest)) == len(read_manifest(manifest)) == 10_000
@@ -245,18 +284,31 @@ def test_files_that_are_no_csv(folder: Path) -> None:
         read_manifest(table(folder, 'subject,split,t1\na,train,"' + "x" * 200_000))
 
 
-def test_falls_back_to_srlib_data(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_falls_back_to_srlib_data(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     inside = scan(tmp_path / "elsewhere/made/c.nii", seed=2)
     scan(tmp_path / "elsewhere/a.nii.gz", seed=3)
-    manifest = table(folder, f"subject,split,t1\na,train,a.nii.gz\nc,train,made/c.nii\nd,train,{folder / 'b.nii'}\n")
+    manifest = table(
+        folder,
+        f"subject,split,t1\na,train,a.nii.gz\nc,train,made/c.nii\nd,train,{folder / 'b.nii'}\n",
+    )
     first, second, third = (s.file("t1") for s in read_manifest(manifest))
-    assert (first, second, third) == (folder / "a.nii.gz", inside, folder / "b.nii")  # the CSV's folder comes first
+    assert (first, second, third) == (
+        folder / "a.nii.gz",
+        inside,
+        folder / "b.nii",
+    )  # the CSV's folder comes first
     monkeypatch.setenv("SRLIB_DATA", str(tmp_path / "moved"))
-    with pytest.raises(InputError, match=r"row 3, column t1: made/c\.nii is neither in .*cohort nor in .*moved"):
+    with pytest.raises(
+        InputError, match=r"row 3, column t1: made/c\.nii is neither in .*cohort nor in .*moved"
+    ):
         read_manifest(manifest)
 
 
-def test_relative_manifest_gives_absolute_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_manifest_gives_absolute_files(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     table(folder, "subject,split,t1\na,train,a.nii.gz\n")
     monkeypatch.chdir(folder)
     (subject,) = read_manifest("cohort.csv")
@@ -290,11 +342,19 @@ def test_pairs_share_the_high_resolution_grid(tmp_path: Path, task: str) -> None
     assert pair.on_grid.shape == pair.hr.shape == (9, 11, 8)
     assert np.allclose(pair.on_grid.affine, pair.hr.affine)
     assert pair.lr.shape == ((5, 6, 4) if task == "gaussian_x2" else (9, 11, 8))
-    assert pair.scaling == fit_scaling(pair.on_grid.data, "minmax") != fit_scaling(pair.hr.data, "minmax")
+    assert (
+        pair.scaling
+        == fit_scaling(pair.on_grid.data, "minmax")
+        != fit_scaling(pair.hr.data, "minmax")
+    )
     lr, hr = pairs_of([subject], smoke(task=task))[0]
-    assert lr.dtype == hr.dtype == np.float32 and lr.shape == (1, 9, 11, 8) and hr.shape == (9, 11, 8)
+    assert (
+        lr.dtype == hr.dtype == np.float32 and lr.shape == (1, 9, 11, 8) and hr.shape == (9, 11, 8)
+    )
     assert lr.min() == 0 and lr.max() == pytest.approx(1, abs=1e-6)
-    assert hr.min() < 0 and hr.max() > 1  # noise is sharper than its blur: the truth is not what was fitted
+    assert (
+        hr.min() < 0 and hr.max() > 1
+    )  # noise is sharper than its blur: the truth is not what was fitted
     assert np.allclose(pair.scaling.invert(hr), pair.hr.data, atol=1e-3)
 
 
@@ -312,7 +372,9 @@ def test_pairs_are_kept_and_counted(tmp_path: Path) -> None:
 # Patches
 
 
-def take(dataset: PairDataset, seed: int, start: int, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def take(
+    dataset: PairDataset, seed: int, start: int, count: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
     stream = patch_stream(dataset, seed, start)
     try:
         return list(itertools.islice(stream, count))
@@ -320,9 +382,13 @@ def take(dataset: PairDataset, seed: int, start: int, count: int) -> list[tuple[
         stream.close()
 
 
-def same(one: list[tuple[np.ndarray, np.ndarray]], other: list[tuple[np.ndarray, np.ndarray]]) -> bool:
+def same(
+    one: list[tuple[np.ndarray, np.ndarray]], other: list[tuple[np.ndarray, np.ndarray]]
+) -> bool:
     return len(one) == len(other) and all(
-        np.array_equal(a, b) for p, q in zip(one, other, strict=True) for a, b in zip(p, q, strict=True)
+        np.array_equal(a, b)
+        for p, q in zip(one, other, strict=True)
+        for a, b in zip(p, q, strict=True)
     )
 
 
@@ -413,10 +479,18 @@ def test_patches_hold_foreground_when_there_is_any(tmp_path: Path) -> None:
 def test_free_pairs_are_those_of_the_manifest(tmp_path: Path) -> None:
     (subject,) = cohort(tmp_path, 1, (18, 18, 18))
     hr = load(subject.file("t1"))
-    given = save(Volume(hr.data[::2, ::2, ::2] * 3, np.diag([2.0, 2.0, 2.0, 1.0])), tmp_path / "lr.nii")
-    pair = systems.get("recnn_free", "smoke").pairs.make(Subject("s", "train", {**subject.files, "lr": given}))
-    assert np.array_equal(pair.lr.data, hr.data[::2, ::2, ::2] * 3) and pair.on_grid.shape == hr.shape
-    assert np.allclose(pair.on_grid.data[::2, ::2, ::2], pair.lr.data, atol=0.01)  # where its affine places it
+    given = save(
+        Volume(hr.data[::2, ::2, ::2] * 3, np.diag([2.0, 2.0, 2.0, 1.0])), tmp_path / "lr.nii"
+    )
+    pair = systems.get("recnn_free", "smoke").pairs.make(
+        Subject("s", "train", {**subject.files, "lr": given})
+    )
+    assert (
+        np.array_equal(pair.lr.data, hr.data[::2, ::2, ::2] * 3) and pair.on_grid.shape == hr.shape
+    )
+    assert np.allclose(
+        pair.on_grid.data[::2, ::2, ::2], pair.lr.data, atol=0.01
+    )  # where its affine places it
 
 
 def given(folder: Path, lr: Volume, **changes: object) -> tuple[Subject, systems.Experiment]:
@@ -438,11 +512,15 @@ def smooth() -> Volume:
 
 
 @pytest.mark.parametrize("axes", ["RAS", "LAS", "SPL"])
-def test_a_given_lr_is_taken_where_it_lies_though_its_shape_is_that_of_the_truth(tmp_path: Path, axes: str) -> None:
+def test_a_given_lr_is_taken_where_it_lies_though_its_shape_is_that_of_the_truth(
+    tmp_path: Path, axes: str
+) -> None:
     lr = smooth()
     pair = made(tmp_path, reorient(lr, axes))
     np.testing.assert_array_equal(pair.on_grid.data, lr.data)
-    assert list(systems.get("recnn_free").pairs.baselines(pair)) == ["zero_filled"]  # nothing is to be interpolated
+    assert list(systems.get("recnn_free").pairs.baselines(pair)) == [
+        "zero_filled"
+    ]  # nothing is to be interpolated
     coarse = resample(lr, *coarse_grid(lr.shape, lr.affine, (2, 2, 2)))
     straight = made(tmp_path, coarse)
     turned = made(tmp_path, reorient(coarse, axes))
@@ -456,14 +534,19 @@ def test_a_given_lr_belongs_to_the_experiments_own_task(tmp_path: Path) -> None:
     subject, experiment = given(tmp_path, smooth())
     assert np.array_equal(experiment.pairs.make(subject, experiment.task).lr.data, smooth().data)
     for task in ("gaussian_x3", "kspace_x2_3d"):
-        pair, expected = experiment.pairs.make(subject, task), experiment.pairs.degrade(load(subject.file("t1")), task)
+        pair, expected = (
+            experiment.pairs.make(subject, task),
+            experiment.pairs.degrade(load(subject.file("t1")), task),
+        )
         assert np.array_equal(pair.lr.data, expected.lr.data)
 
 
 @pytest.mark.filterwarnings("ignore:.*covers 95.8 %")  # columns that were left out at the far face
 @pytest.mark.parametrize("task", ["gaussian_x2", "gaussian_x2_corners", "scanline_x4"])
 @pytest.mark.parametrize("axes", ["RAS", "LPS", "SAL"])
-def test_networks_from_grid_to_grid_get_a_given_lr_on_the_coarse_grid(tmp_path: Path, task: str, axes: str) -> None:
+def test_networks_from_grid_to_grid_get_a_given_lr_on_the_coarse_grid(
+    tmp_path: Path, task: str, axes: str
+) -> None:
     subject, experiment = given(tmp_path, smooth(), task=task, prediction=CoarseToFine())
     expected = experiment.pairs.degrade(load(subject.file("t1")))
     given(tmp_path, reorient(expected.lr, axes))  # as another program stores it
@@ -484,7 +567,9 @@ def test_a_given_lr_that_covers_too_little_is_told_or_refused(tmp_path: Path) ->
     np.testing.assert_allclose(pair.on_grid.data[..., :17], lr.data[..., :17], atol=1e-5)
     with pytest.raises(InputError, match=r"subject s, .*hr.nii: the lr .*lr.nii covers 50 %"):
         made(tmp_path, crop_or_pad(lr, (0, 0, 0), (24, 20, 9)))
-    with pytest.raises(InputError, match=r"subject s, .*lr.nii shows nothing in the scan's field of view"):
+    with pytest.raises(
+        InputError, match=r"subject s, .*lr.nii shows nothing in the scan's field of view"
+    ):
         made(tmp_path, Volume(lr.data, np.eye(4) + np.outer([0, 1, 0, 0], [0, 0, 0, 90])))
 
 
@@ -493,7 +578,9 @@ def test_a_mask_is_brought_by_its_affine(tmp_path: Path) -> None:
     inside[3:9, 4:15, 2:11] = 1
     for axes in ("RAS", "LPS", "AIL"):
         mask = reorient(Volume(inside, AFFINE), axes)
-        mask = crop_or_pad(mask, (1, 1, 1), [n - 2 for n in mask.shape])  # all of it that is not zero
+        mask = crop_or_pad(
+            mask, (1, 1, 1), [n - 2 for n in mask.shape]
+        )  # all of it that is not zero
         subject = Subject("s", "test", {"mask": save(mask, tmp_path / "mask.nii.gz")})
         found = load_mask(subject, scan)
         assert found.dtype == bool and np.array_equal(found, inside)
@@ -507,7 +594,13 @@ def test_a_constant_patch_is_in_the_units_of_all_others(tmp_path: Path) -> None:
     data[8:] = np.random.default_rng(0).uniform(500, 1000, (8, 16, 16))
     data[8:, 8:] = 250
     subject = Subject("half", "train", {"t1": save(Volume(data, AFFINE), tmp_path / "half.nii")})
-    settings = {"prediction": SameGrid(), "frame": None, "patch_size": 8, "stride": None, "task": "kspace_x2_3d"}
+    settings = {
+        "prediction": SameGrid(),
+        "frame": None,
+        "patch_size": 8,
+        "stride": None,
+        "task": "kspace_x2_3d",
+    }
     dataset = pairs_of([subject], systems.get("srgan3d", "smoke").changed(**settings))
     found = {}
     for place in dataset.grid(0):
@@ -546,4 +639,8 @@ def test_training_warns_of_a_scan_of_which_one_voxel_takes_the_range(tmp_path: P
     told = [str(w.message) for w in caught if w.category is ScanWarning]
     assert len(told) == 2
     for line, subject in zip(told, subjects[1:], strict=True):
-        assert f"subject {subject.name}" in line and str(subject.file("t1")) in line and "1 of 1728" in line
+        assert (
+            f"subject {subject.name}" in line
+            and str(subject.file("t1")) in line
+            and "1 of 1728" in line
+        )

@@ -104,7 +104,9 @@ def test_center_alignment_keeps_the_field_of_view(factor, noise, affine, to_worl
     lr = GaussianDownsample(factor)(Volume(noise(SHAPE), affine))
     factor = np.broadcast_to(factor, 3)
     assert lr.shape == tuple(np.ceil(np.divide(SHAPE, factor)).astype(int))
-    np.testing.assert_allclose(to_world(lr.affine, (-0.5,) * 3), to_world(affine, (-0.5,) * 3), atol=1e-9)
+    np.testing.assert_allclose(
+        to_world(lr.affine, (-0.5,) * 3), to_world(affine, (-0.5,) * 3), atol=1e-9
+    )
     np.testing.assert_allclose(lr.affine[:3, :3], affine[:3, :3] * factor)
 
 
@@ -130,7 +132,9 @@ def test_down_and_back_leaves_a_blob_in_place(name, shape, affine, blob, centre_
     assert back.shape == shape
     np.testing.assert_allclose(back.affine, affine, atol=1e-9)
     for image in (back, *([] if name.startswith("kspace") else [lr])):
-        inner = Volume(np.where(image.data > 0.02, image.data, 0), image.affine)  # ringing has no centre
+        inner = Volume(
+            np.where(image.data > 0.02, image.data, 0), image.affine
+        )  # ringing has no centre
         moved = np.linalg.solve(affine[:3, :3], centre_of_mass(inner) - centre_of_mass(hr))
         assert np.abs(moved).max() < 0.05
 
@@ -140,11 +144,15 @@ def test_to_grid_interpolates_at_the_given_order(order, noise):
     lr = Volume(noise((9, 8, 7)), np.eye(4))
     out = GaussianDownsample(2).to_grid(lr, (18, 16, 14), order).data
     at = np.indices((18, 16, 14)) / 2 - 0.25
-    np.testing.assert_allclose(out, ndimage.map_coordinates(lr.data, at, order=order, mode="mirror"), atol=1e-5)
+    np.testing.assert_allclose(
+        out, ndimage.map_coordinates(lr.data, at, order=order, mode="mirror"), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("make", [KSpaceTruncation, GaussianDownsample])
-@pytest.mark.parametrize("factor", [0.5, 0, -2, np.nan, np.inf, (2, 2), (2, 2, 2, 2), (1, 2, 0.9), ()])
+@pytest.mark.parametrize(
+    "factor", [0.5, 0, -2, np.nan, np.inf, (2, 2), (2, 2, 2, 2), (1, 2, 0.9), ()]
+)
 def test_bad_factors_are_refused(make, factor):
     with pytest.raises(InputError, match="factor"):
         make(factor)
@@ -161,20 +169,26 @@ def test_bad_settings_are_refused(name, value, noise):
 
 
 @pytest.mark.parametrize("width", [24, 25, 27])
-def test_scanline_decimation_keeps_columns_and_interpolates_between_them(width, noise, affine, to_world):
+def test_scanline_decimation_keeps_columns_and_interpolates_between_them(
+    width, noise, affine, to_world
+):
     hr = Volume(noise((width, 10, 5)), affine)
     degradation = ScanlineDecimation(4)
     lr = degradation(hr)
     np.testing.assert_array_equal(lr.data, hr.data[::4])
     for column in range(len(lr.data)):
-        np.testing.assert_allclose(to_world(lr.affine, (column, 3, 2)), to_world(affine, (4 * column, 3, 2)))
+        np.testing.assert_allclose(
+            to_world(lr.affine, (column, 3, 2)), to_world(affine, (4 * column, 3, 2))
+        )
     last = 4 * (len(lr.data) - 1)
     for order in (1, 3):
         back = degradation.to_grid(lr, hr.shape, order)
         assert back.shape == hr.shape
         np.testing.assert_allclose(back.affine, affine, atol=1e-9)
         np.testing.assert_allclose(back.data[::4], hr.data[::4], atol=1e-4)
-        alone = degradation.to_grid(Volume(lr.data[:, 3:4, 1:2], lr.affine), (width, 1, 1), order).data
+        alone = degradation.to_grid(
+            Volume(lr.data[:, 3:4, 1:2], lr.affine), (width, 1, 1), order
+        ).data
         np.testing.assert_allclose(back.data[:, 3:4, 1:2], alone, atol=1e-4)
     linear = degradation.to_grid(lr, hr.shape, 1).data[: last + 1, 3, 2]
     np.testing.assert_allclose(
@@ -191,7 +205,9 @@ def published_pair(image, views, factor):
 
 
 def test_sparse_view_is_the_published_pair():
-    data = np.stack([ct_slice(np.random.default_rng(seed), 64) + 100 * seed for seed in range(3)], axis=-1)
+    data = np.stack(
+        [ct_slice(np.random.default_rng(seed), 64) + 100 * seed for seed in range(3)], axis=-1
+    )
     hr, degradation = Volume(data, np.eye(4)), SparseView(8, views=200)
     lr, truth = degradation.pair(hr)
     for k in range(3):
@@ -201,7 +217,9 @@ def test_sparse_view_is_the_published_pair():
         assert np.linalg.norm(truth.data[..., k].T - full) < 0.015 * np.linalg.norm(full - low)
         alone = Volume(hr.data[..., k : k + 1], np.eye(4))
         np.testing.assert_allclose(degradation(alone).data[..., 0], lr.data[..., k], atol=0.01)
-        np.testing.assert_allclose(degradation.pair(alone)[1].data[..., 0], truth.data[..., k], atol=0.01)
+        np.testing.assert_allclose(
+            degradation.pair(alone)[1].data[..., 0], truth.data[..., k], atol=0.01
+        )
     assert degradation.to_grid(lr, hr.shape) is lr
 
 
@@ -245,7 +263,9 @@ def test_degradations_are_made_by_name():
         make_degradation("blurring", factor=2)
 
 
-@pytest.mark.parametrize(("factor", "expected"), [((2, 2, 2), (24, 18, 30)), ((3, 1, 2.5), (24, 19, 30))])
+@pytest.mark.parametrize(
+    ("factor", "expected"), [((2, 2, 2), (24, 18, 30)), ((3, 1, 2.5), (24, 19, 30))]
+)
 def test_the_published_model_cuts_to_a_multiple_of_the_factor(factor, expected):
     assert GaussianDownsample(factor, whole=True).usable((25, 19, 31)) == expected
     assert GaussianDownsample(factor).usable((25, 19, 31)) == (25, 19, 31)
@@ -256,12 +276,16 @@ def test_blocks_are_averaged_and_stay_in_place(noise, oblique, to_world):
     lr = BlockAverage((2, 1, 3))(hr)
     assert lr.shape == (3, 8, 3)
     np.testing.assert_allclose(lr.data[1, 5, 2], hr.data[2:4, 5, 6:9].mean(), rtol=1e-6)
-    np.testing.assert_allclose(to_world(lr.affine, (0, 0, 0)), to_world(hr.affine, (0.5, 0, 1)), atol=1e-9)
+    np.testing.assert_allclose(
+        to_world(lr.affine, (0, 0, 0)), to_world(hr.affine, (0.5, 0, 1)), atol=1e-9
+    )
     assert BlockAverage(2)(Volume(np.full((5, 5, 5), 3.0), np.eye(4))).data == pytest.approx(3.0)
     ramp = Volume(np.fromfunction(lambda x, y, z: 2 * x - y + 3 * z, (24, 22, 26)), oblique)
     back = BlockAverage((2, 2, 2))
     inside = (slice(9, -9),) * 3
-    np.testing.assert_allclose(back.to_grid(back(ramp), ramp.shape).data[inside], ramp.data[inside], atol=0.05)
+    np.testing.assert_allclose(
+        back.to_grid(back(ramp), ramp.shape).data[inside], ramp.data[inside], atol=0.05
+    )
     with pytest.raises(InputError, match="whole number"):
         BlockAverage((2.5, 1, 1))
 
@@ -272,11 +296,15 @@ def test_noise_is_that_of_magnitude_images_and_always_the_same():
     scan = Volume(flat, np.eye(4))
     noisy = rician(scan, 0.05, np.random.default_rng(1)).data
     assert noisy[20:].std() == pytest.approx(5, rel=0.05) and noisy.min() >= 0
-    assert noisy[:20].mean() == pytest.approx(5 * np.sqrt(np.pi / 2), rel=0.02)  # Rayleigh where nothing is
+    assert noisy[:20].mean() == pytest.approx(
+        5 * np.sqrt(np.pi / 2), rel=0.02
+    )  # Rayleigh where nothing is
     degradation = GaussianDownsample(2, noise=0.02)
     assert np.array_equal(degradation(scan).data, degradation(scan).data)
     clean = GaussianDownsample(2)(scan).data
-    assert np.std(degradation(scan).data[12:] - clean[12:]) == pytest.approx(0.02 * clean.max(), rel=0.1)
+    assert np.std(degradation(scan).data[12:] - clean[12:]) == pytest.approx(
+        0.02 * clean.max(), rel=0.1
+    )
     with pytest.raises(InputError, match="noise"):
         GaussianDownsample(2, noise=-0.1)
 
@@ -305,7 +333,9 @@ def test_noise_of_signed_scans_is_gaussian():
     noise = rician(scan, 0.02, np.random.default_rng(1), signed=True).data - scan.data
     assert noise.std() == pytest.approx(20, rel=0.02) and abs(noise.mean()) < 0.5
     folded = rician(scan.with_data(scan.data + 1000), 0.02, np.random.default_rng(1)).data
-    assert folded.min() >= 0 and folded[:20].mean() == pytest.approx(20 * np.sqrt(np.pi / 2), rel=0.02)
+    assert folded.min() >= 0 and folded[:20].mean() == pytest.approx(
+        20 * np.sqrt(np.pi / 2), rel=0.02
+    )
 
 
 def test_twelve_bits_hold_no_negative_values(noise):

@@ -23,11 +23,15 @@ def ellipse(size, a, b, x, y, phi):
     """An ellipse about (x, y) from the axis, x along columns and y up, and its exact sinogram at 90 angles."""
     fine = (np.arange(size * 8) + 0.5) / 8 - 0.5 - size // 2
     u, v = fine - x, -fine[:, None] - y
-    inside = ((u * np.cos(phi) + v * np.sin(phi)) / a) ** 2 + ((v * np.cos(phi) - u * np.sin(phi)) / b) ** 2 <= 1
+    inside = ((u * np.cos(phi) + v * np.sin(phi)) / a) ** 2 + (
+        (v * np.cos(phi) - u * np.sin(phi)) / b
+    ) ** 2 <= 1
     t, theta = np.arange(detectors(size)) - detectors(size) // 2, np.deg2rad(half_turn(90))[:, None]
     width = a**2 * np.cos(theta - phi) ** 2 + b**2 * np.sin(theta - phi) ** 2
     chord = np.clip(width - (t - x * np.cos(theta) - y * np.sin(theta)) ** 2, 0, None)
-    return inside.reshape(size, 8, size, 8).mean((1, 3), dtype=np.float32), 2 * a * b / width * np.sqrt(chord)
+    return inside.reshape(size, 8, size, 8).mean(
+        (1, 3), dtype=np.float32
+    ), 2 * a * b / width * np.sqrt(chord)
 
 
 @pytest.mark.parametrize(("size", "step"), [(128, 8), (97, 8), (64, 8)])
@@ -85,7 +89,10 @@ def test_a_full_frame_is_scikit_images_but_for_its_border():
     theirs = skimage_radon(image, angles, circle=False)
     for step in (1, 8):
         back = fbp(radon(image, angles)[::step], angles[::step], 64)[4:-4, 4:-4]
-        assert error(back, iradon(theirs[:, ::step], angles[::step], 64, circle=False)[4:-4, 4:-4]) < 0.01
+        assert (
+            error(back, iradon(theirs[:, ::step], angles[::step], 64, circle=False)[4:-4, 4:-4])
+            < 0.01
+        )
 
 
 def test_projections_are_linear(noise):
@@ -93,7 +100,9 @@ def test_projections_are_linear(noise):
     angles = half_turn(20)
     sinograms = [radon(image, angles) for image in (a, b)]
     assert sinograms[0].shape == (20, 47)
-    np.testing.assert_allclose(radon(2 * a - 3 * b, angles), 2 * sinograms[0] - 3 * sinograms[1], atol=1e-3)
+    np.testing.assert_allclose(
+        radon(2 * a - 3 * b, angles), 2 * sinograms[0] - 3 * sinograms[1], atol=1e-3
+    )
     assert sinograms[0].dtype == fbp(sinograms[0], angles, 33).dtype == np.float32
 
 

@@ -34,7 +34,10 @@ def test_there_and_back(noise):
     image = scan_convert(frame, *SECTOR, (400, 400))
     beam, depth = np.meshgrid(np.arange(3, 47), np.arange(3, 77), indexing="ij")
     x, y = position(beam, depth, frame.shape)
-    index = [(x - image.affine[0, 3]) / image.affine[0, 0], (y - image.affine[1, 3]) / image.affine[1, 1]]
+    index = [
+        (x - image.affine[0, 3]) / image.affine[0, 0],
+        (y - image.affine[1, 3]) / image.affine[1, 1],
+    ]
     back = ndimage.map_coordinates(image.data[..., 0], index, order=3)
     np.testing.assert_allclose(back, frame[3:47, 3:77], atol=0.01 * np.ptp(frame))
 

@@ -39,7 +39,9 @@ OBLIQUE = AFFINES["oblique"]
 @pytest.fixture
 def enhance(tiny):
     """Run the command with words; returns click's result."""
-    return lambda *words: CliRunner().invoke(main, ["enhance", *map(str, words), "--weights", str(tiny)])
+    return lambda *words: CliRunner().invoke(
+        main, ["enhance", *map(str, words), "--weights", str(tiny)]
+    )
 
 
 def texture(shape=(24, 22, 20), seed=0) -> np.ndarray:
@@ -75,7 +77,10 @@ def good(folder: Path, shape=(24, 22, 20)) -> list[str]:
     scaled = nib.Nifti1Image(data.astype("i2"), OBLIQUE)
     scaled.header.set_slope_inter(0.1, -3)
     nib.save(scaled, folder / "λήψη 1.nii.gz")
-    nib.save(nib.Nifti1Image(data[..., None].astype("i1"), np.diag([0.8, 0.8, 5, 1])), folder / "m.nii.gz")
+    nib.save(
+        nib.Nifti1Image(data[..., None].astype("i1"), np.diag([0.8, 0.8, 5, 1])),
+        folder / "m.nii.gz",
+    )
     swapped = nib.Nifti1Image(data.astype(">i2"), OBLIQUE, nib.Nifti1Header(endianness=">"))
     nib.save(swapped, folder / "n.nii")
     return ["a float", "b", "c", "d.e", "f", "g", "h", "i", "j", "k series", "m", "n", "λήψη 1"]
@@ -145,7 +150,9 @@ def test_a_bad_scan_is_one_line_and_leaves_nothing(name, tmp_path, enhance):
     result = enhance(tmp_path / name, tmp_path / "sr.nii.gz")
     assert time.perf_counter() - begin < 5
     assert result.exit_code == 1 and result.stdout == ""
-    (line,) = [line for line in result.stderr.splitlines() if not line.startswith(("warning:", f"{name}:"))]
+    (line,) = [
+        line for line in result.stderr.splitlines() if not line.startswith(("warning:", f"{name}:"))
+    ]
     assert line.startswith("error: ") and name in line and words in line
     assert sorted(os.listdir(tmp_path)) == before
 
@@ -154,19 +161,32 @@ def test_a_billion_voxels_are_refused_before_memory_is_taken(tmp_path, tiny, noi
     nifti(tmp_path / "billion.nii.gz", DATA, put(DIM, 1001, 1000, 1000, dtype="<i2"))
     nifti(tmp_path / "almost.nii.gz", DATA, put(DIM, 999, 1000, 1000, dtype="<i2"))
     volume.save(Volume(noise((60, 60, 60)), np.eye(4)), tmp_path / "fine.nii.gz")
-    model, before = trained.load_model(tiny, device="cpu"), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    model, before = (
+        trained.load_model(tiny, device="cpu"),
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+    )
     for name, settings, words in (
         ("billion.nii.gz", {}, "more than"), ("almost.nii.gz", {}, "can hold"),
         ("fine.nii.gz", {"spacing_mm": (0.05,) * 3}, "(1200, 1200, 1200) voxels need 34.6 GB"),
         ("fine.nii.gz", {"factor": (5, 5, 5), "max_memory_gb": 0.3}, "need 0.54 GB of memory at least, 0.3 GB"),
     ):  # fmt: skip
-        (outcome,) = batch.run([jobs.Job(tmp_path / name, tmp_path / "o.nii")], model, tiny, print, **settings)
+        (outcome,) = batch.run(
+            [jobs.Job(tmp_path / name, tmp_path / "o.nii")], model, tiny, print, **settings
+        )
         assert outcome.status == "failed" and words in outcome.message, outcome
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
 
 
 def bad_seven(folder: Path) -> list[str]:
-    names = ["text.nii", "cut.nii.gz", "billion.nii.gz", "zero.nii", "nan.nii", "four.nii", "loop.nii"]
+    names = [
+        "text.nii",
+        "cut.nii.gz",
+        "billion.nii.gz",
+        "zero.nii",
+        "nan.nii",
+        "four.nii",
+        "loop.nii",
+    ]
     for name in names:
         BAD[name][0](folder / name)
     return names
@@ -184,11 +204,16 @@ def test_of_20_files_13_are_enhanced_and_7_explained(tmp_path, enhance, to_world
     rows = {Path(row["file"]).name: row for row in read_table(target / "summary.csv")}
     assert len(rows) == 20 and sum(row["status"] == "failed" for row in rows.values()) == 7
     assert all(BAD[name][1] in rows[name]["message"] for name in bad)
-    assert rows["m.nii.gz"]["spacing_in"] == "0.8 0.8 5" and rows["m.nii.gz"]["spacing_out"] == "0.4 0.4 2.5"
+    assert (
+        rows["m.nii.gz"]["spacing_in"] == "0.8 0.8 5"
+        and rows["m.nii.gz"]["spacing_out"] == "0.4 0.4 2.5"
+    )
     assert "m.nii.gz: 24 x 22 x 20 voxels of 0.8 x 0.8 x 5 mm" in result.stderr
     assert "thick along S (5 mm); model mdcsrn_res, x2 2 2" in result.stderr
     assert "warning: an Analyze header does not say which side is left" in result.stderr
-    assert sorted(os.listdir(target)) == sorted(["summary.csv", *(f"{name}_sr.nii.gz" for name in names)])
+    assert sorted(os.listdir(target)) == sorted(
+        ["summary.csv", *(f"{name}_sr.nii.gz" for name in names)]
+    )
     for name in names:
         (file,) = [p for p in formats.scans_in(source) if jobs._stem(p) == name]
         given, made = formats.load(file), volume.load(target / f"{name}_sr.nii.gz")
@@ -218,15 +243,24 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(tmp_path, tiny, enhance):
         "--workers",
         "2",
     ]
-    settings = {"cwd": Path(__file__).parents[2], "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    settings = {
+        "cwd": Path(__file__).parents[2],
+        "stdout": subprocess.DEVNULL,
+        "stderr": subprocess.DEVNULL,
+    }
     process = subprocess.Popen([*words], env={**os.environ, "OMP_NUM_THREADS": "1"}, **settings)
     deadline = time.monotonic() + 60
     while len(list(target.glob("[!.]*_sr.nii.gz"))) < 4 and time.monotonic() < deadline:
         time.sleep(0.005)
-    workers = [int(p) for p in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    workers = [
+        int(p) for p in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    ]
     process.send_signal(signal.SIGKILL)
     process.wait()
-    while any(Path(f"/proc/{p}").exists() and "srlib" in Path(f"/proc/{p}/cmdline").read_text() for p in workers):
+    while any(
+        Path(f"/proc/{p}").exists() and "srlib" in Path(f"/proc/{p}/cmdline").read_text()
+        for p in workers
+    ):
         assert time.monotonic() < deadline, "workers outlive the process that started them"
         time.sleep(0.01)
     time.sleep(0.2)
@@ -234,7 +268,9 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(tmp_path, tiny, enhance):
     assert 4 <= len(done) < 13
     result = enhance(source, target)
     assert result.exit_code == 1
-    assert result.stderr.splitlines()[-1].startswith(f"{13 - len(done)} enhanced, {len(done)} done before, 7 failed")
+    assert result.stderr.splitlines()[-1].startswith(
+        f"{13 - len(done)} enhanced, {len(done)} done before, 7 failed"
+    )
     assert {p: p.stat().st_mtime_ns for p in done} == done  # nothing is done twice
     assert not list(target.glob(".*"))
     enhance(source, whole)
@@ -257,7 +293,9 @@ def test_the_result_is_the_same_for_any_tiles_and_workers(tmp_path, enhance, noi
         "two": ("--max-memory", 0.024, "--workers", 2),
     }.items():
         result = enhance(source, tmp_path / name, *words)
-        assert result.exit_code == 0 and ("tiles: 100%" in result.stderr) == (name == "tiles"), result.stderr
+        assert result.exit_code == 0 and ("tiles: 100%" in result.stderr) == (name == "tiles"), (
+            result.stderr
+        )
         results[name] = [volume.load(tmp_path / name / f"{scan}_sr.nii.gz").data for scan in "ab"]
     for scans in (results["tiles"], results["two"]):
         for whole, other in zip(results["whole"], scans, strict=True):
@@ -270,7 +308,11 @@ def test_what_is_there_is_only_replaced_by_force(tmp_path, enhance, tiny):
     assert enhance(scan, out).exit_code == 0
     first, when = out.read_bytes(), out.stat().st_mtime_ns
     again = enhance(scan, out)
-    assert again.exit_code == 0 and "a.nii.gz: done before" in again.stderr and str(out) in again.stdout
+    assert (
+        again.exit_code == 0
+        and "a.nii.gz: done before" in again.stderr
+        and str(out) in again.stdout
+    )
     assert enhance(scan, out, "--max-memory", 1).exit_code == 0  # which does not change the result
     for words in (("--factor", 2, 2, 1), ("--dtype", "int16"), ("--align", "corners")):
         result = enhance(scan, out, *words)
@@ -325,20 +367,32 @@ def test_a_nifti_keeps_its_header(image_type, codes, tmp_path, enhance, to_world
     assert (int(given.header["sform_code"]), int(given.header["qform_code"])) == codes
     assert enhance(tmp_path / "a.nii.gz", tmp_path / "sr.nii.gz").exit_code == 0
     made = nib.load(tmp_path / "sr.nii.gz")
-    assert type(made) is image_type and made.header.get_xyzt_units() == ("mm", "sec") and made.header["cal_max"] == 700
+    assert (
+        type(made) is image_type
+        and made.header.get_xyzt_units() == ("mm", "sec")
+        and made.header["cal_max"] == 700
+    )
     assert (int(made.header["sform_code"]), int(made.header["qform_code"])) == codes
     pairs = [(given.affine, made.affine)]
     pairs += [(given.get_qform(), made.get_qform())] if qform else []
     for old, new in pairs:
         for corner in np.ndindex(2, 2, 2):
             place = np.array(corner) * DATA.shape - 0.5
-            np.testing.assert_allclose(to_world(new, 2 * place + 0.5), to_world(old, place), atol=1e-3)
-    np.testing.assert_allclose(made.header.get_zooms(), np.divide(given.header.get_zooms(), 2), rtol=1e-5)
+            np.testing.assert_allclose(
+                to_world(new, 2 * place + 0.5), to_world(old, place), atol=1e-3
+            )
+    np.testing.assert_allclose(
+        made.header.get_zooms(), np.divide(given.header.get_zooms(), 2), rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("dtype", headers.DTYPES)
 def test_voxels_are_stored_as_asked(dtype, tmp_path, enhance):
-    for name, data in {"grey": DATA.astype("i2"), "unit": DATA / 1e6, "wide": DATA.astype("f8") * 1e7 - 3e9}.items():
+    for name, data in {
+        "grey": DATA.astype("i2"),
+        "unit": DATA / 1e6,
+        "wide": DATA.astype("f8") * 1e7 - 3e9,
+    }.items():
         nib.save(nib.Nifti1Image(data, OBLIQUE), tmp_path / f"{name}.nii")
         truth = tmp_path / f"{name}_f.nii"
         enhance(tmp_path / f"{name}.nii", truth)
@@ -346,7 +400,11 @@ def test_voxels_are_stored_as_asked(dtype, tmp_path, enhance):
         result = enhance(tmp_path / f"{name}.nii", out, "--dtype", dtype)
         assert result.exit_code == 0, result.output
         made, wanted = nib.load(out), nib.load(truth).get_fdata()
-        expected = {"grey": "int16", "unit": "float32", "wide": "float64"}[name] if dtype == "same" else dtype
+        expected = (
+            {"grey": "int16", "unit": "float32", "wide": "float64"}[name]
+            if dtype == "same"
+            else dtype
+        )
         assert made.get_data_dtype() == expected
         scaled = (made.dataobj.slope, made.dataobj.inter) != (1, 0)
         assert scaled == ("stored as" in result.stderr)
@@ -358,12 +416,17 @@ def test_voxels_are_stored_as_asked(dtype, tmp_path, enhance):
 
 
 def test_same_keeps_the_slope_and_clips(tmp_path, enhance):
-    image = nib.Nifti1Image((DATA.astype("i4") % 2 * 255).astype("u1"), OBLIQUE)  # its network overshoots 0 and 255
+    image = nib.Nifti1Image(
+        (DATA.astype("i4") % 2 * 255).astype("u1"), OBLIQUE
+    )  # its network overshoots 0 and 255
     image.header.set_slope_inter(0.5, 10)
     nib.save(image, tmp_path / "a.nii")
     result = enhance(tmp_path / "a.nii", tmp_path / "sr.nii.gz", "--dtype", "same")
     made = nib.load(tmp_path / "sr.nii.gz")
-    assert made.get_data_dtype() == np.uint8 and (made.dataobj.slope, made.dataobj.inter) == (0.5, 10)
+    assert made.get_data_dtype() == np.uint8 and (made.dataobj.slope, made.dataobj.inter) == (
+        0.5,
+        10,
+    )
     assert made.get_fdata().min() == 10 and made.get_fdata().max() == 137.5
     assert "clipped to what the input's uint8 holds" in result.stderr
 
@@ -373,7 +436,12 @@ def test_other_formats_are_written_too(tmp_path, enhance):
     assert enhance(tmp_path / "a.nii", tmp_path / "sr.mgz", "--dtype", "int16").exit_code == 0
     assert nib.load(tmp_path / "sr.mgz").get_data_dtype() == ">i2"
     for dtype, words in (("uint16", "an .mgz holds no uint16"), ("same", "exists")):
-        result = enhance(tmp_path / "a.nii", tmp_path / ("n.mgz" if dtype == "uint16" else "sr.mgz"), "--dtype", dtype)
+        result = enhance(
+            tmp_path / "a.nii",
+            tmp_path / ("n.mgz" if dtype == "uint16" else "sr.mgz"),
+            "--dtype",
+            dtype,
+        )
         assert result.exit_code == 1 and words in result.stderr
     result = enhance(tmp_path / "a.nii", tmp_path / "sr.bmp")
     assert result.exit_code == 1 and ".nii.gz" in result.stderr
@@ -388,7 +456,9 @@ def test_scans_are_named_by_lists_folders_and_manifests(tmp_path):
         jobs.jobs([tmp_path / "s 1/t1.nii", tmp_path / "s2/t1.nii"], out)
     found = jobs.jobs([tmp_path / "s 1", tmp_path / "x.nii.gz"], out, report=tmp_path / "pages")
     assert [j.target.name for j in found] == ["t1_sr.nii.gz", "t2_sr.nii.gz", "x_sr.nii.gz"]
-    assert [j.page for j in found] == [tmp_path / f"pages/{name}_sr.html" for name in ("t1", "t2", "x")]
+    assert [j.page for j in found] == [
+        tmp_path / f"pages/{name}_sr.html" for name in ("t1", "t2", "x")
+    ]
     with pytest.raises(InputError, match="a reference goes with a single scan"):
         jobs.jobs([tmp_path / "s2"], out, tmp_path / "s 1")
     manifest = tmp_path / "m.csv"
@@ -407,10 +477,17 @@ def test_scans_are_named_by_lists_folders_and_manifests(tmp_path):
 
 
 def test_a_manifest_gives_both_contrasts(tmp_path):
-    weights, matrix = make(tmp_path / "SynthSR_hyperfine.h5", theirs(channels=2)), np.diag([1.5, 1.5, 5, 1])
+    weights, matrix = (
+        make(tmp_path / "SynthSR_hyperfine.h5", theirs(channels=2)),
+        np.diag([1.5, 1.5, 5, 1]),
+    )
     for name in ("a1", "a2", "b1"):
-        nib.save(nib.Nifti1Image(texture((20, 22, 8)).astype("i2"), matrix), tmp_path / f"{name}.nii.gz")
-    (tmp_path / "m.csv").write_text("subject,t1,t2\nanna,a1.nii.gz,a2.nii.gz\nbert,b1.nii.gz,b2.nii.gz\n")
+        nib.save(
+            nib.Nifti1Image(texture((20, 22, 8)).astype("i2"), matrix), tmp_path / f"{name}.nii.gz"
+        )
+    (tmp_path / "m.csv").write_text(
+        "subject,t1,t2\nanna,a1.nii.gz,a2.nii.gz\nbert,b1.nii.gz,b2.nii.gz\n"
+    )
     words = ["enhance", str(tmp_path / "m.csv"), str(tmp_path / "sr"), "--weights", str(weights)]
     result = CliRunner().invoke(main, words)
     assert result.exit_code == 1 and "b2.nii.gz: no such file" in result.stderr
@@ -425,8 +502,14 @@ def test_a_manifest_gives_both_contrasts(tmp_path):
 def test_thick_axes_are_brought_to_the_finest_spacing_where_the_model_can(tiny):
     model = trained.load_model(tiny, device="cpu")
     thick, even = (Volume(DATA, np.diag([*mm, 1])) for mm in ((1, 0.9, 4.5), (1, 1.1, 1.19)))
-    any_factor = trained.Model(model.network, model.experiment.changed(prediction=AnyFactor(4.0, 6.0)))
-    twice = [model.plan(thick, Request()), model.plan(even, Request()), any_factor.plan(even, Request())]
+    any_factor = trained.Model(
+        model.network, model.experiment.changed(prediction=AnyFactor(4.0, 6.0))
+    )
+    twice = [
+        model.plan(thick, Request()),
+        model.plan(even, Request()),
+        any_factor.plan(even, Request()),
+    ]
     assert all(plan.finer == (2, 2, 2) for plan in twice)
     np.testing.assert_allclose(any_factor.plan(thick, Request()).finer, (1, 1, 5))
 
@@ -443,7 +526,9 @@ def many(folder: Path, count: int = 6, size: int = 48) -> Path:
     """Scans that take some time, if not much."""
     folder.mkdir()
     for i in range(count):
-        nib.save(nib.Nifti1Image(texture((size,) * 3, i).astype("f4"), OBLIQUE), folder / f"s{i}.nii")
+        nib.save(
+            nib.Nifti1Image(texture((size,) * 3, i).astype("f4"), OBLIQUE), folder / f"s{i}.nii"
+        )
     return folder
 
 
@@ -462,14 +547,20 @@ def test_a_stopped_run_ends_at_once_and_says_what_was_done(tmp_path, tiny, enhan
     errors = process.communicate()[1]
     assert process.returncode == 130, errors
     assert (
-        errors.splitlines()[-1].startswith("error: stopped; ") and "Traceback" not in errors and "leaked" not in errors
+        errors.splitlines()[-1].startswith("error: stopped; ")
+        and "Traceback" not in errors
+        and "leaked" not in errors
     )
     assert first <= len(made(target)) <= first + workers < 6 and not list(target.glob(".*"))
     rows = read_table(target / "summary.csv")
-    assert [Path(row["file"]).name for row in rows] == made(target) and {row["status"] for row in rows} == {"enhanced"}
+    assert [Path(row["file"]).name for row in rows] == made(target) and {
+        row["status"] for row in rows
+    } == {"enhanced"}
     done = len(rows)
     assert (
-        enhance(source, target).stderr.splitlines()[-1].startswith(f"{6 - done} enhanced, {done} done before, 0 failed")
+        enhance(source, target)
+        .stderr.splitlines()[-1]
+        .startswith(f"{6 - done} enhanced, {done} done before, 0 failed")
     )
 
 
@@ -491,24 +582,32 @@ def test_two_runs_on_one_folder_get_on_with_each_other(tmp_path, tiny, enhance):
     runs = [command(source, target, "--weights", tiny, "--workers", n) for n in (1, 2)]
     for process in runs:
         out, errors = process.communicate()
-        assert process.returncode == 0 and "error" not in errors and len(out.splitlines()) == 4, errors
+        assert process.returncode == 0 and "error" not in errors and len(out.splitlines()) == 4, (
+            errors
+        )
     rows = read_table(target / "summary.csv")
     assert len(rows) == 4 and {row["status"] for row in rows} <= {"enhanced", "done before"}
     assert sorted(os.listdir(target)) == [*(f"s{i}_sr.nii.gz" for i in range(4)), "summary.csv"]
     enhance(source, tmp_path / "alone")
     assert all(
-        (target / f"s{i}_sr.nii.gz").read_bytes() == (tmp_path / f"alone/s{i}_sr.nii.gz").read_bytes() for i in range(4)
+        (target / f"s{i}_sr.nii.gz").read_bytes()
+        == (tmp_path / f"alone/s{i}_sr.nii.gz").read_bytes()
+        for i in range(4)
     )
 
 
 @pytest.mark.parametrize("words, status", [((), 0), (("--factor", 2, 2, 1), 1)])
-def test_what_another_run_writes_meanwhile_stays_or_is_written_once_more(tmp_path, enhance, monkeypatch, words, status):
+def test_what_another_run_writes_meanwhile_stays_or_is_written_once_more(
+    tmp_path, enhance, monkeypatch, words, status
+):
     scan, out, real = tmp_path / "a.nii", tmp_path / "sr.nii.gz", trained.Model.predict
     nib.save(nib.Nifti1Image(DATA, OBLIQUE), scan)
 
     def slow(*given: object, **settings: object) -> Prediction:
         monkeypatch.setattr(trained.Model, "predict", real)
-        assert enhance(scan, out, *words).exit_code == 0  # of the same scan, in the same way or in another
+        assert (
+            enhance(scan, out, *words).exit_code == 0
+        )  # of the same scan, in the same way or in another
         written.append(out.read_bytes())
         return real(*given, **settings)
 
@@ -521,7 +620,9 @@ def test_what_another_run_writes_meanwhile_stays_or_is_written_once_more(tmp_pat
 
 def test_rows_of_runs_that_end_at_once_all_stay(tmp_path):
     def row(name: str, status: str = "enhanced") -> jobs.Outcome:
-        return jobs.Outcome(jobs.Job(Path(name), tmp_path / "x"), status, (), (1, 1, 1), (1, 1, 0.5))
+        return jobs.Outcome(
+            jobs.Job(Path(name), tmp_path / "x"), status, (), (1, 1, 1), (1, 1, 0.5)
+        )
 
     children = []
     for number in range(4):
@@ -548,7 +649,9 @@ def test_a_summary_of_another_kind_is_not_written_over(tmp_path, enhance):
         and "summary.csv: unknown column 'subject'; expected file, status" in result.stderr
         and len(result.stderr.splitlines()) == 1
     )
-    assert (target / "summary.csv").read_text() == "subject,age\na,3\n" and os.listdir(target) == ["summary.csv"]
+    assert (target / "summary.csv").read_text() == "subject,age\na,3\n" and os.listdir(target) == [
+        "summary.csv"
+    ]
     (target / "summary.csv").write_text("")  # what a full disk leaves
     assert enhance(source, target).exit_code == 0 and len(read_table(target / "summary.csv")) == 1
 
@@ -565,38 +668,72 @@ def test_outputs_of_every_format_are_done_before(name, tmp_path, enhance):
     assert result.exit_code == 1 and "exists and was not made" in result.stderr
     assert out.read_bytes() == content
     enhance(scan, tmp_path / "plain.nii.gz")
-    np.testing.assert_array_equal(nib.load(out).get_fdata(), nib.load(tmp_path / "plain.nii.gz").get_fdata())
+    np.testing.assert_array_equal(
+        nib.load(out).get_fdata(), nib.load(tmp_path / "plain.nii.gz").get_fdata()
+    )
     out.write_bytes(content[:-200])  # as an interrupted copy leaves it
-    assert enhance(scan, out, *(["--force"] if name == "sr.mgz" else [])).exit_code == 0  # its record is at the end
+    assert (
+        enhance(scan, out, *(["--force"] if name == "sr.mgz" else [])).exit_code == 0
+    )  # its record is at the end
     assert out.read_bytes() == content
 
 
 def test_a_png_is_done_before(tmp_path, tmp_path_factory):
     experiment = systems.get("srresnet_ct_res", "smoke")
     weights = tmp_path / "model.safetensors"
-    save_weights(experiment.network.build().state_dict(), weights, {"experiment": experiment.to_json()})
+    save_weights(
+        experiment.network.build().state_dict(), weights, {"experiment": experiment.to_json()}
+    )
     volume.save(Volume(texture((40, 36, 1)), np.eye(4)), tmp_path / "a.png")
-    words = ["enhance", *map(str, (tmp_path / "a.png", tmp_path / "sr.png")), "--weights", str(weights)]
-    results = [CliRunner().invoke(main, [*words, *more]) for more in ((), (), ("--report", str(tmp_path / "pages")))]
+    words = [
+        "enhance",
+        *map(str, (tmp_path / "a.png", tmp_path / "sr.png")),
+        "--weights",
+        str(weights),
+    ]
+    results = [
+        CliRunner().invoke(main, [*words, *more])
+        for more in ((), (), ("--report", str(tmp_path / "pages")))
+    ]
     assert all(r.exit_code == 0 for r in results), results[0].stderr
     assert "done before" not in results[0].stderr and "a.png: done before" in results[1].stderr
     with Image.open(tmp_path / "sr.png") as picture:
         picture.verify()
-    assert formats.load(tmp_path / "sr.png").shape == (40, 36, 1) and (tmp_path / "pages/sr.html").is_file()
+    assert (
+        formats.load(tmp_path / "sr.png").shape == (40, 36, 1)
+        and (tmp_path / "pages/sr.html").is_file()
+    )
     assert CliRunner().invoke(main, [*words, "--align", "corners"]).exit_code == 1
 
 
 def test_one_half_of_two_outputs_is_made_whole(tmp_path):
     experiment = systems.get("synthsr_laplace", "smoke")
     weights = tmp_path / "model.safetensors"
-    save_weights(experiment.network.build().state_dict(), weights, {"experiment": experiment.to_json()})
-    nib.save(nib.Nifti1Image(texture((20, 21, 9)).astype("f4"), np.diag([1, 1, 3, 1])), tmp_path / "a.nii")
+    save_weights(
+        experiment.network.build().state_dict(), weights, {"experiment": experiment.to_json()}
+    )
+    nib.save(
+        nib.Nifti1Image(texture((20, 21, 9)).astype("f4"), np.diag([1, 1, 3, 1])),
+        tmp_path / "a.nii",
+    )
     sr, b = tmp_path / "sr.nii", tmp_path / "b.nii"
-    words = ["enhance", *map(str, (tmp_path / "a.nii", sr)), "--weights", str(weights), "--uncertainty", str(b)]
+    words = [
+        "enhance",
+        *map(str, (tmp_path / "a.nii", sr)),
+        "--weights",
+        str(weights),
+        "--uncertainty",
+        str(b),
+    ]
     assert CliRunner().invoke(main, words).exit_code == 0
     whole = sr.read_bytes(), b.read_bytes()
     assert "done before" in CliRunner().invoke(main, words).stderr
-    for harm in (b.unlink, sr.unlink, lambda: b.write_bytes(whole[1][:-99]), lambda: sr.write_bytes(whole[0][:-99])):
+    for harm in (
+        b.unlink,
+        sr.unlink,
+        lambda: b.write_bytes(whole[1][:-99]),
+        lambda: sr.write_bytes(whole[0][:-99]),
+    ):
         harm()
         result = CliRunner().invoke(main, words)
         assert result.exit_code == 0 and "done before" not in result.stderr
@@ -612,12 +749,19 @@ def test_a_page_is_written_of_what_was_done_before(tmp_path, enhance, monkeypatc
     content, real = out.read_bytes(), trained.Model.predict
     monkeypatch.setattr(trained.Model, "predict", None)  # which is not needed again
     result = enhance(*words, pages)
-    assert result.exit_code == 0 and "a.nii: done before" in result.stderr and out.read_bytes() == content
+    assert (
+        result.exit_code == 0
+        and "a.nii: done before" in result.stderr
+        and out.read_bytes() == content
+    )
     page = (pages / "sr.html").read_text()
     for line in ("mdcsrn_res, x2 2 2, srlib", "stored as int16 times", "check its header"):
         assert line in page and line in first
     (pages / "sr.html").write_text("mine to keep as it is")
-    assert enhance(*words, pages).exit_code == 0 and (pages / "sr.html").read_text() == "mine to keep as it is"
+    assert (
+        enhance(*words, pages).exit_code == 0
+        and (pages / "sr.html").read_text() == "mine to keep as it is"
+    )
     monkeypatch.setattr(trained.Model, "predict", real)
     assert enhance(*words[:2], "--factor", 1, 1, 2, "--force").exit_code == 0
     assert (
@@ -645,7 +789,10 @@ def test_outputs_do_not_replace_what_they_are_made_from(tmp_path, enhance):
     assert sorted(os.listdir(series)) == files
     weights = make(tmp_path / "SynthSR_hyperfine.h5", theirs(channels=2))
     for name in ("t1.nii.gz", "t2.nii.gz"):
-        nib.save(nib.Nifti1Image(texture((20, 22, 8)).astype("i2"), np.diag([1.5, 1.5, 5, 1])), tmp_path / name)
+        nib.save(
+            nib.Nifti1Image(texture((20, 22, 8)).astype("i2"), np.diag([1.5, 1.5, 5, 1])),
+            tmp_path / name,
+        )
     content = (tmp_path / "t2.nii.gz").read_bytes()
     words = ["t1.nii.gz", "t2.nii.gz", "--reference", "t2.nii.gz", "--force"]
     words = [str(tmp_path / w) if w.endswith("gz") else w for w in words]
@@ -655,12 +802,18 @@ def test_outputs_do_not_replace_what_they_are_made_from(tmp_path, enhance):
 
 
 @pytest.mark.parametrize("name", ["../escaped", "/escaped", "..", ".", "a\\b", "a\x00b"])
-def test_a_subject_that_leads_elsewhere_is_refused_before_anything_is_written(name, tmp_path, enhance):
+def test_a_subject_that_leads_elsewhere_is_refused_before_anything_is_written(
+    name, tmp_path, enhance
+):
     nib.save(nib.Nifti1Image(DATA, OBLIQUE), tmp_path / "a.nii")
     (tmp_path / "m.csv").write_text(f"subject,t1\nfine,a.nii\n{name},a.nii\n")
     before = sorted(os.listdir(tmp_path))
     result = enhance(tmp_path / "m.csv", tmp_path / "out")
-    assert result.exit_code == 1 and len(result.stderr.splitlines()) == 1 and "cannot name a file" in result.stderr
+    assert (
+        result.exit_code == 1
+        and len(result.stderr.splitlines()) == 1
+        and "cannot name a file" in result.stderr
+    )
     assert sorted(os.listdir(tmp_path)) == before
 
 
@@ -677,7 +830,9 @@ def test_a_folder_that_vanishes_is_a_line_per_scan_at_once(tmp_path, tiny, monke
     nib.save(nib.Nifti1Image(DATA, OBLIQUE), tmp_path / "a.nii")
     todo = jobs.jobs([tmp_path / "a.nii"], tmp_path / "out")
     (tmp_path / "out").rmdir()
-    monkeypatch.setattr(trained.Model, "predict", None)  # nothing is computed that cannot be written
+    monkeypatch.setattr(
+        trained.Model, "predict", None
+    )  # nothing is computed that cannot be written
     (outcome,) = batch.run(todo, trained.load_model(tiny, device="cpu"), tiny, print)
     assert outcome.status == "failed" and "out does not exist; create it first" in outcome.message
     with pytest.raises(InputError, match=r"summary\.csv: the folder"):
@@ -692,7 +847,9 @@ def mounted(tmp_path):
     def mount(options: str) -> Path:
         place = tmp_path / f"mounted{len(places)}"
         place.mkdir()
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", str(place)], capture_output=True)
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options, "none", str(place)], capture_output=True
+        )
         if done.returncode:
             pytest.skip("needs the right to mount a file system")
         places.append(place)
@@ -709,7 +866,10 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, enhance, mounted):
     for name, shape in (("a", (40, 40, 40)), ("b", (9, 9, 9))):
         nib.save(nib.Nifti1Image(texture(shape).astype("f4"), OBLIQUE), scans / f"{name}.nii")
     result = enhance(scans / "a.nii", full / "sr.nii.gz")
-    assert result.exit_code == 1 and "sr.nii.gz: No space left on device" in result.stderr.splitlines()[-1]
+    assert (
+        result.exit_code == 1
+        and "sr.nii.gz: No space left on device" in result.stderr.splitlines()[-1]
+    )
     assert os.listdir(full) == []
     result = enhance(scans, full)  # what fits is written all the same
     assert result.exit_code == 1 and sorted(os.listdir(full)) == ["b_sr.nii.gz", "summary.csv"]
@@ -731,10 +891,15 @@ def test_a_file_that_may_not_grow_is_one_line_and_leaves_nothing(tmp_path, tiny)
     )
     words = ["enhance", tmp_path / "a.nii", tmp_path / "sr.nii.gz", "--weights", tiny]
     done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, cwd=Path(__file__).parents[2]
+        [sys.executable, "-c", code, *map(str, words)],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
     )
     assert (
-        done.returncode == 1 and done.stderr.splitlines()[-1].startswith("error: ") and "Traceback" not in done.stderr
+        done.returncode == 1
+        and done.stderr.splitlines()[-1].startswith("error: ")
+        and "Traceback" not in done.stderr
     )
     assert os.listdir(tmp_path) == ["a.nii"]
 
@@ -763,7 +928,10 @@ def test_a_killed_worker_fails_its_scan_alone(tmp_path, tiny, monkeypatch):
     outcomes = list(batch.run(todo, trained.load_model(tiny, device="cpu"), tiny, print, workers=2))
     assert sorted(o.job.source.name for o in outcomes) == [f"s{i}.nii" for i in range(5)]
     (failed,) = [o for o in outcomes if o.status == "failed"]
-    assert failed.job.source.name == "s1.nii" and "s1.nii: its process ended, perhaps for want" in failed.message
+    assert (
+        failed.job.source.name == "s1.nii"
+        and "s1.nii: its process ended, perhaps for want" in failed.message
+    )
 
 
 def test_what_libraries_raise_is_one_line(tmp_path, enhance, monkeypatch):
@@ -789,7 +957,9 @@ def test_names_that_are_no_text_do_not_stop_the_others(tmp_path, enhance):
     nib.save(nib.Nifti1Image(DATA, OBLIQUE), source / "a.nii")
     shutil.copy(source / "a.nii", os.fsencode(source) + b"/\xff.nii")
     (source / "self").symlink_to(source)
-    result = enhance(source, dicom_series(tmp_path / "series "), tmp_path / "out")  # a space that tables leave out
+    result = enhance(
+        source, dicom_series(tmp_path / "series "), tmp_path / "out"
+    )  # a space that tables leave out
     assert result.exit_code == 0 and len(list((tmp_path / "out").glob("*_sr.nii.gz"))) == 3
 
 
@@ -804,7 +974,9 @@ def test_doubts_about_a_result_are_told_everywhere(tmp_path, enhance, monkeypatc
         volume.save(Volume(data, np.eye(4)), tmp_path / "in" / f"{name}.nii.gz")
     with warnings.catch_warnings():
         warnings.simplefilter("error", ScanWarning)
-        result = enhance(tmp_path / "in", tmp_path / "out", "--report", tmp_path / "pages", "--workers", workers)
+        result = enhance(
+            tmp_path / "in", tmp_path / "out", "--report", tmp_path / "pages", "--workers", workers
+        )
     assert result.exit_code == 0, result.stderr
     words = "few voxels take most of the range: 1 of 10560"
     told = result.stderr + capfd.readouterr().err  # of this process and of the workers

@@ -29,7 +29,9 @@ ODD = (0, 1, -1, 2, 7, 32767, -32768, 1e-30, 1e30, np.nan, np.inf, -np.inf, 0.00
 
 def random_voxels(rng: np.random.Generator) -> np.ndarray:
     dims = 3 if rng.random() < 0.9 else int(rng.integers(1, 6))
-    shape = tuple(int(n) for n in rng.choice([1, 2, 3, 5, 8, 12], dims, p=[0.04, 0.12, 0.14, 0.3, 0.2, 0.2]))
+    shape = tuple(
+        int(n) for n in rng.choice([1, 2, 3, 5, 8, 12], dims, p=[0.04, 0.12, 0.14, 0.3, 0.2, 0.2])
+    )
     data = rng.random(shape) * (10.0 ** rng.integers(-40, 40) if rng.random() < 0.1 else 4000) - 500
     if rng.random() < 0.05:
         data.flat[0] = rng.choice([np.nan, np.inf])
@@ -69,7 +71,10 @@ def write(folder: Path, seed: int) -> None:
         if image_type is None:
             np.savez(path, data)
         else:
-            nib.save(image_type(data, affine, **({"dtype": data.dtype} if suffix == ".nii" else {})), path)
+            nib.save(
+                image_type(data, affine, **({"dtype": data.dtype} if suffix == ".nii" else {})),
+                path,
+            )
     except (nib.spatialimages.HeaderDataError, nib.freesurfer.mghformat.MGHError, ValueError):
         path.write_bytes(rng.bytes(500))  # the format has no such voxels
     content = path.read_bytes()
@@ -77,7 +82,11 @@ def write(folder: Path, seed: int) -> None:
         content = with_odd_fields(content, header_type, rng)
     if rng.random() < 0.4:
         inner = suffix == ".mgz" and rng.random() < 0.7 and content[:2] == b"\x1f\x8b"
-        content = gzip.compress(damaged(gzip.decompress(content), seed)) if inner else damaged(content, seed)
+        content = (
+            gzip.compress(damaged(gzip.decompress(content), seed))
+            if inner
+            else damaged(content, seed)
+        )
     if suffix == ".nii" and rng.random() < 0.4:
         path.unlink()
         path = path.with_name(path.name + ".gz")
@@ -106,11 +115,19 @@ def test_random_files_end_as_an_output_or_as_one_line(part, tiny, tmp_path, to_w
     assert all(Path(row["file"]).name in row["message"] for row in failed)
     assert 20 < len(failed) < 80  # there is much of both
     written = result.stdout.splitlines()
-    assert sorted([*written, str(target / "summary.csv")]) == sorted(str(p) for p in target.iterdir())
+    assert sorted([*written, str(target / "summary.csv")]) == sorted(
+        str(p) for p in target.iterdir()
+    )
     for row in rows:
         if row["status"] == "enhanced":
-            given, made = formats.load(row["file"]), volume.load(target / f"{jobs._stem(Path(row['file']))}_sr.nii.gz")
+            given, made = (
+                formats.load(row["file"]),
+                volume.load(target / f"{jobs._stem(Path(row['file']))}_sr.nii.gz"),
+            )
             assert made.shape == tuple(2 * n for n in given.shape)
             for corner in ((-0.5,) * 3, np.array(given.shape) - 0.5):
                 there = to_world(made.affine, 2 * np.array(corner) + 0.5)
-                assert np.abs(there - to_world(given.affine, corner)).max() < 1e-5 * np.abs(given.affine).max() * 24
+                assert (
+                    np.abs(there - to_world(given.affine, corner)).max()
+                    < 1e-5 * np.abs(given.affine).max() * 24
+                )

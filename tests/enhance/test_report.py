@@ -18,8 +18,12 @@ from srlib.scans.volume import Volume, coarse_grid, resample
 def pictures(path) -> dict[str, list[np.ndarray]]:
     """The pictures of a page by their captions, (rows, columns, RGBA)."""
     found = {}
-    for caption, content in re.findall(r'<img alt="([^"]*)" src="data:image/png;base64,([^"]+)"', path.read_text()):
-        found.setdefault(caption, []).append(np.asarray(Image.open(io.BytesIO(base64.b64decode(content))), float))
+    for caption, content in re.findall(
+        r'<img alt="([^"]*)" src="data:image/png;base64,([^"]+)"', path.read_text()
+    ):
+        found.setdefault(caption, []).append(
+            np.asarray(Image.open(io.BytesIO(base64.b64decode(content))), float)
+        )
     return found
 
 
@@ -41,15 +45,25 @@ def scans(noise):
 def test_the_page_is_whole_escaped_and_the_same_each_time(scans, tmp_path, oblique):
     before, after = scans(oblique)
     words = {"title": "a <b> & c", "lines": ["model <x>"], "warnings": ["mind <this>"]}
-    page = write_report(before, after, tmp_path / "one.html", **words, uncertainty=after.with_data(after.data * 0.1))
+    page = write_report(
+        before, after, tmp_path / "one.html", **words, uncertainty=after.with_data(after.data * 0.1)
+    )
     text = page.read_text()
-    assert "a &lt;b&gt; &amp; c" in text and "model &lt;x&gt;" in text and "mind &lt;this&gt;" in text
+    assert (
+        "a &lt;b&gt; &amp; c" in text and "model &lt;x&gt;" in text and "mind &lt;this&gt;" in text
+    )
     assert not re.search(r"<script|https?:|<link|url\(", text)
-    assert all(source.startswith("data:image/png;base64,") for source in re.findall(r'src="([^"]*)', text))
+    assert all(
+        source.startswith("data:image/png;base64,") for source in re.findall(r'src="([^"]*)', text)
+    )
     assert "40 × 44 × 9" in text and "40 × 44 × 36" in text and "Uncertainty" in text
-    again = write_report(before, after, tmp_path / "two.html", **words, uncertainty=after.with_data(after.data * 0.1))
+    again = write_report(
+        before, after, tmp_path / "two.html", **words, uncertainty=after.with_data(after.data * 0.1)
+    )
     assert again.read_bytes() == page.read_bytes()
-    assert "Uncertainty" not in write_report(before, after, tmp_path / "three.html", "t").read_text()
+    assert (
+        "Uncertainty" not in write_report(before, after, tmp_path / "three.html", "t").read_text()
+    )
     assert sorted(p.name for p in tmp_path.iterdir()) == ["one.html", "three.html", "two.html"]
     with pytest.raises(InputError, match="does not exist"):
         write_report(before, after, tmp_path / "none" / "page.html", "t")
@@ -61,11 +75,18 @@ def test_both_scans_have_one_window_unless_their_units_differ(scans, tmp_path):
     one = write_report(before, after, tmp_path / "one.html", "t")
     other = write_report(before, after.with_data(after.data * 0.01), tmp_path / "other.html", "t")
     assert "One window" in one.read_text() and "window of its own" in other.read_text()
-    red = [(p[..., 0] > p[..., 2] + 60).any() for page in (one, other) for p in pictures(page)["planes"]]
+    red = [
+        (p[..., 0] > p[..., 2] + 60).any()
+        for page in (one, other)
+        for p in pictures(page)["planes"]
+    ]
     assert red == [True, False]
     wild = after.data.copy()
     wild[15:18, 15:18, 15:18] = 1e6
-    assert "One window" in write_report(before, after.with_data(wild), tmp_path / "wild.html", "t").read_text()
+    assert (
+        "One window"
+        in write_report(before, after.with_data(wild), tmp_path / "wild.html", "t").read_text()
+    )
 
 
 def test_pictures_are_large_enough_to_be_judged(scans, tmp_path):
@@ -76,19 +97,26 @@ def test_pictures_are_large_enough_to_be_judged(scans, tmp_path):
 
 def test_a_single_slice_an_empty_scan_and_nan_have_a_page(scans, tmp_path, noise):
     image = Volume(noise((60, 50, 1)), np.eye(4))
-    assert set(pictures(write_report(image, image, tmp_path / "a.html", "image"))) >= {"planes", "details"}
+    assert set(pictures(write_report(image, image, tmp_path / "a.html", "image"))) >= {
+        "planes",
+        "details",
+    }
     empty = Volume(np.zeros((20, 20, 20)), np.eye(4))
     assert "No warnings" not in write_report(empty, empty, tmp_path / "b.html", "empty").read_text()
     before, after = scans(np.eye(4))
     data = after.data.copy()
     data[20] = np.nan
-    page = write_report(before, after.with_data(data), tmp_path / "r.html", "caf\udce9 <b>.nii", ["\udce9"])
+    page = write_report(
+        before, after.with_data(data), tmp_path / "r.html", "caf\udce9 <b>.nii", ["\udce9"]
+    )
     assert "caf\\udce9 &lt;b&gt;.nii" in page.read_text("utf-8"), "names of files need not be text"
 
 
 def test_a_spectrum_knows_cycles_per_mm():
     x = np.arange(120) * 0.5
-    scan = Volume(np.broadcast_to(np.sin(2 * np.pi * 0.4 * x), (20, 16, 120)), np.diag([1, 1, 0.5, 1]))
+    scan = Volume(
+        np.broadcast_to(np.sin(2 * np.pi * 0.4 * x), (20, 16, 120)), np.diag([1, 1, 0.5, 1])
+    )
     frequencies, density = spectrum(scan, 2)
     assert frequencies[-1] == pytest.approx(1.0)
     assert frequencies[density.argmax()] == pytest.approx(0.4, abs=0.01)
@@ -105,7 +133,9 @@ def test_what_was_added_beyond_nyquist_is_told(noise, tmp_path):
 
 
 def head(shape, spacing=(1.0, 1.0, 1.0)) -> Volume:
-    return Volume(np.random.default_rng(0).normal(500, 100, shape).clip(0), np.diag([*spacing, 1.0]))
+    return Volume(
+        np.random.default_rng(0).normal(500, 100, shape).clip(0), np.diag([*spacing, 1.0])
+    )
 
 
 @pytest.mark.parametrize("shape, spacing, change, thickness, words", [

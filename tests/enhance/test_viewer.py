@@ -24,7 +24,9 @@ from srlib.evaluation.views import pixels, section
 from srlib.scans.volume import Volume, coarse_grid, resample, save
 
 ROOT = Path(__file__).parents[2]
-LOCAL = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever proxy the machine has
+LOCAL = urllib.request.build_opener(
+    urllib.request.ProxyHandler({})
+)  # whatever proxy the machine has
 
 
 def controls(widget) -> dict:
@@ -41,7 +43,9 @@ def controls(widget) -> dict:
 
 
 def pictures(parts) -> list[np.ndarray]:
-    return [np.asarray(Image.open(io.BytesIO(image.value))).astype(float) for image in parts["Image"]]
+    return [
+        np.asarray(Image.open(io.BytesIO(image.value))).astype(float) for image in parts["Image"]
+    ]
 
 
 @pytest.fixture
@@ -70,17 +74,28 @@ def test_a_blob_is_at_the_same_place_in_both_scans(scans, spline):
     for one, two in zip(before, after, strict=True):
         assert one.shape == two.shape and (one != two).any()
         pixel = 330 / 50  # of the screen, in voxels
-        assert np.abs(brightest(one) - brightest(two)).max() < (0.8 if spline == 0 else 0.15) * pixel
+        assert (
+            np.abs(brightest(one) - brightest(two)).max() < (0.8 if spline == 0 else 0.15) * pixel
+        )
 
 
 def test_every_control_changes_the_picture(scans):
     parts = controls(viewer.compare(*scans))
     last = pictures(parts)
     shown, _ = parts["ToggleButtons"]
-    for name, value in (("window", (0.1, 0.4)), ("to R", 20), ("to A", 15), ("to S", 18), ("swipe", 0.3), ("zoom", 3)):
+    for name, value in (
+        ("window", (0.1, 0.4)),
+        ("to R", 20),
+        ("to A", 15),
+        ("to S", 18),
+        ("swipe", 0.3),
+        ("zoom", 3),
+    ):
         parts[name].value = value
         now = pictures(parts)
-        assert any(a.shape != b.shape or (a != b).any() for a, b in zip(last, now, strict=True)), name
+        assert any(a.shape != b.shape or (a != b).any() for a, b in zip(last, now, strict=True)), (
+            name
+        )
         last = now
     shown.value = "after"
     assert any((a != b).any() for a, b in zip(last, pictures(parts), strict=True))
@@ -97,7 +112,9 @@ def test_the_place_is_that_of_the_world(scans, to_world):
 def test_files_single_slices_and_other_units_are_taken(scans, tmp_path, noise):
     before, after = scans
     save(before, tmp_path / "b.nii.gz")
-    by_path, by_scan = (pictures(controls(viewer.compare(b, after))) for b in (tmp_path / "b.nii.gz", before))
+    by_path, by_scan = (
+        pictures(controls(viewer.compare(b, after))) for b in (tmp_path / "b.nii.gz", before)
+    )
     assert all((a == b).all() for a, b in zip(by_path, by_scan, strict=True))
     other = pictures(controls(viewer.compare(before, after.with_data(after.data * 1000 + 300))))
     assert all(np.abs(a - b).mean() < 1 for a, b in zip(by_scan, other, strict=True))
@@ -113,15 +130,22 @@ def test_a_wild_voxel_and_signed_units_leave_the_window_where_it_was(scans):
     wild[3, 3, 3] = -1e7
     parts = controls(viewer.compare(before.with_data(wild), after))
     assert parts["window"].value == pytest.approx(plain["window"].value, abs=30)
-    assert -1050 < parts["window"].value[0] < -950 and parts["window"].min < parts["window"].value[0]
-    assert all(np.abs(a - b).mean() < 8 for a, b in zip(pictures(plain), pictures(parts), strict=True))
+    assert (
+        -1050 < parts["window"].value[0] < -950 and parts["window"].min < parts["window"].value[0]
+    )
+    assert all(
+        np.abs(a - b).mean() < 8 for a, b in zip(pictures(plain), pictures(parts), strict=True)
+    )
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 2), (1, 1, 5), (1, 30, 30)], ids=str)
 def test_tiny_scans_and_nan_are_taken(shape, noise):
     scan = noise(shape)
     scan.flat[0] = np.nan
-    assert all(np.isfinite(p).all() for p in pictures(controls(viewer.compare(*[Volume(scan, np.eye(4))] * 2))))
+    assert all(
+        np.isfinite(p).all()
+        for p in pictures(controls(viewer.compare(*[Volume(scan, np.eye(4))] * 2)))
+    )
 
 
 def test_without_ipywidgets_one_line_says_what_to_do(scans, monkeypatch):
@@ -159,7 +183,9 @@ class Browser:
 
     def __init__(self, chromium: str, driver: str, folder: Path):
         home = {**os.environ, "HOME": str(folder)}
-        self.process = subprocess.Popen([driver, "--port=0"], stdout=subprocess.PIPE, text=True, env=home)
+        self.process = subprocess.Popen(
+            [driver, "--port=0"], stdout=subprocess.PIPE, text=True, env=home
+        )
         line = next(line for line in self.process.stdout if "successfully on port" in line)
         port = line.strip().rstrip(".").split()[-1]
         self.url = f"http://127.0.0.1:{port}/session"
@@ -192,7 +218,9 @@ class Browser:
     def wait(self, script: str, seconds: float = 90) -> object:
         end = time.monotonic() + seconds
         while not (value := self.run(f"return {script}")):
-            assert time.monotonic() < end, f"never came true: {script}\n{self.run('return document.body.innerText')}"
+            assert time.monotonic() < end, (
+                f"never came true: {script}\n{self.run('return document.body.innerText')}"
+            )
             time.sleep(0.3)
         return value
 
@@ -205,10 +233,14 @@ class Browser:
 
 @pytest.fixture
 def browser(tmp_path):
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    chromium = next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
     driver = shutil.which("chromedriver")
     if not chromium or not driver:
-        pytest.skip("no chromium or no chromedriver on this machine (Debian: apt install chromium chromium-driver)")
+        pytest.skip(
+            "no chromium or no chromedriver on this machine (Debian: apt install chromium chromium-driver)"
+        )
     started = Browser(chromium, driver, tmp_path)
     yield started
     started.close()
@@ -220,7 +252,9 @@ def lab(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    places = {f"JUPYTER_{n}_DIR": str(tmp_path / f"jupyter_{n}") for n in ("CONFIG", "DATA", "RUNTIME")}
+    places = {
+        f"JUPYTER_{n}_DIR": str(tmp_path / f"jupyter_{n}") for n in ("CONFIG", "DATA", "RUNTIME")
+    }
     words = (
         "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}",
         "--ServerApp.port_retries=0", "--IdentityProvider.token=secret", f"--ServerApp.root_dir={tmp_path}",
@@ -232,7 +266,11 @@ def lab(tmp_path):
     }  # fmt: skip
     with open(tmp_path / "lab.log", "w") as log:
         server = subprocess.Popen(
-            [sys.executable, "-m", "jupyterlab", *words], cwd=tmp_path, env=environment, stdout=log, stderr=log
+            [sys.executable, "-m", "jupyterlab", *words],
+            cwd=tmp_path,
+            env=environment,
+            stdout=log,
+            stderr=log,
         )
     try:
         for _ in range(300):
@@ -254,7 +292,9 @@ def test_the_viewer_in_jupyterlab(browser, lab, scans, tmp_path):
         save(scan, tmp_path / name)
     code = "from srlib import viewer\n\nviewer.compare('b.nii.gz', 'a.nii.gz')"
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
-    book.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    book.metadata = {
+        "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}
+    }
     nbformat.write(book, tmp_path / "viewer.ipynb")
     browser.call("/url", url=lab)
     browser.wait("window.jupyterapp && document.querySelector('.jp-Notebook .jp-Cell') !== null")
@@ -267,22 +307,35 @@ def test_the_viewer_in_jupyterlab(browser, lab, scans, tmp_path):
     shot = browser.call("/screenshot", "GET")
     (tmp_path / "viewer.png").write_bytes(base64.b64decode(shot))
     seen = np.asarray(Image.open(tmp_path / "viewer.png").convert("L"))
-    corner = browser.run(f"const r = {picture}[0].getBoundingClientRect(); return [r.top, r.left, r.bottom, r.right]")
+    corner = browser.run(
+        f"const r = {picture}[0].getBoundingClientRect(); return [r.top, r.left, r.bottom, r.right]"
+    )
     top, left, low, right = map(int, corner)
-    assert np.ptp(seen[top + 20 : low - 20, left + 20 : right - 20]) > 150  # the blob is on the screen
+    assert (
+        np.ptp(seen[top + 20 : low - 20, left + 20 : right - 20]) > 150
+    )  # the blob is on the screen
 
     def sources() -> list[str]:
         return browser.run(f"return [...{picture}].map(i => i.src)")
 
     first = sources()
-    handle = browser.call("/element", using="css selector", value=".widget-inline-hbox .noUi-handle")
-    browser.call(f"/element/{next(iter(handle.values()))}/value", text="\ue014" * 5)  # the right arrow key
-    browser.wait(f"[...{picture}].every((i, k) => i.src !== {json.dumps(first)}[k] && i.naturalWidth > 50)")
+    handle = browser.call(
+        "/element", using="css selector", value=".widget-inline-hbox .noUi-handle"
+    )
+    browser.call(
+        f"/element/{next(iter(handle.values()))}/value", text="\ue014" * 5
+    )  # the right arrow key
+    browser.wait(
+        f"[...{picture}].every((i, k) => i.src !== {json.dumps(first)}[k] && i.naturalWidth > 50)"
+    )
     moved = base64.b64decode(browser.call("/screenshot", "GET"))
     assert (
-        np.asarray(Image.open(io.BytesIO(moved)).convert("L"))[top:low, left:right] != seen[top:low, left:right]
+        np.asarray(Image.open(io.BytesIO(moved)).convert("L"))[top:low, left:right]
+        != seen[top:low, left:right]
     ).any()
     second = sources()
     button = browser.call("/element", using="css selector", value=".widget-toggle-buttons button")
     browser.call(f"/element/{next(iter(button.values()))}/click")
-    browser.wait(f"[...{picture}].every((i, k) => i.src !== {json.dumps(second)}[k] && i.naturalWidth > 50)")
+    browser.wait(
+        f"[...{picture}].every((i, k) => i.src !== {json.dumps(second)}[k] && i.naturalWidth > 50)"
+    )

@@ -33,7 +33,14 @@ def die() -> None:
 def test_a_job_that_kills_its_process_is_tried_twice_and_stops_no_other(tmp_path):
     todo = ["deadly", "a", "unlucky", "b", "c", "d"]
     results = dict(share(todo, 2, None, begin, tmp_path))
-    assert results == {"deadly": ENDED, "unlucky": "UNLUCKY", "a": "A", "b": "B", "c": "C", "d": "D"}
+    assert results == {
+        "deadly": ENDED,
+        "unlucky": "UNLUCKY",
+        "a": "A",
+        "b": "B",
+        "c": "C",
+        "d": "D",
+    }
     assert {p.name: len(p.read_text()) for p in tmp_path.iterdir()} == {
         "deadly": 2, "unlucky": 2, "a": 1, "b": 1, "c": 1, "d": 1,
     }  # fmt: skip
@@ -41,7 +48,11 @@ def test_a_job_that_kills_its_process_is_tried_twice_and_stops_no_other(tmp_path
 
 @pytest.mark.parametrize("begins, line", [(refuse, "no such weights"), (die, ENDED)])
 def test_processes_that_cannot_begin_end_in_a_line_per_job(begins, line):
-    assert sorted(share(["a", "b", "c"], 2, None, begins)) == [("a", line), ("b", line), ("c", line)]
+    assert sorted(share(["a", "b", "c"], 2, None, begins)) == [
+        ("a", line),
+        ("b", line),
+        ("c", line),
+    ]
 
 
 def test_processes_end_with_the_iterator(tmp_path):
@@ -68,4 +79,6 @@ def test_what_was_at_hand_is_told_before_an_interrupt_goes_on(tmp_path, workers,
     monkeypatch.setattr("srlib.enhance.workers.wait" if workers > 1 else "builtins.open", interrupt)
     with pytest.raises(KeyboardInterrupt):
         seen.update(jobs)
-    assert STOPPED in seen.values() and all(result in (STOPPED, job.upper()) for job, result in seen.items())
+    assert STOPPED in seen.values() and all(
+        result in (STOPPED, job.upper()) for job, result in seen.items()
+    )

@@ -14,7 +14,13 @@ from srlib.evaluation import figures
 from srlib.evaluation.views import window
 from srlib.scans.volume import Volume, coarse_grid, resample
 
-SCALES = {"0 to 1": (0, 1), "0 to 4095": (0, 4095), "HU": (-1024, 4024), "z-scores": (-0.8, 3.5), "negative": (-9, 8)}
+SCALES = {
+    "0 to 1": (0, 1),
+    "0 to 4095": (0, 4095),
+    "HU": (-1024, 4024),
+    "z-scores": (-0.8, 3.5),
+    "negative": (-9, 8),
+}
 WILD = {"": None, "hot": 1e3, "cold": -1e3}
 
 
@@ -26,7 +32,9 @@ def phantom(shape=(24, 30, 20), scale=(0, 1), wild=None) -> tuple[Volume, dict[s
     data = values[parts].astype(np.float32)
     if wild:
         data[tuple(n // 2 for n in shape)] = wild * np.abs(values).max()
-    return Volume(data, np.eye(4)), dict(zip(("air", "dark", "grey", "bright"), np.float32(values), strict=True))
+    return Volume(data, np.eye(4)), dict(
+        zip(("air", "dark", "grey", "bright"), np.float32(values), strict=True)
+    )
 
 
 def panels(figure, colours="gray") -> list:
@@ -57,7 +65,12 @@ def test_scans_of_any_units_are_seen_beside_each_other(shape, wild):
 def test_versions_of_one_scan_share_the_window_of_the_reference():
     scan, tissues = phantom()
     figure = figures.triplanar(
-        {"dim": scan.with_data(scan.data * 0.7), "HR": scan, "dead": Volume(scan.data * 1e-3, np.eye(4))}, "HR"
+        {
+            "dim": scan.with_data(scan.data * 0.7),
+            "HR": scan,
+            "dead": Volume(scan.data * 1e-3, np.eye(4)),
+        },
+        "HR",
     )
     assert len({image.get_clim() for image in panels(figure)}) == 1
     assert 0.05 < grey(panels(figure)[1], tissues["grey"]) < 0.95
@@ -76,7 +89,9 @@ def test_differences_are_in_every_plane_on_one_symmetric_scale_with_a_bar(shape,
     figure = draw({"HR": scan, **estimates}, "HR")
     shown = panels(figure, "RdBu_r")
     assert len(shown) == 4 * (len(panels(figure)) // 5), "one for each picture of an estimate"
-    assert {image.get_clim() for image in shown} == {(-shown[0].get_clim()[1], shown[0].get_clim()[1])}
+    assert {image.get_clim() for image in shown} == {
+        (-shown[0].get_clim()[1], shown[0].get_clim()[1])
+    }
     (bar,) = [axis for axis in figure.axes if axis.get_label() == "<colorbar>"]
     assert bar.get_ylim() == shown[0].get_clim() and "HR" in bar.get_ylabel()
     assert 20 < bar.get_ylim()[1] < 200, "neither the wild voxel nor the bad system takes the scale"
@@ -89,13 +104,18 @@ def test_what_is_compared_meets_in_the_world(blob, oblique):
     scan = blob((30, 28, 26), oblique, 5.0)
     coarse = resample(scan, *coarse_grid(scan.shape, scan.affine, (2, 2, 1)))
     turned = Volume(
-        scan.data[::-1].transpose(1, 0, 2), scan.affine @ [[0, -1, 0, 29], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+        scan.data[::-1].transpose(1, 0, 2),
+        scan.affine @ [[0, -1, 0, 29], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]],
     )
-    part = Volume(scan.data[:, 14:], scan.affine @ [[1, 0, 0, 0], [0, 1, 0, 14], [0, 0, 1, 0], [0, 0, 0, 1]])
+    part = Volume(
+        scan.data[:, 14:], scan.affine @ [[1, 0, 0, 0], [0, 1, 0, 14], [0, 0, 1, 0], [0, 0, 0, 1]]
+    )
     figure = figures.triplanar({"HR": scan, "coarse": coarse, "turned": turned, "part": part}, "HR")
     errors = [np.ma.masked_invalid(image.get_array()) for image in panels(figure, "RdBu_r")]
     assert len(errors) == 9 and max(abs(e).max() for e in errors) < 0.03
-    assert 0.3 < np.ma.getmaskarray(errors[2]).mean() < 0.7 and not np.ma.getmaskarray(errors[0]).any()
+    assert (
+        0.3 < np.ma.getmaskarray(errors[2]).mean() < 0.7 and not np.ma.getmaskarray(errors[0]).any()
+    )
 
 
 def test_right_is_on_the_right_and_the_letters_say_so(affine, to_world):
@@ -106,7 +126,9 @@ def test_right_is_on_the_right_and_the_letters_say_so(affine, to_world):
     for row, (directions, (right, up)) in enumerate(planes.items()):
         towards = np.zeros(3)
         towards[[right, up]] = 1
-        steps = np.rint(np.linalg.inv(affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)) @ towards * 4)
+        steps = np.rint(
+            np.linalg.inv(affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)) @ towards * 4
+        )
         axes = np.abs(affine[:3, :3]).argmax(0)
         steps[axes == 3 - right - up] = 0  # the nearest plane of an oblique scan
         data = np.zeros(shape)
@@ -127,7 +149,9 @@ def test_splines_are_asked_for_by_name_and_a_scan_has_no_difference_to_itself():
     scans = {"coarse": coarse, "cubic": coarse, "fine": fine}
     figure = figures.planes(scans, "coarse", (1,), {"cubic"})
     voxels, cubic, _ = (image.get_array() for image in panels(figure)[3:6])  # coronal
-    assert np.mean(np.diff(voxels, axis=0) == 0) > 0.7 and np.mean(np.diff(cubic, axis=0) == 0) < 0.1
+    assert (
+        np.mean(np.diff(voxels, axis=0) == 0) > 0.7 and np.mean(np.diff(cubic, axis=0) == 0) < 0.1
+    )
     assert len(panels(figure, "RdBu_r")) == 3
     assert not panels(figures.planes(scans, "coarse", (1,), differences=False), "RdBu_r")
 
@@ -183,10 +207,18 @@ def test_what_cannot_be_drawn_is_one_line():
 def test_nothing_is_left_behind(tmp_path):
     """Neither open figures nor other defaults; the host's own defaults turn no picture upside down."""
     scan, _ = phantom()
-    history = pd.DataFrame({"step": [1, 2], "loss": [1.0, 0.5], "gap": [0.1, 0.2], "val_gap": [0.1, 0.1]})
+    history = pd.DataFrame(
+        {"step": [1, 2], "loss": [1.0, 0.5], "gap": [0.1, 0.2], "val_gap": [0.1, 0.1]}
+    )
     gains = pd.DataFrame({"task": [1.0, -2.0]}, index=["a", "b"])
-    with matplotlib.rc_context({"image.origin": "lower", "image.aspect": "auto", "image.cmap": "jet"}):
-        before, backend, open_figures = dict(matplotlib.rcParams), matplotlib.get_backend(), plt.get_fignums()
+    with matplotlib.rc_context(
+        {"image.origin": "lower", "image.aspect": "auto", "image.cmap": "jet"}
+    ):
+        before, backend, open_figures = (
+            dict(matplotlib.rcParams),
+            matplotlib.get_backend(),
+            plt.get_fignums(),
+        )
         made = [
             figures.triplanar({"a": scan, "b": scan}, "a"), figures.slices({"a": scan, "b": scan}, "a"),
             figures.curves({"a": history}), figures.game(history, ["critic", "generator"]),
@@ -204,7 +236,14 @@ def test_a_window_follows_the_units_and_cuts_no_tissue(air):
     scan, _ = phantom()
     data = scan.data if air else scan.data[5:]
     low, high = window(Volume(data, np.eye(4)))
-    assert 0.05 < (data.min() - low) / (high - low) < 0.1 < 0.9 < (data.max() - low) / (high - low) < 0.95
+    assert (
+        0.05
+        < (data.min() - low) / (high - low)
+        < 0.1
+        < 0.9
+        < (data.max() - low) / (high - low)
+        < 0.95
+    )
     for scale, offset in ((4095, 0), (4, -2), (4024, -1024), (100, 32768), (1e-6, 0)):
         found = window(Volume(data * np.float64(scale) + offset, np.eye(4)))
         assert found == pytest.approx((low * scale + offset, high * scale + offset), rel=1e-4)
@@ -214,7 +253,9 @@ def test_a_few_wild_voxels_leave_the_window_where_it_was():
     scan, _ = phantom()
     data = scan.data + 0.02 * np.random.default_rng(0).standard_normal(scan.shape)
     low, high = window(scan.with_data(data))
-    data[8:13, 10:15, 8:13] *= 1000  # more than the percentiles leave out: what an interpolation makes of one
+    data[8:13, 10:15, 8:13] *= (
+        1000  # more than the percentiles leave out: what an interpolation makes of one
+    )
     wild = window(scan.with_data(data))
     assert abs(wild[0] - low) < 0.06 * (wild[1] - wild[0]) and high <= wild[1] < 5 * high
     mask = np.zeros((20, 20, 20))
@@ -226,16 +267,21 @@ def test_a_few_wild_voxels_leave_the_window_where_it_was():
 def scores(groups: dict[str, list[float]]) -> pd.DataFrame:
     """A table as ``results.summary`` makes it."""
     rows = [
-        {"degradation": "x2", "experiment": name, "psnr": value} for name, values in groups.items() for value in values
+        {"degradation": "x2", "experiment": name, "psnr": value}
+        for name, values in groups.items()
+        for value in values
     ]
     return pd.DataFrame(rows, columns=["degradation", "experiment", "psnr"])
 
 
 def test_a_failed_system_does_not_take_the_scale_of_the_box_plot():
     good = {
-        name: [29 + place, 29.4 + place, 29.8 + place] for place, name in enumerate(("linear", "cubic", "a$b", "net"))
+        name: [29 + place, 29.4 + place, 29.8 + place]
+        for place, name in enumerate(("linear", "cubic", "a$b", "net"))
     }
-    axis = figures.boxes(scores(good | {"failed": [4.1, 4.5, 4.4], "exact": [np.inf], "undefined": [np.nan]})).axes[0]
+    axis = figures.boxes(
+        scores(good | {"failed": [4.1, 4.5, 4.4], "exact": [np.inf], "undefined": [np.nan]})
+    ).axes[0]
     low, high = axis.get_xlim()
     assert 27 < low < 29 and 32.8 < high < 35
     assert "failed: 4.4" in axis.get_title() and "exact: inf" in axis.get_title()
@@ -247,7 +293,9 @@ def test_a_failed_system_does_not_take_the_scale_of_the_box_plot():
 
 def test_a_failed_run_does_not_take_the_scale_of_the_curves():
     def history(*psnr):
-        return pd.DataFrame({"step": range(len(psnr)), "loss": [1e-3] * len(psnr), "val_psnr": psnr})
+        return pd.DataFrame(
+            {"step": range(len(psnr)), "loss": [1e-3] * len(psnr), "val_psnr": psnr}
+        )
 
     runs = {
         "a": history(28, 29, 30),
@@ -276,7 +324,10 @@ def test_a_figure_is_the_same_file_each_time(tmp_path):
     scan, _ = phantom()
     written = []
     for name in ("one.png", "two.png"):
-        figures.save_figure(figures.triplanar({"a": scan, "b": scan.with_data(scan.data * 0.9)}, "a"), tmp_path / name)
+        figures.save_figure(
+            figures.triplanar({"a": scan, "b": scan.with_data(scan.data * 0.9)}, "a"),
+            tmp_path / name,
+        )
         written.append((tmp_path / name).read_bytes())
     assert written[0] == written[1] and plt.imread(io.BytesIO(written[0])).ndim == 3
     assert len(list(tmp_path.iterdir())) == 2

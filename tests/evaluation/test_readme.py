@@ -12,7 +12,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_the_readme_is_not_stale():
-    assert not readme.update(check=True, readme=ROOT / "README.md", results=ROOT / "results"), "run 'make readme'"
+    assert not readme.update(check=True, readme=ROOT / "README.md", results=ROOT / "results"), (
+        "run 'make readme'"
+    )
 
 
 def test_a_stale_table_is_seen_and_mended(tmp_path):
@@ -40,7 +42,9 @@ def test_a_readme_without_markers_is_refused(tmp_path):
 def test_outside_a_checkout_there_is_no_readme_to_update(tmp_path, monkeypatch):
     monkeypatch.setattr(readme, "checkout", lambda: None)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "README.md").write_text("<!-- results:quick:mask -->\n<!-- /results -->\n")  # somebody's own
+    (tmp_path / "README.md").write_text(
+        "<!-- results:quick:mask -->\n<!-- /results -->\n"
+    )  # somebody's own
     with pytest.raises(InputError, match="without its README"):
         readme.update()
 

@@ -38,11 +38,19 @@ def subjects(folder, **where):
 
 def test_what_is_measured_again_replaces_all_that_stood_there_and_nothing_else(tmp_path):
     """A subject that is not measured again, moved to another split or deleted, is gone."""
-    others = [r | {"region": "crop"} for r in rows("a", 9.0)] + [r | {"degradation": "x3"} for r in rows("a", 9.0)]
-    results.record_metrics(tmp_path, [*rows("b", 30.0), *rows("a", 31.0), *others, *rows("a", 33.0, "net")])
+    others = [r | {"region": "crop"} for r in rows("a", 9.0)] + [
+        r | {"degradation": "x3"} for r in rows("a", 9.0)
+    ]
+    results.record_metrics(
+        tmp_path, [*rows("b", 30.0), *rows("a", 31.0), *others, *rows("a", 33.0, "net")]
+    )
     results.record_metrics(tmp_path, rows("b", 32.123456789))
     table = results.read_metrics(tmp_path)
-    again = table[(table["metric"] == "psnr") & (table["region"] == "mask") & (table["degradation"] == "gaussian_x2")]
+    again = table[
+        (table["metric"] == "psnr")
+        & (table["region"] == "mask")
+        & (table["degradation"] == "gaussian_x2")
+    ]
     found = list(zip(again["experiment"], again["subject"], again["value"], strict=True))
     assert found == [("cubic", "b", 32.123457), ("net", "a", 33.0)]
     assert subjects(tmp_path, region="crop") == subjects(tmp_path, degradation="x3") == ["a"]
@@ -57,7 +65,9 @@ def test_what_is_measured_again_replaces_all_that_stood_there_and_nothing_else(t
 
 def test_rows_of_a_fresh_clone_stay_until_they_are_measured_again(tmp_path):
     mine, clone = tmp_path / "mine", tmp_path / "clone"
-    results.record_metrics(mine, [*rows("a", 30.0), *rows("a", 33.0, "net"), *rows("b", 33.0, "net")])
+    results.record_metrics(
+        mine, [*rows("a", 30.0), *rows("a", 33.0, "net"), *rows("b", 33.0, "net")]
+    )
     clone.mkdir()
     (clone / "metrics.csv").write_bytes((mine / "metrics.csv").read_bytes())
     results.record_metrics(clone, rows("a", 30.0))
@@ -84,7 +94,11 @@ def test_rows_of_many_processes_and_threads_all_arrive(tmp_path):
     names = list(pd.read_csv(folder / "metrics.csv")["run_id"])
     assert names == sorted(f"run{n}{t}{i}" for n in range(3) for t in "ab" for i in range(5))
     assert sorted(p.name for p in folder.iterdir()) == ["metrics.csv", "rows"]
-    assert not [p for p in (folder / "rows" / "metrics").iterdir() if p.suffix != ".csv" or p.name.startswith(".")]
+    assert not [
+        p
+        for p in (folder / "rows" / "metrics").iterdir()
+        if p.suffix != ".csv" or p.name.startswith(".")
+    ]
 
 
 def test_who_writes_the_table_looks_again_for_rows_that_came_meanwhile(tmp_path, monkeypatch):
@@ -121,7 +135,9 @@ def test_a_run_that_gives_the_same_again_keeps_its_row(tmp_path):
     experiment = systems.get("mdcsrn", "smoke")
 
     def record(seconds):
-        results.record_run(tmp_path, experiment, "smoke", 0, cohort, weights, "2026-01-01T00:00:00", seconds, "cpu")
+        results.record_run(
+            tmp_path, experiment, "smoke", 0, cohort, weights, "2026-01-01T00:00:00", seconds, "cpu"
+        )
         return (tmp_path / "runs.csv").read_bytes()
 
     first = record(1.0)
@@ -138,7 +154,18 @@ def test_what_was_measured_of_a_run_goes_with_its_old_weights(tmp_path):
     cohort.write_text("x")
     for folder in (tmp_path / "mine", tmp_path / "clone"):
         weights.write_text("1")
-        record = partial(results.record_run, folder, experiment, "smoke", 0, cohort, weights, "2026-01-01", 1.0, "cpu")
+        record = partial(
+            results.record_run,
+            folder,
+            experiment,
+            "smoke",
+            0,
+            cohort,
+            weights,
+            "2026-01-01",
+            1.0,
+            "cpu",
+        )
         name = record()
         old = [r | {"run_id": name} for r in rows("a", 30.0, "mdcsrn")]
         results.record_metrics(folder, [*old, *rows("a", 30.0)])
@@ -158,7 +185,18 @@ def test_the_commit_is_that_of_the_checkout_alone(tmp_path, monkeypatch):
     """Neither the repository one stands in, nor one around the package, nor one that a hook names is the checkout."""
     git = partial(subprocess.run, check=True, capture_output=True, text=True)
     git(["git", "init", "-q", str(tmp_path)])
-    words = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty"]
+    words = [
+        "git",
+        "-C",
+        str(tmp_path),
+        "-c",
+        "user.name=a",
+        "-c",
+        "user.email=a@b",
+        "commit",
+        "-q",
+        "--allow-empty",
+    ]
     git([*words, "-m", "my thesis"])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))
@@ -172,14 +210,25 @@ def test_the_commit_is_that_of_the_checkout_alone(tmp_path, monkeypatch):
 
 
 def test_seeds_and_datasets_are_told_apart_and_never_averaged(tmp_path):
-    first = [*rows("a", 30.0), *({**r, "run_id": f"net-quick-s0-{r['dataset']}"} for r in rows("a", 33.0, "net"))]
-    other = [{**r, "run_id": "net-quick-s1-d", "value": r["value"] + 1} for r in rows("a", 33.0, "net")]
+    first = [
+        *rows("a", 30.0),
+        *({**r, "run_id": f"net-quick-s0-{r['dataset']}"} for r in rows("a", 33.0, "net")),
+    ]
+    other = [
+        {**r, "run_id": "net-quick-s1-d", "value": r["value"] + 1} for r in rows("a", 33.0, "net")
+    ]
     table = results.summary(pd.DataFrame(first + other))
     assert dict(zip(table["experiment"], table["psnr"], strict=True)) == {
         "cubic": 30.0, "net-quick-s0-d": 33.0, "net-quick-s1-d": 34.0,
     }  # fmt: skip
-    two = results.summary(pd.DataFrame([*first, *({**r, "dataset": "d2"} for r in rows("a", 20.0))]))
-    assert [tuple(row) for row in two[["subject", "psnr"]].to_numpy()] == [("d/a", 30.0), ("d/a", 33.0), ("d2/a", 20.0)]
+    two = results.summary(
+        pd.DataFrame([*first, *({**r, "dataset": "d2"} for r in rows("a", 20.0))])
+    )
+    assert [tuple(row) for row in two[["subject", "psnr"]].to_numpy()] == [
+        ("d/a", 30.0),
+        ("d/a", 33.0),
+        ("d2/a", 20.0),
+    ]
 
 
 def test_values_that_stand_twice_are_refused_with_what_they_differ_in():
@@ -191,25 +240,36 @@ def test_values_that_stand_twice_are_refused_with_what_they_differ_in():
         results.wide([*rows("a", 30.0), *rows("a", 31.0)], ["subject"])
 
 
-@pytest.mark.parametrize("column, other", [("region", "volume"), ("dataset", "d2"), ("run_id", "net-quick-s1-d")])
+@pytest.mark.parametrize(
+    "column, other", [("region", "volume"), ("dataset", "d2"), ("run_id", "net-quick-s1-d")]
+)
 def test_paired_differences_are_of_one_region_dataset_and_run(column, other):
     """Also where no value stands twice: the mean over the scans would be of two things."""
     table = [*rows("a", 30.0), *rows("b", 31.0), *rows("a", 33.0, "net")]
     table += [{**r, column: other} for r in rows("b", 33.0, "net")]
     with pytest.raises(InputError, match=f"more than one {column} .*{other}.*choose one"):
         results.paired(pd.DataFrame(table))
-    with pytest.raises(InputError, match="unknown baseline of psnr 'linear'; expected one of cubic"):
+    with pytest.raises(
+        InputError, match="unknown baseline of psnr 'linear'; expected one of cubic"
+    ):
         results.paired(pd.DataFrame(rows("a", 30.0)), "linear")
 
 
 def test_tables_of_a_cohort_are_of_its_test_subjects_and_of_one_seed(tmp_path):
     (tmp_path / "d.csv").write_text("subject,split,t1\na,test,1\nmoved,train,2\n")
     table = [*rows("a", 30.0), *rows("moved", 30.0), *rows("deleted", 30.0)]
-    table += [{**r, "run_id": f"net-quick-s{seed}-d"} for seed in (0, 1, 10) for r in rows("a", 33.0, "net")]
+    table += [
+        {**r, "run_id": f"net-quick-s{seed}-d"}
+        for seed in (0, 1, 10)
+        for r in rows("a", 33.0, "net")
+    ]
     table += [{**r, "dataset": "images"} for r in rows("image", 30.0)]
     found = results.tested(pd.DataFrame(table), tmp_path / "d.csv")
     assert set(found["subject"]) == {"a", "image"} and found["run_id"].nunique() == 4
-    assert set(results.tested(pd.DataFrame(table), tmp_path / "d.csv", 1)["run_id"]) == {"r", "net-quick-s1-d"}
+    assert set(results.tested(pd.DataFrame(table), tmp_path / "d.csv", 1)["run_id"]) == {
+        "r",
+        "net-quick-s1-d",
+    }
 
 
 @pytest.fixture
@@ -235,9 +295,14 @@ def test_two_manifests_of_one_name_share_nothing(at, tmp_path, monkeypatch):
         for spelled in (one, "mine.csv", "../a/mine.csv", tmp_path / "b" / ".." / "a" / "mine.csv"):
             assert paths.results_dir("smoke", spelled).name == "smoke_mine"
             assert results.run_id("net", "smoke", 1, spelled) == "net-smoke-s1-mine"
-        assert results.run_id("net", "quick", 0, two) == "net-quick-s0-" + other.removeprefix("quick_")
+        assert results.run_id("net", "quick", 0, two) == "net-quick-s0-" + other.removeprefix(
+            "quick_"
+        )
     missing = [paths.cohort_label(f"/data/site{site}/cohort.csv") for site in "ab"]
-    assert all(re.fullmatch(r"cohort-[0-9a-f]{8}", label) for label in missing) and missing[0] != missing[1]
+    assert (
+        all(re.fullmatch(r"cohort-[0-9a-f]{8}", label) for label in missing)
+        and missing[0] != missing[1]
+    )
 
 
 def test_the_first_of_many_at_once_keeps_the_name(at, tmp_path):
@@ -245,7 +310,11 @@ def test_the_first_of_many_at_once_keeps_the_name(at, tmp_path):
     (tmp_path / "results").mkdir()
     with ThreadPoolExecutor(8) as pool:
         labels = list(pool.map(paths.cohort_label, manifests * 3))
-    assert labels[:8] == labels[8:16] == labels[16:] and labels[:8].count("mine") == 1 and len(set(labels)) == 8
+    assert (
+        labels[:8] == labels[8:16] == labels[16:]
+        and labels[:8].count("mine") == 1
+        and len(set(labels)) == 8
+    )
 
 
 def test_the_built_in_cohort_is_the_checkouts_own_and_no_other_example(at, tmp_path, monkeypatch):
@@ -254,11 +323,20 @@ def test_the_built_in_cohort_is_the_checkouts_own_and_no_other_example(at, tmp_p
     for place in (ROOT, ROOT / "notebooks", tmp_path):
         monkeypatch.chdir(place)
         for spelled in ("csv/example.csv", own, tmp_path / "link.csv"):
-            assert paths.results_dir("quick", spelled) == tmp_path / "results" / "quick", (place, spelled)
+            assert paths.results_dir("quick", spelled) == tmp_path / "results" / "quick", (
+                place,
+                spelled,
+            )
             assert results.run_id("net", "quick", 0, spelled) == "net-quick-s0-example"
-        assert paths.cohort_label("csv/example_us.csv") == paths.built_in("csv/example_us.csv") == "example_us"
+        assert (
+            paths.cohort_label("csv/example_us.csv")
+            == paths.built_in("csv/example_us.csv")
+            == "example_us"
+        )
     mine = at("mine/example.csv")
-    assert paths.built_in(mine) == "" and paths.results_dir("quick", mine) != paths.results_dir("quick")
+    assert paths.built_in(mine) == "" and paths.results_dir("quick", mine) != paths.results_dir(
+        "quick"
+    )
     assert re.fullmatch(r"example-[0-9a-f]{8}", paths.cohort_label(mine))
     at("csv/example.csv")  # in the working directory, as a user's project may have it
     assert paths.built_in("csv/example.csv") == ""
@@ -297,7 +375,9 @@ def test_nothing_recorded_and_foreign_tables_are_refused(tmp_path):
 
 
 def test_a_metric_that_no_row_has_is_left_out_of_the_text(tmp_path):
-    results.record_metrics(tmp_path, [r | {"value": np.nan} if r["metric"] == "ssim3d" else r for r in rows("a", 30.0)])
+    results.record_metrics(
+        tmp_path, [r | {"value": np.nan} if r["metric"] == "ssim3d" else r for r in rows("a", 30.0)]
+    )
     text = readme.to_text(results.summary(results.read_metrics(tmp_path)), markdown=True)
     assert "ssim3d" not in text and "nan" not in text and "| 0.8000 |" in text
 
@@ -312,12 +392,18 @@ def test_measured_rows_name_run_region_and_convention(noise):
     truth = Volume(noise((12, 13, 14)) * 5, np.eye(4))
     estimates = {"cubic": truth, "net": truth.with_data(truth.data + 0.1)}
     mask = truth.data > 1
-    made = results.measured(truth, estimates, mask, "crop", runs={"net": "net-quick-s0"}, subject="a")
+    made = results.measured(
+        truth, estimates, mask, "crop", runs={"net": "net-quick-s0"}, subject="a"
+    )
     table = pd.DataFrame(made).set_index(["experiment", "region", "metric"])
     assert set(table.index.get_level_values("region")) == {"crop", "mask"}
-    assert set(table.loc["net"]["run_id"]) == {"net-quick-s0"} and set(table.loc["cubic"]["run_id"]) == {"cubic"}
+    assert set(table.loc["net"]["run_id"]) == {"net-quick-s0"} and set(
+        table.loc["cubic"]["run_id"]
+    ) == {"cubic"}
     peak = np.ptp(truth.data)
-    assert table.loc[("net", "crop", "psnr"), "value"] == pytest.approx(20 * np.log10(peak / 0.1), abs=1e-3)
+    assert table.loc[("net", "crop", "psnr"), "value"] == pytest.approx(
+        20 * np.log10(peak / 0.1), abs=1e-3
+    )
     assert table.loc[("cubic", "mask", "psnr"), "value"] == np.inf
     wider = pd.DataFrame(results.measured(truth, estimates, data_range=2 * peak, subject="a"))
     psnr = wider[(wider["experiment"] == "net") & (wider["metric"] == "psnr")]["value"]

@@ -35,7 +35,9 @@ def test_a_scan_stays_where_it_lay(task, affine, blob, centre_of_mass, to_world)
     sr = super_resolve(scan, make(task))
     assert sr.shape == tuple(n * f for n, f in zip(scan.shape, factor, strict=True))
     np.testing.assert_allclose(sr.spacing_mm, np.divide(scan.spacing_mm, factor))
-    np.testing.assert_allclose(to_world(sr.affine, (-0.5,) * 3), to_world(affine, (-0.5,) * 3), atol=1e-9)
+    np.testing.assert_allclose(
+        to_world(sr.affine, (-0.5,) * 3), to_world(affine, (-0.5,) * 3), atol=1e-9
+    )
     moved = np.linalg.solve(affine[:3, :3], centre_of_mass(sr) - centre_of_mass(scan))
     assert np.abs(moved).max() < 0.05
 
@@ -47,8 +49,12 @@ def test_an_estimate_lies_on_the_grid_of_the_truth(task, shape, oblique, blob):
     pair = model.experiment.pairs.degrade(hr)
     sr = model.predict_pair(pair)
     assert sr.shape == hr.shape and np.array_equal(sr.affine, hr.affine)
-    inside = (slice(8, -8),) * 3  # beyond the faces a spline is mirrored, the network's interpolation is not
-    assert np.abs(sr.data - pair.on_grid.data)[inside].max() < 0.03  # cubic interpolation, as the spline's
+    inside = (
+        slice(8, -8),
+    ) * 3  # beyond the faces a spline is mirrored, the network's interpolation is not
+    assert (
+        np.abs(sr.data - pair.on_grid.data)[inside].max() < 0.03
+    )  # cubic interpolation, as the spline's
     low = model.predict_pair(pair, max_memory_gb=1e-4 * np.prod(FACTORS[task]) * 4)  # in tiles
     np.testing.assert_allclose(low.data, sr.data, atol=1e-4)
 
@@ -64,7 +70,9 @@ def test_another_factor_or_a_reference_is_refused(blob):
 def ramp(tmp_path) -> Subject:
     """A scan of odd sizes whose intensity tells the place."""
     grid = np.meshgrid(*(np.arange(n, dtype=float) for n in (31, 26, 29)), indexing="ij")
-    file = save(Volume(grid[0] + 40 * grid[1] + 1600 * grid[2], np.eye(4)), tmp_path / "ramp.nii.gz")
+    file = save(
+        Volume(grid[0] + 40 * grid[1] + 1600 * grid[2], np.eye(4)), tmp_path / "ramp.nii.gz"
+    )
     return Subject("ramp", "train", {"t1": file})
 
 
@@ -86,13 +94,18 @@ def test_patches_of_both_grids_show_the_same_place(ramp, task, sampling):
 def test_patches_that_the_factor_does_not_divide_are_refused(ramp):
     experiment = SMOKE.changed(patch_size=9)
     dataset = experiment.examples.open([ramp], experiment.pairs)
-    with pytest.raises(InputError, match=r"\(9, 9, 9\) voxels are no multiple of the factor \(2, 2, 2\)"):
+    with pytest.raises(
+        InputError, match=r"\(9, 9, 9\) voxels are no multiple of the factor \(2, 2, 2\)"
+    ):
         dataset.grid(0)
 
 
 def test_the_published_patches(tmp_path):
     experiment = systems.get("srgan3d").changed(frame=(224, 224, 152))
-    file = save(Volume(np.random.default_rng(0).uniform(0, 900, (60, 70, 50)), np.eye(4)), tmp_path / "s.nii")
+    file = save(
+        Volume(np.random.default_rng(0).uniform(0, 900, (60, 70, 50)), np.eye(4)),
+        tmp_path / "s.nii",
+    )
     dataset = experiment.examples.open([Subject("s", "train", {"t1": file})], experiment.pairs)
     places = dataset.grid(0)
     assert len(places) == 8 and {p.size for p in places} == {(32, 32, 23)}
@@ -104,7 +117,9 @@ def test_the_published_patches(tmp_path):
 
 def test_a_frame_pads_and_cuts_about_the_middle(tmp_path, oblique, blob, centre_of_mass):
     scan = blob((25, 24, 30), oblique)
-    subject = Subject("s", "train", {"t1": save(scan, tmp_path / "s.nii"), "mask": save(scan, tmp_path / "m.nii")})
+    subject = Subject(
+        "s", "train", {"t1": save(scan, tmp_path / "s.nii"), "mask": save(scan, tmp_path / "m.nii")}
+    )
     pair = SMOKE.changed(frame=(32, 20, 28)).pairs.make(subject)
     assert pair.hr.shape == (32, 20, 28)
     assert np.linalg.norm(centre_of_mass(pair.hr) - centre_of_mass(scan)) < 0.01
@@ -141,7 +156,9 @@ def test_evaluation_writes_volumes_and_statistics(cohort, trained, tmp_path):
     words = ["evaluate", "--weights", trained, "--cohort", cohort, "--out", out]
     done = CliRunner().invoke(main, [str(w) for w in words])
     assert done.exit_code == 0, done.output
-    assert all(word in done.output for word in ("psnr", "ssim3d", "mean", "var", "median", "min", "max"))
+    assert all(
+        word in done.output for word in ("psnr", "ssim3d", "mean", "var", "median", "min", "max")
+    )
     for subject in data.read_manifest(cohort, "test"):
         scan = volume.load(subject.file("t1"))
         sr, lr = (volume.load(out / f"{subject.name}_{kind}.nii.gz") for kind in ("sr", "lr"))
@@ -165,7 +182,9 @@ def test_the_masked_convention_and_the_population_variance(tmp_path, blob):
         scan = blob((24, 24, 24), sigma=3, offset=(offset, 0, 0))
         scan = scan.with_data(scan.data * 100)
         mask = save(scan.with_data(scan.data > 20), tmp_path / f"{name}_m.nii", dtype=np.uint8)
-        rows.append(Subject(name, "test", {"t1": save(scan, tmp_path / f"{name}.nii"), "mask": mask}))
+        rows.append(
+            Subject(name, "test", {"t1": save(scan, tmp_path / f"{name}.nii"), "mask": mask})
+        )
     model = make("gaussian_x2")
     table = measure.evaluate(model, rows, tmp_path / "out")
     pair = model.experiment.pairs.make(rows[0])
@@ -175,7 +194,9 @@ def test_the_masked_convention_and_the_population_variance(tmp_path, blob):
     psnr = table[table["region"] == "masked"]["psnr"]
     assert psnr.iloc[0] == pytest.approx(expected)
     found = measure.statistics(table).loc[("masked", "psnr")]
-    assert found.tolist() == pytest.approx([np.mean(psnr), np.var(psnr), np.median(psnr), psnr.min(), psnr.max()])
+    assert found.tolist() == pytest.approx(
+        [np.mean(psnr), np.var(psnr), np.median(psnr), psnr.min(), psnr.max()]
+    )
     other = measure.evaluate(model, rows, tmp_path / "out", task="gaussian_x2_corners")
     assert not np.allclose(other["psnr"], table["psnr"], atol=0.01)
     with pytest.raises(InputError, match="unknown task 'x9'"):
@@ -198,7 +219,10 @@ def test_a_mask_of_an_evaluation_goes_by_its_affine(tmp_path, blob):
     mask = scan.with_data(scan.data > 0.2)
     tables = []
     for number, stored in enumerate((mask, reorient(mask, "LPS"), reorient(mask, "SAR"))):
-        files = {"t1": tmp_path / "a.nii", "mask": save(stored, tmp_path / f"{number}.nii", dtype=np.uint8)}
+        files = {
+            "t1": tmp_path / "a.nii",
+            "mask": save(stored, tmp_path / f"{number}.nii", dtype=np.uint8),
+        }
         save(scan, files["t1"])
         tables.append(measure.evaluate(model, [Subject("a", "test", files)], tmp_path / "out"))
     assert tables[0].equals(tables[1]) and tables[0].equals(tables[2])

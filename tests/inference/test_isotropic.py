@@ -68,7 +68,9 @@ def test_a_scan_of_1_mm_keeps_its_shape_though_its_header_is_rounded(noise):
 
 def test_voxels_finer_than_the_target_are_blurred_first(noise):
     scan = Volume(noise((60, 20, 20)), np.diag([0.5, 1, 3, 1]))
-    blurred = ndimage.gaussian_filter(scan.data, (0.5, 0.25, 0))  # a quarter of the new voxel, also where it is the old
+    blurred = ndimage.gaussian_filter(
+        scan.data, (0.5, 0.25, 0)
+    )  # a quarter of the new voxel, also where it is the old
     x = np.linspace(0.5, 58.5, 30)[:, None, None]
     between = (blurred[::2] + blurred[1::2]) / 2
     assert x[0] == 0.5
@@ -103,7 +105,9 @@ def by_hand(scan: Volume, network: torch.nn.Module, flip: bool = True) -> np.nda
 def scan(noise) -> Volume:
     """A smooth RAS scan of 1 mm and odd sizes, in units of a scanner."""
     data = ndimage.gaussian_filter(noise((45, 50, 39)), 2)
-    return Volume(data * 4000 + 100, np.array([[1, 0, 0, -20], [0, 1, 0, 5], [0, 0, 1, 9.5], [0, 0, 0, 1.0]]))
+    return Volume(
+        data * 4000 + 100, np.array([[1, 0, 0, -20], [0, 1, 0, 5], [0, 0, 1, 9.5], [0, 0, 0, 1.0]])
+    )
 
 
 def check_published(path, scan):
@@ -141,7 +145,12 @@ def test_keras_weights_are_found_by_their_name(tmp_path, monkeypatch):
     assert load_model("SynthSR_any.h5", device="cpu").experiment.name == "synthsr_published"
 
 
-UNITS = {"scan": [-50, 150, 350], "unit": [0, 127.5, 255], "synthsr": [0, 127.5, 128], "hyperfine": [0, 150, 350]}
+UNITS = {
+    "scan": [-50, 150, 350],
+    "unit": [0, 127.5, 255],
+    "synthsr": [0, 127.5, 128],
+    "hyperfine": [0, 150, 350],
+}
 
 
 @pytest.mark.parametrize("output", UNITS)
@@ -150,11 +159,17 @@ def test_units(output):
     data[:, :16], data[:, :8] = 350, -50
     base = SYNTHSR_HYPERFINE if output == "hyperfine" else SYNTHSR_PUBLISHED
     scan = Volume(data, np.eye(4))
-    sr = super_resolve(scan, fake(base=base, output=output), reference=scan if base.reference else None)
-    np.testing.assert_allclose([sr.data[5, y, 5] for y in (3, 25, 12)], UNITS[output], rtol=1e-4, atol=1e-3)
+    sr = super_resolve(
+        scan, fake(base=base, output=output), reference=scan if base.reference else None
+    )
+    np.testing.assert_allclose(
+        [sr.data[5, y, 5] for y in (3, 25, 12)], UNITS[output], rtol=1e-4, atol=1e-3
+    )
 
 
-def test_hyperfine_weights_add_to_the_t1_and_see_the_t2_in_its_place(tmp_path, blob, centre_of_mass):
+def test_hyperfine_weights_add_to_the_t1_and_see_the_t2_in_its_place(
+    tmp_path, blob, centre_of_mass
+):
     layers = theirs(channels=2)
     for part in layers["unet_likelihood"]:
         layers["unet_likelihood"][part] *= 0
@@ -166,7 +181,9 @@ def test_hyperfine_weights_add_to_the_t1_and_see_the_t2_in_its_place(tmp_path, b
     shifted[:3, 3] = 4, 0, 0
     t2 = Volume(t1.data + 60, shifted)
     np.testing.assert_allclose(
-        super_resolve(t1, model, reference=t2).data, np.maximum(isotropic(t1, 1.0).data, 0), atol=0.01
+        super_resolve(t1, model, reference=t2).data,
+        np.maximum(isotropic(t1, 1.0).data, 0),
+        atol=0.01,
     )  # the network gives zero, so the T1 comes back, clipped at 0
     spy = Model(Fake(), model.experiment)
     super_resolve(t1, spy, reference=t2)
@@ -203,7 +220,9 @@ def comb(n: int, step: float, first: float) -> np.ndarray:
 
 
 def test_thick_slices_come_with_a_map_of_where_they_were_measured(noise):
-    affine = np.array([[0, 0, -2.5, 90], [1, 0, 0, 0], [0, 3, 0, 0], [0, 0, 0, 1]])  # voxel axes A, S, L
+    affine = np.array(
+        [[0, 0, -2.5, 90], [1, 0, 0, 0], [0, 3, 0, 0], [0, 0, 0, 1]]
+    )  # voxel axes A, S, L
     model = fake(base=EXPERIMENTS["synthsr_thick"])
     sr = super_resolve(Volume(noise((32, 10, 12)), affine), model, flip=False)
     image, measured = model.network.seen[0]
@@ -225,7 +244,9 @@ def test_the_map_of_a_turned_reference_follows_its_slices(oblique, blob):
     turned[:3, 3] = (24.5,) * 3 - turned[:3, :3] @ (14.5, 15, 4)
     measured = reliability(Volume(reference.data, turned), grid)
     normal = turned[:3, 2] / 4
-    height = (np.indices(grid.shape).reshape(3, -1).T - turned[:3, 3]) @ normal  # mm above the first slice
+    height = (
+        np.indices(grid.shape).reshape(3, -1).T - turned[:3, 3]
+    ) @ normal  # mm above the first slice
     distance = np.abs(height[:, None] - 4 * np.arange(9)).min(1).reshape(grid.shape)
     np.testing.assert_allclose(measured, np.maximum(1 - distance, 0), atol=1e-5)
 
@@ -268,7 +289,9 @@ def test_a_prediction_of_another_spacing_is_interpolated_there(oblique, blob, ce
 def test_uncertainty_is_the_mean_of_both_passes_in_the_units_of_the_image(noise):
     scan = Volume(noise((32, 33, 34)) * 500, np.eye(4))
     ramp = torch.linspace(-1, 1, 32).view(1, 1, -1, 1, 1)
-    model = fake(lambda x: torch.cat([x[:, :1], ramp + 0 * x[:, :1]], 1), EXPERIMENTS["synthsr_laplace"])
+    model = fake(
+        lambda x: torch.cat([x[:, :1], ramp + 0 * x[:, :1]], 1), EXPERIMENTS["synthsr_laplace"]
+    )
     scale = np.ptp(isotropic(scan, 1.0).data)
     sr, b = super_resolve_with_uncertainty(scan, model)
     np.testing.assert_allclose(sr.data, super_resolve(scan, model).data)
@@ -324,7 +347,9 @@ def test_headers_are_warned_of():
 
 
 def test_warnings_know_turned_axes_and_references():
-    affine = np.array([[0, 0, -3.0, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]])  # voxel axes A, S, L
+    affine = np.array(
+        [[0, 0, -3.0, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]]
+    )  # voxel axes A, S, L
     scan = Volume(np.zeros((200, 200, 60)), affine)
     (line,) = warned(scan, EXPERIMENTS["synthsr_thick"])
     assert "3 x 1 x 1 mm along R, A and S" in line
@@ -367,10 +392,14 @@ print(peak() - before)
 @pytest.mark.skipif(sys.platform != "linux", reason="a process's own peak is read from /proc")
 def test_a_whole_scan_keeps_within_what_it_is_said_to_need():
     def run(gb):
-        return subprocess.run([sys.executable, "-c", MEASURE, str(gb)], capture_output=True, text=True)
+        return subprocess.run(
+            [sys.executable, "-c", MEASURE, str(gb)], capture_output=True, text=True
+        )
 
     said = run(0.1).stderr.strip().splitlines()[-1]
     assert "needs" in said and "--max-memory" in said
     needed = float(said.split("tile and ")[1].split(" GB")[0])
     assert int(run(needed).stdout) < needed * 1e9
-    assert needed * 1e9 < 4 * 3.5 * 16 * 160 * 160 * 64  # three and a half maps of the width, at most
+    assert (
+        needed * 1e9 < 4 * 3.5 * 16 * 160 * 160 * 64
+    )  # three and a half maps of the width, at most

@@ -32,7 +32,9 @@ def turned(scan: Volume, rotate) -> Volume:
 @pytest.fixture
 def rotate() -> np.ndarray:
     angle = 0.2
-    return np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    return np.array(
+        [[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]]
+    )
 
 
 def test_a_reference_on_another_grid_lands_where_it_lay(blob, affine, rotate, centre_of_mass):
@@ -115,14 +117,18 @@ def test_patches_have_both_channels_at_one_place(pairs):
     assert given.shape == (2, 9, 9, 9) and truth.shape == (1, 9, 9, 9)
     whole, _ = dataset[0]
     assert whole.min((1, 2, 3)).tolist() == [0, 0] and whole.max((1, 2, 3)).tolist() == [1, 1]
-    assert np.corrcoef(whole[0].ravel(), whole[1].ravel())[0, 1] < -0.8  # the negative, in its place
+    assert (
+        np.corrcoef(whole[0].ravel(), whole[1].ravel())[0, 1] < -0.8
+    )  # the negative, in its place
 
 
 def test_training_and_enhancing_from_the_command_line(pairs, tmp_path, monkeypatch):
     monkeypatch.setenv("SRLIB_RESULTS", str(tmp_path / "results"))
     subjects = data.read_manifest(pairs)
     split = {part: [s for s in subjects if s.split == part] for part in ("train", "val")}
-    weights = training.train(SMOKE, split["train"], split["val"], tmp_path / "run", device="cpu", progress=False)
+    weights = training.train(
+        SMOKE, split["train"], split["val"], tmp_path / "run", device="cpu", progress=False
+    )
     words = ["enhance", tmp_path / "2_t1.nii.gz", tmp_path / "sr.nii.gz", "--weights", weights]
     run = CliRunner().invoke(main, [*map(str, words), "--reference", str(tmp_path / "2_t2.nii.gz")])
     assert run.exit_code == 0, run.output

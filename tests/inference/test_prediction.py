@@ -44,7 +44,9 @@ def test_tiles_of_the_full_depth_give_what_the_whole_scan_gives(noise):
     torch.manual_seed(0)
     network, data = MDCSRN(width=4).eval(), noise((75, 38, 36))
     whole = network(torch.from_numpy(data)[None, None])[0, 0].numpy()
-    tiled = run_tiled(network, data, (3 * data.nbytes + 4 * network.live_channels * 60 * 38 * 36) / 1e9)
+    tiled = run_tiled(
+        network, data, (3 * data.nbytes + 4 * network.live_channels * 60 * 38 * 36) / 1e9
+    )
     assert np.abs(tiled - whole).max() < 1e-5 * np.abs(whole).max()
 
 
@@ -106,7 +108,9 @@ for budget in (0.3, 0.6):
 @pytest.mark.skipif(sys.platform != "linux", reason="a process's own peak is read from /proc")
 def test_peak_memory_stays_within_the_budget():
     # not ru_maxrss, which a child inherits from the process that started it
-    done = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True
+    )
     used = [int(line) for line in done.stdout.split()]
     assert used[0] < 0.3e9
     assert used[1] < 0.6e9
@@ -124,10 +128,17 @@ def test_a_blob_stays_where_it_is(affine, blob, centre_of_mass, to_world):
         assert out.shape == tuple(round(n * f) for n, f in zip(shape, factor, strict=True))
         moved = np.linalg.solve(affine[:3, :3], centre_of_mass(out) - centre_of_mass(scan))
         assert np.abs(moved).max() < 0.05
-        far = to_world(out.affine, np.array(out.shape) - 0.5), to_world(affine, np.array(shape) - 0.5)
-        np.testing.assert_allclose(to_world(out.affine, (-0.5,) * 3), to_world(affine, (-0.5,) * 3), atol=1e-9)
+        far = (
+            to_world(out.affine, np.array(out.shape) - 0.5),
+            to_world(affine, np.array(shape) - 0.5),
+        )
+        np.testing.assert_allclose(
+            to_world(out.affine, (-0.5,) * 3), to_world(affine, (-0.5,) * 3), atol=1e-9
+        )
         np.testing.assert_allclose(*far, atol=1e-9)
-        np.testing.assert_allclose(out.spacing_mm, np.divide(scan.spacing_mm, factor), rtol=0.5 / min(out.shape))
+        np.testing.assert_allclose(
+            out.spacing_mm, np.divide(scan.spacing_mm, factor), rtol=0.5 / min(out.shape)
+        )
         assert out.data.max() == pytest.approx(scan.data.max(), rel=0.05)
 
 
@@ -142,12 +153,16 @@ def test_a_spacing_is_a_factor(oblique, blob):
 @pytest.mark.parametrize(("name", "factor"), [("mdcsrn_res", 2), ("mdcsrn_res_kspace", 1)])
 def test_the_default_factor_is_that_of_the_models_task(name, factor, blob):
     scan = blob((11, 12, 13))
-    assert super_resolve(scan, make_model(name, blocks=1, units=1)).shape == tuple(factor * n for n in scan.shape)
+    assert super_resolve(scan, make_model(name, blocks=1, units=1)).shape == tuple(
+        factor * n for n in scan.shape
+    )
 
 
 def test_bad_factors_and_spacings_are_refused(blob):
     model, scan = make_model(blocks=1, units=1), blob((9, 9, 9))
-    wrong = [{"factor": f} for f in ((0.5, 1, 1), (2, 2), (2, np.nan, 2), (2, np.inf, 2), (2, -2, 2))]
+    wrong = [
+        {"factor": f} for f in ((0.5, 1, 1), (2, 2), (2, np.nan, 2), (2, np.inf, 2), (2, -2, 2))
+    ]
     wrong += [{"spacing_mm": mm} for mm in ((1, 1, 2), (1, 1, 0), (1, 1), (1, 1, -1))]
     for settings in (*wrong, {"factor": (2, 2, 2), "spacing_mm": (0.5, 0.5, 0.5)}):
         with pytest.raises(InputError, match=r"factor|spacing"):
@@ -168,7 +183,11 @@ def weights(tmp_path):
         torch.manual_seed(0)
         network = MDCSRN(width=experiment.network.width, **experiment.network.model_args)
         state = dict(list(network.state_dict().items())[drop:])
-        save_weights(state, tmp_path / name, {"experiment": experiment.to_json()} if metadata is None else metadata)
+        save_weights(
+            state,
+            tmp_path / name,
+            {"experiment": experiment.to_json()} if metadata is None else metadata,
+        )
         return tmp_path / name, network, experiment
 
     return make
@@ -193,7 +212,13 @@ def test_a_truncated_model_is_refused(weights):
 
 
 def test_weights_that_are_not_of_an_experiment_are_refused(weights):
-    for metadata in ({}, {"experiment": "?"}, {"experiment": "{}"}, {"experiment": "[]"}, {"a": "b"}):
+    for metadata in (
+        {},
+        {"experiment": "?"},
+        {"experiment": "{}"},
+        {"experiment": "[]"},
+        {"a": "b"},
+    ):
         with pytest.raises(InputError, match="experiment"):
             load_model(weights(metadata=metadata)[0], device="cpu")
 
@@ -219,7 +244,12 @@ def test_other_files_are_refused_with_their_name(weights, tmp_path):
     (tmp_path / "text.safetensors").write_text("not weights at all")
     (tmp_path / "folder").mkdir()
     lacking = weights("lacking.safetensors", drop=1)[0]
-    for path in (tmp_path / "missing.safetensors", tmp_path / "text.safetensors", tmp_path / "folder", lacking):
+    for path in (
+        tmp_path / "missing.safetensors",
+        tmp_path / "text.safetensors",
+        tmp_path / "folder",
+        lacking,
+    ):
         with pytest.raises(InputError, match=path.name) as error:
             load_model(path, device="cpu")
         assert "\n" not in str(error.value)
@@ -281,9 +311,14 @@ def test_of_an_experiments_runs_the_best_profile_counts_then_the_newest(trained,
 
 
 def test_a_run_is_found_by_its_id_and_by_its_folder(trained, tmp_path):
-    one, two = trained("mdcsrn_res-quick-s0-mine.v2"), trained("mdcsrn_res-quick-s0-mine.v2-1a2b3c4d")
+    one, two = (
+        trained("mdcsrn_res-quick-s0-mine.v2"),
+        trained("mdcsrn_res-quick-s0-mine.v2-1a2b3c4d"),
+    )
     assert find_weights("mdcsrn_res-quick-s0-mine.v2") == one
-    assert find_weights(str(two.parent)) == find_weights(f"{two.parent}/") == find_weights(two) == two
+    assert (
+        find_weights(str(two.parent)) == find_weights(f"{two.parent}/") == find_weights(two) == two
+    )
     assert find_weights("results/quick/checkpoints/mdcsrn_res-quick-s0-mine.v2").resolve() == one
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "model.safetensors").write_text("")

@@ -51,14 +51,23 @@ def blob(values: np.ndarray) -> bytes:
 
 
 def layer(name: str, *blobs: bytes) -> bytes:
-    return message(100, message(1, name.encode()), message(2, b"Convolution"), *blobs, number(10, 0))
+    return message(
+        100, message(1, name.encode()), message(2, b"Convolution"), *blobs, number(10, 0)
+    )
 
 
-MODEL = message(1, b"net") + layer("data") + layer("conv1", blob(WEIGHT), blob(BIAS)) + layer("c\u00e9", blob(BIAS))
+MODEL = (
+    message(1, b"net")
+    + layer("data")
+    + layer("conv1", blob(WEIGHT), blob(BIAS))
+    + layer("c\u00e9", blob(BIAS))
+)
 
 
 def fill(group, layers, as_bytes=False):
-    group.attrs["layer_names"] = np.array([n.encode() for n in layers]) if as_bytes else list(layers)
+    group.attrs["layer_names"] = (
+        np.array([n.encode() for n in layers]) if as_bytes else list(layers)
+    )
     for name, weights in layers.items():
         part = group.create_group(name)
         names = np.array([n.encode() for n in weights]) if as_bytes else list(weights)
@@ -125,7 +134,9 @@ def test_state_dicts_are_read_without_running_what_is_in_them(tmp_path):
             return os.mkdir, (str(marker),)
 
     torch.save({"w": torch.from_numpy(WEIGHT).double().movedim(0, -1)}, tmp_path / "net.pth")
-    np.testing.assert_array_equal(load(read_foreign(tmp_path / "net.pth"))["w"], np.moveaxis(WEIGHT, 0, -1))
+    np.testing.assert_array_equal(
+        load(read_foreign(tmp_path / "net.pth"))["w"], np.moveaxis(WEIGHT, 0, -1)
+    )
     torch.save({"w": Hostile()}, tmp_path / "net.pth")
     with pytest.raises(InputError, match=r"net\.pth"):
         read_foreign(tmp_path / "net.pth")
@@ -163,8 +174,12 @@ BAD = {
     "layer as a number.caffemodel": raw(number(100, 5)),
     "name not UTF-8.caffemodel": raw(message(100, message(1, b"\xff\xfe"), blob(BIAS))),
     "too few numbers.caffemodel": raw(layer("a", message(7, message(5, bytes(8)), shape(3)))),
-    "beyond memory.caffemodel": raw(layer("a", message(7, message(5, bytes(8)), shape(*[1 << 40] * 4)))),
-    "negative axis.caffemodel": raw(layer("a", message(7, message(5, bytes(8)), shape((1 << 64) - 1)))),
+    "beyond memory.caffemodel": raw(
+        layer("a", message(7, message(5, bytes(8)), shape(*[1 << 40] * 4)))
+    ),
+    "negative axis.caffemodel": raw(
+        layer("a", message(7, message(5, bytes(8)), shape((1 << 64) - 1)))
+    ),
     "no shape.caffemodel": raw(layer("a", message(7, message(5, bytes(8))))),
     "part of a number.caffemodel": raw(layer("a", message(7, message(5, b"abcde"), shape(1)))),
     "infinite.caffemodel": raw(layer("a", blob(np.array([1.0, np.inf])))),
@@ -233,10 +248,15 @@ def theirs(width=2, levels=3, channels=1, outputs=1):
     rng, layers = np.random.default_rng(0), {}
 
     def add(name, kind, *shapes):
-        parts = ("kernel", "bias") if kind == "conv" else ("gamma", "beta", "moving_mean", "moving_variance")
+        parts = (
+            ("kernel", "bias")
+            if kind == "conv"
+            else ("gamma", "beta", "moving_mean", "moving_variance")
+        )
         shapes = shapes if kind == "conv" else shapes * 4
         layers[name] = {
-            f"{name}/{p}:0": rng.uniform(0.1, 0.5, s).astype("f4") for p, s in zip(parts, shapes, strict=True)
+            f"{name}/{p}:0": rng.uniform(0.1, 0.5, s).astype("f4")
+            for p, s in zip(parts, shapes, strict=True)
         }
 
     def level(arm, number, index, before, n):
@@ -267,13 +287,18 @@ def test_the_size_is_read_from_the_file(tmp_path, size):
     np.testing.assert_array_equal(mine.weight.detach()[1, 2, 0, 1, 2], kernel[0, 1, 2, 2, 1])
     np.testing.assert_array_equal(mine.bias.detach(), bias)
     for part, theirs_ in zip(
-        ("weight", "bias", "running_mean", "running_var"), layers["unet_bn_down_1"].values(), strict=True
+        ("weight", "bias", "running_mean", "running_var"),
+        layers["unet_bn_down_1"].values(),
+        strict=True,
     ):
         np.testing.assert_array_equal(getattr(network.down[1].norm, part).detach(), theirs_)
 
 
 def test_of_two_channels_the_hyperfine_weights_alone_take_a_t2(tmp_path):
-    for name, reference in (("SynthSR_v10_210712_hyperfine.h5", "t2"), ("SynthSR_v10_210712.h5", "")):
+    for name, reference in (
+        ("SynthSR_v10_210712_hyperfine.h5", "t2"),
+        ("SynthSR_v10_210712.h5", ""),
+    ):
         assert load_published(make(tmp_path / name, theirs(channels=2)))[1].reference == reference
 
 
@@ -282,7 +307,9 @@ def lacking(name):
 
 
 def reshaped(name, *shapes):
-    return theirs() | {name: {f"w{i}": np.ones(shape, np.float32) for i, shape in enumerate(shapes)}}
+    return theirs() | {
+        name: {f"w{i}": np.ones(shape, np.float32) for i, shape in enumerate(shapes)}
+    }
 
 
 OTHER = {
@@ -299,7 +326,8 @@ OTHER = {
     "a norm of three": reshaped("unet_bn_down_0", (2,), (2,), (2,)),
     "kernels of 5": reshaped("unet_conv_downarm_0_0", (5, 5, 5, 1, 2), (2,)),
     "features that do not double": reshaped("unet_conv_downarm_2_1", (3, 3, 3, 4, 4), (4,)),
-    "a thousand levels": theirs() | {f"unet_bn_down_{i}": {f"w{j}": BIAS for j in range(4)} for i in range(3, 1000)},
+    "a thousand levels": theirs()
+    | {f"unet_bn_down_{i}": {f"w{j}": BIAS for j in range(4)} for i in range(3, 1000)},
     "another width": reshaped("unet_conv_downarm_0_0", (3, 3, 3, 1, 50_000), (50_000,)),
 }
 

@@ -31,8 +31,12 @@ def paper_forward(network, x):
             out = network.compress[i - 1](torch.cat(features, 1))
         for unit in block:
             norm = unit.norm
-            y = functional.batch_norm(out, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
-            out = torch.cat([out, functional.conv3d(functional.elu(y), unit.conv.weight, padding=1)], 1)
+            y = functional.batch_norm(
+                out, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps
+            )
+            out = torch.cat(
+                [out, functional.conv3d(functional.elu(y), unit.conv.weight, padding=1)], 1
+            )
         features.append(out)
     y = network.last(torch.cat(features, 1))
     return x + y if network.residual else y
@@ -45,7 +49,12 @@ def test_the_number_of_parameters_is_the_papers():
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"width": 4, "residual": True}, {"width": 3, "blocks": 1, "units": 2}, {"width": 2, "blocks": 3, "units": 1}],
+    [
+        {},
+        {"width": 4, "residual": True},
+        {"width": 3, "blocks": 1, "units": 2},
+        {"width": 2, "blocks": 3, "units": 1},
+    ],
 )
 @torch.no_grad()
 def test_the_output_is_that_of_the_papers_concatenations(settings):
@@ -64,7 +73,9 @@ def test_the_gradients_are_those_of_the_papers_concatenations():
     network = randomise(MDCSRN(width=3, blocks=3, units=2)).double()
     x = torch.randn(1, 1, 6, 7, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     ours = torch.autograd.grad(network(x).square().sum(), list(network.parameters()))
-    theirs = torch.autograd.grad(paper_forward(network, x).square().sum(), list(network.parameters()))
+    theirs = torch.autograd.grad(
+        paper_forward(network, x).square().sum(), list(network.parameters())
+    )
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b)
 
@@ -76,7 +87,9 @@ def test_the_residual_form_begins_at_its_input(mode):
     assert not torch.allclose(MDCSRN(width=4).train(mode)(x), x, atol=0.1)
 
 
-@pytest.mark.parametrize("settings", [{"width": 1}, {"width": 3, "blocks": 2, "units": 2, "residual": True}])
+@pytest.mark.parametrize(
+    "settings", [{"width": 1}, {"width": 3, "blocks": 2, "units": 2, "residual": True}]
+)
 @torch.no_grad()
 def test_an_output_voxel_sees_exactly_the_halo(settings):
     network = randomise(MDCSRN(**settings)).double()

@@ -103,7 +103,8 @@ def test_input_is_left_as_it_was():
 
 
 @pytest.mark.parametrize(
-    "network", [ReCNN(4, 10), ReCNN(4, 3, kernel=5, residual=False), SRCNN3D(4), SRCNN3D(4, (9, 5, 5))]
+    "network",
+    [ReCNN(4, 10), ReCNN(4, 3, kernel=5, residual=False), SRCNN3D(4), SRCNN3D(4, (9, 5, 5))],
 )
 def test_halo_is_the_receptive_field(network):
     network = network.double()
@@ -126,7 +127,9 @@ def test_tiles_give_the_whole(network):
     voxels = 12_000  # of a tile: about a quarter of the scan, and its halo
     assert len(tiles(data.shape, network.halo, voxels)[0]) > 4
     budget = (3 * data.nbytes + 4 * network.live_channels * voxels) / 1e9
-    np.testing.assert_allclose(run_tiled(network, data, budget), run_tiled(network, data, 1.0), atol=1e-5)
+    np.testing.assert_allclose(
+        run_tiled(network, data, budget), run_tiled(network, data, 1.0), atol=1e-5
+    )
 
 
 def test_faces_repeat_in_srcnn3d():
@@ -134,7 +137,9 @@ def test_faces_repeat_in_srcnn3d():
     for conv in network.children():
         torch.nn.init.uniform_(conv.weight)
     y = network(torch.full((1, 1, 9, 9, 9), 0.5))
-    torch.testing.assert_close(y, y[:, :, 4:5, 4:5, 4:5].expand_as(y))  # a constant scan has no edge
+    torch.testing.assert_close(
+        y, y[:, :, 4:5, 4:5, 4:5].expand_as(y)
+    )  # a constant scan has no edge
 
 
 def test_gradients_reach_every_layer():
@@ -157,7 +162,9 @@ def test_interpolation_at_the_published_task(scan):
 
 
 @pytest.mark.parametrize(
-    ("file", "experiment", "expected"), [(MONO, "recnn", 34.20), (SRCNN, "srcnn3d", 32.42)], ids=["recnn", "srcnn3d"]
+    ("file", "experiment", "expected"),
+    [(MONO, "recnn", 34.20), (SRCNN, "srcnn3d", 32.42)],
+    ids=["recnn", "srcnn3d"],
 )
 def test_published_weights_at_the_published_task(scan, file, experiment, expected):
     model = load_model(published(file), device="cpu")
@@ -170,7 +177,9 @@ def test_published_multimodal_weights(scan):
     network, experiment = load_published(published(MULTI))
     assert experiment.name == "recnn_multi"
     assert network.conv1.weight.shape == (64, 2, 3, 3, 3)
-    crop = np.stack([side[40:72, 40:70, 40:73] for side in reversed(scan)])  # degraded scan, then its reference
+    crop = np.stack(
+        [side[40:72, 40:70, 40:73] for side in reversed(scan)]
+    )  # degraded scan, then its reference
     with torch.inference_mode():
         sr = network(torch.from_numpy(crop)[None])
     assert sr.shape == (1, 1, *crop.shape[1:])
@@ -178,7 +187,11 @@ def test_published_multimodal_weights(scan):
 
 
 def test_weights_of_another_network_are_refused(tmp_path):
-    for name, content in ((MONO, published(MULTI).read_bytes()), (SRCNN, published(MONO).read_bytes()), (MULTI, b"?")):
+    for name, content in (
+        (MONO, published(MULTI).read_bytes()),
+        (SRCNN, published(MONO).read_bytes()),
+        (MULTI, b"?"),
+    ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(InputError, match=name) as error:
             load_published(tmp_path / name)

@@ -23,14 +23,22 @@ def parameters(network: torch.nn.Module) -> int:
 
 
 def test_published_sizes():
-    norms, body = 14 * 2 * 32, 27 * 32 + 13 * 27 * 32 * 32  # first, two in each of six blocks, one behind them
+    norms, body = (
+        14 * 2 * 32,
+        27 * 32 + 13 * 27 * 32 * 32,
+    )  # first, two in each of six blocks, one behind them
     first, second, last = 27 * 32 * 64 + 64, 27 * 8 * 64 + 64, 27 * 8 + 1
     assert parameters(SRGAN3D()) == norms + body + first + last == 416_761
     assert parameters(SRGAN3D(factor=4)) == norms + body + first + second + last
     deconvolutions = 216 * 32 * 64 + 64 + 216 * 64 * 64 + 64
-    assert parameters(SRGAN3D(factor=4, upsampler="subpixel_nn")) == norms + body + deconvolutions + 27 * 64 + 1
+    assert (
+        parameters(SRGAN3D(factor=4, upsampler="subpixel_nn"))
+        == norms + body + deconvolutions + 27 * 64 + 1
+    )
     resized = first + 3 * (27 * 64 * 64 + 64)
-    assert parameters(SRGAN3D(factor=4, upsampler="nn_resize")) == norms + body + resized + 27 * 64 + 1
+    assert (
+        parameters(SRGAN3D(factor=4, upsampler="nn_resize")) == norms + body + resized + 27 * 64 + 1
+    )
 
 
 def test_published_discriminator():
@@ -58,7 +66,8 @@ def test_one_number_is_a_factor_for_every_axis():
 
 
 @pytest.mark.parametrize(
-    "settings", [{"factor": 3}, {"factor": (2, 2)}, {"factor": 16}, {"upsampler": "bilinear"}, {"width": 6}]
+    "settings",
+    [{"factor": 3}, {"factor": (2, 2)}, {"factor": 16}, {"upsampler": "bilinear"}, {"width": 6}],
 )
 def test_settings_that_cannot_be_built_are_refused(settings):
     with pytest.raises(InputError, match=next(iter(settings))):
@@ -66,7 +75,9 @@ def test_settings_that_cannot_be_built_are_refused(settings):
 
 
 def test_pixel_shuffle_by_hand():
-    x = torch.tensor([10.0, 11, 20, 21, 30, 31, 40, 41]).view(1, 8, 1, 1, 1)  # pairs of maps at (a, c) of (2, 1, 2)
+    x = torch.tensor([10.0, 11, 20, 21, 30, 31, 40, 41]).view(
+        1, 8, 1, 1, 1
+    )  # pairs of maps at (a, c) of (2, 1, 2)
     expected = torch.tensor([[[[10.0, 20]], [[30, 40]]], [[[11, 21]], [[31, 41]]]])[None]
     assert torch.equal(PixelShuffle3D((2, 1, 2))(x), expected)
     x = torch.arange(2 * 24 * 2 * 3 * 4.0).view(2, 24, 2, 3, 4)
@@ -80,7 +91,9 @@ def test_subpixel_nn_starts_as_a_convolution_and_nearest_neighbours(factor):
     torch.manual_seed(0)
     step = tuple(min(f, 2) for f in factor)
     block = SRGAN3D(4, 1, step, "subpixel_nn").upsampling[0][0]
-    kernel = block.weight[(..., *(slice(None, None, s) for s in step))].flip(2, 3, 4).transpose(0, 1)
+    kernel = (
+        block.weight[(..., *(slice(None, None, s) for s in step))].flip(2, 3, 4).transpose(0, 1)
+    )
     assert kernel.shape == (8, 4, 3, 3, 3)
     x = torch.randn(2, 4, 5, 6, 7)
     expected = functional.interpolate(functional.conv3d(x, kernel, padding=1), scale_factor=step)
@@ -94,7 +107,9 @@ def checkerboard(network: SRGAN3D) -> float:
         y = network.eval()(torch.ones(1, 1, *[2 * n + 4] * 3))[0, 0]
     y = y[tuple(slice(n * f, -n * f) for f in network.factor)]
     energy = torch.fft.fftn(y.double()).abs() ** 2
-    grid = energy[tuple(slice(None, None, 4) for _ in network.factor)]  # 4 LR voxels: every 4th frequency
+    grid = energy[
+        tuple(slice(None, None, 4) for _ in network.factor)
+    ]  # 4 LR voxels: every 4th frequency
     return float((grid.sum() - energy[0, 0, 0]) / energy.sum())
 
 
@@ -131,15 +146,21 @@ def test_the_interpolation_keeps_a_ramp_and_a_blob_in_place(factor, blob):
     shape = (21, 23, 22)
     hr = tuple(n * f for n, f in zip(shape, factor, strict=True))
     for axis in range(3):
-        line = torch.arange(shape[axis], dtype=torch.float32).view([-1 if a == axis else 1 for a in range(3)])
+        line = torch.arange(shape[axis], dtype=torch.float32).view(
+            [-1 if a == axis else 1 for a in range(3)]
+        )
         y = interpolate(line.expand(shape)[None, None], factor)[0, 0].movedim(axis, 0)
         f = factor[axis]
         place = (torch.arange(hr[axis]) - (f - 1) / 2) / f
-        error = f * (y - place.view(-1, 1, 1)).abs()[2 * f : -2 * f]  # in HR voxels, off the scan's faces
+        error = (
+            f * (y - place.view(-1, 1, 1)).abs()[2 * f : -2 * f]
+        )  # in HR voxels, off the scan's faces
         assert error.max() < 1e-3
     scan = blob(shape).data
     y = interpolate(torch.from_numpy(scan)[None, None], factor)[0, 0].numpy()
-    for old, new, f in zip(ndimage.center_of_mass(scan), ndimage.center_of_mass(y), factor, strict=True):
+    for old, new, f in zip(
+        ndimage.center_of_mass(scan), ndimage.center_of_mass(y), factor, strict=True
+    ):
         assert new == pytest.approx(f * old + (f - 1) / 2, abs=0.05)
 
 
@@ -148,7 +169,10 @@ def test_the_interpolation_is_closer_to_the_spline_than_trilinear(factor, blob):
     scan = blob().data
     spline = ndimage.zoom(scan, factor, order=3, mode="nearest", grid_mode=True)
     x = torch.from_numpy(scan)[None, None]
-    ours, linear = interpolate(x, factor), functional.interpolate(x, scale_factor=factor, mode="trilinear")
+    ours, linear = (
+        interpolate(x, factor),
+        functional.interpolate(x, scale_factor=factor, mode="trilinear"),
+    )
     error, other = (np.abs(y[0, 0].numpy() - spline).max() for y in (ours, linear))
     assert error < 0.3 * other
 
@@ -175,7 +199,9 @@ def test_an_output_voxel_sees_exactly_the_halo(upsampler, factor):
 @torch.inference_mode()
 def test_tiles_give_the_whole(upsampler, factor):
     torch.manual_seed(0)
-    network = SRGAN3D(4, 1, factor, upsampler, residual=True).to(memory_format=torch.channels_last_3d)
+    network = SRGAN3D(4, 1, factor, upsampler, residual=True).to(
+        memory_format=torch.channels_last_3d
+    )
     network.last.weight.normal_()
     data = torch.rand(1, 1, 61, 12, 13)
     network(data)  # batch norm off its initial statistics
@@ -186,24 +212,37 @@ def test_tiles_give_the_whole(upsampler, factor):
     assert len(todo) > 2
     for tile in todo:
         part = network(data[(..., *tile.outer.slices)])
-        inner = (slice(s.start * f, s.stop * f) for s, f in zip(tile.inner.slices, factor, strict=True))
+        inner = (
+            slice(s.start * f, s.stop * f) for s, f in zip(tile.inner.slices, factor, strict=True)
+        )
         out[(..., *tile.core.scaled(factor).slices)] = part[(..., *inner)]
     torch.testing.assert_close(out, whole, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("network", [*(SRGAN3D(4, 2, 4, u) for u in UPSAMPLERS), Discriminator3D(4, (9, 6, 5))])
+@pytest.mark.parametrize(
+    "network", [*(SRGAN3D(4, 2, 4, u) for u in UPSAMPLERS), Discriminator3D(4, (9, 6, 5))]
+)
 def test_gradients_reach_every_parameter(network):
     shape = (9, 6, 5)
     network(torch.rand(2, 1, *shape)).square().sum().backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in network.parameters())
+    assert all(
+        p.grad is not None and p.grad.isfinite().all() and p.grad.any()
+        for p in network.parameters()
+    )
 
 
 @torch.no_grad()
 def test_weights_start_as_published():
     torch.manual_seed(0)
     for network in (*(SRGAN3D(8, 2, 4, u) for u in UPSAMPLERS), Discriminator3D(8, 16)):
-        kernels = [m for m in network.modules() if isinstance(m, torch.nn.Conv3d | torch.nn.ConvTranspose3d)]
-        assert torch.cat([m.weight.flatten() for m in kernels]).std().item() == pytest.approx(0.02, rel=0.03)
+        kernels = [
+            m
+            for m in network.modules()
+            if isinstance(m, torch.nn.Conv3d | torch.nn.ConvTranspose3d)
+        ]
+        assert torch.cat([m.weight.flatten() for m in kernels]).std().item() == pytest.approx(
+            0.02, rel=0.03
+        )
         assert not any(m.bias.any() for m in kernels if m.bias is not None)
 
 

@@ -56,7 +56,8 @@ def test_a_stack_is_its_slices():
 
 
 @pytest.mark.parametrize(
-    "settings", [{"factor": 3}, {"factor": 1}, {"factor": 0}, {"factor": 4.5}, {"form": "isotropic"}]
+    "settings",
+    [{"factor": 3}, {"factor": 1}, {"factor": 0}, {"factor": 4.5}, {"form": "isotropic"}],
 )
 def test_other_factors_and_forms_are_refused(settings):
     with pytest.raises(InputError, match="expected factor"):
@@ -83,14 +84,20 @@ def test_parameters(width, blocks, steps):
     assert MODELS["srresnet2d"] is SRResNet2D
 
 
-@pytest.mark.parametrize(("form", "factor", "lr", "millions"), [("ultrasound", 4, 128, 51), ("ct", 16, 512, 46)])
+@pytest.mark.parametrize(
+    ("form", "factor", "lr", "millions"), [("ultrasound", 4, 128, 51), ("ct", 16, 512, 46)]
+)
 def test_slopes_per_pixel_would_give_the_codes_number_of_parameters(form, factor, lr, millions):
     network, more = SRResNet2D(factor=factor, form=form), []
     for layer in network.modules():
         if isinstance(layer, nn.PReLU):
-            layer.register_forward_hook(lambda _, __, out: more.append(out[0].numel() - out.shape[1]))
+            layer.register_forward_hook(
+                lambda _, __, out: more.append(out[0].numel() - out.shape[1])
+            )
     network.to("meta").eval()(torch.rand(1, 1, lr, 512, device="meta"))
-    more += [2 * layer.num_features for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
+    more += [
+        2 * layer.num_features for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)
+    ]
     assert (parameters(network) + sum(more)) // 1_000_000 == millions
 
 
@@ -125,7 +132,9 @@ def test_a_ramp_stays_in_place(factor):
     n, m = 12 * factor, 11 * factor
     ramp = 3.0 * torch.arange(n)[:, None] + 2.0 * torch.arange(m)
     y = SRResNet2D(2, 1, factor, "ultrasound", residual=True)(ramp[None, None, ::factor])[0, 0]
-    torch.testing.assert_close(y[factor : -2 * factor], ramp[factor : -2 * factor], atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        y[factor : -2 * factor], ramp[factor : -2 * factor], atol=1e-3, rtol=0
+    )
 
 
 @pytest.mark.parametrize("factor", [2, 4])
@@ -177,7 +186,9 @@ def test_skips():
         layer.bias.zero_()
     assert torch.equal(block(x), x)
     image = x[:, :1]
-    torch.testing.assert_close(network(image), network.last(network.up(network.first(image)))[..., :9])
+    torch.testing.assert_close(
+        network(image), network.last(network.up(network.first(image)))[..., :9]
+    )
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -188,7 +199,9 @@ def test_tiles_give_the_whole(form, residual, size):
     network, data = randomised(2, 1, 4, form, residual), torch.rand(size)
     whole = network(data[None, None])[0, 0]
     out = torch.full_like(whole, torch.nan)
-    todo, _ = tiles(data.shape, network.halo[:2], 11_000 if form == "ct" else 4_000, network.multiple[:2])
+    todo, _ = tiles(
+        data.shape, network.halo[:2], 11_000 if form == "ct" else 4_000, network.multiple[:2]
+    )
     assert len(todo) > 1
     for tile in todo:
         part = network(data[tile.outer.slices][None, None])[0, 0]
@@ -204,7 +217,9 @@ def test_gradients_reach_everything(form):
         network(torch.randn(2, 1, 20, 20, 1)).square().sum().backward()
         for name, p in network.named_parameters():
             assert p.grad.isfinite().all(), name
-            assert p.grad.any() or name.endswith("bias"), name  # a batch norm takes the bias before it away
+            assert p.grad.any() or name.endswith("bias"), (
+                name
+            )  # a batch norm takes the bias before it away
 
 
 def test_a_residual_network_learns_from_its_start():

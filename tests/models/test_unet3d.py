@@ -28,7 +28,9 @@ def lively():
     return make
 
 
-@pytest.mark.parametrize("width, channels, expected", [(24, 1, 13_242_049), (24, 2, 13_242_697), (6, 1, 828_997)])
+@pytest.mark.parametrize(
+    "width, channels, expected", [(24, 1, 13_242_049), (24, 2, 13_242_697), (6, 1, 828_997)]
+)
 def test_published_sizes_count_the_moving_statistics(width, channels, expected):
     with torch.device("meta"):
         state = MODELS["unet3d"](width=width, in_channels=channels).state_dict()
@@ -50,7 +52,12 @@ def test_layers_stand_in_the_published_order(lively):
     def normed(level, y):
         mean, var, gamma, beta = (
             v.view(1, -1, 1, 1, 1)
-            for v in (level.norm.running_mean, level.norm.running_var, level.norm.weight, level.norm.bias)
+            for v in (
+                level.norm.running_mean,
+                level.norm.running_var,
+                level.norm.weight,
+                level.norm.bias,
+            )
         )
         return gamma * (y - mean) / (var + 1e-3).sqrt() + beta
 
@@ -70,7 +77,10 @@ def test_the_coarse_grid_is_joined_as_if_it_were_made_finer_first():
     """Values and gradients, to rounding, at the faces too."""
     torch.manual_seed(0)
     conv = torch.nn.Conv3d(5, 4, 3, padding=1).double()
-    skip, below = torch.randn(2, 2, 6, 4, 8).double(), torch.randn(2, 3, 3, 2, 4).double().requires_grad_()
+    skip, below = (
+        torch.randn(2, 2, 6, 4, 8).double(),
+        torch.randn(2, 3, 3, 2, 4).double().requires_grad_(),
+    )
     finer = functional.interpolate(below, scale_factor=2, mode="nearest")
     results = _joined(conv, skip, below), conv(torch.cat([skip, finer], dim=1))
     torch.testing.assert_close(*results, atol=1e-12, rtol=0)
@@ -97,7 +107,9 @@ def test_any_shape_is_padded_at_its_end_and_cut_back(lively, shape):
 def test_the_residual_is_that_channel_added_to_the_first_output(lively):
     x = torch.randn(1, 3, 5, 6, 7)
     for outputs in (1, 2):
-        with_residual = lively(width=2, levels=2, in_channels=3, out_channels=outputs, residual_channel=1)
+        with_residual = lively(
+            width=2, levels=2, in_channels=3, out_channels=outputs, residual_channel=1
+        )
         with_residual.last.bias.zero_()
         assert not with_residual.last.weight.any()  # starts at its input
         assert torch.equal(with_residual(x)[:, :1], x[:, 1:2])

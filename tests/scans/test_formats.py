@@ -14,7 +14,13 @@ from pydicom.data import get_testdata_file
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.tag import Tag
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEGLSLossless, UltrasoundImageStorage, generate_uid
+from pydicom.uid import (
+    CTImageStorage,
+    ExplicitVRLittleEndian,
+    JPEGLSLossless,
+    UltrasoundImageStorage,
+    generate_uid,
+)
 from scipy.io import savemat
 from skimage import io
 
@@ -23,7 +29,15 @@ from srlib.core.paths import InputError, ScanWarning
 from srlib.enhance import jobs
 from srlib.scans import headers, volume
 from srlib.scans.dicom import read_thickness
-from srlib.scans.formats import deeplesion_rows, load, load_dicom, load_duke, load_png, read_shape, scans_in
+from srlib.scans.formats import (
+    deeplesion_rows,
+    load,
+    load_dicom,
+    load_duke,
+    load_png,
+    read_shape,
+    scans_in,
+)
 from srlib.scans.volume import save
 
 
@@ -54,7 +68,9 @@ def test_png_of_deeplesion_is_in_hu(tmp_path: Path) -> None:
 
 def test_a_bit_that_changed_in_a_png_is_seen(tmp_path: Path) -> None:
     rng, path = np.random.default_rng(0), tmp_path / "a.png"
-    io.imsave(path, np.cumsum(rng.integers(0, 3, (32, 32)), 0).astype(np.uint16), check_contrast=False)
+    io.imsave(
+        path, np.cumsum(rng.integers(0, 3, (32, 32)), 0).astype(np.uint16), check_contrast=False
+    )
     whole, image, refused = path.read_bytes(), load_png(path).data, 0
     for _ in range(60):
         damaged = bytearray(whole)
@@ -73,10 +89,15 @@ def test_bad_pngs(tmp_path: Path) -> None:
     whole = (tmp_path / "whole.png").read_bytes()
     for size in (0, 5, 60, len(whole) // 2):
         (tmp_path / "cut.png").write_bytes(whole[:size])
-        refused(lambda: load_png(tmp_path / "cut.png"), r"cut\.png: missing, unreadable or truncated")
+        refused(
+            lambda: load_png(tmp_path / "cut.png"), r"cut\.png: missing, unreadable or truncated"
+        )
     refused(lambda: load_png(tmp_path / "absent.png"), r"absent\.png: missing")
     io.imsave(tmp_path / "colour.png", np.zeros((4, 5, 3), np.uint8), check_contrast=False)
-    refused(lambda: load_png(tmp_path / "colour.png"), r"colour\.png: expected an 8- or 16-bit grey PNG, got RGB")
+    refused(
+        lambda: load_png(tmp_path / "colour.png"),
+        r"colour\.png: expected an 8- or 16-bit grey PNG, got RGB",
+    )
 
 
 def test_archives_of_one_array(tmp_path: Path) -> None:
@@ -102,7 +123,9 @@ def test_ct_small_of_pydicom() -> None:
 
 
 def test_a_losslessly_compressed_image_is_the_image() -> None:
-    plain, packed = (load_dicom(get_testdata_file(f"MR_small{s}.dcm", download=False)) for s in ("", "_RLE"))
+    plain, packed = (
+        load_dicom(get_testdata_file(f"MR_small{s}.dcm", download=False)) for s in ("", "_RLE")
+    )
     np.testing.assert_array_equal(plain.data, packed.data)
     assert plain.data.std() > 0
 
@@ -113,7 +136,11 @@ SHAPE, SPACING = (4, 6, 5), (0.7, 0.9, 2.5)  # x, y, slices
 @pytest.fixture
 def series(tmp_path: Path, oblique: np.ndarray):
     """Maker of a series of five oblique slices, numbered against their positions; ``change`` edits a header."""
-    axes = oblique[:3, :3] / np.linalg.norm(oblique[:3, :3], axis=0) * np.sign(np.linalg.det(oblique[:3, :3]))
+    axes = (
+        oblique[:3, :3]
+        / np.linalg.norm(oblique[:3, :3], axis=0)
+        * np.sign(np.linalg.det(oblique[:3, :3]))
+    )
     origin, voxels = np.array([12.0, -30.0, 7.5]), np.arange(np.prod(SHAPE)).reshape(SHAPE)
 
     def make(change=lambda header, index: None, name: str = "series") -> Path:
@@ -121,17 +148,32 @@ def series(tmp_path: Path, oblique: np.ndarray):
         folder.mkdir(exist_ok=True)
         for index in range(SHAPE[2]):
             meta = FileMetaDataset()
-            meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = ExplicitVRLittleEndian, CTImageStorage
+            meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = (
+                ExplicitVRLittleEndian,
+                CTImageStorage,
+            )
             meta.MediaStorageSOPInstanceUID = generate_uid()
-            header = FileDataset(folder / f"{name}{SHAPE[2] - index}.dcm", {}, file_meta=meta, preamble=b"\0" * 128)
-            header.SOPClassUID, header.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
+            header = FileDataset(
+                folder / f"{name}{SHAPE[2] - index}.dcm", {}, file_meta=meta, preamble=b"\0" * 128
+            )
+            header.SOPClassUID, header.SOPInstanceUID = (
+                CTImageStorage,
+                meta.MediaStorageSOPInstanceUID,
+            )
             header.SeriesInstanceUID, header.InstanceNumber = uid, SHAPE[2] - index
             header.Rows, header.Columns = SHAPE[1], SHAPE[0]
             header.ImageOrientationPatient = [f"{v:.9f}" for v in (*axes[:, 0], *axes[:, 1])]
-            header.ImagePositionPatient = [f"{v:.9f}" for v in origin + index * SPACING[2] * axes[:, 2]]
+            header.ImagePositionPatient = [
+                f"{v:.9f}" for v in origin + index * SPACING[2] * axes[:, 2]
+            ]
             header.PixelSpacing, header.SliceThickness = [SPACING[1], SPACING[0]], 1.25
             header.SamplesPerPixel, header.PhotometricInterpretation = 1, "MONOCHROME2"
-            header.BitsAllocated, header.BitsStored, header.HighBit, header.PixelRepresentation = 16, 12, 11, 0
+            header.BitsAllocated, header.BitsStored, header.HighBit, header.PixelRepresentation = (
+                16,
+                12,
+                11,
+                0,
+            )
             header.RescaleSlope, header.RescaleIntercept = 2, -1024
             header.PixelData = voxels[:, :, index].T.astype(np.uint16).tobytes()
             change(header, index)
@@ -184,21 +226,36 @@ def set_to(**values):
     ("values", "match"),
     [
         ({"SeriesInstanceUID": generate_uid()}, "2 series in one folder"),
-        ({"NumberOfFrames": 2}, "one grey slice per file, got 2 frames, MONOCHROME2; export each frame as a file"),
-        ({"SharedFunctionalGroupsSequence": [Dataset()]}, "export each frame as a file of its own .*classic slices"),
+        (
+            {"NumberOfFrames": 2},
+            "one grey slice per file, got 2 frames, MONOCHROME2; export each frame as a file",
+        ),
+        (
+            {"SharedFunctionalGroupsSequence": [Dataset()]},
+            "export each frame as a file of its own .*classic slices",
+        ),
         ({"Rows": None}, "its Rows is None, expected 1 or more"),
         ({"RescaleSlope": 0}, "RescaleSlope is 0"),
         ({"RescaleSlope": 1e300}, "RescaleSlope is 1e.?300"),
         ({"HighBit": 15}, "its HighBit is 15, expected BitsStored - 1"),
         ({"BitsAllocated": 8}, "cannot be decoded"),
         ({"SliceThickness": -1}, "its SliceThickness is -1"),
-        ({"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3}, "grey slice per file, got 1 frames, RGB"),
+        (
+            {"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3},
+            "grey slice per file, got 1 frames, RGB",
+        ),
         ({"PhotometricInterpretation": "PALETTE COLOR"}, "PALETTE"),
         ({"PixelSpacing": [0.9, 0.8]}, "size, spacing or orientation is not that of"),
-        ({"ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}, "size, spacing or orientation is not that of"),
+        (
+            {"ImageOrientationPatient": [1, 0, 0, 0, 1, 0]},
+            "size, spacing or orientation is not that of",
+        ),
         ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "repair the header"),
         ({"ImagePositionPatient": None}, "expected ImagePositionPatient"),
-        ({"PixelSpacing": None}, "expected ImagePositionPatient, ImageOrientationPatient, PixelSpacing"),
+        (
+            {"PixelSpacing": None},
+            "expected ImagePositionPatient, ImageOrientationPatient, PixelSpacing",
+        ),
         ({"PixelData": b"\0" * 10}, "cannot be decoded"),
         ({"Rows": 3, "PixelData": b"\0" * 24}, "size, spacing or orientation is not that of"),
     ],
@@ -207,7 +264,14 @@ def test_slices_that_do_not_belong_are_refused(series, values: dict, match: str)
     refused(lambda: load_dicom(series(set_to(**values))), match)
 
 
-CONTENTS = {"empty": b"", "text": b"1A", "negative": b"-5", "absurd": b"1e30", "nan": b"nan ", "several": b"1\\2\\3 "}
+CONTENTS = {
+    "empty": b"",
+    "text": b"1A",
+    "negative": b"-5",
+    "absurd": b"1e30",
+    "nan": b"nan ",
+    "several": b"1\\2\\3 ",
+}
 USED = """NumberOfFrames SamplesPerPixel Rows Columns BitsAllocated BitsStored HighBit PixelRepresentation SliceThickness
     RescaleSlope RescaleIntercept ImagePositionPatient ImageOrientationPatient PixelSpacing SeriesInstanceUID Modality
     PhotometricInterpretation PixelPaddingValue ModalityLUTSequence SequenceOfUltrasoundRegions PixelData"""
@@ -218,7 +282,10 @@ USED = """NumberOfFrames SamplesPerPixel Rows Columns BitsAllocated BitsStored H
 def test_a_damaged_tag_is_one_line_and_never_a_traceback(tmp_path: Path, tag: str, capfd) -> None:
     number, file = Tag(pydicom.datadict.tag_for_keyword(tag)), tmp_path / "x.dcm"
     usual = pydicom.datadict.dictionary_VR(number).split()[0]
-    for content, vr in [(None, usual), *((c, vr) for c in CONTENTS.values() for vr in (usual, "LO", "US", "SQ", "UN"))]:
+    for content, vr in [
+        (None, usual),
+        *((c, vr) for c in CONTENTS.values() for vr in (usual, "LO", "US", "SQ", "UN")),
+    ]:
         header = pydicom.dcmread(get_testdata_file("CT_small.dcm", download=False))
         header._dict.pop(number, None)
         if content is not None:
@@ -241,18 +308,25 @@ def test_a_damaged_tag_is_one_line_and_never_a_traceback(tmp_path: Path, tag: st
 
 
 def test_the_damaged_file_of_pydicom_is_one_line() -> None:
-    refused(lambda: load(get_testdata_file("badVR.dcm", download=False)), r"badVR\.dcm: its NumberOfFrames .*1A")
+    refused(
+        lambda: load(get_testdata_file("badVR.dcm", download=False)),
+        r"badVR\.dcm: its NumberOfFrames .*1A",
+    )
 
 
 @pytest.mark.parametrize("series_spacing", [0.5, 0.625, 1.25, 3.3])
 def test_positions_rounded_to_a_tenth_are_one_stack(series, series_spacing: float) -> None:
     def place(header, index: int) -> None:
         header.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-        header.ImagePositionPatient = [f"{v:.1f}" for v in (-12.34, 5.67, 3.21 + series_spacing * index)]
+        header.ImagePositionPatient = [
+            f"{v:.1f}" for v in (-12.34, 5.67, 3.21 + series_spacing * index)
+        ]
 
     folder = series(place)
     read = load_dicom(folder)
-    assert read.spacing_mm[2] == pytest.approx(series_spacing, abs=0.026)  # fitted over all slices, not two of them
+    assert read.spacing_mm[2] == pytest.approx(
+        series_spacing, abs=0.026
+    )  # fitted over all slices, not two of them
     np.testing.assert_array_equal(read.data, 2.0 * series.voxels - 1024)
     for missing in (1, 2, 3):
         file = sorted(folder.iterdir())[missing]
@@ -270,7 +344,8 @@ def test_the_message_names_the_odd_slice_and_one_of_the_others(series) -> None:
             header.ImageOrientationPatient = [0, 1, 0, 0, 0, -1]
 
     refused(
-        lambda: load_dicom(series(turn)), r"series1\.dcm: its size, spacing or orientation is not that of series2\.dcm"
+        lambda: load_dicom(series(turn)),
+        r"series1\.dcm: its size, spacing or orientation is not that of series2\.dcm",
     )
 
 
@@ -282,7 +357,9 @@ def test_slices_side_by_side_are_no_stack(series) -> None:
     refused(lambda: load_dicom(series(beside)), "0 mm apart along their normal")
 
 
-@pytest.mark.parametrize("name", ["IM0001", "a.IMA", "b.dicom", "C.DCM", "1.2.840.113619.2.55", "a.img", "a.nii"])
+@pytest.mark.parametrize(
+    "name", ["IM0001", "a.IMA", "b.dicom", "C.DCM", "1.2.840.113619.2.55", "a.img", "a.nii"]
+)
 def test_dicom_is_told_by_its_content(series, tmp_path: Path, name: str) -> None:
     slice_2 = sorted(series().iterdir())[2]
     file = shutil.copy(slice_2, tmp_path / name)
@@ -299,7 +376,9 @@ def test_a_data_set_without_preamble_is_dicom(series, tmp_path: Path) -> None:
     whole = load_dicom(folder)
     for file in sorted(folder.iterdir()):
         content = file.read_bytes()[132:]
-        body = content[content.index(b"\x08\0\x16\0UI") :]  # as ACR-NEMA: no file meta information either
+        body = content[
+            content.index(b"\x08\0\x16\0UI") :
+        ]  # as ACR-NEMA: no file meta information either
         file.with_suffix("").write_bytes(content if file.name.startswith("series1") else body)
         file.unlink()
     again = load(folder)
@@ -326,9 +405,14 @@ def test_folders_hold_series_and_single_images_of_any_name(series, tmp_path: Pat
 
 
 def test_what_is_not_dicom_and_has_no_suffix_is_explained(tmp_path: Path, noise) -> None:
-    os.rename(save(volume.Volume(noise((4, 5, 6)), np.eye(4)), tmp_path / "a.nii"), tmp_path / "scan")
+    os.rename(
+        save(volume.Volume(noise((4, 5, 6)), np.eye(4)), tmp_path / "a.nii"), tmp_path / "scan"
+    )
     for read in (load, read_shape):
-        refused(lambda read=read: read(tmp_path / "scan"), r"scan: unreadable scan .* name it as what it is .\.nii\.gz")
+        refused(
+            lambda read=read: read(tmp_path / "scan"),
+            r"scan: unreadable scan .* name it as what it is .\.nii\.gz",
+        )
 
 
 @pytest.mark.parametrize("missing", [1, 2, 3])
@@ -344,7 +428,9 @@ def test_doubled_slices_and_slices_off_the_line_are_refused(series) -> None:
     twin.save_as(folder / "twin.dcm")
     refused(lambda: load_dicom(folder), r"slices are 0 to 2\.5 mm apart .* doubled")
     (folder / "twin.dcm").unlink()
-    twin.ImagePositionPatient = [f"{v:.9f}" for v in np.array(twin.ImagePositionPatient, float) + 2 * series.axes[:, 0]]
+    twin.ImagePositionPatient = [
+        f"{v:.9f}" for v in np.array(twin.ImagePositionPatient, float) + 2 * series.axes[:, 0]
+    ]
     twin.save_as(sorted(folder.iterdir())[2])
     refused(lambda: load_dicom(folder), "one line")
 
@@ -352,7 +438,9 @@ def test_doubled_slices_and_slices_off_the_line_are_refused(series) -> None:
 def test_a_tilted_gantry_gives_a_sheared_affine(series) -> None:
     def tilt(header, index: int) -> None:
         shift = 0.4 * index * series.axes[:, 1]
-        header.ImagePositionPatient = [f"{v:.9f}" for v in np.array(header.ImagePositionPatient, float) + shift]
+        header.ImagePositionPatient = [
+            f"{v:.9f}" for v in np.array(header.ImagePositionPatient, float) + shift
+        ]
 
     volume, straight = load_dicom(series(tilt)), load_dicom(series(name="straight"))
     lps = series.origin + series.axes @ (0, 0.4 * 4, 4 * 2.5)
@@ -361,10 +449,14 @@ def test_a_tilted_gantry_gives_a_sheared_affine(series) -> None:
 
 
 @pytest.mark.parametrize("tilt_mm", [0.4, 0.02])
-def test_a_tilted_gantry_stands_in_the_sform_alone(series, tmp_path: Path, tiny, tilt_mm: float) -> None:
+def test_a_tilted_gantry_stands_in_the_sform_alone(
+    series, tmp_path: Path, tiny, tilt_mm: float
+) -> None:
     def tilt(header, index: int) -> None:
         shift = tilt_mm * index * series.axes[:, 1]
-        header.ImagePositionPatient = [f"{v:.9f}" for v in np.array(header.ImagePositionPatient, float) + shift]
+        header.ImagePositionPatient = [
+            f"{v:.9f}" for v in np.array(header.ImagePositionPatient, float) + shift
+        ]
 
     folders = {1: series(name="straight"), 0: series(tilt)}
     for code, folder in folders.items():
@@ -374,14 +466,22 @@ def test_a_tilted_gantry_stands_in_the_sform_alone(series, tmp_path: Path, tiny,
             back = nib.load(save(read, tmp_path / "a.nii.gz", np.float32, header))
             assert int(back.header["qform_code"]) == code and int(back.header["sform_code"]) == 1
             np.testing.assert_allclose(back.affine, made, atol=1e-5)
-            np.testing.assert_allclose(back.header.get_zooms(), np.linalg.norm(made[:3, :3], axis=0), rtol=1e-6)
-            again = headers.kept(tmp_path / "a.nii.gz", made, made @ np.diag([0.5, 1, 1, 1]), read.shape, "", {})
-            assert int(again["qform_code"]) == code and int(again["sform_code"]) == 1  # and from NIfTI to NIfTI
+            np.testing.assert_allclose(
+                back.header.get_zooms(), np.linalg.norm(made[:3, :3], axis=0), rtol=1e-6
+            )
+            again = headers.kept(
+                tmp_path / "a.nii.gz", made, made @ np.diag([0.5, 1, 1, 1]), read.shape, "", {}
+            )
+            assert (
+                int(again["qform_code"]) == code and int(again["sform_code"]) == 1
+            )  # and from NIfTI to NIfTI
     words = ("enhance", folder, tmp_path / "sr.nii.gz", "--weights", tiny, "--factor", 2, 2, 1)
     assert CliRunner().invoke(main, [*map(str, words)]).exit_code == 0
     back = nib.load(tmp_path / "sr.nii.gz")
     assert int(back.header["qform_code"]) == 0 and int(back.header["sform_code"]) == 1
-    np.testing.assert_allclose(back.affine @ [0.5, 0.5, 4, 1], read.affine @ [0, 0, 4, 1], atol=1e-4)
+    np.testing.assert_allclose(
+        back.affine @ [0.5, 0.5, 4, 1], read.affine @ [0, 0, 4, 1], atol=1e-4
+    )
     for name in ("b.nii.gz", "b.mgz"):  # without a header
         back = nib.load(volume.save(read, tmp_path / name))
         np.testing.assert_allclose(back.affine, read.affine, atol=1e-4)
@@ -412,7 +512,9 @@ def test_rescaling_with_half_of_its_tags(series) -> None:
 def test_signed_and_unused_bits(series) -> None:
     def change(header, index: int) -> None:
         header.PixelRepresentation, header.RescaleSlope, header.RescaleIntercept = 1, 1, 0
-        header.PixelData = ((series.voxels[:, :, index] - 60) & 0x0FFF).T.astype(np.uint16).tobytes()
+        header.PixelData = (
+            ((series.voxels[:, :, index] - 60) & 0x0FFF).T.astype(np.uint16).tobytes()
+        )
 
     np.testing.assert_array_equal(load_dicom(series(change)).data, series.voxels - 60.0)
 
@@ -439,16 +541,25 @@ def test_what_a_header_leaves_open_is_told(series) -> None:
     folder = series(change)
     with pytest.warns(ScanWarning) as told:
         load_dicom(folder)
-    assert ["MONOCHROME1" in str(w.message) or "need not be HU" in str(w.message) for w in told] == [True, True]
+    assert [
+        "MONOCHROME1" in str(w.message) or "need not be HU" in str(w.message) for w in told
+    ] == [True, True]
     assert len(headers.doubts(folder)) == 2 and headers.doubts(series(name="plain")) == []
 
 
-def test_names_that_are_not_utf8_are_enhanced_reported_and_listed(tmp_path: Path, tiny, noise) -> None:
+def test_names_that_are_not_utf8_are_enhanced_reported_and_listed(
+    tmp_path: Path, tiny, noise
+) -> None:
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/in\xe9"))
     folder.mkdir()
-    scans = [Path(os.fsdecode(os.fsencode(folder) + b"/" + name)) for name in (b"caf\xe9.nii", b"caf\xe8.nii")]
+    scans = [
+        Path(os.fsdecode(os.fsencode(folder) + b"/" + name))
+        for name in (b"caf\xe9.nii", b"caf\xe8.nii")
+    ]
     for scan in scans:
-        os.rename(volume.save(volume.Volume(noise((8, 9, 10)), np.eye(4)), tmp_path / "a.nii"), scan)
+        os.rename(
+            volume.save(volume.Volume(noise((8, 9, 10)), np.eye(4)), tmp_path / "a.nii"), scan
+        )
     words = ["enhance", folder, tmp_path / "out", "--weights", tiny, "--report", tmp_path / "pages"]
     for status in ("enhanced", "done before"):
         result = CliRunner().invoke(main, [*map(os.fspath, words)])
@@ -458,9 +569,13 @@ def test_names_that_are_not_utf8_are_enhanced_reported_and_listed(tmp_path: Path
         assert rows[1].startswith(f"{tmp_path}/in\\udce9/caf\\udce8.nii,")
     pages = sorted((tmp_path / "pages").iterdir())
     assert len(pages) == 2 and "caf\\udce8.nii, enhanced" in pages[0].read_text(encoding="utf-8")
-    result = CliRunner().invoke(main, ["degrade", os.fspath(scans[0]), os.fspath(folder / "lr.nii")])
+    result = CliRunner().invoke(
+        main, ["degrade", os.fspath(scans[0]), os.fspath(folder / "lr.nii")]
+    )
     assert result.exit_code == 0 and result.stdout.endswith("/in\\udce9/lr.nii\n")
-    result = CliRunner().invoke(main, ["manifest", "flat", os.fspath(folder), "--out", str(tmp_path / "m.csv")])
+    result = CliRunner().invoke(
+        main, ["manifest", "flat", os.fspath(folder), "--out", str(tmp_path / "m.csv")]
+    )
     assert (
         result.exit_code == 1
         and "cannot name a file; expected printable letters" in result.stderr
@@ -471,18 +586,33 @@ def test_names_that_are_not_utf8_are_enhanced_reported_and_listed(tmp_path: Path
 def ultrasound(file: Path, pixels: np.ndarray, regions=((1, 1, 3, 0.02, 0.03),), **tags) -> Path:
     """A single ultrasound image; a region: spatial format, data type, units, x and y of a pixel."""
     meta = FileMetaDataset()
-    meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = ExplicitVRLittleEndian, UltrasoundImageStorage
+    meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = (
+        ExplicitVRLittleEndian,
+        UltrasoundImageStorage,
+    )
     meta.MediaStorageSOPInstanceUID = generate_uid()
     header = FileDataset(file, {}, file_meta=meta, preamble=b"\0" * 128)
-    header.SOPClassUID, header.SOPInstanceUID, header.Modality = UltrasoundImageStorage, generate_uid(), "US"
+    header.SOPClassUID, header.SOPInstanceUID, header.Modality = (
+        UltrasoundImageStorage,
+        generate_uid(),
+        "US",
+    )
     header.SamplesPerPixel = 3 if pixels.ndim == 3 else 1
-    header.PhotometricInterpretation, header.PlanarConfiguration = "RGB" if pixels.ndim == 3 else "MONOCHROME2", 0
+    header.PhotometricInterpretation, header.PlanarConfiguration = (
+        "RGB" if pixels.ndim == 3 else "MONOCHROME2",
+        0,
+    )
     header.Rows, header.Columns = pixels.shape[:2]
     header.BitsAllocated, header.BitsStored, header.HighBit, header.PixelRepresentation = 8, 8, 7, 0
     header.PixelData, items = pixels.tobytes(), []
     for form, kind, unit, x, y in regions:
         item = Dataset()
-        item.RegionSpatialFormat, item.RegionDataType, item.PhysicalDeltaX, item.PhysicalDeltaY = form, kind, x, y
+        item.RegionSpatialFormat, item.RegionDataType, item.PhysicalDeltaX, item.PhysicalDeltaY = (
+            form,
+            kind,
+            x,
+            y,
+        )
         item.PhysicalUnitsXDirection = item.PhysicalUnitsYDirection = unit
         item.RegionLocationMinX0, item.RegionLocationMaxX1 = 2, pixels.shape[1] - 1
         item.RegionLocationMinY0, item.RegionLocationMaxY1 = 2, pixels.shape[0] - 1
@@ -505,7 +635,9 @@ def test_an_ultrasound_image_has_the_spacing_of_its_region(tmp_path: Path) -> No
     several = load(ultrasound(tmp_path / "IM2", ECHO, (spectrum, (1, 1, 3, 0.02, 0.03), second)))
     np.testing.assert_allclose(several.affine, image.affine)
     header = headers.kept(tmp_path / "IM1", image.affine, image.affine, image.shape, "", {})
-    assert int(header["qform_code"]) == 0 and int(header["sform_code"]) == 2  # no scanner says where it lies
+    assert (
+        int(header["qform_code"]) == 0 and int(header["sform_code"]) == 2
+    )  # no scanner says where it lies
     np.testing.assert_allclose(header.get_best_affine(), image.affine, atol=1e-6)
     for tag in ("PixelSpacing", "ImagerPixelSpacing"):  # of X-rays and captures
         capture = ultrasound(tmp_path / "IM3", ECHO, (), **{tag: [0.5, 0.25]}, Modality="OT")
@@ -518,7 +650,10 @@ def test_grey_ultrasound_in_colours_is_read(tmp_path: Path) -> None:
     image = load(ultrasound(tmp_path / "IM1", colours))
     np.testing.assert_array_equal(image.data[2:, 2:, 0], ECHO.T[2:, 2:])
     colours[4, 4] = 255, 0, 0
-    refused(lambda: load(ultrasound(tmp_path / "doppler", colours)), "doppler: expected one grey slice .* colours")
+    refused(
+        lambda: load(ultrasound(tmp_path / "doppler", colours)),
+        "doppler: expected one grey slice .* colours",
+    )
 
 
 @pytest.mark.parametrize(
@@ -526,13 +661,23 @@ def test_grey_ultrasound_in_colours_is_read(tmp_path: Path) -> None:
     [
         ((), {}, "neither where it lies .* nor how large its pixels are"),
         (((2, 1, 3, 0.1, 0.1),), {}, "nor how large its pixels are"),
-        (((1, 1, 3, 0.02, 0.03), (1, 1, 3, 0.01, 0.03)), {}, "2 regions whose pixels differ in size"),
+        (
+            ((1, 1, 3, 0.02, 0.03), (1, 1, 3, 0.01, 0.03)),
+            {},
+            "2 regions whose pixels differ in size",
+        ),
         (((1, 1, 3, 0.0, 0.03),), {}, "repair the header"),
         (((1, 1, 3, np.nan, 0.03),), {}, "its PhysicalDeltaX is nan"),
-        (((1, 1, 3, 0.02, 0.03),), {"NumberOfFrames": 30}, "got 30 frames, MONOCHROME2; export each frame"),
+        (
+            ((1, 1, 3, 0.02, 0.03),),
+            {"NumberOfFrames": 30},
+            "got 30 frames, MONOCHROME2; export each frame",
+        ),
     ],
 )
-def test_ultrasound_without_a_clear_size_is_refused(tmp_path: Path, regions, tags: dict, match: str) -> None:
+def test_ultrasound_without_a_clear_size_is_refused(
+    tmp_path: Path, regions, tags: dict, match: str
+) -> None:
     refused(lambda: load(ultrasound(tmp_path / "IM1", ECHO, regions, **tags)), f"IM1: .*{match}")
 
 
@@ -556,7 +701,10 @@ def test_files_that_are_no_images_are_refused(series, tmp_path: Path) -> None:
     (tmp_path / "text.dcm").write_text("not a slice")
     refused(lambda: load_dicom(tmp_path / "text.dcm"), r"text\.dcm: not a readable DICOM file")
     refused(lambda: load_dicom(tmp_path), "no DICOM image found")
-    refused(lambda: load_dicom(get_testdata_file("rtplan.dcm", download=False)), r"rtplan\.dcm: no DICOM image")
+    refused(
+        lambda: load_dicom(get_testdata_file("rtplan.dcm", download=False)),
+        r"rtplan\.dcm: no DICOM image",
+    )
     first = sorted(series().iterdir())[0]
     whole = first.read_bytes()
     for size in (0, 100, 140, len(whole) - 20):
@@ -612,10 +760,13 @@ def test_bad_deeplesion_folders(tmp_path: Path) -> None:
     refused(lambda: deeplesion_rows(tmp_path), r"DL_info\.csv: cannot be read")
     one = ("000001_01_01_109.png", 1)
     refused(
-        lambda: deeplesion_rows(deeplesion(tmp_path, one, ("000001_02_01_014.png", 2))), "row 3: patient 000001 is in"
+        lambda: deeplesion_rows(deeplesion(tmp_path, one, ("000001_02_01_014.png", 2))),
+        "row 3: patient 000001 is in",
     )
     for row in ((one[0], 4), (*one, "0.8, 0.8"), (*one, "0.8, 0.8, x")):
-        refused(lambda row=row: deeplesion_rows(deeplesion(tmp_path, row)), "row 2: not as published")
+        refused(
+            lambda row=row: deeplesion_rows(deeplesion(tmp_path, row)), "row 2: not as published"
+        )
     (tmp_path / "DL_info.csv").write_text("a,b\n1,2\n")
     refused(lambda: deeplesion_rows(tmp_path), "row 2: not as published")
     deeplesion(tmp_path, one)
@@ -638,7 +789,12 @@ def test_duke_record(record: Path) -> None:
     polar, geometry = load_duke(record, record.with_name("test.csv"))
     assert polar.shape == (7, 12) and polar.dtype == np.float32
     np.testing.assert_array_equal(polar.T, np.arange(84).reshape(12, 7))
-    expected = {"initial_radius": 310.69, "final_radius": 322.69, "initial_angle": -0.48, "final_angle": 0.49}
+    expected = {
+        "initial_radius": 310.69,
+        "final_radius": 322.69,
+        "initial_angle": -0.48,
+        "final_angle": 0.49,
+    }
     assert geometry == expected
 
 
@@ -646,11 +802,16 @@ def test_bad_duke_records(record: Path, tmp_path: Path) -> None:
     table = tmp_path / "test.csv"
     for name in ("c.mat", "nan.mat"):
         shutil.copy(record, tmp_path / name)
-        refused(lambda name=name: load_duke(tmp_path / name, table), rf"{name}: no geometry in .*test\.csv")
+        refused(
+            lambda name=name: load_duke(tmp_path / name, table),
+            rf"{name}: no geometry in .*test\.csv",
+        )
     refused(lambda: load_duke(record, tmp_path / "no.csv"), r"no\.csv: cannot be read")
     savemat(tmp_path / "bare.mat", {"echo": np.zeros((3, 4))})
     refused(lambda: load_duke(tmp_path / "bare.mat", table), "in the variable dtce")
-    refused(lambda: load_duke(tmp_path / "absent.mat", table), r"absent\.mat: not a readable MATLAB")
+    refused(
+        lambda: load_duke(tmp_path / "absent.mat", table), r"absent\.mat: not a readable MATLAB"
+    )
     whole = record.read_bytes()
     for size in (0, 50, 200):
         record.write_bytes(whole[:size])
@@ -660,5 +821,8 @@ def test_bad_duke_records(record: Path, tmp_path: Path) -> None:
 def test_the_thickness_of_slices_is_known_where_a_header_says_it(series, tmp_path: Path) -> None:
     folder = series()
     assert read_thickness(folder) == read_thickness(sorted(folder.iterdir())[2]) == 1.25
-    assert read_thickness(series(lambda header, index: header.__delattr__("SliceThickness"), "bare")) is None
+    assert (
+        read_thickness(series(lambda header, index: header.__delattr__("SliceThickness"), "bare"))
+        is None
+    )
     assert read_thickness(tmp_path / "scan.nii.gz") is None

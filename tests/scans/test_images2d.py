@@ -107,11 +107,17 @@ def test_enhanced_columns_lie_where_the_beams_were(manifests):
 
 
 def test_the_cyclic_schedule_is_that_of_torch():
-    experiment = smoke("srresnet_us_cyclic", learning_rate=1e-2, schedule_args={"low": 0.1, "up": 7})
+    experiment = smoke(
+        "srresnet_us_cyclic", learning_rate=1e-2, schedule_args={"low": 0.1, "up": 7}
+    )
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1e-3)
-    rule = torch.optim.lr_scheduler.CyclicLR(optimizer, 1e-3, 1e-2, step_size_up=7, cycle_momentum=False)
+    rule = torch.optim.lr_scheduler.CyclicLR(
+        optimizer, 1e-3, 1e-2, step_size_up=7, cycle_momentum=False
+    )
     for step in range(40):
-        assert experiment.training.rate(step) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+        assert experiment.training.rate(step) == pytest.approx(
+            optimizer.param_groups[0]["lr"], rel=1e-9
+        )
         optimizer.step()
         rule.step()
 
@@ -132,12 +138,20 @@ def test_a_step_of_cross_entropy(moves):
     values = game.step(players, 0, lr, hr)
     torch.testing.assert_close(values["critic_loss"], expected.detach())
     states = {n: (before[n].state_dict(), players.networks[n].state_dict()) for n in before}
-    moved = {n for n, (a, b) in states.items() for k in a if "running" not in k and not torch.equal(a[k], b[k])}
+    moved = {
+        n
+        for n, (a, b) in states.items()
+        for k in a
+        if "running" not in k and not torch.equal(a[k], b[k])
+    }
     assert moved == ({"generator", "critic"} if moves == "both" else {"critic"})
     if moves == "critic":
         untouched = copy.deepcopy(players.networks["generator"].state_dict())
         game.step(players, 1, lr, hr)
-        assert all(torch.equal(v, untouched[k]) for k, v in players.networks["generator"].state_dict().items())
+        assert all(
+            torch.equal(v, untouched[k])
+            for k, v in players.networks["generator"].state_dict().items()
+        )
     else:
         wish = -torch.log(torch.sigmoid(players.networks["critic"](sr))).mean()
         torch.testing.assert_close(values["adversarial"], wish.detach(), rtol=1e-4, atol=1e-5)
@@ -145,7 +159,11 @@ def test_a_step_of_cross_entropy(moves):
 
 def test_hard_labels():
     real, fake = losses.draw_labels(np.random.default_rng(0), 3, "hard")
-    assert real.tolist() == losses.wished_labels(np.random.default_rng(0), 3, "hard").tolist() == [1, 1, 1]
+    assert (
+        real.tolist()
+        == losses.wished_labels(np.random.default_rng(0), 3, "hard").tolist()
+        == [1, 1, 1]
+    )
     assert fake.tolist() == [0, 0, 0]
 
 
@@ -163,13 +181,18 @@ def test_three_tasks_from_saved_weights(manifests, tmp_path, kind):
     assert len(results.read_runs(tmp_path)) == 3
     with pytest.raises(InputError, match="srgan_us_critic"):
         training.train(
-            systems.get("srgan_us", "smoke"), *parts(manifests["us"]), tmp_path / "x", start=weights[names[0]]
+            systems.get("srgan_us", "smoke"),
+            *parts(manifests["us"]),
+            tmp_path / "x",
+            start=weights[names[0]],
         )
 
 
 def test_thin_stacks_have_no_3d_similarity():
     hr = Volume(np.random.default_rng(0).random((20, 20, 2)), np.eye(4))
-    rows = results.measured(hr, {"same": hr}, degradation="d", dataset="e", subject="s", region="centre")
+    rows = results.measured(
+        hr, {"same": hr}, degradation="d", dataset="e", subject="s", region="centre"
+    )
     assert {row["metric"] for row in rows} == {"psnr", "ssim2d", "nrmse", "sharpness"}
     table = results.summary(pd.DataFrame([{**row, "value": min(row["value"], 99)} for row in rows]))
     assert table["ssim3d"].isna().all() and len(table) == 1
@@ -181,7 +204,12 @@ def test_tensorboard_gets_scalars_and_images(manifests, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     training.train(
-        smoke("srresnet_us"), *parts(manifests["us"]), tmp_path, device="cpu", progress=False, tensorboard=True
+        smoke("srresnet_us"),
+        *parts(manifests["us"]),
+        tmp_path,
+        device="cpu",
+        progress=False,
+        tensorboard=True,
     )
     log = EventAccumulator(str(tmp_path / "tensorboard"))
     log.Reload()
@@ -195,7 +223,9 @@ def test_tensorboard_gets_scalars_and_images(manifests, tmp_path):
 def test_missing_tensorboard_is_one_line(manifests, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(InputError, match="tensorboard is not installed; pip install"):
-        training.train(smoke("srresnet_us"), *parts(manifests["us"]), tmp_path, device="cpu", tensorboard=True)
+        training.train(
+            smoke("srresnet_us"), *parts(manifests["us"]), tmp_path, device="cpu", tensorboard=True
+        )
 
 
 def test_the_built_in_images(tmp_path, monkeypatch):
@@ -232,7 +262,11 @@ def test_cells_of_a_manifest_may_be_png_dicom_or_a_series(tmp_path):
 def test_a_ct_slice_in_dicom_is_degraded_enhanced_and_written(manifests, tmp_path, monkeypatch):
     monkeypatch.setenv("SRLIB_RESULTS", str(tmp_path / "results"))
     weights = training.train(
-        smoke("srresnet_ct_res"), *parts(manifests["ct"]), tmp_path / "w", device="cpu", progress=False
+        smoke("srresnet_ct_res"),
+        *parts(manifests["ct"]),
+        tmp_path / "w",
+        device="cpu",
+        progress=False,
     )
 
     def srlib(*words):
@@ -288,7 +322,11 @@ def test_ct_is_clipped_alike_in_training_and_prediction(manifests):
     model.predict_pair(pair)
     trained = model.network.given.clone()
     with warnings.catch_warnings():
-        warnings.simplefilter("error", ScanWarning)  # streaks of a reconstruction from few views are no reason
+        warnings.simplefilter(
+            "error", ScanWarning
+        )  # streaks of a reconstruction from few views are no reason
         warnings.filterwarnings("ignore", "(?s).*very (max|min)imum", ScanWarning)
         use.super_resolve(pair.lr, model)
-    assert torch.equal(model.network.given, trained)  # what was reconstructed from few views keeps its streaks
+    assert torch.equal(
+        model.network.given, trained
+    )  # what was reconstructed from few views keeps its streaks

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from srlib.core.paths import InputError
-from srlib.scans.patches import PatchLocation, extract, grid_locations, random_locations, stitch, tiles
+from srlib.scans.patches import (
+    PatchLocation,
+    extract,
+    grid_locations,
+    random_locations,
+    stitch,
+    tiles,
+)
 
 
 def roundtrip(data, shape, patch_size, stride=None, margin=0):
@@ -27,7 +34,9 @@ def roundtrip(data, shape, patch_size, stride=None, margin=0):
         ((64, 70, 66), 64, 58, 3),
     ],
 )
-def test_stitching_the_patches_of_a_volume_gives_the_volume(shape, patch_size, stride, margin, noise):
+def test_stitching_the_patches_of_a_volume_gives_the_volume(
+    shape, patch_size, stride, margin, noise
+):
     data = noise(shape)
     np.testing.assert_array_equal(roundtrip(data, shape, patch_size, stride, margin), data)
 
@@ -61,7 +70,9 @@ def test_holes_are_refused(noise):
         stitch([], [], data.shape)
 
 
-@pytest.mark.parametrize(("patch_size", "stride"), [(4, 5), (4, 0), (0, None), (-1, None), (2.5, None), ((4, 4), None)])
+@pytest.mark.parametrize(
+    ("patch_size", "stride"), [(4, 5), (4, 0), (0, None), (-1, None), (2.5, None), ((4, 4), None)]
+)
 def test_impossible_sizes_are_refused(patch_size, stride):
     with pytest.raises(InputError):
         grid_locations((12, 12, 12), patch_size, stride)
@@ -114,7 +125,9 @@ def test_tiles_share_out_the_volume_with_full_halos_inside(shape, halo, max_voxe
             assert max(start - halo, 0) - multiple < low <= max(start - halo, 0)
             assert high == min(stop + halo, n)
         index = np.arange(np.prod(shape)).reshape(shape)
-        np.testing.assert_array_equal(index[tile.outer.slices][tile.inner.slices], index[tile.core.slices])
+        np.testing.assert_array_equal(
+            index[tile.outer.slices][tile.inner.slices], index[tile.core.slices]
+        )
     assert (written == 1).all()
     assert (len(todo) == 1) == (np.prod(shape) <= max_voxels)
 
@@ -127,7 +140,10 @@ def test_a_whole_head_is_computed_with_little_in_vain():
 
 def test_the_longest_axis_is_halved():
     todo, _ = tiles((40, 60, 50), 0, 40 * 30 * 50)
-    assert [(t.core.start, t.core.size) for t in todo] == [((0, 0, 0), (40, 30, 50)), ((0, 30, 0), (40, 30, 50))]
+    assert [(t.core.start, t.core.size) for t in todo] == [
+        ((0, 0, 0), (40, 30, 50)),
+        ((0, 30, 0), (40, 30, 50)),
+    ]
 
 
 def test_a_budget_below_the_smallest_tile_has_none():
@@ -142,4 +158,6 @@ def test_a_border_is_left_out_as_far_as_a_patch_fits():
     starts = [sorted({p.start[axis] for p in places}) for axis in range(3)]
     assert starts[0] == [5, 12, 19, 25] and starts[2] == [0, 7, 14, 20]  # 5 to 35, and all
     assert starts[1] == [5, 6]  # 21 voxels hold a patch of 10 with 5 off each face, not 8
-    assert all(p.start[a] >= 0 and p.start[a] + 10 <= n for p in places for a, n in enumerate((40, 21, 30)))
+    assert all(
+        p.start[a] >= 0 and p.start[a] + 10 <= n for p in places for a, n in enumerate((40, 21, 30))
+    )

@@ -12,7 +12,16 @@ from srlib.scans import volume
 from srlib.scans.formats import read_shape
 from srlib.scans.intensity import fit_scaling
 from srlib.scans.space import covered, resample_to, same_lattice
-from srlib.scans.volume import Volume, coarse_grid, crop_or_pad, fine_grid, load, reorient, resample, save
+from srlib.scans.volume import (
+    Volume,
+    coarse_grid,
+    crop_or_pad,
+    fine_grid,
+    load,
+    reorient,
+    resample,
+    save,
+)
 
 SUFFIXES = (".nii", ".nii.gz", ".mgz")
 
@@ -30,7 +39,9 @@ def test_save_then_load_gives_the_same_scan(tmp_path, affine, noise, suffix):
 
 def test_integers_are_rounded_and_clipped(tmp_path):
     scan = Volume(np.array([[[-5.0, 0.6, 254.7, 300.0]]]), np.eye(4))
-    np.testing.assert_array_equal(load(save(scan, tmp_path / "a.nii", np.uint8)).data[0, 0], [0, 1, 255, 255])
+    np.testing.assert_array_equal(
+        load(save(scan, tmp_path / "a.nii", np.uint8)).data[0, 0], [0, 1, 255, 255]
+    )
     scan = Volume(np.array([[[-4e4, -1.6, 4095.4, 4e4]]]), np.eye(4))
     path = save(scan, tmp_path / "b.nii.gz", np.int16)
     np.testing.assert_array_equal(load(path).data[0, 0], [-32768, -2, 4095, 32767])
@@ -67,7 +78,9 @@ def test_an_image_of_two_axes_has_one_slice(tmp_path, noise, shape):
 def test_a_bit_that_changed_in_a_compressed_file_is_seen(tmp_path, name):
     rng, path = np.random.default_rng(0), tmp_path / name
     scan = (1000 * ndimage.gaussian_filter(rng.standard_normal((16, 16, 16)), 2)).astype(np.int16)
-    kind = {"mgz": nib.MGHImage, "img.gz": nib.Nifti1Pair}.get(name.partition(".")[2], nib.Nifti1Image)
+    kind = {"mgz": nib.MGHImage, "img.gz": nib.Nifti1Pair}.get(
+        name.partition(".")[2], nib.Nifti1Image
+    )
     nib.save(kind(scan, np.eye(4)), path.with_name(name.lower()))
     path.with_name(name.lower()).rename(path)
     whole, refused = path.read_bytes(), 0
@@ -181,7 +194,9 @@ def test_a_bad_file_is_refused_in_one_line_with_its_name(tmp_path, name):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["missing.nii.gz", "four.nii", "text.nii", "type.mgz", "empty.nii.gz"])
+@pytest.mark.parametrize(
+    "name", ["missing.nii.gz", "four.nii", "text.nii", "type.mgz", "empty.nii.gz"]
+)
 def test_a_bad_header_is_refused_without_reading_the_voxels(tmp_path, name):
     BAD[name](tmp_path / name)
     with pytest.raises(InputError, match=name) as error:
@@ -225,7 +240,12 @@ def test_reorient_moves_no_voxel_in_the_world(affine, blob, centre_of_mass, axes
 
 @pytest.mark.parametrize(
     ("start", "shape"),
-    [((2, 1, 3), (5, 6, 4)), ((-3, -2, -1), (20, 18, 16)), ((-2, 3, 0), (9, 20, 7)), ((-9, -9, -9), (5, 5, 5))],
+    [
+        ((2, 1, 3), (5, 6, 4)),
+        ((-3, -2, -1), (20, 18, 16)),
+        ((-2, 3, 0), (9, 20, 7)),
+        ((-9, -9, -9), (5, 5, 5)),
+    ],
 )
 def test_crop_or_pad_moves_no_voxel_in_the_world(affine, noise, to_world, start, shape):
     scan = Volume(noise((11, 12, 13)) + 1, affine)
@@ -247,7 +267,9 @@ def test_a_coarse_grid_keeps_the_field_of_view(affine, to_world, factor):
     coarse, placed = coarse_grid(shape, affine, factor)
     assert coarse == tuple(np.ceil(np.divide(shape, factor)).astype(int))
     np.testing.assert_allclose(to_world(placed, (0, 0, 0)), to_world(affine, (factor - 1) / 2))
-    np.testing.assert_allclose(to_world(placed, (-0.5,) * 3), to_world(affine, (-0.5,) * 3), atol=1e-9)
+    np.testing.assert_allclose(
+        to_world(placed, (-0.5,) * 3), to_world(affine, (-0.5,) * 3), atol=1e-9
+    )
     np.testing.assert_allclose(placed[:3, :3], affine[:3, :3] * factor)
 
 
@@ -289,15 +311,22 @@ def test_the_corners_grid_is_that_of_scipy_zoom(noise, oblique, factor, order):
 @pytest.mark.parametrize("direction", ["coarse", "fine"])
 def test_a_ramp_stays_where_it_is(affine, factor, direction):
     def millimetres(shape, affine):
-        return np.tensordot(affine[:3, :3], np.indices(shape), 1) + affine[:3, 3].reshape(3, 1, 1, 1)
+        return np.tensordot(affine[:3, :3], np.indices(shape), 1) + affine[:3, 3].reshape(
+            3, 1, 1, 1
+        )
 
     slope = np.array([0.6, -0.7, 0.4]) / np.linalg.norm([0.6, -0.7, 0.4])
     shape = (31, 45, 33)
     ramp = Volume(np.tensordot(slope, millimetres(shape, affine), 1), affine)
-    out = resample(ramp, *(coarse_grid(shape, affine, factor) if direction == "coarse" else fine_grid(ramp, factor)))
+    out = resample(
+        ramp,
+        *(coarse_grid(shape, affine, factor) if direction == "coarse" else fine_grid(ramp, factor)),
+    )
     error = np.abs(out.data - np.tensordot(slope, millimetres(out.shape, out.affine), 1))
     voxel = millimetres(out.shape, np.linalg.inv(affine) @ out.affine)
-    inside = ((voxel > 6) & (voxel < np.reshape(shape, (3, 1, 1, 1)) - 7)).all(0)  # mirroring bends it at the faces
+    inside = ((voxel > 6) & (voxel < np.reshape(shape, (3, 1, 1, 1)) - 7)).all(
+        0
+    )  # mirroring bends it at the faces
     assert inside.sum() > 100
     assert error[inside].max() < 0.05 * min(ramp.spacing_mm)
 
@@ -316,12 +345,16 @@ def test_a_blob_stays_where_it_is_on_a_turned_grid(blob, oblique, centre_of_mass
     grid = oblique.copy()
     grid[:3, 3] += centre_of_mass(scan) - (oblique @ [16, 15, 10, 1])[:3]
     out = resample(scan, (33, 31, 21), grid)
-    inner = Volume(np.where(out.data > 0.02, out.data, 0), grid)  # mirrored copies lie beyond the scan
+    inner = Volume(
+        np.where(out.data > 0.02, out.data, 0), grid
+    )  # mirrored copies lie beyond the scan
     assert np.linalg.norm(centre_of_mass(inner) - centre_of_mass(scan)) < 0.05
 
 
 @pytest.mark.parametrize("axes", ["RAS", "LPS", "PIR", "SAL", "ILA"])
-@pytest.mark.parametrize("box", [((0, 0, 0), None), ((1, 2, 0), (5, 4, 3)), ((-2, -1, 3), (9, 12, 5))])
+@pytest.mark.parametrize(
+    "box", [((0, 0, 0), None), ((1, 2, 0), (5, 4, 3)), ((-2, -1, 3), (9, 12, 5))]
+)
 def test_voxels_of_one_lattice_are_taken_as_they_are(affine, noise, axes, box):
     scan = Volume(noise((7, 8, 9)) + 1, affine)
     turned = reorient(scan, axes)
@@ -355,7 +388,9 @@ def test_other_lattices_are_interpolated(affine, blob, centre_of_mass):
         brought = resample_to(scan, grid)
         assert not same_lattice(scan, grid)
         np.testing.assert_array_equal(brought.data, resample(scan, grid.shape, grid.affine).data)
-        assert np.linalg.norm(centre_of_mass(brought) - centre_of_mass(scan)) < 0.05 * min(scan.spacing_mm)
+        assert np.linalg.norm(centre_of_mass(brought) - centre_of_mass(scan)) < 0.05 * min(
+            scan.spacing_mm
+        )
 
 
 def moved(affine, voxels=0.4):
@@ -373,7 +408,8 @@ def test_fields_of_view_that_do_not_meet_or_not_enough_are_refused(affine, noise
 
 
 @pytest.mark.parametrize(
-    ("rule", "expected"), [("minmax", (0, 1)), ("max", (0.1, 1)), ("12bit", (100 / 4095, 1000 / 4095))]
+    ("rule", "expected"),
+    [("minmax", (0, 1)), ("max", (0.1, 1)), ("12bit", (100 / 4095, 1000 / 4095))],
 )
 def test_scaling_is_undone_exactly_enough(rule, expected):
     data = np.linspace(100, 1000, 60, dtype=np.float32).reshape(3, 4, 5)
@@ -399,7 +435,9 @@ def test_a_volume_has_three_axes():
 @pytest.mark.parametrize("rule", ["max", "12bit", "halfmax"])
 def test_rules_for_scans_that_begin_at_0_refuse_others(rule, noise):
     scan = 1000 * noise((6, 7, 8))
-    assert fit_scaling(scan - 100, rule) == fit_scaling(np.maximum(scan - 100, 0), rule)  # a spline's overshoot
+    assert fit_scaling(scan - 100, rule) == fit_scaling(
+        np.maximum(scan - 100, 0), rule
+    )  # a spline's overshoot
     for signed in (scan - 500, 2 * scan - 1500, scan - 2000, -scan):
         with pytest.raises(InputError, match="begin at 0"):
             fit_scaling(signed, rule)
@@ -413,4 +451,6 @@ def test_beyond_a_scan_lies_its_background(level, low, noise):
     scan = Volume(data, np.eye(4))
     framed = volume.framed(scan, (12, 8, 6))
     assert np.array_equal(framed.data[2:10], scan.data[:, :, 1:7])
-    assert (framed.data[:2] == np.float32(level)).all() and (framed.data[10:] == np.float32(level)).all()
+    assert (framed.data[:2] == np.float32(level)).all() and (
+        framed.data[10:] == np.float32(level)
+    ).all()

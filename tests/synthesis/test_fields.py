@@ -42,7 +42,9 @@ def test_sampling_reads_where_the_displacement_points():
     expected = image[:, 1:4, 0:4, 0:5] + 0.5 * 7 - 1
     out = sample(image, shift)
     torch.testing.assert_close(out[..., 1:], expected[..., 1:], atol=1e-3, rtol=0)
-    torch.testing.assert_close(out[..., 0], expected[..., 0] + 1, atol=1e-3, rtol=0)  # the edge is repeated
+    torch.testing.assert_close(
+        out[..., 0], expected[..., 0] + 1, atol=1e-3, rtol=0
+    )  # the edge is repeated
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,10 @@ from srlib.synthesis.slices import Axis
 
 ROOT = Path(__file__).parents[2]
 TABLE = (Label(0, 0), Label(2, 1, "Left-White"), Label(41, 2, "Right-White"), Label(16, 3, "Stem"))
-MEANS, STDS = np.array([[0.0, 100, 160, 220], [0, 5, 5, 5]]), np.array([[0.0, 4, 4, 4], [0, 1, 1, 1]])
+MEANS, STDS = (
+    np.array([[0.0, 100, 160, 220], [0, 5, 5, 5]]),
+    np.array([[0.0, 4, 4, 4], [0, 1, 1, 1]]),
+)
 PRIORS = {"t1": (MEANS, STDS), "t2": (MEANS[:, [0, 3, 2, 1]], STDS)}
 STILL = dict.fromkeys(
     ("scaling", "rotation_deg", "shear", "warp_std", "bias_std", "gamma_std", "blur", "profile"), 0.0
@@ -43,7 +46,9 @@ def encoded(labels):
 
 
 def example(encoded, generation, seed=0, size=32, spacing=None, priors=PRIORS, **more):
-    parameters = generator.draw(np.random.default_rng(seed), encoded, generation, priors, size, spacing)
+    parameters = generator.draw(
+        np.random.default_rng(seed), encoded, generation, priors, size, spacing
+    )
     return generator.apply(encoded, parameters, generation, **more)
 
 
@@ -52,10 +57,15 @@ def parts(ex):
 
 
 def test_the_same_parameters_give_the_same_bytes(encoded):
-    generation = Generation((THICK, Acquisition("t2", (1.0, 4.5, 1.0), (1.0, 3.0, 1.0))), target="t1")
+    generation = Generation(
+        (THICK, Acquisition("t2", (1.0, 4.5, 1.0), (1.0, 3.0, 1.0))), target="t1"
+    )
     first = example(encoded, generation)
     torch.manual_seed(5)
-    assert all(torch.equal(a, b) for a, b in zip(parts(first), parts(example(encoded, generation)), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(parts(first), parts(example(encoded, generation)), strict=True)
+    )
     assert not torch.equal(first.images, example(encoded, generation, seed=1).images)
 
 
@@ -93,19 +103,27 @@ def test_a_flip_keeps_left_structures_left(encoded, labels):
     generation = Generation((Acquisition("t1"),), **STILL)
     parameters = generator.draw(np.random.default_rng(0), encoded, generation, PRIORS, labels.shape)
     plain = generator.apply(encoded, parameters, generation).classes[0]
-    flipped = generator.apply(encoded, dataclasses.replace(parameters, flip=True), generation).classes[0]
+    flipped = generator.apply(
+        encoded, dataclasses.replace(parameters, flip=True), generation
+    ).classes[0]
     for k in (1, 2):
-        assert torch.equal(flipped == k, plain == k)  # the two halves mirror each other, but for the stem
+        assert torch.equal(
+            flipped == k, plain == k
+        )  # the two halves mirror each other, but for the stem
     stem = torch.from_numpy(labels.data == 16)
     assert torch.equal(flipped == 3, stem.flip(0))
 
 
 def test_a_real_target_is_deformed_with_its_labels(encoded, labels):
-    real = np.vectorize({0: 0, 2: 1, 41: 1, 16: 2}.get)(labels.data).astype(np.float32)  # both sides look alike
+    real = np.vectorize({0: 0, 2: 1, 41: 1, 16: 2}.get)(labels.data).astype(
+        np.float32
+    )  # both sides look alike
     generation = Generation((THICK,), target="real", rotation_deg=10, warp_std=2.0)
     for seed in range(4):
         ex = example(encoded, generation, seed, labels.shape, real=real)
-        high, low = (torch.nn.functional.max_pool3d(sign * ex.classes, 5, 1, 2) * sign for sign in (1, -1))
+        high, low = (
+            torch.nn.functional.max_pool3d(sign * ex.classes, 5, 1, 2) * sign for sign in (1, -1)
+        )
         inside = high == low  # away from borders
         expected = torch.tensor([0.0, 1, 1, 2])[ex.classes.long()]
         torch.testing.assert_close(ex.target[inside] * 2, expected[inside], atol=0.02, rtol=0)
@@ -115,7 +133,10 @@ def test_intensities_follow_the_priors(encoded):
     """Means of classes over many draws: those of a normal prior, or between the rows of a uniform one."""
 
     def drawn(generation, priors):
-        draws = [generator.draw(np.random.default_rng(i), encoded, generation, priors, 8) for i in range(400)]
+        draws = [
+            generator.draw(np.random.default_rng(i), encoded, generation, priors, 8)
+            for i in range(400)
+        ]
         return np.stack([p.means[0] for p in draws])
 
     means = drawn(Generation((Acquisition("t1_hr"),)), PRIORS)
@@ -134,11 +155,15 @@ def test_a_crop_is_a_part_of_the_whole(encoded, labels):
     """The flow is integrated about the crop alone; what comes of it is what the whole map would give."""
     generation = Generation((Acquisition("t1"),), **STILL | {"warp_std": 3.0, "rotation_deg": 10.0})
     for seed in range(3):
-        whole = generator.draw(np.random.default_rng(seed), encoded, generation, PRIORS, labels.shape)
+        whole = generator.draw(
+            np.random.default_rng(seed), encoded, generation, PRIORS, labels.shape
+        )
         axes = [Axis(n, n, 1.0, 1.0) for n in (16, 17, 12)]
         part = dataclasses.replace(whole, axes=axes, start=(9, 20, 15))
         expected = generator.apply(encoded, whole, generation).classes[0][9:25, 20:37, 15:27]
-        assert (generator.apply(encoded, part, generation).classes[0] != expected).float().mean() < 1e-3
+        assert (
+            generator.apply(encoded, part, generation).classes[0] != expected
+        ).float().mean() < 1e-3
 
 
 def test_priors_of_painted_scans_are_those_that_painted_them():
@@ -153,11 +178,16 @@ def test_priors_of_painted_scans_are_those_that_painted_them():
         data = np.zeros((60, 60, 60))
         data[10:50, 10:50, 10:30], data[10:50, 10:50, 30:40], data[10:50, 10:50, 40:50] = 2, 41, 16
         maps, table = [Volume(data, np.eye(4))], TABLE
-        means, stds = np.array([[0, 226.4, 130.2, 58.8], [0] * 4]), np.array([[0, 15.4, 18.5, 20], [0] * 4])
+        means, stds = (
+            np.array([[0, 226.4, 130.2, 58.8], [0] * 4]),
+            np.array([[0, 15.4, 18.5, 20], [0] * 4]),
+        )
     alike = {"t1": tuple(part * [[1], [0]] for part in (means, stds))}  # every subject has the mean
     generation, painted = Generation((Acquisition("t1"),), **STILL, clip=255.0), []
     for number, labels in enumerate(maps):
-        ex = example(generator.encode(labels, table), generation, number, labels.shape, priors=alike)
+        ex = example(
+            generator.encode(labels, table), generation, number, labels.shape, priors=alike
+        )
         painted.append((str(number), labels.with_data(ex.images[0].numpy() * 255), labels))
     found = estimate_priors(painted, table, rescale=False)
     np.testing.assert_allclose(found[0][0][1:], means[0][1:], rtol=0.02)
@@ -166,29 +196,44 @@ def test_priors_of_painted_scans_are_those_that_painted_them():
 
 def test_a_warp_does_not_fold_where_the_published_bounds_are_greatest():
     """Jacobian of the whole deformation, positive at every voxel: affine and warp, at the largest std."""
-    encoded = generator.LabelMap(torch.zeros(96, 112, 88, dtype=torch.uint8), np.zeros(1, int), np.zeros(1, int), 1.0)
+    encoded = generator.LabelMap(
+        torch.zeros(96, 112, 88, dtype=torch.uint8), np.zeros(1, int), np.zeros(1, int), 1.0
+    )
     for seed in range(4):
         rng = np.random.default_rng(seed)
-        p = generator.draw(rng, encoded, Generation((THICK,)), {"t1": (MEANS[:, :1], STDS[:, :1])}, (96, 112, 88))
+        p = generator.draw(
+            rng, encoded, Generation((THICK,)), {"t1": (MEANS[:, :1], STDS[:, :1])}, (96, 112, 88)
+        )
         p = dataclasses.replace(p, velocity=p.velocity / p.velocity.std() * 4.0)
         grid = generator._grid(p, (96, 112, 88))[0].movedim(-1, 0).flip(0)
         grid = grid.double() * torch.tensor([(n - 1) / 2 for n in (96, 112, 88)]).view(3, 1, 1, 1)
-        matrix = torch.stack([torch.stack(torch.gradient(c)) for c in grid]).movedim((0, 1), (-2, -1))
+        matrix = torch.stack([torch.stack(torch.gradient(c)) for c in grid]).movedim(
+            (0, 1), (-2, -1)
+        )
         determinant = torch.linalg.det(matrix)[1:-1, 1:-1, 1:-1]
         assert determinant.min() > 0
         assert determinant.std() > 0.05
 
 
-@pytest.mark.parametrize("size, spacing", [((30, 41, 36), 1.0), ((20, 28, 24), 1.5), ((32, 33, 34), None)])
+@pytest.mark.parametrize(
+    "size, spacing", [((30, 41, 36), 1.0), ((20, 28, 24), 1.5), ((32, 33, 34), None)]
+)
 def test_slices_lie_where_they_were_measured(encoded, size, spacing):
     """A ramp that is acquired and interpolated comes back as it was, away from the edges, on any output spacing."""
     out = spacing or 1.0
     for axis, (n, step) in enumerate(zip((30, 42, 36), (3.0, 4.5, 2.0), strict=True)):
         line = Axis(n, size[axis], 1.0, out)
-        ramp, middle = torch.arange(n, dtype=torch.float32).view(1, 1, n), slice(int(10 / out), -int(10 / out))
+        ramp, middle = (
+            torch.arange(n, dtype=torch.float32).view(1, 1, n),
+            slice(int(10 / out), -int(10 / out)),
+        )
         for order in (1, 3):
-            got = separable(ramp, [None, None, line.acquire(step, 0.42 * step, order)])[0, 0].numpy()
-            np.testing.assert_allclose(got[middle], line.places[middle], atol=0.05 if order == 1 else 0.3)  # edges ring
+            got = separable(ramp, [None, None, line.acquire(step, 0.42 * step, order)])[
+                0, 0
+            ].numpy()
+            np.testing.assert_allclose(
+                got[middle], line.places[middle], atol=0.05 if order == 1 else 0.3
+            )  # edges ring
 
 
 @pytest.mark.parametrize("order", [1, 3])
@@ -227,17 +272,23 @@ def test_thick_slices_lose_detail_across_and_keep_it_within(encoded):
 def test_misplaced_inputs_come_back_up_to_the_residual(encoded):
     moved = Generation((THICK, Acquisition("t1")), **STILL, residual_deg=0.0, residual_mm=0.0)
     ex = example(encoded, moved, size=(40, 48, 36))
-    one = example(encoded, dataclasses.replace(moved, misplaced_deg=0.0, misplaced_mm=0.0), size=(40, 48, 36))
+    one = example(
+        encoded, dataclasses.replace(moved, misplaced_deg=0.0, misplaced_mm=0.0), size=(40, 48, 36)
+    )
     inside = (slice(8, -8),) * 3
     away = (ex.images[1] - one.images[1])[inside].abs()
     assert 0 < away.mean() < 0.03
     wrong = dataclasses.replace(moved, residual_mm=5.0, residual_deg=5.0)
-    assert (example(encoded, wrong, size=(40, 48, 36)).images[1] - one.images[1])[inside].abs().mean() > 3 * away.mean()
+    assert (example(encoded, wrong, size=(40, 48, 36)).images[1] - one.images[1])[
+        inside
+    ].abs().mean() > 3 * away.mean()
 
 
 def test_random_resolutions_stay_in_their_range(encoded):
     generation = Generation((Acquisition("t1", random_mm=9.0),))
-    drawn = [generator.draw(np.random.default_rng(i), encoded, generation, PRIORS, 8) for i in range(300)]
+    drawn = [
+        generator.draw(np.random.default_rng(i), encoded, generation, PRIORS, 8) for i in range(300)
+    ]
     spacing = np.array([p.slices_mm[0] for p in drawn])
     assert spacing.min() >= 1 and 8.5 < spacing.max() <= 9
     assert 0.01 < (spacing == 1).all(1).mean() < 0.1
@@ -246,7 +297,10 @@ def test_random_resolutions_stay_in_their_range(encoded):
 
 def test_partners_are_found_by_side_or_name():
     assert partners(TABLE) == {2: 41, 41: 2}
-    assert partners((Label(1, 0, "Thalamus", "left"), Label(5, 1, "thalamus", "right"))) == {1: 5, 5: 1}
+    assert partners((Label(1, 0, "Thalamus", "left"), Label(5, 1, "thalamus", "right"))) == {
+        1: 5,
+        5: 1,
+    }
     assert partners((Label(1, 0, "Left-Thalamus"), Label(5, 1, "Stem"))) == {}
     with pytest.raises(InputError, match=r"label 1 .* left side"):
         partners((Label(1, 0, "Thalamus", "left"), Label(5, 1, "Stem")))
@@ -284,4 +338,6 @@ def test_priors_for_another_number_of_classes_are_refused(encoded):
     more = tuple(np.concatenate([part, part[:, :1]], axis=1) for part in (MEANS, STDS))
     for prior, count in (((MEANS[:, :3], STDS[:, :3]), 3), (more, 5)):
         with pytest.raises(InputError, match=f"{count} classes; the label table has 4"):
-            generator.draw(np.random.default_rng(0), encoded, Generation((THICK,)), {"t1": prior}, 8)
+            generator.draw(
+                np.random.default_rng(0), encoded, Generation((THICK,)), {"t1": prior}, 8
+            )

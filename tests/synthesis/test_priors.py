@@ -63,7 +63,9 @@ def test_mean_and_std_over_subjects_that_have_the_class():
 def test_scans_are_brought_to_255_by_percentiles():
     scan = draw(LABELS, CLASSES, 3 * MEANS[0] + 7, STDS[0] / 2, seed=0)
     low, high = np.percentile(scan.data, [2, 98])
-    expected = (np.array([np.median(scan.data[np.isin(LABELS, a)]) for a in ([0], [2, 41], [4])]) - low) * 255
+    expected = (
+        np.array([np.median(scan.data[np.isin(LABELS, a)]) for a in ([0], [2, 41], [4])]) - low
+    ) * 255
     means, _ = estimate_priors([("one", scan, grid(LABELS))], CLASSES)
     np.testing.assert_allclose(means[0], expected / (high - low), rtol=1e-4)
     again, _ = estimate_priors([("one", grid(scan.data * 50 + 3), grid(LABELS))], CLASSES)
@@ -87,14 +89,20 @@ def test_published_priors_come_back_on_real_anatomy():
     means, stds = read_priors(at_hand("priors/prior_means_t1_hr.npy"))["t1_hr"]
     pairs = []
     for i in range(1, 5):
-        labels = volume.load(at_hand(f"labels/brain{i}_labels.nii.gz")).data[30:118:2, 40:150:2, 30:125:2]
-        pairs.append((f"{i}", draw(labels.astype(int), classes, means[0], stds[0], i), grid(labels)))
+        labels = volume.load(at_hand(f"labels/brain{i}_labels.nii.gz")).data[
+            30:118:2, 40:150:2, 30:125:2
+        ]
+        pairs.append(
+            (f"{i}", draw(labels.astype(int), classes, means[0], stds[0], i), grid(labels))
+        )
     found, _ = estimate_priors(pairs, classes, rescale=False)
     np.testing.assert_allclose(found[0], means[0], rtol=0.02)
 
 
 def test_a_table_that_a_person_writes(tmp_path):
-    (tmp_path / "classes.csv").write_text("\ufeff" + TABLE.replace("\n", "\r\n") + "\r\n", encoding="utf-8")
+    (tmp_path / "classes.csv").write_text(
+        "\ufeff" + TABLE.replace("\n", "\r\n") + "\r\n", encoding="utf-8"
+    )
     table = read_classes(tmp_path / "classes.csv")
     assert table[1] == Label(2, 1, "Left-Cerebral-White-Matter", "left")  # FreeSurfer's name
     assert table[4] == Label(99, None, "cyst", "")
@@ -138,7 +146,10 @@ def test_bad_tables_are_refused_in_one_line(tmp_path, text):
 FAR = np.eye(4) + np.outer([0, 0, 1, 0], [0, 0, 0, 50])
 BAD_PAIRS = {
     "7 .250 voxels. has no class": lambda scan: (scan, grid(np.where(LABELS == 4, 7, LABELS))),
-    r"class 2 \(4\) has no voxel in any": lambda scan: (scan, grid(np.where(LABELS == 4, 0, LABELS))),
+    r"class 2 \(4\) has no voxel in any": lambda scan: (
+        scan,
+        grid(np.where(LABELS == 4, 0, LABELS)),
+    ),
     r"label map covers 90 % of": lambda scan: (scan, grid(LABELS[..., :9])),
     "label map shows nothing in": lambda scan: (scan, Volume(LABELS, FAR)),
     "not whole": lambda scan: (scan, grid(LABELS + 0.25)),
@@ -150,10 +161,16 @@ BAD_PAIRS = {
 def test_a_label_map_meets_its_scan_by_their_affines(axes):
     scan = draw(LABELS, CLASSES, MEANS[0], STDS[0], 0)
     expected = estimate_priors([("anna", scan, grid(LABELS))], CLASSES)
-    wider = crop_or_pad(grid(LABELS), (-2, -1, 0), (14, 12, 11))  # on the same lattice, of another size
-    fine = Volume(LABELS.repeat(2, 0).repeat(2, 1).repeat(2, 2), fine_grid(grid(LABELS), (2, 2, 2))[1])
+    wider = crop_or_pad(
+        grid(LABELS), (-2, -1, 0), (14, 12, 11)
+    )  # on the same lattice, of another size
+    fine = Volume(
+        LABELS.repeat(2, 0).repeat(2, 1).repeat(2, 2), fine_grid(grid(LABELS), (2, 2, 2))[1]
+    )
     for labels in (grid(LABELS), wider, fine):
-        np.testing.assert_array_equal(estimate_priors([("anna", scan, reorient(labels, axes))], CLASSES), expected)
+        np.testing.assert_array_equal(
+            estimate_priors([("anna", scan, reorient(labels, axes))], CLASSES), expected
+        )
 
 
 @pytest.mark.parametrize("words", BAD_PAIRS)
@@ -180,7 +197,10 @@ def test_written_priors_are_read_again(tmp_path):
     for prior, (means, stds) in zip(again.values(), ((MEANS, STDS), (STDS, MEANS)), strict=True):
         np.testing.assert_allclose(prior[0], means, atol=1e-6)
         np.testing.assert_allclose(prior[1], stds, atol=1e-6)
-    assert path.read_text().splitlines()[3:5] == ["t1,1,mean,220.000000,4.000000", "t1,1,std,15.000000,2.000000"]
+    assert path.read_text().splitlines()[3:5] == [
+        "t1,1,mean,220.000000,4.000000",
+        "t1,1,std,15.000000,2.000000",
+    ]
 
 
 def test_original_priors_of_one_and_of_two_modalities(tmp_path):
@@ -257,7 +277,9 @@ def test_the_command(tmp_path):
     (tmp_path / "classes.csv").write_text(TABLE)
     done = run(manifest, "--classes", tmp_path / "classes.csv", "--out", out)
     assert done.exit_code == 0, done.output
-    assert "t1: 3 classes from 2 scans" in done.stderr and "t2: 3 classes from 1 scans" in done.stderr
+    assert (
+        "t1: 3 classes from 2 scans" in done.stderr and "t2: 3 classes from 1 scans" in done.stderr
+    )
     priors = read_priors(out)
     t1, t2 = priors["t1"][0][0], priors["t2"][0][0]
     assert t1[1] > t1[2] > t1[0] and t2[1] < t2[2] < t2[0]
@@ -266,6 +288,9 @@ def test_the_command(tmp_path):
     (tmp_path / "classes.csv").write_text("label,class\n0,0\n2,1\n")
     done = run(manifest, "--classes", tmp_path / "classes.csv", "--out", tmp_path / "no.csv")
     assert done.exit_code == 1 and done.stderr.count("error: ") == 1
-    assert "subject s0: label 4 (250 voxels) has no class" in done.stderr and not (tmp_path / "no.csv").exists()
+    assert (
+        "subject s0: label 4 (250 voxels) has no class" in done.stderr
+        and not (tmp_path / "no.csv").exists()
+    )
     done = run(manifest, "--classes", tmp_path / "classes.csv", "--out", out, "--split", "val")
     assert done.exit_code == 1 and "val" in done.stderr

@@ -43,7 +43,10 @@ def test_profiles_only_shrink_named_budgets():
 
 def is_number(value):
     parts = value if isinstance(value, tuple) else (value,)
-    return all(isinstance(part, int | float) and not isinstance(part, bool) for part in parts) and parts != ()
+    return (
+        all(isinstance(part, int | float) and not isinstance(part, bool) for part in parts)
+        and parts != ()
+    )
 
 
 def test_every_number_has_a_source():
@@ -52,7 +55,10 @@ def test_every_number_has_a_source():
         for slot in ("network", "examples", "training", "game"):
             part = getattr(experiment, slot)
             for entry in dataclasses.fields(part):
-                value, always = getattr(part, entry.name), slot == "game" and entry.name != "critic_steps"
+                value, always = (
+                    getattr(part, entry.name),
+                    slot == "game" and entry.name != "critic_steps",
+                )
                 if is_number(value) and (always or value != entry.default):
                     numbers.add(entry.name)
         numbers |= {"frame"} if experiment.frame else set()
@@ -69,8 +75,14 @@ def test_names_lead_somewhere():
 
 def test_a_field_is_changed_and_read_wherever_it_lives_and_no_two_parts_share_one():
     experiment = systems.get("mdcsrn_wgan")
-    changed = experiment.changed(width=3, patch_size=8, max_steps=5, critic_steps=2, task="gaussian_x3")
-    assert changed.network.width == 3 and changed.examples.patch_size == 8 and changed.training.max_steps == 5
+    changed = experiment.changed(
+        width=3, patch_size=8, max_steps=5, critic_steps=2, task="gaussian_x3"
+    )
+    assert (
+        changed.network.width == 3
+        and changed.examples.patch_size == 8
+        and changed.training.max_steps == 5
+    )
     assert changed.game.critic_steps == changed.number("game.critic_steps") == 2
     assert changed.task == "gaussian_x3" and changed.changed(game=Supervised()).game == Supervised()
     for wrong in (lambda: experiment.changed(depth=3), lambda: experiment.number("depth")):
@@ -96,8 +108,14 @@ def test_json_round_trip():
 
 
 def test_an_unregistered_experiment_comes_back_equal_and_lists_are_tuples():
-    mine = systems.get("srgan3d").changed(name="mine", paper="ours", model_args={"factor": [4, 4, 4]})
-    assert systems.from_json(mine.to_json()) == mine and mine.network.model_args["factor"] == (4, 4, 4)
+    mine = systems.get("srgan3d").changed(
+        name="mine", paper="ours", model_args={"factor": [4, 4, 4]}
+    )
+    assert systems.from_json(mine.to_json()) == mine and mine.network.model_args["factor"] == (
+        4,
+        4,
+        4,
+    )
 
 
 def test_reading_an_experiment_leaves_the_tasks_as_they_are_and_keeps_its_own():
@@ -203,7 +221,11 @@ def test_flat_records_of_earlier_versions_are_read():
         assert systems.from_json(json.dumps(flat)) == systems.get(flat["name"], "smoke")
     shipped = systems.from_json(read_metadata(shipped_file("robust"))["experiment"])
     robust = systems.get("robust")
-    assert (shipped.network, shipped.prediction, shipped.task) == (robust.network, robust.prediction, robust.task)
+    assert (shipped.network, shipped.prediction, shipped.task) == (
+        robust.network,
+        robust.prediction,
+        robust.task,
+    )
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", "3", '{"name": "mdcsrn"}', "{" * 50])
@@ -238,6 +260,11 @@ def test_cosine_falls_from_the_given_rate_to_zero():
 
 def test_the_table_of_numbers_shows_both_budgets_and_every_source():
     rows = {row["number"]: row for row in systems.numbers("mdcsrn_wgan", "quick")}
-    assert rows["width"] == {"number": "width", "published": 16, "profile quick": 8, "source": "paper: growth rate 16"}
+    assert rows["width"] == {
+        "number": "width",
+        "published": 16,
+        "profile quick": 8,
+        "source": "paper: growth rate 16",
+    }
     assert rows["game.per_generator"]["published"] == 7
     assert set(rows) == set(systems.get("mdcsrn_wgan").sources)

@@ -30,9 +30,16 @@ def test_the_authors_weights_are_loaded_tensor_by_tensor(weights):
         assert torch.equal(ours[f"compress.{i}.weight"], theirs[f"comp{i}.weight"])
     for i in range(16):
         block, unit = divmod(i, 4)
-        for part in ("conv.weight", "norm.weight", "norm.bias", "norm.running_mean", "norm.running_var"):
+        for part in (
+            "conv.weight",
+            "norm.weight",
+            "norm.bias",
+            "norm.running_mean",
+            "norm.running_var",
+        ):
             assert torch.equal(
-                ours[f"blocks.{block}.{unit}.{part}"], theirs[f"block{block}.denselayer{unit + 1}.{part}"]
+                ours[f"blocks.{block}.{unit}.{part}"],
+                theirs[f"block{block}.denselayer{unit + 1}.{part}"],
             )
 
 

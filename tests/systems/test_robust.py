@@ -32,7 +32,12 @@ from srlib.training import mixture
 
 SMOKE = systems.get("robust", "smoke")
 TABLE = [Label(0, 0), *(Label(k, k) for k in (1, 2, 3))]
-PRIORS = {"t1": (np.array([[0, 80, 140, 220], [0, 8, 8, 8.0]]), np.array([[0, 8, 14, 22], [0, 2, 2, 2.0]]))}
+PRIORS = {
+    "t1": (
+        np.array([[0, 80, 140, 220], [0, 8, 8, 8.0]]),
+        np.array([[0, 8, 14, 22], [0, 2, 2, 2.0]]),
+    )
+}
 PRIORS["t2"] = PRIORS["t1"]
 
 
@@ -41,7 +46,11 @@ def network():
     """One with random weights wherever training would have put some."""
     torch.manual_seed(0)
     network = RobustSR(width=8, blocks=2)
-    for layer, std in ((network.last, 0.05), (network.filters[-1], 0.02), (network.gains[-1], 0.05)):
+    for layer, std in (
+        (network.last, 0.05),
+        (network.filters[-1], 0.02),
+        (network.gains[-1], 0.05),
+    ):
         torch.nn.init.normal_(layer.weight, 0, std)
     return network.eval().requires_grad_(False)
 
@@ -51,7 +60,9 @@ def balls():
     """A label map of nested balls, in RAS axes of 1 mm."""
     grid = np.meshgrid(*(np.linspace(-1, 1, n) for n in (60, 56, 58)), indexing="ij")
     radius = sum((g / 0.9) ** 2 for g in grid) ** 0.5 + 0.1 * np.sin(9 * grid[0])
-    return encode(Volume(np.select([radius < 0.4, radius < 0.7, radius < 1], [1, 2, 3], 0), np.eye(4)), TABLE)
+    return encode(
+        Volume(np.select([radius < 0.4, radius < 0.7, radius < 1], [1, 2, 3], 0), np.eye(4)), TABLE
+    )
 
 
 def told_network(network, data, factor=(2, 2, 2)):
@@ -75,7 +86,9 @@ def test_units_and_window_of_a_scan_do_not_matter(network, noise, shape):
     sr = run_tiled(told_network(network, data), data)
     assert np.abs(sr - data).max() > 0.01
     other = (300 * data - 50).astype(np.float32)
-    np.testing.assert_allclose(run_tiled(told_network(network, other), other), 300 * sr - 50, atol=0.05)
+    np.testing.assert_allclose(
+        run_tiled(told_network(network, other), other), 300 * sr - 50, atol=0.05
+    )
 
 
 @pytest.mark.parametrize("shape", [(90, 41, 44), (83, 75, 9)])
@@ -93,9 +106,13 @@ def test_it_is_told_the_factor_and_shown_the_kernel(noise):
     facts = [describe_degradation(look, (2, 1, 1)).reshape(3, -1) for look in looks]
     assert [list(f[:, 0]) for f in facts] == [[0.5, 1, 1]] * 2
     assert (facts[0][:, 1] > facts[1][:, 1] + 0.5).all()
-    white = describe_degradation(np.random.default_rng(0).standard_normal((64, 64, 64)).astype(np.float32), (1, 1, 1))
+    white = describe_degradation(
+        np.random.default_rng(0).standard_normal((64, 64, 64)).astype(np.float32), (1, 1, 1)
+    )
     assert np.abs(white.reshape(3, -1)[:, 1:]).max() < 0.05
-    np.testing.assert_allclose(describe_degradation(7 * looks[0] + 3, (2, 1, 1)), facts[0].ravel(), atol=1e-3)
+    np.testing.assert_allclose(
+        describe_degradation(7 * looks[0] + 3, (2, 1, 1)), facts[0].ravel(), atol=1e-3
+    )
     assert np.isfinite(describe_degradation(np.zeros((20, 20, 3), np.float32), (1, 1, 1))).all()
 
 
@@ -109,7 +126,9 @@ def test_patches_are_those_of_one_degraded_scan(balls):
         assert np.array_equal(given[1:, 0, 0, 0], patches[0][0][1:, 0, 0, 0])
     again = SMOKE.examples.draw(np.random.default_rng(3), balls, PRIORS)
     assert all(
-        np.array_equal(a, b) for one, other in zip(patches, again, strict=True) for a, b in zip(one, other, strict=True)
+        np.array_equal(a, b)
+        for one, other in zip(patches, again, strict=True)
+        for a, b in zip(one, other, strict=True)
     )
     with pytest.raises(InputError, match="cube"):
         SMOKE.changed(samples=9)
@@ -117,7 +136,9 @@ def test_patches_are_those_of_one_degraded_scan(balls):
 
 def test_what_is_drawn_covers_the_mixture(balls):
     rng, factors = np.random.default_rng(0), []
-    hr = mixture.synthesize(rng, balls, SMOKE.examples.generation, SMOKE.examples.mixture, PRIORS, [32] * 3)
+    hr = mixture.synthesize(
+        rng, balls, SMOKE.examples.generation, SMOKE.examples.mixture, PRIORS, [32] * 3
+    )
     assert hr.shape == (32, 32, 32) and 0 <= hr.data.min() < hr.data.max() < 2
     for _ in range(60):
         lr, factor = mixture.degrade(rng, hr, SMOKE.examples.mixture)
@@ -132,7 +153,9 @@ def test_what_is_drawn_covers_the_mixture(balls):
 def gains(scan, task):
     """PSNR in dB of the spline and of the shipped weights, data range 1, 8 voxels off each face."""
     pair = load_model().experiment.pairs.degrade(scan, task)
-    inner = [v.data[8:-8, 8:-8, 8:-8] for v in (pair.hr, pair.on_grid, load_model().predict_pair(pair))]
+    inner = [
+        v.data[8:-8, 8:-8, 8:-8] for v in (pair.hr, pair.on_grid, load_model().predict_pair(pair))
+    ]
     return psnr(inner[0], inner[1], 1.0), psnr(inner[0], inner[2], 1.0)
 
 
@@ -183,7 +206,9 @@ def enhance(*words):
 def test_enhance_needs_no_more_than_in_and_out(tmp_path, template):
     lr = GaussianDownsample((1, 1, 3), 1.26)(central(template, 48))
     save(lr, tmp_path / "thick.nii.gz")
-    result = enhance(tmp_path / "thick.nii.gz", tmp_path / "sr.nii.gz", "--report", tmp_path / "pages")
+    result = enhance(
+        tmp_path / "thick.nii.gz", tmp_path / "sr.nii.gz", "--report", tmp_path / "pages"
+    )
     assert result.exit_code == 0 and "model robust, x1 1 3" in result.stderr
     sr = load(tmp_path / "sr.nii.gz")
     assert sr.shape == (48, 48, 48) and sr.spacing_mm == pytest.approx((1, 1, 1))
@@ -202,7 +227,11 @@ def test_what_a_scanner_interpolated_is_told(tmp_path, template):
     assert sr.shape == hr.shape
     np.testing.assert_allclose(sr.data, load_model().predict_pair(pair).data, atol=1e-5)
     wrong = enhance(tmp_path / "filled.nii.gz", tmp_path / "b.nii.gz", "--zero-filled", 0.5, 2, 2)
-    assert wrong.exit_code == 1 and "1 or more" in wrong.stderr and not (tmp_path / "b.nii.gz").exists()
+    assert (
+        wrong.exit_code == 1
+        and "1 or more" in wrong.stderr
+        and not (tmp_path / "b.nii.gz").exists()
+    )
 
 
 def test_factors_beyond_the_training_are_warned_of(tmp_path, noise):
@@ -225,7 +254,9 @@ def test_a_blob_stays_in_place_in_every_world(name, affine):
 
 def blob_data():
     grid = np.meshgrid(*map(np.arange, (25, 22, 24)), indexing="ij")
-    return 100 * np.exp(-sum((g - c) ** 2 for g, c in zip(grid, (11.3, 10.6, 12.2), strict=True)) / 18)
+    return 100 * np.exp(
+        -sum((g - c) ** 2 for g, c in zip(grid, (11.3, 10.6, 12.2), strict=True)) / 18
+    )
 
 
 def middle_of_mass(volume):
@@ -262,7 +293,10 @@ def test_wild_voxels_do_not_change_the_scan_far_from_them(chequered, kind):
         hot = super_resolve(lr.with_data(data), load_model(), factor=(2, 2, 2))
     cold, peak = super_resolve(lr, load_model(), factor=(2, 2, 2)), float(np.ptp(hr.data))
     spline = resample(lr, cold.shape, cold.affine)
-    gain, whole = (psnr(hr.data, v.data, peak, far) - psnr(hr.data, spline.data, peak, far) for v in (hot, cold))
+    gain, whole = (
+        psnr(hr.data, v.data, peak, far) - psnr(hr.data, spline.data, peak, far)
+        for v in (hot, cold)
+    )
     assert gain > (
         whole / 2 if kind == "slice" else whole - 0.5
     )  # what a slice hid is gone, and with it some of what is told
@@ -295,4 +329,6 @@ def test_content_that_is_smooth_by_itself_is_warned_of(template):
         pair = systems.get("robust").pairs.degrade(template, task)
         filled = pair.factor if pair.lr.shape == pair.hr.shape else (1, 1, 1)
         finer = np.divide(pair.hr.shape, pair.lr.shape)
-        assert bool(content(pair.lr, finer, filled)) == (task == "gaussian_x2_sigma2"), task  # looks just like it
+        assert bool(content(pair.lr, finer, filled)) == (task == "gaussian_x2_sigma2"), (
+            task
+        )  # looks just like it

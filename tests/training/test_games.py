@@ -30,7 +30,9 @@ def test_a_generator_moves_in_every_profile():
     assert "mdcsrn_wgan" in games and "synthsr_gan" in games
     for name, profile in itertools.product(games, systems.PROFILES):
         shrunk = systems.get(name, profile)
-        assert "generator" in map(shrunk.game.who_moves, range(min(shrunk.training.max_steps, 20_000)))
+        assert "generator" in map(
+            shrunk.game.who_moves, range(min(shrunk.training.max_steps, 20_000))
+        )
 
 
 def changed(before, network):
@@ -50,11 +52,15 @@ def test_one_network_moves_and_the_other_is_left_alone(constraint, strength):
         assert all(torch.isfinite(v) for v in losses.values())
         mover = SMOKE.game.who_moves(index)
         other = "generator" if mover == "critic" else "critic"
-        assert not changed(before[other], players.networks[other])  # weights and batch-norm statistics
+        assert not changed(
+            before[other], players.networks[other]
+        )  # weights and batch-norm statistics
         moved = changed(before[mover], players.networks[mover])
         if mover == "generator":
             assert any("running_mean" in name for name in moved)
-        assert {name for name, _ in players.networks[mover].named_parameters()} - moved <= {"score.2.bias"}
+        assert {name for name, _ in players.networks[mover].named_parameters()} - moved <= {
+            "score.2.bias"
+        }
     if constraint == "clip":
         assert max(p.abs().max() for p in players.networks["critic"].parameters()) <= 0.01
 
@@ -95,11 +101,15 @@ def test_biases_learn_at_a_tenth_of_the_rate():
     RECNN.game.step(players, 0, *torch.rand(2, 1, 1, 9, 9, 9).unbind(0))
     for name, parameter in network.named_parameters():
         rate = RECNN.training.learning_rate * (0.1 if name.endswith("bias") else 1)
-        torch.testing.assert_close(before[name] - parameter.detach(), rate * parameter.grad, rtol=1e-3, atol=1e-7)
+        torch.testing.assert_close(
+            before[name] - parameter.detach(), rate * parameter.grad, rtol=1e-3, atol=1e-7
+        )
 
 
 def test_the_step_schedule_falls_to_a_tenth_half_way():
     paper = systems.get("recnn")
-    assert [paper.training.rate(step) for step in (0, 9_999, 10_000, 19_999)] == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4])
+    assert [paper.training.rate(step) for step in (0, 9_999, 10_000, 19_999)] == pytest.approx(
+        [1e-3, 1e-3, 1e-4, 1e-4]
+    )
     quick = systems.get("recnn", "quick")  # shrunk in proportion
     assert quick.training.rate(quick.training.max_steps // 2) == pytest.approx(1e-4)

@@ -28,12 +28,17 @@ FINER_GRID = SAME_GRID.changed(
 
 def batches(count):
     rng = torch.Generator().manual_seed(0)
-    return [(torch.rand(2, 1, 8, 4, 2, generator=rng), torch.rand(2, 1, 8, 8, 8, generator=rng)) for _ in range(count)]
+    return [
+        (torch.rand(2, 1, 8, 4, 2, generator=rng), torch.rand(2, 1, 8, 8, 8, generator=rng))
+        for _ in range(count)
+    ]
 
 
 def test_the_game_decides_who_plays():
     assert isinstance(make_players(FINER_GRID).networks["critic"], Discriminator3D)
-    assert isinstance(make_players(systems.get("mdcsrn_res_wgan", "smoke")).networks["critic"], Critic)
+    assert isinstance(
+        make_players(systems.get("mdcsrn_res_wgan", "smoke")).networks["critic"], Critic
+    )
     assert set(make_players(systems.get("mdcsrn", "smoke")).networks) == {"generator"}
 
 
@@ -65,11 +70,15 @@ def test_a_step_is_that_of_the_paper():
     torch.testing.assert_close(values["gap"], (on_real.mean() - on_fake.mean()).detach())
     supervised = losses.LOSSES["mse_gdl_sum"](sr, hr)
     torch.testing.assert_close(values["loss"], supervised.detach())
-    adversarial = (players.networks["critic"](sr) - wish).square().mean()  # the discriminator after its update
+    adversarial = (
+        (players.networks["critic"](sr) - wish).square().mean()
+    )  # the discriminator after its update
     torch.testing.assert_close(values["adversarial"], adversarial.detach())
     generator.zero_grad()
     (supervised + 0.1 * adversarial).backward()
-    for ours, theirs in zip(players.networks["generator"].parameters(), generator.parameters(), strict=True):
+    for ours, theirs in zip(
+        players.networks["generator"].parameters(), generator.parameters(), strict=True
+    ):
         torch.testing.assert_close(ours.grad, theirs.grad)
 
 
@@ -115,7 +124,9 @@ def test_labels_of_the_paper():
     assert 0.08 < swapped / len(draws) < 0.12
     assert len({tuple(real) for real, _ in draws}) == len(draws)  # new ones at every step
     high = np.concatenate([np.maximum(*pair) for pair in draws])
-    assert high.mean() == pytest.approx(0.95, abs=0.01) and high.std() == pytest.approx(0.5 / 12**0.5, rel=0.03)
+    assert high.mean() == pytest.approx(0.95, abs=0.01) and high.std() == pytest.approx(
+        0.5 / 12**0.5, rel=0.03
+    )
     again = losses.draw_labels(np.random.default_rng([7, 11, 0]), 3)
     assert all(np.array_equal(a, b) for a, b in zip(again, draws[11], strict=True))
 
@@ -153,4 +164,6 @@ def test_two_processes_share_a_batch(cohort, tmp_path, monkeypatch):
     arguments = [sys.executable, script, cohort, tmp_path, tmp_path / "experiment.json"]
     subprocess.run(arguments, check=True, capture_output=True, timeout=120)
     for name in ("model", "critic"):
-        assert all(torch.isfinite(w).all() for w in load_file(tmp_path / f"{name}.safetensors").values())
+        assert all(
+            torch.isfinite(w).all() for w in load_file(tmp_path / f"{name}.safetensors").values()
+        )

@@ -17,7 +17,9 @@ def test_penalty_of_a_critic_with_known_gradient_norm(norm):
     weight *= norm / weight.norm()
     points = losses.mix(torch.rand(5, 1, 4, 4, 4), torch.rand(5, 1, 4, 4, 4), torch.rand(5))
     scores = (points * weight).sum((1, 2, 3, 4))
-    assert losses.gradient_penalty(scores, points).item() == pytest.approx((norm - 1) ** 2, abs=1e-5)
+    assert losses.gradient_penalty(scores, points).item() == pytest.approx(
+        (norm - 1) ** 2, abs=1e-5
+    )
 
 
 def test_penalty_teaches_the_critic():
@@ -38,9 +40,13 @@ def test_mix_lies_between_its_ends():
 
 def test_wasserstein_signs():
     high, low = torch.tensor([3.0, 5.0]), torch.tensor([1.0, 1.0])
-    assert losses.wasserstein_critic(real=high, fake=low) == -3  # a critic that separates has a low loss
+    assert (
+        losses.wasserstein_critic(real=high, fake=low) == -3
+    )  # a critic that separates has a low loss
     assert losses.wasserstein_critic(real=low, fake=high) == 3
-    assert losses.wasserstein_generator(high) < losses.wasserstein_generator(low)  # to please the critic is good
+    assert losses.wasserstein_generator(high) < losses.wasserstein_generator(
+        low
+    )  # to please the critic is good
 
 
 def test_clipping_bounds_every_weight():
@@ -71,7 +77,9 @@ def test_gradient_difference_forgets_the_sign_and_the_offset():
     for same in (hr + 7, -hr):
         torch.testing.assert_close(losses.mse_gdl(same, hr), (same - hr).square().mean())
     batch = losses.LOSSES["mse_gdl_sum"](2 * hr, hr)
-    torch.testing.assert_close(batch, sum(losses.LOSSES["mse_gdl_sum"](2 * h[None], h[None]) for h in hr))
+    torch.testing.assert_close(
+        batch, sum(losses.LOSSES["mse_gdl_sum"](2 * h[None], h[None]) for h in hr)
+    )
 
 
 def test_least_squares_by_hand():
@@ -108,7 +116,8 @@ def reference_ms_ssim(sr, hr):
     for scale, weight in enumerate(weights):
         mean = [ndimage.uniform_filter(x, 7)[3:-3, 3:-3] for x in (a, b, a * a, b * b, a * b)]
         va, vb, cov = (
-            (m - p) * 49 / 48 for m, p in zip(mean[2:], (mean[0] ** 2, mean[1] ** 2, mean[0] * mean[1]), strict=True)
+            (m - p) * 49 / 48
+            for m, p in zip(mean[2:], (mean[0] ** 2, mean[1] ** 2, mean[0] * mean[1]), strict=True)
         )
         local = (2 * cov + c2) / (va + vb + c2)
         if scale == 4:
@@ -132,11 +141,14 @@ def test_ms_ssim_is_that_of_its_definition(size):
 
 
 @pytest.mark.parametrize(
-    ("loss", "shape"), [("ssim", (1, 2, 8, 9)), ("ssim", (1, 1, 7, 8, 7)), ("ssim_l1_l2", (2, 1, 8, 7, 1))]
+    ("loss", "shape"),
+    [("ssim", (1, 2, 8, 9)), ("ssim", (1, 1, 7, 8, 7)), ("ssim_l1_l2", (2, 1, 8, 7, 1))],
 )
 def test_gradients_of_ssim(loss, shape):
     sr, hr = pair_of_images(shape, dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda x: losses.LOSSES[loss](x, hr), sr.clamp(0.01, 0.99).requires_grad_())
+    assert torch.autograd.gradcheck(
+        lambda x: losses.LOSSES[loss](x, hr), sr.clamp(0.01, 0.99).requires_grad_()
+    )
 
 
 def test_gradients_of_ms_ssim():
@@ -167,7 +179,9 @@ def test_absolute_and_squared_error_by_hand():
 
 def test_the_combined_loss_is_its_parts():
     sr, hr = pair_of_images((2, 1, 16, 17, 1))
-    expected = 0.8 * losses.ssim(sr, hr) + 0.1 * (sr - hr).abs().mean() + 0.1 * (sr - hr).square().mean()
+    expected = (
+        0.8 * losses.ssim(sr, hr) + 0.1 * (sr - hr).abs().mean() + 0.1 * (sr - hr).square().mean()
+    )
     torch.testing.assert_close(losses.LOSSES["ssim_l1_l2"](sr, hr), expected)
 
 
@@ -204,7 +218,10 @@ def test_laplace_by_hand():
 def test_laplace_is_least_where_b_is_the_error():
     hr, sr = torch.zeros(1, 1, 2, 2, 2), torch.full((1, 1, 2, 2, 2), 0.3)
     s = np.log((0.3 - 1e-5) / 0.02)
-    values = [losses.laplace(torch.cat([sr, torch.full_like(sr, s + d)], dim=1), hr) for d in (-0.1, 0, 0.1)]
+    values = [
+        losses.laplace(torch.cat([sr, torch.full_like(sr, s + d)], dim=1), hr)
+        for d in (-0.1, 0, 0.1)
+    ]
     assert values[1] < min(values[0], values[2])
 
 
@@ -212,9 +229,13 @@ def test_ssim_of_slices_is_the_metrics_mean_over_the_axes():
     sr, hr = pair_of_images((2, 1, 12, 9, 15))
     volumes = [list(x[:, 0].numpy()) for x in (hr, sr)]
     expected = [
-        metrics.ssim(a, b, 1.0, kind="2d", axis=axis) for a, b in zip(*volumes, strict=True) for axis in range(3)
+        metrics.ssim(a, b, 1.0, kind="2d", axis=axis)
+        for a, b in zip(*volumes, strict=True)
+        for axis in range(3)
     ]
-    assert 1 - losses.LOSSES["ssim_slices"](sr, hr).item() == pytest.approx(np.mean(expected), abs=1e-5)
+    assert 1 - losses.LOSSES["ssim_slices"](sr, hr).item() == pytest.approx(
+        np.mean(expected), abs=1e-5
+    )
     assert losses.ssim_slices(sr, hr) != pytest.approx(losses.ssim(sr, hr).item(), abs=1e-3)
     with pytest.raises(InputError, match="at least 7 voxels"):
         losses.ssim_slices(sr[..., :6], hr[..., :6])
@@ -226,6 +247,10 @@ def test_dice_by_hand():
     classes = torch.tensor([1.0, 0, 1, 1]).view(1, 1, 1, 2, 2)
     ones = 2 * (0.75 + 0.5 + 1) / (0.75**2 + 0.25**2 + 0.5**2 + 1 + 3)
     zeros = 2 * 0.75 / (0.25**2 + 0.75**2 + 0.5**2 + 1)
-    assert losses.LOSSES["dice"](logits, classes).item() == pytest.approx(1 - (ones + zeros) / 2, abs=1e-6)
+    assert losses.LOSSES["dice"](logits, classes).item() == pytest.approx(
+        1 - (ones + zeros) / 2, abs=1e-6
+    )
     sure = 100 * torch.nn.functional.one_hot(classes[:, 0].long(), 3).movedim(-1, 1).float()
-    assert losses.dice(sure, classes).item() == pytest.approx(0, abs=1e-6)  # the third class is nowhere, and not found
+    assert losses.dice(sure, classes).item() == pytest.approx(
+        0, abs=1e-6
+    )  # the third class is nowhere, and not found

@@ -19,7 +19,9 @@ from srlib.training.examples import PairDataset
 from srlib.training.store import PatchStore, write_store
 from srlib.training.streams import patch_stream
 
-SMOKE = systems.get("recnn_x2x3", "smoke").changed(patch_size=9, stride=7, border=(2, 3, 0), samples=20, n_train=3)
+SMOKE = systems.get("recnn_x2x3", "smoke").changed(
+    patch_size=9, stride=7, border=(2, 3, 0), samples=20, n_train=3
+)
 
 
 @pytest.fixture
@@ -43,7 +45,9 @@ def take(source, seed, start, count):
 def test_a_store_gives_the_patches_that_memory_gives(dataset, store):
     assert len(dataset) == len(PatchStore(store)) == 6  # three subjects, two factors
     for start in (0, 5, 130):
-        for one, other in zip(take(dataset, 3, start, 40), take(PatchStore(store), 3, start, 40), strict=True):
+        for one, other in zip(
+            take(dataset, 3, start, 40), take(PatchStore(store), 3, start, 40), strict=True
+        ):
             assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 
@@ -63,7 +67,9 @@ def test_training_from_a_store_gives_the_same_weights(cohort, dataset, store, tm
     stored = training.train(SMOKE, [], [], tmp_path / "stored", store=store, **options)
     one, other = load_file(direct), load_file(stored)
     assert all(np.array_equal(one[k], other[k]) for k in one)
-    with pytest.raises(InputError, match=r"expects patches \(C, x, y, z\) of \(2, 9, 9, 9\), got \(1, 9, 9, 9\)"):
+    with pytest.raises(
+        InputError, match=r"expects patches \(C, x, y, z\) of \(2, 9, 9, 9\), got \(1, 9, 9, 9\)"
+    ):
         multi = systems.get("recnn_multi", "smoke").changed(patch_size=9)
         training.train(multi, [], [], tmp_path / "multi", store=store, **options)
 
@@ -72,7 +78,9 @@ def test_files_of_others_are_read(tmp_path):
     with h5py.File(tmp_path / "theirs.h5", "w") as file:
         for name, values in (("data", np.arange(40 * 2 * 27.0)), ("label", np.arange(40 * 27.0))):
             shape = (40, -1, 3, 3, 3)
-            file.create_dataset(name, data=values.reshape(shape), maxshape=(None, *values.reshape(shape).shape[1:]))
+            file.create_dataset(
+                name, data=values.reshape(shape), maxshape=(None, *values.reshape(shape).shape[1:])
+            )
     store = PatchStore(tmp_path / "theirs.h5")
     assert len(store) == 1 and len(store.grid(0)) == 40
     given, truth = store.read(0, 39)
@@ -109,9 +117,20 @@ def test_a_full_disk_is_one_line(cohort, tmp_path, limit):
         "import resource, sys; from srlib.cli.commands import main\n"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); sys.argv = sys.argv[1:]; main()"
     )
-    words = ["store", "recnn_x2", "--profile", "smoke", "--cohort", cohort, "--out", tmp_path / "out" / "p.h5"]
+    words = [
+        "store",
+        "recnn_x2",
+        "--profile",
+        "smoke",
+        "--cohort",
+        cohort,
+        "--out",
+        tmp_path / "out" / "p.h5",
+    ]
     (tmp_path / "out").mkdir()
-    done = subprocess.run([sys.executable, "-c", code, "srlib", *map(str, words)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, "srlib", *map(str, words)], capture_output=True, text=True
+    )
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: cannot write ")
     assert not list((tmp_path / "out").iterdir())
@@ -123,10 +142,15 @@ def test_nothing_that_is_there_is_replaced(dataset, tmp_path):
         with pytest.raises(InputError, match="exists; --force replaces it"):
             write_store(dataset, path, progress=False)
     assert [p.read_text() for p in tmp_path.iterdir()] == ["mine"]
-    assert len(PatchStore(write_store(dataset, tmp_path / "mine.csv", progress=False, force=True))) == 6
+    assert (
+        len(PatchStore(write_store(dataset, tmp_path / "mine.csv", progress=False, force=True)))
+        == 6
+    )
 
 
-def make(path, data=(8, 1, 3, 3, 3), label=(8, 1, 3, 3, 3), written=8, dtype=np.float32, **attributes):
+def make(
+    path, data=(8, 1, 3, 3, 3), label=(8, 1, 3, 3, 3), written=8, dtype=np.float32, **attributes
+):
     with h5py.File(path, "w") as file:
         for name, shape in (("data", data), ("label", label)):
             part = file.create_dataset(name, shape, dtype, chunks=(2, *shape[1:]))
@@ -171,7 +195,9 @@ def test_data_in_other_files_are_refused(tmp_path):
     (tmp_path / "raw").write_bytes(bytes(8 * 27 * 4))
     with h5py.File(tmp_path / "external.h5", "w") as file:
         for name in ("data", "label"):
-            file.create_dataset(name, (8, 1, 3, 3, 3), np.float32, external=[(str(tmp_path / "raw"), 0, 8 * 27 * 4)])
+            file.create_dataset(
+                name, (8, 1, 3, 3, 3), np.float32, external=[(str(tmp_path / "raw"), 0, 8 * 27 * 4)]
+            )
     for name in ("link", "virtual", "external"):
         with pytest.raises(InputError, match=r"other files|elsewhere"):
             PatchStore(tmp_path / f"{name}.h5")

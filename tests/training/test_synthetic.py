@@ -50,15 +50,23 @@ def folder(tmp_path_factory):
     rows.append("unlabelled,train,t10.nii.gz,")
     (folder / "m.csv").write_text("\n".join(rows) + "\n")
     (folder / "classes.csv").write_text("label,class\n0,0\n2,3\n4,1\n10,2\n")
-    cells = ((k, q, v) for k, mean in enumerate((0, 80, 140, 220)) for q, v in (("mean", mean), ("std", 8 * (k > 0))))
+    cells = (
+        (k, q, v)
+        for k, mean in enumerate((0, 80, 140, 220))
+        for q, v in (("mean", mean), ("std", 8 * (k > 0)))
+    )
     lines = [f"t1,{k},{q},{v},{0.1 * v}" for k, q, v in cells]
-    (folder / "priors.csv").write_text("\n".join(["modality,class,quantity,mean,std", *lines]) + "\n")
+    (folder / "priors.csv").write_text(
+        "\n".join(["modality,class,quantity,mean,std", *lines]) + "\n"
+    )
     return folder
 
 
 def dataset(folder, experiment=THICK, seed=0, split="train"):
     subjects = data.read_manifest(folder / "m.csv", split)
-    return experiment.examples.open(subjects, experiment.pairs, seed=seed, tables=read_tables(folder))
+    return experiment.examples.open(
+        subjects, experiment.pairs, seed=seed, tables=read_tables(folder)
+    )
 
 
 def read_tables(folder):
@@ -79,7 +87,9 @@ def thick(folder, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def segmenter(folder, tmp_path_factory):
-    return fit(folder, tmp_path_factory.mktemp("segmenter"), systems.get("synthsr_segmenter", "smoke"))
+    return fit(
+        folder, tmp_path_factory.mktemp("segmenter"), systems.get("synthsr_segmenter", "smoke")
+    )
 
 
 def same(first, second):
@@ -121,7 +131,9 @@ def test_a_segmenter_adds_the_classes_and_a_real_scan_follows_its_labels(folder)
     both = REAL.changed(with_classes=True)
     (again, classes) = dataset(folder, both)[0][1]
     assert np.array_equal(image, again)
-    means = [image[classes == k].mean() for k in (1, 2, 3)]  # of the scan 300, 500 and 900 where these labels are
+    means = [
+        image[classes == k].mean() for k in (1, 2, 3)
+    ]  # of the scan 300, 500 and 900 where these labels are
     assert means == pytest.approx([1 / 3, 5 / 9, 1], abs=0.12)
 
 
@@ -153,7 +165,9 @@ def test_resume_gives_the_same_weights_to_the_bit(folder, thick, tmp_path, monke
     for file in sorted(whole.parent.glob("*.safetensors")):
         assert (cut.parent / file.name).read_bytes() == file.read_bytes()
     histories = [pd.read_csv(p.parent / "history.csv") for p in (whole, cut)]
-    pd.testing.assert_frame_equal(*(h.drop(columns=["patches_per_s", "wait_share"]) for h in histories))
+    pd.testing.assert_frame_equal(
+        *(h.drop(columns=["patches_per_s", "wait_share"]) for h in histories)
+    )
     if name == "synthsr_gan":
         assert {"loss", "adversarial", "gap", "val_gap", "val_psnr"} <= set(histories[0])
         assert np.isfinite(histories[0][["val_psnr", "val_gap"]].to_numpy()).all()
@@ -175,7 +189,10 @@ def test_workers_end_with_a_killed_parent(folder, tmp_path):
         parent.kill()
     assert len(workers) == 2
     deadline = time.monotonic() + 20
-    while any(Path("/proc", pid, "cmdline").is_file() for pid in workers) and time.monotonic() < deadline:
+    while (
+        any(Path("/proc", pid, "cmdline").is_file() for pid in workers)
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.1)
     assert not any(Path("/proc", pid, "cmdline").is_file() for pid in workers)
 
@@ -190,15 +207,24 @@ def test_training_leaves_no_process_and_no_thread(folder, tmp_path):
 
 def test_validation_is_of_other_label_maps_and_does_not_depend_on_the_seed(folder, tmp_path):
     once = THICK.changed(max_steps=1, learning_rate=0.0)
-    first, other = (pd.read_csv(fit(folder, tmp_path / str(s), once, seed=s).parent / "history.csv") for s in (0, 7))
-    assert first["val_psnr"][0] == other["val_psnr"][0] > 10  # that of the interpolated input, the residual being zero
+    first, other = (
+        pd.read_csv(fit(folder, tmp_path / str(s), once, seed=s).parent / "history.csv")
+        for s in (0, 7)
+    )
+    assert (
+        first["val_psnr"][0] == other["val_psnr"][0] > 10
+    )  # that of the interpolated input, the residual being zero
     assert first["loss"][0] != other["loss"][0]
     subjects = data.read_manifest(folder / "m.csv", "train")
     tables = {"classes": folder / "classes.csv", "priors": folder / "priors.csv"}
-    alone = training.train(once, subjects, [], tmp_path / "alone", progress=False, device="cpu", **tables)
+    alone = training.train(
+        once, subjects, [], tmp_path / "alone", progress=False, device="cpu", **tables
+    )
     history = pd.read_csv(alone.parent / "history.csv")
     assert history["val_psnr"].isna().all()
-    assert history["loss"][0] == first["loss"][0]  # validation takes nothing from the training's draws
+    assert (
+        history["loss"][0] == first["loss"][0]
+    )  # validation takes nothing from the training's draws
 
 
 def test_the_classes_decide_the_segmenters_channels(folder, segmenter):
@@ -207,15 +233,22 @@ def test_the_classes_decide_the_segmenters_channels(folder, segmenter):
     assert network.eval()(torch.zeros(1, 1, 16, 16, 16)).shape == (1, 4, 16, 16, 16)
     history = pd.read_csv(segmenter.parent / "history.csv")
     assert history["val_dice"].between(0, 1).all() and "val_psnr" not in history
-    figure = figures.curves({"segmenter": history, "thick": history.rename(columns={"val_dice": "val_psnr"})})
-    assert [axis.get_ylabel() for axis in figure.axes[1:]] == ["validation PSNR (dB, range 1)", "validation Dice"]
+    figure = figures.curves(
+        {"segmenter": history, "thick": history.rename(columns={"val_dice": "val_psnr"})}
+    )
+    assert [axis.get_ylabel() for axis in figure.axes[1:]] == [
+        "validation PSNR (dB, range 1)",
+        "validation Dice",
+    ]
     assert THICK.examples.fitted(THICK.network, read_tables(folder)) == THICK.network
 
 
 @pytest.mark.parametrize("name, fall", [("synthsr_segmenter", 0.3), ("synthsr_laplace", 0.1)])
 def test_a_single_example_is_learnt(folder, name, fall):
     experiment = systems.get(name, "smoke").changed(max_steps=20, learning_rate=1e-2)
-    experiment = experiment.changed(network=experiment.examples.fitted(experiment.network, read_tables(folder)))
+    experiment = experiment.changed(
+        network=experiment.examples.fitted(experiment.network, read_tables(folder))
+    )
     players = make_players(experiment)
     lr, truth = (torch.from_numpy(side)[None] for side in dataset(folder, experiment)[0])
     values = [float(experiment.game.step(players, index, lr, truth)["loss"]) for index in range(20)]
@@ -223,7 +256,10 @@ def test_a_single_example_is_learnt(folder, name, fall):
 
 
 def test_the_image_of_a_laplace_output_is_measured(folder, tmp_path):
-    still = {"max_steps": 1, "learning_rate": 0.0}  # its residual is zero, so that it gives the interpolated input
+    still = {
+        "max_steps": 1,
+        "learning_rate": 0.0,
+    }  # its residual is zero, so that it gives the interpolated input
     runs = []
     for name in ("synthsr_thick", "synthsr_laplace"):
         experiment = systems.get(name, "smoke").changed(**still)
@@ -236,7 +272,9 @@ def test_an_uncertainty_is_learnt_behind_a_trained_image(folder, thick, tmp_path
     """The channel that the start lacks begins at zero: b = 0.02, and the image is what it was."""
     still = systems.get("synthsr_laplace", "smoke").changed(learning_rate=0.0, max_steps=1)
     after = trained.load_network(fit(folder, tmp_path / "laplace", still, start=thick))[0].train()
-    before = trained.load_network(thick)[0].train()  # by a batch's own statistics, since the moving ones went on
+    before = trained.load_network(thick)[
+        0
+    ].train()  # by a batch's own statistics, since the moving ones went on
     x = torch.from_numpy(dataset(folder, still)[0][0])[None]
     with torch.no_grad():
         image, s = after(x).chunk(2, dim=1)
@@ -256,14 +294,20 @@ def test_the_segmenter_judges_and_stays_as_it_is(folder, thick, segmenter, tmp_p
     histories = [pd.read_csv(p.parent / "history.csv") for p in (judged, free)]
     first = [h.iloc[0] for h in histories]
     assert first[0]["dice_loss"] == first[1]["dice_loss"] > 0.1
-    assert first[0]["loss"] - first[1]["loss"] == pytest.approx(0.25 * first[0]["dice_loss"], rel=1e-4)
-    assert not torch.equal(load_file(judged)["last.weight"], load_file(free)["last.weight"])  # its gradient arrives
+    assert first[0]["loss"] - first[1]["loss"] == pytest.approx(
+        0.25 * first[0]["dice_loss"], rel=1e-4
+    )
+    assert not torch.equal(
+        load_file(judged)["last.weight"], load_file(free)["last.weight"]
+    )  # its gradient arrives
 
 
 def players_of(experiment, segmenter=None):
     players = make_players(experiment, segmenter=segmenter)
     with torch.no_grad():
-        players.networks["generator"].last.weight.normal_(0, 0.1, generator=torch.Generator().manual_seed(0))
+        players.networks["generator"].last.weight.normal_(
+            0, 0.1, generator=torch.Generator().manual_seed(0)
+        )
     return players
 
 
@@ -279,7 +323,12 @@ def test_a_frozen_segmenter_has_no_gradient_and_no_statistics_of_its_own(folder,
     assert DICE.game.step(players, 0, lr, truth)["loss"] == pytest.approx(expected.item(), rel=1e-5)
     assert all(torch.equal(v, judge.state_dict()[k]) for k, v in before.items())
     assert all(p.grad is None for p in judge.parameters())
-    own = {id(p) for o in players.optimizers.values() for group in o.param_groups for p in group["params"]}
+    own = {
+        id(p)
+        for o in players.optimizers.values()
+        for group in o.param_groups
+        for p in group["params"]
+    }
     assert not own & {id(p) for p in judge.parameters()} and set(players.networks) == {"generator"}
 
 
@@ -293,7 +342,8 @@ def test_the_loss_sees_only_the_middle(folder, crop):
     outside = hr + 100 - (outside - hr)  # 100 at the border, nothing in the middle
     within[(..., *inside)] += 100
     expected, changed, middle = (
-        float(THICK.game.step(players_of(experiment), 0, lr, y)["loss"]) for y in (hr, outside, within)
+        float(THICK.game.step(players_of(experiment), 0, lr, y)["loss"])
+        for y in (hr, outside, within)
     )
     assert changed == pytest.approx(expected, rel=1e-4)
     assert middle > 50
@@ -301,13 +351,18 @@ def test_the_loss_sees_only_the_middle(folder, crop):
 
 def test_the_critic_sees_the_image_alone(folder):
     experiment = systems.get("synthsr_gan", "smoke").changed(
-        with_classes=True, loss="laplace", critic_steps=1, model_args={**THICK.network.model_args, "out_channels": 2}
+        with_classes=True,
+        loss="laplace",
+        critic_steps=1,
+        model_args={**THICK.network.model_args, "out_channels": 2},
     )
     players = players_of(experiment, torch.nn.Conv3d(1, 4, 1).requires_grad_(False))
     lr, truth = (torch.from_numpy(side)[None] for side in dataset(folder, experiment)[0])
     assert np.isfinite(float(experiment.game.step(players, 0, lr, truth)["critic_loss"]))
     step = next(i for i in range(30) if experiment.game.who_moves(i) == "generator")
-    assert {"loss", "dice_loss", "adversarial"} == set(experiment.game.step(players, step, lr, truth))
+    assert {"loss", "dice_loss", "adversarial"} == set(
+        experiment.game.step(players, step, lr, truth)
+    )
 
 
 def test_what_an_example_needs_and_what_it_cannot_use_is_named(folder, thick, segmenter, tmp_path):
@@ -326,23 +381,48 @@ def test_what_an_example_needs_and_what_it_cannot_use_is_named(folder, thick, se
         store.write_store(dataset(folder), tmp_path / "p.h5")
     (tmp_path / "classes.csv").write_text("label,class\n0,0\n2,1\n4,2\n10,3\n")
     with pytest.raises(InputError, match="another table of classes"):
-        fit(folder, tmp_path, DICE, start=thick, segmenter=segmenter, classes=tmp_path / "classes.csv")
+        fit(
+            folder,
+            tmp_path,
+            DICE,
+            start=thick,
+            segmenter=segmenter,
+            classes=tmp_path / "classes.csv",
+        )
     (tmp_path / "classes.csv").write_text("label,class\n0,0\n2,3\n10,2\n99,1\n")
-    with pytest.raises(InputError, match=r"subject s\d, .*labels\d.nii.gz: label 4 \(\d+ voxels\) has no class"):
+    with pytest.raises(
+        InputError, match=r"subject s\d, .*labels\d.nii.gz: label 4 \(\d+ voxels\) has no class"
+    ):
         fit(folder, tmp_path, classes=tmp_path / "classes.csv")
     subjects = [s for s in data.read_manifest(folder / "m.csv", "train") if "labels" not in s.files]
     with pytest.raises(InputError, match="split train, with labels"):
-        training.train(THICK, subjects, [], tmp_path, classes=folder / "classes.csv", priors=folder / "priors.csv")
+        training.train(
+            THICK,
+            subjects,
+            [],
+            tmp_path,
+            classes=folder / "classes.csv",
+            priors=folder / "priors.csv",
+        )
 
 
-def test_a_label_map_that_a_worker_cannot_use_ends_training_in_one_line(folder, tmp_path, monkeypatch):
+def test_a_label_map_that_a_worker_cannot_use_ends_training_in_one_line(
+    folder, tmp_path, monkeypatch
+):
     from srlib.training import synthetic
 
     monkeypatch.setattr(synthetic, "KEPT", 0)  # none is read before the workers start
     (tmp_path / "classes.csv").write_text("label,class\n0,0\n2,3\n10,2\n99,1\n")
     options = {"classes": tmp_path / "classes.csv", "priors": folder / "priors.csv"}
     with pytest.raises(InputError, match="label 4") as error:
-        training.train(THICK, data.read_manifest(folder / "m.csv", "train"), [], tmp_path, progress=False, **options)
+        training.train(
+            THICK,
+            data.read_manifest(folder / "m.csv", "train"),
+            [],
+            tmp_path,
+            progress=False,
+            **options,
+        )
     assert len(str(error.value).splitlines()) == 1
 
 
@@ -355,11 +435,15 @@ def test_a_real_scan_on_another_grid_is_refused(folder, tmp_path):
     tables = {"classes": folder / "classes.csv", "priors": folder / "priors.csv"}
     with pytest.raises(InputError, match=r"subject s0.*its t1 covers \d+(\.\d)? % of"):
         training.train(REAL, [other], [], tmp_path / "run", progress=False, device="cpu", **tables)
-    turned = reorient(load(subject.file("t1")), "SAL")  # other axes of the same grid are the same scan
+    turned = reorient(
+        load(subject.file("t1")), "SAL"
+    )  # other axes of the same grid are the same scan
     save(turned, tmp_path / "turned.nii.gz")
     other = data.Subject("s0", "train", {**subject.files, "t1": tmp_path / "turned.nii.gz"})
     tables = read_tables(folder)
-    first, second = (REAL.examples.open([s], REAL.pairs, tables=tables)[0] for s in (subject, other))
+    first, second = (
+        REAL.examples.open([s], REAL.pairs, tables=tables)[0] for s in (subject, other)
+    )
     assert same(first, second)
 
 
@@ -383,10 +467,16 @@ def test_the_command_trains_and_logs_on_label_maps(folder, tmp_path, monkeypatch
     for name in ("synthsr_thick", "synthsr_segmenter"):
         result = srlib(name, *tables, "--tensorboard")
         assert result.exit_code == 0, result.output
-    result = srlib("synthsr_dice", *tables, "--start", "synthsr_thick", "--segmenter", "synthsr_segmenter")
+    result = srlib(
+        "synthsr_dice", *tables, "--start", "synthsr_thick", "--segmenter", "synthsr_segmenter"
+    )
     assert result.exit_code == 0, result.output
     folders = sorted((tmp_path / "results").glob("*/checkpoints/*"))
-    assert [f.name.split("-")[0] for f in folders] == ["synthsr_dice", "synthsr_segmenter", "synthsr_thick"]
+    assert [f.name.split("-")[0] for f in folders] == [
+        "synthsr_dice",
+        "synthsr_segmenter",
+        "synthsr_thick",
+    ]
     assert len(list((tmp_path / "results").glob("*/checkpoints/*/tensorboard/events*"))) == 2
     result = srlib("synthsr_thick")
     assert result.exit_code == 1 and "csv/README.md" in result.stderr
@@ -395,12 +485,21 @@ def test_the_command_trains_and_logs_on_label_maps(folder, tmp_path, monkeypatch
 def test_a_chain_of_experiments_is_recorded_with_its_classes(folder, tmp_path):
     tables = {"classes": folder / "classes.csv", "priors": folder / "priors.csv"}
     names = ["synthsr_thick", "synthsr_segmenter", "synthsr_dice"]
-    found = runs.train_all(names, "smoke", folder / "m.csv", device="cpu", folder=tmp_path, **tables)
+    found = runs.train_all(
+        names, "smoke", folder / "m.csv", device="cpu", folder=tmp_path, **tables
+    )
     assert list(found) == names
     recorded = pd.read_csv(tmp_path / "runs.csv").set_index("experiment")
-    assert systems.from_json(recorded["config"]["synthsr_segmenter"]).network.model_args["out_channels"] == 4
+    assert (
+        systems.from_json(recorded["config"]["synthsr_segmenter"]).network.model_args[
+            "out_channels"
+        ]
+        == 4
+    )
     with pytest.raises(InputError, match="synthsr_dice needs synthsr_segmenter"):
-        runs.train_all(["synthsr_thick", "synthsr_dice"], "smoke", folder / "m.csv", folder=tmp_path, **tables)
+        runs.train_all(
+            ["synthsr_thick", "synthsr_dice"], "smoke", folder / "m.csv", folder=tmp_path, **tables
+        )
 
 
 def test_patches_of_several_painted_scans_are_mixed_and_the_stream_is_entered_anywhere(folder):
@@ -414,7 +513,9 @@ def test_patches_of_several_painted_scans_are_mixed_and_the_stream_is_entered_an
             assert same(next(stream), expected)
         stream.close()
     told = [tuple(given[1:, 0, 0, 0]) for given, _ in whole[:128]]
-    assert len(set(told)) == 16 and len(set(told[:8])) > 3  # 8 patches of each scan, not one after the other
+    assert (
+        len(set(told)) == 16 and len(set(told[:8])) > 3
+    )  # 8 patches of each scan, not one after the other
 
 
 def test_the_recipe_trains_in_two_stages_and_its_network_enhances(folder, tmp_path, noise):
@@ -427,7 +528,10 @@ def test_the_recipe_trains_in_two_stages_and_its_network_enhances(folder, tmp_pa
     assert all(torch.allclose(mean[k], (one[k] + other[k]) / 2) for k in one)
     with pytest.raises(InputError, match="two different networks"):
         weights.save_mean(fit(folder, tmp_path / "thick"), final, tmp_path / "no.safetensors")
-    model, scan = trained.load_model(tmp_path / "mean.safetensors"), Volume(noise((24, 22, 8)), np.diag([1, 1, 3.0, 1]))
+    model, scan = (
+        trained.load_model(tmp_path / "mean.safetensors"),
+        Volume(noise((24, 22, 8)), np.diag([1, 1, 3.0, 1])),
+    )
     sr = trained.super_resolve(scan, model)
     assert sr.shape == (24, 22, 24) and np.isfinite(sr.data).all()
     with pytest.raises(InputError, match="generator weights of 'robust_base'"):

@@ -41,7 +41,9 @@ SMOKE = systems.get("mdcsrn_res", "smoke").changed(model_args=SMALL)
 def fit(cohort, folder, experiment=SMOKE, **options):
     subjects = data.read_manifest(cohort)
     split = {name: [s for s in subjects if s.split == name] for name in ("train", "val")}
-    return training.train(experiment, split["train"], split["val"], folder, progress=False, device="cpu", **options)
+    return training.train(
+        experiment, split["train"], split["val"], folder, progress=False, device="cpu", **options
+    )
 
 
 class Killed(Exception):
@@ -84,19 +86,28 @@ def test_resume_gives_the_same_weights_to_the_bit(cohort, tmp_path, kill, name):
     for file in (f for f in written if f.endswith(".safetensors")):
         assert (cut.parent / file).read_bytes() == (whole.parent / file).read_bytes()
     histories = [pd.read_csv(p.parent / "history.csv") for p in (whole, cut)]
-    pd.testing.assert_frame_equal(*(h.drop(columns=["patches_per_s", "wait_share"]) for h in histories))
+    pd.testing.assert_frame_equal(
+        *(h.drop(columns=["patches_per_s", "wait_share"]) for h in histories)
+    )
 
 
 def test_adversarial_training_starts_from_the_trained_generator(cohort, tmp_path):
     start = fit(cohort, tmp_path / "start")
     experiment = systems.get("mdcsrn_res_wgan", "smoke").changed(model_args=SMALL)
-    before, after = load_file(start), load_file(fit(cohort, tmp_path / "gan", experiment, start=start))
+    before, after = (
+        load_file(start),
+        load_file(fit(cohort, tmp_path / "gan", experiment, start=start)),
+    )
     assert not torch.equal(before["last.weight"], after["last.weight"])
-    assert (before["last.weight"] - after["last.weight"]).abs().max() < 2 * experiment.training.learning_rate
+    assert (
+        before["last.weight"] - after["last.weight"]
+    ).abs().max() < 2 * experiment.training.learning_rate
     assert "score.0.weight" in load_file(tmp_path / "gan" / "critic.safetensors")
     history = pd.read_csv(tmp_path / "gan" / "history.csv")
     assert {"critic_loss", "gap", "val_gap", "loss", "adversarial"} <= set(history)
-    with pytest.raises(InputError, match="mdcsrn_res_wgan expects the generator weights of 'mdcsrn_res'"):
+    with pytest.raises(
+        InputError, match="mdcsrn_res_wgan expects the generator weights of 'mdcsrn_res'"
+    ):
         fit(cohort, tmp_path / "none", experiment)
     with pytest.raises(InputError, match="mdcsrn_res expects no generator weights"):
         fit(cohort, tmp_path / "none", start=start)
@@ -212,7 +223,9 @@ def test_replaced_scans_of_the_same_size_are_other_data(two, capsys):
 
 
 def test_names_and_every_column_that_is_read_tell_runs_apart(two):
-    (two / "m.csv").write_text("subject,split,t1,lr,mask\na,train,a.nii,lr.nii,m.nii\nb,val,b.nii,,\nc,val,a.nii,,\n")
+    (two / "m.csv").write_text(
+        "subject,split,t1,lr,mask\na,train,a.nii,lr.nii,m.nii\nb,val,b.nii,,\nc,val,a.nii,,\n"
+    )
     for name, seed in (("lr", 3), ("m", 4)):
         put(two / f"{name}.nii", seed)
     free = systems.get("recnn_free", "smoke")
@@ -231,7 +244,9 @@ def test_names_and_every_column_that_is_read_tell_runs_apart(two):
 
 
 @pytest.mark.parametrize("change", ["data", "seed", "number", "version"])
-def test_a_checkpoint_of_another_run_is_left_alone_and_the_line_says_what_differs(two, kill, monkeypatch, change):
+def test_a_checkpoint_of_another_run_is_left_alone_and_the_line_says_what_differs(
+    two, kill, monkeypatch, change
+):
     checkpoint = interrupted(two, kill)
     before, options = checkpoint.read_bytes(), {}
     if change == "data":
@@ -244,7 +259,9 @@ def test_a_checkpoint_of_another_run_is_left_alone_and_the_line_says_what_differ
     else:
         monkeypatch.setattr(training, "RESULTS_VERSION", paths.RESULTS_VERSION + 1)
         said = f"results_version {paths.RESULTS_VERSION} -> {paths.RESULTS_VERSION + 1}"
-    with pytest.raises(InputError, match=rf"checkpoint\.pt is another run's: {said}.*--restart") as caught:
+    with pytest.raises(
+        InputError, match=rf"checkpoint\.pt is another run's: {said}.*--restart"
+    ) as caught:
         quick(two, **options)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
     assert checkpoint.read_bytes() == before
@@ -283,7 +300,9 @@ def test_a_checkpoint_of_the_first_form_is_refused_in_one_line_and_still_there(t
     with pytest.raises(InputError, match=r"checkpoint\.pt .*earlier srlib.*--restart"):
         quick(two)
     assert checkpoint.read_bytes() == before
-    assert quick(two, restart=True).is_file() and len(list((two / "run").glob("checkpoint-*.pt"))) == 1
+    assert (
+        quick(two, restart=True).is_file() and len(list((two / "run").glob("checkpoint-*.pt"))) == 1
+    )
 
 
 @pytest.mark.parametrize("damage", ["text", "empty", "cut", "other", "list"])
@@ -293,7 +312,9 @@ def test_a_checkpoint_of_another_form_is_one_line_and_still_there(two, kill, dam
         torch.save({"step": 3} if damage == "other" else [torch.zeros(2)], checkpoint)
     else:
         content = checkpoint.read_bytes()
-        checkpoint.write_bytes({"text": b"not a checkpoint", "empty": b"", "cut": content[: len(content) // 2]}[damage])
+        checkpoint.write_bytes(
+            {"text": b"not a checkpoint", "empty": b"", "cut": content[: len(content) // 2]}[damage]
+        )
     before = checkpoint.read_bytes()
     with pytest.raises(InputError, match=r"checkpoint\.pt.*--restart") as caught:
         quick(two)
@@ -307,16 +328,24 @@ def test_what_experiments_did_not_have_counts_as_its_default_and_earlier_records
         renew=lambda text: systems.from_json(text).to_json(),
     )
     flat = {**ours, **ours["network"], **ours["training"], **ours["examples"], "adversarial": None}
-    flat = {name: value for name, value in flat.items() if name not in ("schema", "kind", *base.SLOTS)}
+    flat = {
+        name: value for name, value in flat.items() if name not in ("schema", "kind", *base.SLOTS)
+    }
     del ours["training"]["loss_crop"]
     for fields in (ours, flat):
         old = {**run.facts, "experiment": json.dumps(fields), "source": "another"}
         assert run.difference(old) == ""
         assert run.difference({**old, "seed": 3}) == "seed 3 -> 0"
     flat["model_args"]["kernel"] = None
-    assert run.difference({**old, "experiment": json.dumps(flat)}) == "network model_args kernel none -> 3"
+    assert (
+        run.difference({**old, "experiment": json.dumps(flat)})
+        == "network model_args kernel none -> 3"
+    )
     del flat["model_args"]["kernel"]
-    assert run.difference({**old, "experiment": json.dumps(flat)}) == "network model_args kernel none -> 3"
+    assert (
+        run.difference({**old, "experiment": json.dumps(flat)})
+        == "network model_args kernel none -> 3"
+    )
 
 
 def test_two_trainings_in_one_folder_do_not_take_each_other_s_checkpoint(two, kill, monkeypatch):
@@ -366,12 +395,22 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(two, kill):
     experiment = QUICK.changed(max_steps=6)
     checkpoint = interrupted(two, kill, experiment=experiment, checkpoint_every=1)
     before = checkpoint.read_bytes()
-    for most, every, name in ((len(before) // 2, 1, "checkpoint"), (5_000, 100, "model"), (20, 100, "history")):
-        with full_disk(most), pytest.raises(InputError, match=rf"cannot write .*{name}\.") as caught:
+    for most, every, name in (
+        (len(before) // 2, 1, "checkpoint"),
+        (5_000, 100, "model"),
+        (20, 100, "history"),
+    ):
+        with (
+            full_disk(most),
+            pytest.raises(InputError, match=rf"cannot write .*{name}\.") as caught,
+        ):
             quick(two, experiment=experiment, checkpoint_every=every)
         assert "\n" not in str(caught.value)
         assert checkpoint.read_bytes() == before and not list(checkpoint.parent.glob(".*"))
-    assert quick(two, experiment=experiment).read_bytes() == quick(two, "whole", experiment).read_bytes()
+    assert (
+        quick(two, experiment=experiment).read_bytes()
+        == quick(two, "whole", experiment).read_bytes()
+    )
 
 
 def poisoned(monkeypatch, game, part, when=2):
@@ -385,7 +424,9 @@ def poisoned(monkeypatch, game, part, when=2):
                 return {**terms, "loss": terms["loss"] * torch.nan}
             network = players.networks["critic" if part == "critic" else "generator"]
             if part == "optimizer":
-                next(iter(players.optimizers["generator"].state.values()))["exp_avg_sq"].view(-1)[0] = torch.inf
+                next(iter(players.optimizers["generator"].state.values()))["exp_avg_sq"].view(-1)[
+                    0
+                ] = torch.inf
             elif part == "buffer":
                 next(b for b in network.buffers() if b.is_floating_point())[0] = torch.nan
             else:
@@ -404,14 +445,18 @@ def poisoned(monkeypatch, game, part, when=2):
 def test_what_is_not_finite_is_never_saved(two, monkeypatch, part, name):
     experiment = systems.get(name, "smoke").changed(max_steps=40)  # a row every two steps
     poisoned(monkeypatch, LeastSquares if part == "critic" else Supervised, part)
-    with pytest.raises(InputError, match=r"diverged at step 3 .*holds the last good step") as caught:
+    with pytest.raises(
+        InputError, match=r"diverged at step 3 .*holds the last good step"
+    ) as caught:
         quick(two, experiment=experiment, checkpoint_every=1)
-    assert "\n" not in str(caught.value) and {"optimizer": "optimizer", "critic": "critic"}.get(part, "") in str(
-        caught.value
-    )
+    assert "\n" not in str(caught.value) and {"optimizer": "optimizer", "critic": "critic"}.get(
+        part, ""
+    ) in str(caught.value)
     state = torch.load(two / "run" / "checkpoint.pt", weights_only=True)
     assert state["step"] == 2
-    assert all(t.isfinite().all() for network in state["networks"].values() for t in network.values())
+    assert all(
+        t.isfinite().all() for network in state["networks"].values() for t in network.values()
+    )
     assert sorted(p.name for p in (two / "run").iterdir()) == ["checkpoint.pt"]
 
 
@@ -431,7 +476,9 @@ def test_validation_changes_nothing_of_the_networks():
     networks["generator"].eval()
     before = {n: {k: v.clone() for k, v in m.state_dict().items()} for n, m in networks.items()}
     side = np.random.default_rng(0).random((1, 32, 32, 1), np.float32)
-    row = validation.validation([(side[:, ::4], side)], experiment.training.loss)(networks, torch.device("cpu"))
+    row = validation.validation([(side[:, ::4], side)], experiment.training.loss)(
+        networks, torch.device("cpu")
+    )
     assert np.isfinite(row["val_gap"])
     for name, network in networks.items():
         assert all(torch.equal(v, before[name][k]) for k, v in network.state_dict().items()), name
@@ -449,7 +496,8 @@ def test_fabric_is_told_the_gpu_that_was_asked_for(monkeypatch, name, processes,
 
 
 @pytest.mark.parametrize(
-    "name, processes", [("cuda:1", 2), ("cuda", 3), ("mps", 2), ("cpu", 0), ("cpu", -1), ("cpu", 1.5)]
+    "name, processes",
+    [("cuda:1", 2), ("cuda", 3), ("mps", 2), ("cpu", 0), ("cpu", -1), ("cpu", 1.5)],
 )
 def test_processes_that_cannot_be_are_refused(monkeypatch, name, processes):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -482,7 +530,10 @@ def test_training_goes_to_the_gpu_that_was_asked_for(two, monkeypatch):
         ({"optimizer_args": {"beta": 1}}, "beta"),
         ({"schedule": "inverse", "schedule_args": {"rate": 1, "every": 0}}, "division by zero"),
         ({"schedule": "cyclic", "schedule_args": {"low": -1, "up": 2}}, "learning rates"),
-        ({"game": Wasserstein(1.0), "patch_size": (9, 9, 8)}, "the critic does not take its settings"),
+        (
+            {"game": Wasserstein(1.0), "patch_size": (9, 9, 8)},
+            "the critic does not take its settings",
+        ),
     ],
 )
 def test_what_an_experiment_names_is_looked_up_before_anything_is_written(two, change, said):
@@ -491,7 +542,9 @@ def test_what_an_experiment_names_is_looked_up_before_anything_is_written(two, c
     assert not (two / "run").exists()
 
 
-@pytest.mark.parametrize("options", [{"seed": -1}, {"seed": 0.5}, {"checkpoint_every": 0}, {"checkpoint_every": -2}])
+@pytest.mark.parametrize(
+    "options", [{"seed": -1}, {"seed": 0.5}, {"checkpoint_every": 0}, {"checkpoint_every": -2}]
+)
 def test_mistyped_numbers_of_a_run_are_refused(two, options):
     with pytest.raises(InputError, match=next(iter(options))):
         quick(two, **options)
@@ -522,19 +575,34 @@ def test_importing_the_package_sets_no_environment_variable():
 
 def test_the_command_records_its_run_in_the_place_where_notebooks_look(two, monkeypatch):
     monkeypatch.setenv("SRLIB_RESULTS", str(two / "results"))
-    words = ["train", "recnn_x2", "--profile", "smoke", "--cohort", str(two / "m.csv"), "--device", "cpu"]
+    words = [
+        "train",
+        "recnn_x2",
+        "--profile",
+        "smoke",
+        "--cohort",
+        str(two / "m.csv"),
+        "--device",
+        "cpu",
+    ]
     result = CliRunner().invoke(main, words)
     assert result.exit_code == 0, result.output
     weights = result.stdout.strip()
     runs = results.read_runs(paths.results_dir("smoke", two / "m.csv"))
-    assert list(runs["experiment"]) == ["recnn_x2"] and list(runs["checkpoint_sha256"]) == [paths.sha256(weights)]
+    assert list(runs["experiment"]) == ["recnn_x2"] and list(runs["checkpoint_sha256"]) == [
+        paths.sha256(weights)
+    ]
     assert runs["run_id"][0] == os.path.basename(os.path.dirname(weights))
     aside = CliRunner().invoke(main, [*words, "--out", str(two / "own")])
     assert aside.exit_code == 0
-    pd.testing.assert_frame_equal(results.read_runs(paths.results_dir("smoke", two / "m.csv")), runs)
+    pd.testing.assert_frame_equal(
+        results.read_runs(paths.results_dir("smoke", two / "m.csv")), runs
+    )
     made = runs.train_all(["recnn_x2"], "smoke", two / "m.csv", device="cpu")
     assert str(made["recnn_x2"]) == weights
-    pd.testing.assert_frame_equal(results.read_runs(paths.results_dir("smoke", two / "m.csv")), runs)
+    pd.testing.assert_frame_equal(
+        results.read_runs(paths.results_dir("smoke", two / "m.csv")), runs
+    )
 
 
 @pytest.mark.parametrize(
@@ -544,7 +612,9 @@ def test_the_command_records_its_run_in_the_place_where_notebooks_look(two, monk
 )  # fmt: skip
 def test_the_command_names_the_option_for_weights_that_are_missing(two, words, option):
     words = [str(two / w) if w == "a.nii" else w for w in words]
-    result = CliRunner().invoke(main, ["train", *words, "--cohort", str(two / "m.csv"), "--out", str(two / "run")])
+    result = CliRunner().invoke(
+        main, ["train", *words, "--cohort", str(two / "m.csv"), "--out", str(two / "run")]
+    )
     assert result.exit_code == 1 and option in result.stderr and "None" not in result.stderr
     assert result.stderr.count("\n") == 1
 
