@@ -196,7 +196,8 @@ def test_a_kernel_starts_where_one_stands_and_relative_paths_mean_the_same(
     monkeypatch.chdir(tmp_path / "sub")
     monkeypatch.setenv("SRLIB_RESULTS", "here")
     books(
-        "00_first", "from srlib import paths; import os; print(os.getcwd(), paths.results_root())"
+        "00_first",
+        "from srlib.core import paths; import os; print(os.getcwd(), paths.results_root())",
     )
     folder = runner.run("smoke", "../mine.csv", names=["00"])
     assert folder == tmp_path / "sub" / "here" / "smoke_mine"
