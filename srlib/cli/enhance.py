@@ -4,22 +4,19 @@ import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import click
 
+from srlib.cli.options import ALIGN, DEVICE, FACTOR
 from srlib.core.paths import InputError, first_line
 
-FACTOR = {"nargs": 3, "type": float, "metavar": "X Y Z"}
-DEVICE = click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps.")
-ALIGN = click.Choice(["center", "corners"])
 STATUSES = ("enhanced", "done before", "failed")
 
 
-def one_line(err: object) -> str:
-    """What the user sees of an error."""
+def one_line(err):
+    """Format an error as the user sees it."""
     return "error: " + " ".join(str(err).split())
 
 
@@ -90,13 +87,13 @@ def enhance(no_flip, **given) -> None:
     a folder of scans, or a manifest (CSV with the columns subject, t1 and, where the model takes
     it, t2).
 
-    OUT: a file for a single scan, else a folder, where each becomes NAME_sr.nii.gz and summary.csv
-    says how it went.
+    OUT: a file for a single scan, else a folder. There each scan becomes NAME_sr.nii.gz, and
+    summary.csv lists the results.
 
-    Run again, it goes on where it was stopped: what was made from the same scan in the same way is
-    left as it is, and nothing else is overwritten without --force. A scan that cannot be used is
-    named in one line, the others are enhanced all the same, and the exit code is 1. Stopped by
-    Ctrl-C or SIGTERM, it ends at once and the exit code is 130.
+    The same command resumes a run that was stopped: it keeps what was made from the same scan in
+    the same way, and overwrites nothing else without --force. A scan that cannot be used is named
+    in one line, the others are enhanced all the same, and the exit code is 1. Ctrl-C or SIGTERM
+    ends the run at once, with exit code 130.
 
     \b
     Example:
@@ -106,72 +103,68 @@ def enhance(no_flip, **given) -> None:
       srlib enhance mine.csv enhanced --weights recnn_x2_t2  # T1 and T2 of each subject
     """
     try:
-        with stopped_by_signals():
-            counts = enhance_all(flip=not no_flip, **given)
+        _stop_on_signals()
+        counts = _enhance_all(flip=not no_flip, **given)
     except InputError:
         raise
     except KeyboardInterrupt:
-        tell(one_line("stopped; the same command goes on where it was"))
+        _print(one_line("stopped; run the same command again to resume"))
         sys.exit(130)
-    except (
-        Exception
-    ) as err:  # whatever it is, a traceback is of no use to who has a scan to enhance
+    except Exception as err:  # a traceback does not help somebody with a scan to enhance
         raise InputError(f"failed unexpectedly ({type(err).__name__}: {first_line(err)})") from err
     if counts["failed"]:
         sys.exit(1)
 
 
-def enhance_all(
-    sources, target, weights, reference, uncertainty, report, device, **settings
-) -> Counter:
-    """Enhance, print what becomes of each scan, write the summary; how many have which status."""
+def _enhance_all(sources, target, weights, reference, uncertainty, report, device, **settings):
+    """Enhance, print the outcome of each scan, write the summary; return the count per status."""
     from srlib.enhance import batch, jobs
     from srlib.systems import trained
 
     model = trained.load_model(weights, device=device)
     columns = model.experiment.contrast, model.experiment.reference
-    todo = jobs.jobs(sources, target, reference, uncertainty, columns, report)
-    folder, outcomes = Path(target), []
+    todo = jobs.jobs(
+        sources,
+        target,
+        reference=reference,
+        uncertainty=uncertainty,
+        columns=columns,
+        report=report,
+    )
+    folder, outcomes, counts = Path(target), [], Counter()
     if folder.is_dir():
-        jobs.read_summary(folder)  # refused now where it is none of ours
+        jobs.read_summary(folder)  # refuse now a summary.csv of another kind
     try:
-        with closing(batch.run(todo, model, weights, tell, **settings)) as running:
+        with closing(batch.run(todo, model, weights, tell=_print, **settings)) as running:
             for outcome in running:
                 outcomes.append(outcome)
+                counts[outcome.status] += 1
                 if outcome.status == "failed":
-                    tell(one_line(outcome.message))
+                    _print(one_line(outcome.message))
                 else:
-                    tell(outcome.job.target, err=False)
+                    _print(outcome.job.target, err=False)
     finally:
-        counts = Counter(outcome.status for outcome in outcomes)
         if folder.is_dir() and outcomes:
             summary = jobs.write_summary(folder, outcomes)
-            told = ", ".join(f"{counts[status]} {status}" for status in STATUSES)
-            tell(f"{told}; see {summary}")
+            totals = ", ".join(f"{counts[status]} {status}" for status in STATUSES)
+            _print(f"{totals}; see {summary}")
     return counts
 
 
-def tell(line: object, err: bool = True) -> None:
-    """Print a line; that nobody reads any more, as after '| head', stops no enhancing."""
+def _print(line, err=True):
+    """Print a line; a closed pipe, as after '| head', does not stop the run."""
     try:
-        click.echo(str(line).encode(errors="replace"), err=err)  # names of files need not be text
+        click.echo(str(line).encode(errors="replace"), err=err)  # file names need not be text
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2 if err else 1)
 
 
-@contextmanager
-def stopped_by_signals() -> Iterator[None]:
-    """Within this block what ends a process (scancel, a closed terminal) acts as Ctrl-C does.
+def _stop_on_signals():
+    """Treat SIGTERM (scancel) and SIGHUP (a closed terminal) as Ctrl-C from now on.
 
-    A hang-up that nohup ignores stays ignored. SIGINT is heard even where a script's ``&`` has it
-    ignored.
+    A SIGHUP that nohup ignores stays ignored. SIGINT is handled even where a script's ``&`` makes
+    the process ignore it.
     """
-    before = {}
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if number is signal.SIGINT or signal.getsignal(number) is signal.SIG_DFL:
-                before[number] = signal.signal(number, signal.default_int_handler)
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number is signal.SIGINT or signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
