@@ -5,10 +5,11 @@ import os
 import sys
 
 import click
+from click import argument, option
 
 from srlib import __version__
 from srlib.cli.enhance import enhance, one_line
-from srlib.cli.options import COHORT, CSV_OUT, DEVICE, FORCE, PROFILE, SEED
+from srlib.cli.options import COHORT, CSV_OUT, DEVICE, FORCE, PROFILE, SEED, flag
 from srlib.cli.scans import degrade, evaluate
 from srlib.core.paths import InputError, root
 
@@ -32,7 +33,7 @@ class Group(click.Group):
     cls=Group, context_settings={"help_option_names": ["-h", "--help"], "show_default": True}
 )
 @click.version_option(__version__)
-def main() -> None:
+def main():
     """Replications of published medical-image super-resolution systems, side by side."""
     # Large tensors on huge pages where Linux offers them: whole-scan inference takes half the time.
     # PyTorch reads this once, at its first large allocation; kernels of notebooks inherit it.
@@ -52,11 +53,11 @@ for command in (degrade, enhance, evaluate):
 
 
 @main.command()
-@click.argument("notebooks", nargs=-1)
+@argument("notebooks", nargs=-1)
 @PROFILE
 @COHORT
 @SEED
-@click.option(
+@option(
     "-p",
     "parameters",
     type=(str, literal),
@@ -64,8 +65,8 @@ for command in (degrade, enhance, evaluate):
     metavar="NAME VALUE",
     help="A further notebook parameter.",
 )
-@click.option("--force", is_flag=True, help="Run also what is finished and unchanged.")
-def run(notebooks, profile, cohort, seed, parameters, force) -> None:
+@flag("--force", "Run also what is finished and unchanged.")
+def run(notebooks, profile, cohort, seed, parameters, force):
     """Execute the notebooks in order (all, or those named) and print the result table.
 
     \b
@@ -87,39 +88,31 @@ def run(notebooks, profile, cohort, seed, parameters, force) -> None:
 
 
 @main.command()
-@click.argument("experiment")
+@argument("experiment")
 @COHORT
 @PROFILE
 @SEED
-@click.option("--out", help="Folder of the run [default: its place under results/].")
+@option("--out", help="Folder of the run [default: its place under results/].")
 @DEVICE
-@click.option("--processes", default=1, help="Processes (one per GPU) that share each batch.")
-@click.option(
+@option("--processes", default=1, help="Processes (one per GPU) that share each batch.")
+@option(
     "--start", help="Weights to start from (file or experiment), for experiments that need them."
 )
-@click.option(
-    "--snapshots", is_flag=True, help="Write the validation patch as NIfTI whenever it is measured."
-)
-@click.option("--store", help="Patches made by 'srlib store', instead of cutting them from scans.")
-@click.option(
+@flag("--snapshots", "Write the validation patch as NIfTI whenever it is measured.")
+@option("--store", help="Patches made by 'srlib store', instead of cutting them from scans.")
+@option(
     "--start-critic",
     type=click.Path(exists=True),
     help="Critic's weights to start from (critic.safetensors).",
 )
-@click.option(
-    "--tensorboard",
-    is_flag=True,
-    help="Log scalars and a sample image into the folder's tensorboard/.",
-)
-@click.option("--classes", help="Classes of labels (csv/README.md), where examples are synthetic.")
-@click.option("--priors", help="Their intensities, made by 'srlib priors'.")
-@click.option(
+@flag("--tensorboard", "Log scalars and a sample image into the folder's tensorboard/.")
+@option("--classes", help="Classes of labels (csv/README.md), where examples are synthetic.")
+@option("--priors", help="Their intensities, made by 'srlib priors'.")
+@option(
     "--segmenter", help="Trained segmenter (file or experiment), for experiments that need one."
 )
-@click.option(
-    "--restart", is_flag=True, help="Set an interrupted run's checkpoint aside and start again."
-)
-def train(experiment, cohort, profile, seed, out, device, **options) -> None:
+@flag("--restart", "Set an interrupted run's checkpoint aside and start again.")
+def train(experiment, cohort, profile, seed, out, device, **options):
     """Train one experiment; an interrupted training goes on where its last checkpoint was.
 
     \b
@@ -144,12 +137,12 @@ def train(experiment, cohort, profile, seed, out, device, **options) -> None:
 
 
 @main.command()
-@click.argument("experiment")
+@argument("experiment")
 @COHORT
 @PROFILE
-@click.option("--out", required=True, help="The HDF5 file to write.")
+@option("--out", required=True, help="The HDF5 file to write.")
 @FORCE
-def store(experiment, cohort, profile, out, force) -> None:
+def store(experiment, cohort, profile, out, force):
     """Write an experiment's training patches as HDF5 (data and label), for 'srlib train --store' or
     for Caffe.
 
@@ -166,14 +159,14 @@ def store(experiment, cohort, profile, out, force) -> None:
 
 
 @main.command()
-@click.argument("layout")
-@click.argument("folder")
+@argument("layout")
+@argument("folder")
 @CSV_OUT
-@click.option("--split", default="0.7/0.1/0.2", help="train/val/test or train/val/eval/test.")
+@option("--split", default="0.7/0.1/0.2", help="train/val/test or train/val/eval/test.")
 @SEED
-@click.option("--subjects", help="CSV with the column id: only these subjects.")
+@option("--subjects", help="CSV with the column id: only these subjects.")
 @FORCE
-def manifest(layout, folder, out, split, seed, subjects, force) -> None:
+def manifest(layout, folder, out, split, seed, subjects, force):
     """Write a manifest for a folder in a known layout: hcp, adni, kirby, bids, synthsr or flat.
 
     \b
@@ -192,16 +185,16 @@ def manifest(layout, folder, out, split, seed, subjects, force) -> None:
 
 
 @main.command()
-@click.argument("manifest")
-@click.option(
+@argument("manifest")
+@option(
     "--classes",
     required=True,
     help="CSV with label and class, or the original generation_labels.npy.",
 )
 @CSV_OUT
-@click.option("--split", default="train", help="Rows of the manifest to use.")
+@option("--split", default="train", help="Rows of the manifest to use.")
 @FORCE
-def priors(manifest, classes, out, split, force) -> None:
+def priors(manifest, classes, out, split, force):
     """Measure how bright each class of labels is: SynthSR's priors, for t1 and t2, from scans
     with label maps.
 
@@ -224,12 +217,12 @@ def priors(manifest, classes, out, split, force) -> None:
 
 
 @main.command()
-@click.argument("collection")
-@click.argument("folder")
-@click.option("--out", required=True, help="Folder for the NIfTI files.")
-@click.option("--manifest", required=True, help="The CSV to write.")
+@argument("collection")
+@argument("folder")
+@option("--out", required=True, help="Folder for the NIfTI files.")
+@option("--manifest", required=True, help="The CSV to write.")
 @FORCE
-def convert(**given) -> None:
+def convert(**given):
     """Turn a published collection of 2-D images (deeplesion or duke) into NIfTI files and a
     manifest.
 
@@ -243,8 +236,8 @@ def convert(**given) -> None:
 
 
 @main.command()
-@click.option("--check", is_flag=True, help="Write nothing; fail when a table is stale.")
-def readme(check) -> None:
+@flag("--check", "Write nothing; fail when a table is stale.")
+def readme(check):
     """Make the README's result tables from results/.
 
     \b

@@ -8,8 +8,9 @@ from contextlib import closing
 from pathlib import Path
 
 import click
+from click import argument, option
 
-from srlib.cli.options import ALIGN, DEVICE, FACTOR
+from srlib.cli.options import ALIGN, DEVICE, FACTOR, flag
 from srlib.core.paths import InputError, first_line
 
 STATUSES = ("enhanced", "done before", "failed")
@@ -21,66 +22,54 @@ def one_line(err):
 
 
 @click.command()
-@click.argument("sources", metavar="IN...", nargs=-1, required=True)
-@click.argument("target", metavar="OUT")
-@click.option(
-    "--weights", default="robust", help="Shipped, published or own weights: a file or a name."
-)
-@click.option(
+@argument("sources", metavar="IN...", nargs=-1, required=True)
+@argument("target", metavar="OUT")
+@option("--weights", default="robust", help="Shipped, published or own weights: a file or a name.")
+@option(
     "--factor",
     **FACTOR,
     help="How much finer, per voxel axis [default: thick axes as fine as the others, else 2].",
 )
-@click.option(
-    "--spacing", "spacing_mm", **FACTOR, help="Target spacing in mm, instead of a factor."
-)
-@click.option(
+@option("--spacing", "spacing_mm", **FACTOR, help="Target spacing in mm, instead of a factor.")
+@option(
     "--reference",
     help="For a single IN: its scan of another contrast, if the model takes one; not registered.",
 )
-@click.option(
+@option(
     "--align",
     type=ALIGN,
     default="center",
     help="What stays: the field of view, or the outermost voxel centres.",
 )
-@click.option(
+@option(
     "--dtype",
     type=click.Choice(["float32", "int16", "uint8", "uint16", "int32", "same"]),
     default="float32",
     help="Numbers that the output holds; 'same': those of the input.",
 )
-@click.option(
+@option(
     "--zero-filled",
     **FACTOR,
     help="robust: by how much the scanner interpolated already, per axis; the grid stays.",
 )
-@click.option("--report", metavar="FOLDER", help="Write a page on each scan there: NAME_sr.html.")
-@click.option("--ct", is_flag=True, help="SynthSR: clip the scan to 0 to 80 HU first.")
-@click.option(
-    "--no-flip",
-    is_flag=True,
-    help="robust, SynthSR: one pass, instead of the mean with the mirrored scan's.",
-)
-@click.option(
+@option("--report", metavar="FOLDER", help="Write a page on each scan there: NAME_sr.html.")
+@flag("--ct", "SynthSR: clip the scan to 0 to 80 HU first.")
+@flag("--no-flip", "robust, SynthSR: one pass, instead of the mean with the mirrored scan's.")
+@option(
     "--uncertainty",
     metavar="OUT",
     help="SynthSR trained with 'laplace': write the uncertainty here.",
 )
-@click.option(
-    "--force", is_flag=True, help="Replace outputs that are there, whatever they were made from."
-)
+@flag("--force", "Replace outputs that are there, whatever they were made from.")
 @DEVICE
-@click.option(
-    "--workers", type=click.IntRange(1), default=1, help="Processes that share the scans."
-)
-@click.option(
+@option("--workers", type=click.IntRange(1), default=1, help="Processes that share the scans.")
+@option(
     "--max-memory",
     "max_memory_gb",
     type=float,
     help="GB that tiles may take, of all workers [default: 3; 6 for SynthSR].",
 )
-def enhance(no_flip, **given) -> None:
+def enhance(no_flip, **given):
     """Super-resolve scans; each output lies where its scan lay.
 
     IN: a scan (NIfTI, MGH, Analyze, .npz, .png, a DICOM file or a folder of DICOM slices), several,

@@ -77,14 +77,11 @@ def run(
     todo = [_Notebook(notebook) for notebook in notebooks(names)]
     given = {"profile": profile, "cohort": str(path.absolute()), "seed": seed}
     known = sorted({name for notebook in todo for name in notebook.defaults})
-    for name, value in (parameters or {}).items():
-        if name in ("profile", "cohort", "seed"):
+    for name in parameters or {}:
+        if name in given:
             raise InputError(f"-p {name}: also says where results go; give it as --{name}")
-        if name not in known:
-            raise InputError(
-                f"no notebook has a parameter {name!r}; expected one of {', '.join(known)}"
-            )
-        given[name] = value
+        choose(dict.fromkeys(known), name, "notebook parameter")
+    given |= parameters or {}
     folder = results_dir(profile, path)
     make_dir(folder / "notebooks")
     for number, notebook in enumerate(todo, 1):
@@ -118,8 +115,10 @@ class _Notebook:
         values = {k: v for k, v in given.items() if k in self.defaults}
         used = self.defaults | values
         before = self.inputs(used, folder)
-        finished = self.finished(folder) and not force
-        if finished and _stored(books, self.path) == self.key(books, used, before):
+        writes = [f"notebooks/{self.path.name}", *self.declared.get("writes", [])]
+        finished = all(any(folder.glob(pattern)) for pattern in writes)
+        same = _stored(books, self.path) == self.key(books, used, before)
+        if finished and same and not force:
             return False
         _execute(self.path, books, values)
         # the first notebooks make files that were not there
@@ -157,11 +156,6 @@ class _Notebook:
         upstream = [_stored(books, path) for path in notebooks() if path.stem < self.path.stem]
         parts = [self.code, used, inputs, upstream, RESULTS_VERSION]
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
-
-    def finished(self, folder):
-        """Whether the executed notebook and everything that it declares to write exist."""
-        writes = [f"notebooks/{self.path.name}", *self.declared.get("writes", [])]
-        return all(any(folder.glob(pattern)) for pattern in writes)
 
 
 def _stored(books, notebook):

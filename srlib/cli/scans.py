@@ -5,9 +5,10 @@ import os
 from pathlib import Path
 
 import click
+from click import argument, option
 
 from srlib import __version__
-from srlib.cli.options import ALIGN, COHORT, FACTOR
+from srlib.cli.options import ALIGN, COHORT, FACTOR, flag
 from srlib.core.paths import InputError, apart
 
 DEGRADATIONS = {  # with the options that each takes
@@ -20,31 +21,27 @@ EVERY = {"scanline": 4, "sparse_view": 16}  # as published
 
 
 @click.command()
-@click.argument("source", metavar="IN", type=Path)
-@click.argument("target", metavar="OUT", type=Path)
-@click.option("--degradation", type=click.Choice([*DEGRADATIONS]), default="gaussian")
-@click.option(
+@argument("source", metavar="IN", type=Path)
+@argument("target", metavar="OUT", type=Path)
+@option("--degradation", type=click.Choice([*DEGRADATIONS]), default="gaussian")
+@option(
     "--factor",
     **FACTOR,
     help="Per voxel axis, 1 or more, of gaussian and kspace [default: 2, 1 across an image].",
 )
-@click.option(
+@option(
     "--every",
     type=int,
     help="scanline: keep every N-th column; sparse_view: N-th of 1,000 [default: 4, 16].",
 )
-@click.option(
+@option(
     "--window", nargs=2, type=float, metavar="LOW HIGH", help="Clip first, as CT to -1024 200 HU."
 )
-@click.option("--sigma", type=float, help="Gaussian blur in HR voxels [default: 1].")
-@click.option("--align", type=ALIGN, help="Gaussian sampling grid [default: center].")
-@click.option(
-    "--on-grid",
-    is_flag=True,
-    help="Interpolate the result back on the input's grid (cubic spline).",
-)
-@click.option("--force", is_flag=True, help="Replace OUT even if this command did not make it.")
-def degrade(source, target, degradation, window, on_grid, force, **options) -> None:
+@option("--sigma", type=float, help="Gaussian blur in HR voxels [default: 1].")
+@option("--align", type=ALIGN, help="Gaussian sampling grid [default: center].")
+@flag("--on-grid", "Interpolate the result back on the input's grid (cubic spline).")
+@flag("--force", "Replace OUT even if this command did not make it.")
+def degrade(source, target, degradation, window, on_grid, force, **options):
     """Make a low-resolution scan; its affine says where the coarse voxels lie.
 
     A NIfTI keeps its header, as with 'srlib enhance'. The command replaces an OUT that it made
@@ -93,21 +90,19 @@ def degrade(source, target, degradation, window, on_grid, force, **options) -> N
 
 
 @click.command()
-@click.argument("hr", required=False)
-@click.argument("sr", required=False)
-@click.option("--mask", help="Scan that is non-zero where voxels count.")
-@click.option(
-    "--data-range", type=float, help="Peak of PSNR and SSIM [default: HR's maximum - minimum]."
-)
-@click.option(
+@argument("hr", required=False)
+@argument("sr", required=False)
+@option("--mask", help="Scan that is non-zero where voxels count.")
+@option("--data-range", type=float, help="Peak of PSNR and SSIM [default: HR's maximum - minimum].")
+@option(
     "--weights",
     help="Instead of two scans: a model, to be run on the degraded scans of a manifest.",
 )
 @COHORT
-@click.option("--split", default="test", help="Its rows.")
-@click.option("--task", help="Degradation, by its name in the tables [default: that of training].")
-@click.option("--out", help="Folder for the HR, LR and SR scans and metrics.csv.")
-def evaluate(hr, sr, mask, data_range, weights, cohort, split, task, out) -> None:
+@option("--split", default="test", help="Its rows.")
+@option("--task", help="Degradation, by its name in the tables [default: that of training].")
+@option("--out", help="Folder for the HR, LR and SR scans and metrics.csv.")
+def evaluate(hr, sr, mask, data_range, weights, cohort, split, task, out):
     """Measure an estimate (one CSV row, with its conventions), or a model on every test scan of
     a manifest.
 

@@ -75,16 +75,9 @@ def jobs(
     """
     target = Path(target)
     reference, uncertainty, report = (p and Path(p) for p in (reference, uncertainty, report))
-    first = Path(sources[0])
-    if len(sources) == 1 and first.suffix.lower() == ".csv":
-        found, single = _listed(first, columns), False
-    else:
-        scans = [scan for source in sources for scan in scans_in(source) or [Path(source)]]
-        found, single = [(scan, _stem(scan), reference) for scan in scans], scans == [first]
-    if reference and not single:
-        raise InputError(
-            f"{reference}: a reference goes with a single scan; list those of several in a manifest"
-        )
+    found = _found(sources, columns, reference)
+    scan = found[0][0]
+    single = [*map(Path, sources)] == [scan]
     if report:
         make_dir(report)
     if single and target.suffix and not target.is_dir():
@@ -93,7 +86,7 @@ def jobs(
                 f"{target}: expected a name ending in {', '.join(WRITTEN)}, or a folder"
             )
         page = report and report / f"{_stem(target)}.html"
-        return [Job(first, target, reference, uncertainty, page)]
+        return [Job(scan, target, reference, uncertainty, page)]
     _check_names([name for _, name, _ in found])
     among = {scan for scan, *_ in found}
     if not single:
@@ -112,6 +105,21 @@ def jobs(
         )
         for scan, name, other in found
     ]
+
+
+def _found(sources, columns, reference):
+    """Scan, name and reference of each job."""
+    first = Path(sources[0])
+    if len(sources) == 1 and first.suffix.lower() == ".csv":
+        scans, found = [], _listed(first, columns)
+    else:
+        scans = [scan for source in sources for scan in scans_in(source) or [Path(source)]]
+        found = [(scan, _stem(scan), reference) for scan in scans]
+    if reference and len(scans) != 1:
+        raise InputError(
+            f"{reference}: a reference goes with a single scan; list those of several in a manifest"
+        )
+    return found
 
 
 def _stem(path):

@@ -57,10 +57,7 @@ def _together(waiting, workers, pool, processes, begin, given):
             processes.append(process)
             pool[pipe] = None
         for pipe in wait([*pool]):
-            try:
-                result = pipe.recv()
-            except (EOFError, OSError):  # the process died
-                result = ENDED
+            result = _received(pipe)
             job = pool.pop(pipe)
             if result is ENDED and job is None:
                 workers -= 1
@@ -74,6 +71,13 @@ def _together(waiting, workers, pool, processes, begin, given):
                 with suppress(OSError):  # it died meanwhile; the next wait shows it
                     pipe.send(pool[pipe])
     yield from ((job, ENDED) for job in waiting)
+
+
+def _received(pipe):
+    try:
+        return pipe.recv()
+    except (EOFError, OSError):  # the process died
+        return ENDED
 
 
 def _kill(processes):

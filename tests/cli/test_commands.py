@@ -145,7 +145,7 @@ def test_bad_arguments_are_one_line(srlib, scan, weights, cohort, tmp_path):
     assert_refused(srlib("run", "--cohort", tmp_path / "none.csv"), "no such manifest")
     assert_refused(
         srlib("run", "--cohort", cohort, "--profile", "smoke", "-p", "sede", 3),
-        "no notebook has a parameter",
+        "unknown notebook parameter",
     )
     assert_refused(
         srlib("manifest", "flat", tmp_path / "nowhere", "--out", tmp_path / "m.csv"), "nowhere"

@@ -97,7 +97,7 @@ def test_parameters_reach_the_notebook_and_typos_are_refused(books, cohort):
     assert executed["metadata"]["papermill"]["parameters"] == expected
     with pytest.raises(
         InputError,
-        match="no notebook has a parameter 'sede'; expected one of cohort, profile, seed",
+        match="unknown notebook parameter 'sede'; expected one of cohort, profile, seed",
     ):
         runner.run("smoke", cohort, parameters={"sede": 7})
 
