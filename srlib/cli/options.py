@@ -8,7 +8,7 @@ def flag(name, text):
     return option(name, is_flag=True, help=text)
 
 
-FACTOR = {"nargs": 3, "type": float, "metavar": "X Y Z"}
+FACTOR: dict = {"nargs": 3, "type": float, "metavar": "X Y Z"}
 ALIGN = Choice(["center", "corners"])
 DEVICE = option("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps.")
 PROFILE = option("--profile", default="quick", help="Budget: smoke, quick or paper.")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,7 +44,7 @@ def run(
     max_memory_gb: float | None = None,
     dtype: str = "float32",
     force: bool = False,
-    **settings: object,
+    **settings: Any,
 ) -> Iterator[Outcome]:
     """Enhance scans with a model and its weights; yield the outcome of each as it finishes.
 
@@ -119,6 +120,7 @@ class Enhancer:
         with suppress(InputError):
             outcome = self._earlier(job, self._record(job))
             return outcome and replace(outcome, status="enhanced")
+        return None
 
     def _tell(self, job, line):
         count = len(self.todo)

@@ -74,7 +74,9 @@ def jobs(
     InputError if two outputs would have one name, or if outputs would lie among the scans.
     """
     target = Path(target)
-    reference, uncertainty, report = (p and Path(p) for p in (reference, uncertainty, report))
+    reference, uncertainty, report = (
+        Path(p) if p else None for p in (reference, uncertainty, report)
+    )
     found = _found(sources, columns, reference)
     scan = found[0][0]
     single = [*map(Path, sources)] == [scan]
@@ -149,7 +151,8 @@ def _listed(manifest, columns):
     columns = [c for c in columns if c]
     found, taken = [], {}
     for row in read_table(manifest, columns, ("subject", "split", *VOLUMES)):
-        scan, reference, *_ = [*(_place(manifest, row[c]) for c in columns), None]
+        scan, *others = [_place(manifest, row[c]) for c in columns]
+        reference = others[0] if others else None
         name = row["subject"] if "subject" in row else _stem(scan or manifest)
         check_name(name, row.place, taken)
         found.append((scan or Path(f"{row.place}, column {columns[0]} (empty)"), name, reference))
@@ -164,7 +167,7 @@ def _place(manifest, cell):
 
 
 def check_places(job: Job) -> None:
-    """Raise InputError for outputs without a folder, among slices, of one name, or that are inputs."""
+    """Raise InputError for outputs without a folder, among slices, of one name, or among inputs."""
     inputs = [p for p in (job.source, job.reference) if p]
     for path in job.outputs:
         if not path.parent.is_dir():

@@ -6,15 +6,13 @@ from html import escape
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from scipy.signal import periodogram
 
 from srlib.core.paths import atomic
 from srlib.evaluation.figures import Picture, planes
 from srlib.evaluation.views import windows
-from srlib.scans.intensity import sample
 from srlib.scans.space import same_lattice
-from srlib.scans.volume import Volume, axcodes, reorient
+from srlib.scans.volume import Volume, describe, reorient
 
 ZOOM = 3.5  # in the pictures of details
 DPI = (150, 300)  # lowest and highest resolution of pictures
@@ -23,9 +21,7 @@ AXES = ("left to right", "posterior to anterior", "inferior to superior")
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:1280px;margin:2em auto;padding:0 1em}
 body{color:#222;background:#fff}h1{font-size:1.5em}h2{font-size:1.15em;margin-top:2em}
-table{border-collapse:collapse}img{max-width:100%}
-th,td{text-align:left;padding:.25em 1.2em .25em 0;border-bottom:1px solid #ddd}
-th,td{font-variant-numeric:tabular-nums}
+img{max-width:100%}
 .warn{background:#fff4d6;border-left:4px solid #e0a100;padding:.5em 1em}
 """
 
@@ -54,18 +50,17 @@ def write_report(
     whole = planes(scans, "before", (1,), interpolated, differences=one == two)
     close = planes(scans, "before", (ZOOM,), interpolated, differences=False)
     dpi = float(np.clip(max(after.shape) / 2, *DPI))
-    facts = {"before": _facts(before), "after": _facts(after)}
+    facts = f"<p>Before: {describe(before)}.</p><p>After: {describe(after)}.</p>"
     sections = {
-        "Facts": "",
+        "Facts": facts,
         "Through the middle": f"<p>{units}.</p>{_picture(whole, 'planes', dpi)}",
         "Details": _picture(close, "details", dpi),
         "Power spectra": _spectra(reorient(before), reorient(after)),
     }
     if uncertainty is not None:
-        facts["uncertainty"] = _facts(uncertainty)
         shown = _picture(planes({"uncertainty": uncertainty}, None, (1,)), "uncertainty", dpi)
-        sections["Uncertainty"] = f"<p>In the units of the scan after.</p>{shown}"
-    sections["Facts"] = pd.DataFrame.from_dict(facts, "index").to_html(border=0)
+        text = f"{describe(uncertainty)}, in the units of the scan after"
+        sections["Uncertainty"] = f"<p>{text}.</p>{shown}"
     body = [
         f"<h1>{escape(title)}</h1>",
         *(f"<p>{escape(line)}</p>" for line in lines),
@@ -83,21 +78,6 @@ def write_report(
 def _picture(figure, caption, dpi):
     content = base64.b64encode(figure.png(dpi)).decode()
     return f'<img alt="{caption}" src="data:image/png;base64,{content}">'
-
-
-def _facts(scan):
-    return {
-        "voxels": _times(scan.shape),
-        "spacing (mm)": _times(scan.spacing_mm),
-        "field of view (mm)": _times(np.multiply(scan.shape, scan.spacing_mm)),
-        "axes": axcodes(scan),
-        "intensities": f"{np.nanmin(scan.data):.4g} to {np.nanmax(scan.data):.4g}",
-        "99th percentile": f"{np.nanpercentile(sample(scan.data), 99):.4g}",
-    }
-
-
-def _times(values):
-    return " × ".join(f"{value:.4g}" for value in values)
 
 
 def spectrum(volume: Volume, axis: int) -> tuple[np.ndarray, np.ndarray]:

@@ -5,25 +5,19 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from multiprocessing.connection import wait
-from typing import TypeVar
 
 from srlib.core.paths import first_line
 
-T, R = TypeVar("T"), TypeVar("R")
 ENDED = "its process ended, perhaps for want of memory; use fewer --workers and run again"
 STOPPED = "stopped before it ended"
 
 
 def share(
-    todo: Sequence[T],
-    workers: int,
-    here: Callable[[T], R],
-    begin: Callable[..., Callable[[T], R]],
-    *given: object,
-) -> Iterator[tuple[T, R | str]]:
+    todo: Sequence, workers: int, here: Callable, begin: Callable, *given: object
+) -> Generator[tuple, None, None]:
     """Yield each job with its result as it finishes, or with a line that says why there is none.
 
     With one worker, ``here`` does the jobs in this process. Otherwise ``begin(*given)`` returns the

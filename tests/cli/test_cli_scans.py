@@ -1,4 +1,4 @@
-"""The commands degrade and evaluate: any grid, headers kept, no file lost, one line for what cannot be."""
+"""The commands degrade and evaluate: grids, headers, safe files, one line for each error."""
 
 import io
 import os

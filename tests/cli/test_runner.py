@@ -124,7 +124,7 @@ def scans(tmp_path, noise):
 
 
 def test_contents_count_and_neither_times_nor_comments(books, scans, tmp_path, noise, monkeypatch):
-    """What is read makes a notebook run again; a file of other content is another, though size and time are the same."""
+    """Other content makes a notebook run again, though size and time are the same."""
 
     def count():
         runner.run("smoke", scans)
@@ -181,7 +181,7 @@ def test_two_runs_into_one_folder_do_not_harm_each_other(books, cohort):
 
 
 def test_without_notebooks_nothing_is_called_done(books, cohort, monkeypatch, tmp_path):
-    """As after the installation of a wheel; notebooks of the working directory's own are not ours."""
+    """As after the installation of a wheel; the working directory's own notebooks do not count."""
     monkeypatch.setattr(runner, "checkout", lambda: None)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="without its notebooks"):

@@ -1,4 +1,4 @@
-"""srlib enhance on what users have: files of every kind, folders, runs that were stopped, scans that are none."""
+"""srlib enhance: files of every kind, folders, stopped runs, bad scans."""
 
 import gzip
 import json
@@ -905,7 +905,7 @@ BEGIN = batch._begin
 
 
 def fragile(*given: object):
-    """In a worker: whose process dies at one scan as if the system had killed it for want of memory."""
+    """In a worker: its process dies at one scan, as if killed for want of memory."""
     work = BEGIN(*given)
     return lambda job: os._exit(9) if job.source.name == "s1.nii" else work(job)
 
@@ -955,7 +955,7 @@ def test_names_that_are_no_text_do_not_stop_the_others(tmp_path, enhance):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_warnings_are_shown_everywhere(tmp_path, enhance, monkeypatch, workers, capfd):
-    """At the terminal, in the summary and on the page, of every scan, once; also where warnings are made errors."""
+    """At the terminal, in the summary, on the page; also where warnings are made errors."""
     monkeypatch.setenv("PYTHONWARNINGS", "error")
     (tmp_path / "in").mkdir()
     for name in ("one", "two"):

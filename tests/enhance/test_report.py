@@ -1,4 +1,4 @@
-"""The page about an enhanced scan: whole in one file, true to the geometry, and honest about what was added."""
+"""The page about an enhanced scan: one file, true geometry, pictures, warnings."""
 
 import base64
 import io
@@ -29,7 +29,7 @@ def pictures(path) -> dict[str, list[np.ndarray]]:
 
 @pytest.fixture
 def scans(noise):
-    """Maker of a textured head that is brighter towards R, A and S, and of its thick slices, under an affine."""
+    """Maker of a textured head, brighter towards R, A and S, and of its thick slices."""
 
     def make(affine, shape=(40, 44, 36)):
         x, y, z = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
@@ -56,7 +56,7 @@ def test_the_page_is_whole_escaped_and_the_same_each_time(scans, tmp_path, obliq
     assert all(
         source.startswith("data:image/png;base64,") for source in re.findall(r'src="([^"]*)', text)
     )
-    assert "40 × 44 × 9" in text and "40 × 44 × 36" in text and "Uncertainty" in text
+    assert "40 x 44 x 9 " in text and "40 x 44 x 36 " in text and "Uncertainty" in text
     again = write_report(
         before, after, tmp_path / "two.html", **words, uncertainty=after.with_data(after.data * 0.1)
     )
@@ -138,7 +138,7 @@ def test_a_spectrum_knows_cycles_per_mm():
 
 
 def test_what_was_added_beyond_nyquist_is_told(noise, tmp_path):
-    """White noise on a grid twice as fine as the input has half of its variance beyond the input's Nyquist frequency."""
+    """White noise on a grid twice as fine has half of its variance beyond the input's Nyquist."""
     after = Volume(noise((64, 64, 64)), np.eye(4))
     before = resample(after, *coarse_grid(after.shape, after.affine, (1, 1, 2)))
     text = write_report(before, after, tmp_path / "r.html", title="t", warnings=[]).read_text()
