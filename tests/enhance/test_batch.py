@@ -24,7 +24,7 @@ from test_foreign import make, theirs
 
 from srlib import systems
 from srlib.cli.commands import main
-from srlib.core.paths import InputError, ScanWarning
+from srlib.core.paths import InputError, ScanWarning, sha256
 from srlib.core.tables import read_table
 from srlib.enhance import batch, jobs
 from srlib.inference.prediction import AnyFactor, Prediction, Request
@@ -342,7 +342,7 @@ def test_the_header_says_how_a_scan_was_made(tmp_path, enhance, tiny):
     (comment,) = header.extensions
     record = json.loads(comment.get_content())
     assert comment.get_code() == 6 and record == headers.read_record(tmp_path / "sr.nii.gz")
-    assert record["source"] == jobs.sha256(scan) and record["weights"] == jobs.sha256(tiny)
+    assert record["source"] == sha256(scan) and record["weights"] == sha256(tiny)
     assert record["settings"]["factor"] == [2, 1, 1.5] and record["model"] == "mdcsrn_res"
     assert str(tmp_path) not in json.dumps(record)
 
