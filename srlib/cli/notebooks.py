@@ -1,7 +1,6 @@
-"""Notebooks executed in order by papermill: what is finished and unchanged is skipped, the first error stops."""
+"""Execute notebooks in order with papermill; skip finished, unchanged ones and stop at an error."""
 
 import ast
-import contextlib
 import functools
 import hashlib
 import json
@@ -9,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from srlib.core.paths import (
@@ -24,7 +24,7 @@ from srlib.core.paths import (
     published_dir,
     results_dir,
     sweep,
-)  # fmt: skip
+)
 from srlib.data.manifest import read_manifest
 from srlib.scans.formats import fingerprint
 from srlib.systems.registry import PROFILES
@@ -35,7 +35,7 @@ SHIPPED = Path(__file__).parents[1] / "shipped"
 def notebooks(names: Sequence[str] = ()) -> list[Path]:
     """The numbered notebooks in order, or those of the given names (``10_mdcsrn`` or ``10``).
 
-    Raises InputError for other names, and where srlib is installed without its notebooks.
+    Raises InputError for other names, and if srlib is installed without its notebooks.
     """
     folder = checkout()
     every = sorted((folder / "notebooks").glob("[0-9]*.ipynb")) if folder else []
@@ -44,12 +44,13 @@ def notebooks(names: Sequence[str] = ()) -> list[Path]:
             "srlib is installed without its notebooks; run them from a clone of its repository"
         )
     called = {name: p for p in every for name in (p.stem, p.stem.split("_")[0])}
-    return sorted(choose(called, name, "notebook") for name in {*names}) if names else every
+    return sorted({choose(called, name, "notebook") for name in names}) or every
 
 
 def run(
     profile: str = "quick",
     cohort: str | Path = "csv/example.csv",
+    *,
     seed: int = 0,
     names: Sequence[str] = (),
     parameters: Mapping[str, object] | None = None,
@@ -57,11 +58,13 @@ def run(
 ) -> Path:
     """Execute notebooks and return the results folder.
 
-    A notebook runs into a hidden file in ``notebooks/`` of that folder, which is renamed when it ends, to ``NAME.ipynb``
-    or, at an error, to ``NAME.failed.ipynb``. Beside a finished one ``NAME.json`` holds the key of all
-    that it depends on; as long as that is unchanged and its outputs are there, it is skipped. ``parameters``
-    are further notebook parameters. Relative paths are looked for in the working directory, then in the checkout. Raises
-    InputError for an unknown profile, notebook or parameter, an unusable cohort or folder, and when a notebook fails.
+    A notebook runs in a hidden file in ``notebooks/`` of that folder. The file is renamed at the
+    end to ``NAME.ipynb`` or, after an error, to ``NAME.failed.ipynb``. ``NAME.json`` beside a
+    finished notebook holds the key of everything that it depends on. The notebook is skipped as
+    long as its key is unchanged and its outputs exist. ``parameters`` are further notebook
+    parameters. Relative paths are looked up in the working directory, then in the checkout. Raises
+    InputError for an unknown profile, notebook or parameter, for a bad cohort or folder, and if a
+    notebook fails.
     """
     choose(PROFILES, profile, "profile")
     path = locate(cohort)
@@ -71,50 +74,32 @@ def run(
         )
     if built_in(path) != "example":
         read_manifest(path)
-    common = {"profile": profile, "cohort": str(path.absolute()), "seed": seed}
-    given = dict(parameters or {})
-    for name in common.keys() & given:
-        raise InputError(f"-p {name}: also says where results go; give it as --{name}")
-    todo = [_Book(book) for book in notebooks(names)]
-    known = sorted({name for book in todo for name in book.defaults})
-    for name in given.keys() - known:
-        raise InputError(
-            f"no notebook has a parameter {name!r}; expected one of {', '.join(known)}"
-        )
+    todo = [_Notebook(notebook) for notebook in notebooks(names)]
+    given = {"profile": profile, "cohort": str(path.absolute()), "seed": seed}
+    known = sorted({name for notebook in todo for name in notebook.defaults})
+    for name in parameters or {}:
+        if name in given:
+            raise InputError(f"-p {name}: also says where results go; give it as --{name}")
+        choose(dict.fromkeys(known), name, "notebook parameter")
+    given |= parameters or {}
     folder = results_dir(profile, path)
-    books = make_dir(folder / "notebooks")
-    for number, book in enumerate(todo, 1):
-        values = {k: v for k, v in {**common, **given}.items() if k in book.defaults}
-        used = {**book.defaults, **values}
-        label = f"[{number}/{len(todo)}] {book.path.stem}"
-        before = book.inputs(used, folder)
-        if (
-            not force
-            and book.finished(folder)
-            and _stored(books, book.path) == book.key(books, used, before)
-        ):
-            print(f"{label}: unchanged, skipped", flush=True)
-            continue
-        print(f"{label} ...", end="", flush=True)
+    make_dir(folder / "notebooks")
+    for number, notebook in enumerate(todo, 1):
+        print(f"[{number}/{len(todo)}] {notebook.path.stem}", end="", flush=True)
         began = time.perf_counter()
-        _execute(book.path, books, values)
-        inputs = {
-            **book.inputs(used, folder),
-            **before,
-        }  # the first notebooks make what was not there
-        with atomic(books / f"{book.path.stem}.json") as temporary:
-            temporary.write_text(
-                json.dumps({"key": book.key(books, used, inputs)}), encoding="utf-8"
-            )
-        print(f" {time.perf_counter() - began:.0f} s", flush=True)
+        done = notebook.run(folder, given, force)
+        print(
+            f" ... {time.perf_counter() - began:.0f} s" if done else ": unchanged, skipped",
+            flush=True,
+        )
     return folder
 
 
-class _Book:
-    """A notebook: its parameters' defaults, its code, and which results it says it reads and writes."""
+class _Notebook:
+    """A notebook with its parameters' defaults, its code, and the results it reads and writes."""
 
-    def __init__(self, path: Path):
-        import papermill  # half a second, needed by this command alone
+    def __init__(self, path):
+        import papermill  # takes half a second, and only this command needs it
 
         content = json.loads(path.read_text(encoding="utf-8"))
         parameters = papermill.inspect_notebook(str(path))
@@ -124,23 +109,38 @@ class _Book:
             "".join(cell["source"]) for cell in content["cells"] if cell["cell_type"] == "code"
         ]
 
-    def inputs(self, used: Mapping[str, object], folder: Path) -> dict[str, str]:
-        """SHA-256 of what it may read, by name: files that parameters name, scans of manifests, weights at hand.
+    def run(self, folder, given, force):
+        """Execute the notebook unless it is finished and unchanged; return whether it ran."""
+        books = folder / "notebooks"
+        values = {k: v for k, v in given.items() if k in self.defaults}
+        used = self.defaults | values
+        before = self.inputs(used, folder)
+        writes = [f"notebooks/{self.path.name}", *self.declared.get("writes", [])]
+        finished = all(any(folder.glob(pattern)) for pattern in writes)
+        same = _stored(books, self.path) == self.key(books, used, before)
+        if finished and same and not force:
+            return False
+        _execute(self.path, books, values)
+        # the first notebooks make files that were not there
+        inputs = self.inputs(used, folder) | before
+        with atomic(books / f"{self.path.stem}.json") as temporary:
+            key = {"key": self.key(books, used, inputs)}
+            temporary.write_text(json.dumps(key), encoding="utf-8")
+        return True
 
-        What is not there is left out.
+    def inputs(self, used, folder):
+        """Hashes of what the notebook may read: files and scans of manifests that parameters name,
+        results and weights.
+
+        Files that do not exist are left out.
         """
-        files = {
-            name: locate(v)
-            for name, v in used.items()
-            if isinstance(v, str) and v and locate(v).is_file()
-        }
+        named = {k: locate(v) for k, v in used.items() if isinstance(v, str) and v}
+        files = {k: file for k, file in named.items() if file.is_file()}
         for name, manifest in list(files.items()):
-            with contextlib.suppress(InputError):  # another table, or scans that are not there yet
-                files |= {
-                    f"{name} {s.name} {c}": file
-                    for s in read_manifest(manifest)
-                    for c, file in s.files.items()
-                }
+            with suppress(InputError):  # another table, or scans that are not there yet
+                for subject in read_manifest(manifest):
+                    for column, file in subject.files.items():
+                        files[f"{name} {subject.name} {column}"] = file
         places = [(folder, pattern) for pattern in self.declared.get("reads", [])]
         places += [
             (published_dir(), "*"),
@@ -149,65 +149,61 @@ class _Book:
         ]
         for place, pattern in places:
             files |= {str(file): file for file in place.glob(pattern) if file.is_file()}
-        return {name: _sum(file) for name, file in files.items()}
+        return {name: _hash(file) for name, file in files.items()}
 
-    def key(self, books: Path, used: Mapping[str, object], inputs: Mapping[str, str]) -> str:
-        """Hash of everything its outcome depends on: code, parameters, contents of files, earlier notebooks."""
+    def key(self, books, used, inputs):
+        """Hash of everything that the results depend on, earlier notebooks included."""
         upstream = [_stored(books, path) for path in notebooks() if path.stem < self.path.stem]
         parts = [self.code, used, inputs, upstream, RESULTS_VERSION]
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
-    def finished(self, folder: Path) -> bool:
-        """Whether the executed notebook and all that it says it writes are there."""
-        writes = [f"notebooks/{self.path.name}", *self.declared.get("writes", [])]
-        return all(any(folder.glob(pattern)) for pattern in writes)
 
-
-def _stored(books: Path, book: Path) -> str | None:
-    path = books / f"{book.stem}.json"
+def _stored(books, notebook):
+    path = books / f"{notebook.stem}.json"
     return json.loads(path.read_text(encoding="utf-8"))["key"] if path.is_file() else None
 
 
-def _sum(path: Path) -> str:
+def _hash(path):
+    if path.is_dir() or path.suffix in (".hdr", ".img"):  # several files, each may change
+        return fingerprint(path)
     stat = path.stat()
-    several = path.is_dir() or path.suffix in (".hdr", ".img")  # files, each of which may change
-    return (
-        fingerprint(path)
-        if several
-        else _sum_of(path, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-    )
+    return _hash_once(path, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
 
 @functools.cache
-def _sum_of(path: Path, *version: int) -> str:
+def _hash_once(path, *version):
     return fingerprint(path)
 
 
-def _execute(book: Path, books: Path, values: Mapping[str, object]) -> None:
+def _execute(notebook, books, values):
     import papermill
-    from papermill.exceptions import PapermillExecutionError
 
-    os.environ["JUPYTER_PREFER_ENV_PATH"] = (
-        "1"  # this environment's kernel, not a stale one of the user's
-    )
-    failed = books / f"{book.stem}.failed.ipynb"
-    sweep(books, [book.name])
-    for old in (failed, books / f"{book.stem}.json"):
+    # this environment's kernel, not an old one of the user's
+    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
+    failed = books / f"{notebook.stem}.failed.ipynb"
+    sweep(books, [notebook.name])
+    for old in (failed, books / f"{notebook.stem}.json"):
         old.unlink(missing_ok=True)
-    with atomic(books / book.name) as running:
+    with atomic(books / notebook.name) as running:
         try:
             papermill.execute_notebook(
-                str(book), str(running), dict(values), kernel_name="python3", cwd=os.getcwd(), progress_bar=False,
-                coalesce_streams=True, extra_arguments=["--IPKernelApp.log_level=40"],
-            )  # fmt: skip
+                str(notebook),
+                str(running),
+                values,
+                kernel_name="python3",
+                cwd=os.getcwd(),
+                progress_bar=False,
+                coalesce_streams=True,
+                extra_arguments=["--IPKernelApp.log_level=40"],
+            )
         except BaseException as err:
             if running.is_file():
                 running.replace(failed)
             if not isinstance(err, Exception):
                 raise
-            known = isinstance(err, PapermillExecutionError)
-            message = f"{err.ename}: {err.evalue}" if known else f"{type(err).__name__}: {err}"
             print(file=sys.stderr)
+            name = getattr(err, "ename", type(err).__name__)
+            message = f"{name}: {getattr(err, 'evalue', err)}".strip()
             raise InputError(
-                f"{book.stem} failed: {message.strip()}; the executed notebook is {failed}"
+                f"{notebook.stem} failed: {message}; the executed notebook is {failed}"
             ) from err

@@ -1,4 +1,4 @@
-"""Turn scans, a folder or a manifest into a list of jobs; the table of what became of them."""
+"""Turn scans, a folder or a manifest into a list of jobs; write the summary of their outcomes."""
 
 import os
 import time
@@ -14,18 +14,18 @@ from srlib.scans.formats import scans_in
 WRITTEN = (".nii", ".nii.gz", ".mgz", ".png")
 SUMMARY = "summary.csv"
 COLUMNS = ("file", "status", "seconds", "spacing_in", "spacing_out", "message")
-MOMENT = 0.1  # seconds, longer than it takes to read, merge and write it
+MOMENT = 0.1  # seconds, longer than reading, merging and writing a summary takes
 
 
 @dataclass(frozen=True)
 class Job:
-    """A scan to read and a file to write."""
+    """A scan to read and the files to write."""
 
     source: Path
     target: Path
-    reference: Path | None = None  # the scan of another contrast
-    uncertainty: Path | None = None  # a second file to write
-    page: Path | None = None  # a report to write
+    reference: Path | None = None  # scan of another contrast
+    uncertainty: Path | None = None  # second scan to write
+    page: Path | None = None  # report to write
 
     @property
     def scans(self) -> list[Path]:
@@ -35,16 +35,16 @@ class Job:
     @property
     def outputs(self) -> list[Path]:
         """All files to write."""
-        return [p for p in (self.target, self.uncertainty, self.page) if p]
+        return self.scans + ([self.page] if self.page else [])
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job: ``enhanced``, ``done before`` or ``failed``; spacings in mm."""
+    """The end of a job: ``enhanced``, ``done before`` or ``failed``; spacings in mm."""
 
     job: Job
     status: str
-    notes: Sequence[str] = ()  # why it failed, or what to mind
+    notes: Sequence[str] = ()  # the reason of a failure, or warnings
     spacing_in: Sequence[float] = ()
     spacing_out: Sequence[float] = ()
     seconds: float = 0.0
@@ -58,33 +58,28 @@ class Outcome:
 def jobs(
     sources: Sequence[str | Path],
     target: str | Path,
+    *,
     reference: str | Path | None = None,
     uncertainty: str | Path | None = None,
     columns: Sequence[str] = ("t1",),
     report: str | Path | None = None,
 ) -> list[Job]:
-    """What to read and to write: of scans, of folders of scans, or of a manifest.
+    """List what to read and to write, for scans, folders of scans, or one manifest.
 
-    A folder without scans is one, a DICOM series. ``target`` is the file for a single scan; else,
-    and where it is a folder or has no suffix, a folder, made if need be, for ``NAME_sr.nii.gz``;
-    then ``uncertainty`` is one, too, for ``NAME_b.nii.gz``. ``report`` is a folder for a page on
-    each. ``reference`` goes with a single scan. Of a manifest ``columns`` names those of the scan
-    and of its reference, if there is one; subjects name the outputs. Raises InputError when outputs
-    would be of one name, or lie among several scans.
+    A folder without scans counts as one scan, a DICOM series. ``target`` is a file if there is a
+    single scan and ``target`` has a suffix. Otherwise it is a folder for ``NAME_sr.nii.gz``, and
+    ``uncertainty`` is one for ``NAME_b.nii.gz``; both are made if needed. ``report`` is a folder
+    for one page per scan. ``reference`` belongs to a single scan. ``columns`` are a manifest's
+    columns for the scan and, if there is one, its reference; its subjects name the outputs. Raises
+    InputError if two outputs would have one name, or if outputs would lie among the scans.
     """
     target = Path(target)
-    reference, uncertainty, report = (p and Path(p) for p in (reference, uncertainty, report))
-    listed = len(sources) == 1 and str(sources[0]).lower().endswith(".csv")
-    if listed:
-        found = _listed(Path(sources[0]), columns)
-    else:
-        scans = [scan for source in sources for scan in scans_in(source) or [Path(source)]]
-        found = [(scan, _stem(scan), reference) for scan in scans]
-    single = not listed and [scan for scan, *_ in found] == [Path(sources[0])]
-    if reference and not single:
-        raise InputError(
-            f"{reference}: a reference goes with a single scan; list those of several in a manifest"
-        )
+    reference, uncertainty, report = (
+        Path(p) if p else None for p in (reference, uncertainty, report)
+    )
+    found = _found(sources, columns, reference)
+    scan = found[0][0]
+    single = [*map(Path, sources)] == [scan]
     if report:
         make_dir(report)
     if single and target.suffix and not target.is_dir():
@@ -92,16 +87,16 @@ def jobs(
             raise InputError(
                 f"{target}: expected a name ending in {', '.join(WRITTEN)}, or a folder"
             )
-        return [
-            Job(
-                found[0][0],
-                target,
-                reference,
-                uncertainty,
-                report and report / f"{_stem(target)}.html",
-            )
-        ]
-    _check_folders([p for p in (target, uncertainty) if p], found, single)
+        page = report and report / f"{_stem(target)}.html"
+        return [Job(scan, target, reference, uncertainty, page)]
+    _check_names([name for _, name, _ in found])
+    among = {scan for scan, *_ in found}
+    if not single:
+        among |= {scan.parent for scan in among}
+    for folder in filter(None, (target, uncertainty)):
+        make_dir(folder)
+        if _is_one_of(folder, among):
+            raise InputError(f"{folder}: outputs would lie among the scans; choose another folder")
     return [
         Job(
             source=scan,
@@ -114,58 +109,72 @@ def jobs(
     ]
 
 
-def _stem(path: Path) -> str:
+def _found(sources, columns, reference):
+    """Scan, name and reference of each job."""
+    first = Path(sources[0])
+    if len(sources) == 1 and first.suffix.lower() == ".csv":
+        scans, found = [], _listed(first, columns)
+    else:
+        scans = [scan for source in sources for scan in scans_in(source) or [Path(source)]]
+        found = [(scan, _stem(scan), reference) for scan in scans]
+    if reference and len(scans) != 1:
+        raise InputError(
+            f"{reference}: a reference goes with a single scan; list those of several in a manifest"
+        )
+    return found
+
+
+def _stem(path):
     name = os.path.basename(os.path.abspath(path))
     numbered = path.suffix[1:].isdigit()  # as DICOM files are
     return name if path.is_dir() or numbered else Path(name.removesuffix(".gz")).stem
 
 
-def _check_folders(folders: Sequence[Path], found: Sequence[tuple], single: bool) -> None:
-    """Make the folders of outputs; InputError for outputs of one name, or among the scans."""
-    name, count = Counter(name for _, name, _ in found).most_common(1)[0]
+def _check_names(names):
+    name, count = Counter(names).most_common(1)[0]
     if count > 1:
         raise InputError(
             f"two scans are called {name}; give them names of their own, or list them in a manifest"
         )
-    among = {scan for scan, *_ in found} | {scan.parent for scan, *_ in found if not single}
-    for folder in folders:
-        make_dir(folder)
-        if any(
-            os.path.isdir(p) and folder.samefile(p) for p in among
-        ):  # isdir takes names of any length
-            raise InputError(f"{folder}: outputs would lie among the scans; choose another folder")
 
 
-def _listed(manifest: Path, columns: Sequence[str]) -> list[tuple[Path, str, Path | None]]:
-    """Scan, name and reference of each row of a manifest; whether the files are there is not asked.
+def _is_one_of(folder, paths):
+    # os.path.isdir accepts names of any length
+    return any(os.path.isdir(p) and folder.samefile(p) for p in paths)
 
-    A row without a scan stands for a file that is not there, so that it is told and stops no other.
+
+def _listed(manifest, columns):
+    """Scan, name and reference of each row of a manifest; the files need not exist.
+
+    A row without a scan gets a path that does not exist, so that it fails alone.
     """
     columns = [c for c in columns if c]
     found, taken = [], {}
     for row in read_table(manifest, columns, ("subject", "split", *VOLUMES)):
-        places = [_place(manifest, row[c]) if row[c] else None for c in columns]
-        scan, reference, *_ = [*places, None]
+        scan, *others = [_place(manifest, row[c]) for c in columns]
+        reference = others[0] if others else None
         name = row["subject"] if "subject" in row else _stem(scan or manifest)
         check_name(name, row.place, taken)
         found.append((scan or Path(f"{row.place}, column {columns[0]} (empty)"), name, reference))
     return found
 
 
-def _place(manifest: Path, cell: str) -> Path:
+def _place(manifest, cell):
+    if not cell:
+        return None
     beside, stored = manifest.parent / cell, data_dir() / cell
     return stored if os.path.exists(stored) and not os.path.exists(beside) else beside
 
 
 def check_places(job: Job) -> None:
-    """Raise InputError for outputs without a folder, among slices, of one name, or that are inputs."""
+    """Raise InputError for outputs without a folder, among slices, of one name, or among inputs."""
     inputs = [p for p in (job.source, job.reference) if p]
     for path in job.outputs:
         if not path.parent.is_dir():
             raise InputError(
                 f"cannot write {path}: the folder {path.parent} does not exist; create it first"
             )
-        if any(os.path.isdir(p) and path.parent.samefile(p) for p in inputs):
+        if _is_one_of(path.parent, inputs):
             raise InputError(
                 f"{path}: it would lie among the slices of the scan; choose another folder"
             )
@@ -175,34 +184,40 @@ def check_places(job: Job) -> None:
 
 
 def read_summary(folder: Path) -> dict[str, dict[str, str]]:
-    """Rows of a folder's ``summary.csv`` by their scans; InputError for one of another kind."""
+    """Rows of a folder's ``summary.csv`` by scan; InputError for another kind of CSV."""
     path = folder / SUMMARY
     rows = read_table(path, COLUMNS, ()) if path.exists() and path.stat().st_size else []
     return {row["file"]: row for row in rows}
 
 
 def write_summary(folder: Path, outcomes: Sequence[Outcome]) -> Path:
-    """Write ``summary.csv``, a row per scan; rows of other scans that other runs wrote there stay.
+    """Write ``summary.csv``, a row per scan; rows that other runs wrote for other scans stay.
 
-    A process that had read it before this one's rename may rename its own, without these rows, over
-    it. So this looks whether they have stayed, a moment later. InputError as ``read_summary``, and
-    when it cannot be written.
+    Another process that read the file before this one replaced it may write it again without these
+    rows. So this function checks a moment later whether they are there. Raises InputError as
+    ``read_summary``, and if the file cannot be written.
     """
     path, mine = folder / SUMMARY, {}
-    for o in outcomes:
-        given, made = (
-            " ".join(f"{mm:.6g}" for mm in spacing) for spacing in (o.spacing_in, o.spacing_out)
-        )
-        cells = (str(o.job.source), o.status, f"{o.seconds:.1f}", given, made, o.message)
-        cells = [
-            cell.encode(errors="backslashreplace").decode() for cell in cells
-        ]  # names need not be text
-        mine[cells[0].strip()] = dict(zip(COLUMNS, cells, strict=True))
+    for outcome in outcomes:
+        row = [
+            str(outcome.job.source),
+            outcome.status,
+            f"{outcome.seconds:.1f}",
+            _spacing(outcome.spacing_in),
+            _spacing(outcome.spacing_out),
+            outcome.message,
+        ]
+        # file names need not be text
+        row = [cell.encode(errors="backslashreplace").decode() for cell in row]
+        mine[row[0].strip()] = dict(zip(COLUMNS, row, strict=True))
     while True:
         rows = read_summary(folder) | mine
-        write_table(
-            path, COLUMNS, [map(rows[name].get, COLUMNS) for name in sorted(rows)], force=True
-        )
+        cells = [map(rows[name].get, COLUMNS) for name in sorted(rows)]
+        write_table(path, COLUMNS, cells, force=True)
         time.sleep(MOMENT)
         if mine.keys() <= read_summary(folder).keys():
             return path
+
+
+def _spacing(spacing):
+    return " ".join(f"{mm:.6g}" for mm in spacing)

@@ -1,73 +1,55 @@
-"""Jobs shared out among processes, of which none takes the others along when it dies."""
+"""Share jobs among processes so that one that dies does not stop the others."""
 
 import multiprocessing
 import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from multiprocessing.connection import wait
-from typing import TypeVar
 
 from srlib.core.paths import first_line
 
-T, R = TypeVar("T"), TypeVar("R")
 ENDED = "its process ended, perhaps for want of memory; use fewer --workers and run again"
-STOPPED = "stopped while it was worked on"
+STOPPED = "stopped before it ended"
 
 
 def share(
-    todo: Sequence[T],
-    workers: int,
-    here: Callable[[T], R],
-    begin: Callable[..., Callable[[T], R]],
-    *given: object,
-) -> Iterator[tuple[T, R | str]]:
-    """Yield each job with its result, as they finish, or with a line that says why there is none.
+    todo: Sequence, workers: int, here: Callable, begin: Callable, *given: object
+) -> Generator[tuple, None, None]:
+    """Yield each job with its result as it finishes, or with a line that says why there is none.
 
-    One worker is this process, and ``here`` does a job. Else ``begin(*given)`` makes what does so
-    in each process; what it raises is the line for each job. A job whose process dies is tried once
-    more, after the others. A process that dies before it has begun is not replaced; when none is
-    left, the other jobs have no result. Processes end
-    with the iterator, with the process that uses it, and by Ctrl-C: then the line for the jobs at
-    hand is STOPPED, and KeyboardInterrupt follows.
+    With one worker, ``here`` does the jobs in this process. Otherwise ``begin(*given)`` returns the
+    function that does them in each process; if ``begin`` raises, the error is the line for each
+    job. A job whose process dies is tried once more, after the others. A process that dies before
+    it has begun is not replaced; once none is left, the other jobs have no result. Processes end
+    with the iterator and with the process that uses it. After Ctrl-C the line for unfinished jobs
+    is STOPPED, and KeyboardInterrupt follows.
     """
-    if workers == 1:
-        yield from _alone(todo, here)
-        return
-    pool, started = {}, []  # the job of each pipe, None before its process has begun
-
-    def start() -> None:
-        process, pipe = _start(begin, given)
-        started.append(process)
-        pool[pipe] = None
-
+    pool, processes = {}, []  # the job of each pipe, None before its process has begun
     try:
-        yield from _together(deque(todo), workers, pool, start)
+        if workers == 1:
+            for job in todo:
+                pool[None] = job
+                yield job, here(job)
+        else:
+            yield from _together(deque(todo), workers, pool, processes, begin, given)
     except KeyboardInterrupt:
-        _end(started)
+        _kill(processes)
         yield from ((job, STOPPED) for job in pool.values() if job is not None)
         raise
     finally:
-        _end(started)
+        _kill(processes)
 
 
-def _alone(todo, here):
-    for job in todo:
-        try:
-            result = here(job)
-        except KeyboardInterrupt:
-            yield job, STOPPED
-            raise
-        yield job, result
-
-
-def _together(waiting, workers, pool, start):
+def _together(waiting, workers, pool, processes, begin, given):
     again = set()
     while pool or (waiting and workers):
         for _ in range(min(len(waiting), workers - len(pool))):
-            start()
+            process, pipe = _start(begin, given)
+            processes.append(process)
+            pool[pipe] = None
         for pipe in wait([*pool]):
             result = _received(pipe)
             job = pool.pop(pipe)
@@ -80,20 +62,19 @@ def _together(waiting, workers, pool, start):
                 yield job, result
             if waiting and result is not ENDED:
                 pool[pipe] = waiting.popleft()
-                with suppress(OSError):  # it died meanwhile, which is seen when it is next heard
+                with suppress(OSError):  # it died meanwhile; the next wait shows it
                     pipe.send(pool[pipe])
     yield from ((job, ENDED) for job in waiting)
 
 
 def _received(pipe):
-    """What a process has sent; ENDED where it died."""
     try:
         return pipe.recv()
-    except (EOFError, OSError):
+    except (EOFError, OSError):  # the process died
         return ENDED
 
 
-def _end(processes):
+def _kill(processes):
     for process in processes:
         process.kill()
         process.join()
@@ -103,13 +84,13 @@ def _start(begin, given):
     context = multiprocessing.get_context("spawn")  # forks of a process with threads may hang
     pipe, end = context.Pipe()
     process = context.Process(target=_serve, args=(end, begin, given), daemon=True)
-    # inherited: a Ctrl-C is the parent's to handle
+    # the child inherits the mask: only the parent handles Ctrl-C
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         process.start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    end.close()  # or the death of the process would not be seen
+    end.close()  # otherwise the death of the process would stay unseen
     return process, pipe
 
 
@@ -117,13 +98,13 @@ def _serve(pipe, begin, given):
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         work = begin(*given)
-    except Exception as err:  # whatever it is, it is said of each job
+    except Exception as err:  # any error is reported for each job
         why = first_line(err)
 
-        def work(_: object) -> str:
+        def work(_):
             return why
 
-    with suppress(EOFError, OSError):  # nothing more to do, or nobody to do it for
+    with suppress(EOFError, OSError):  # the parent has closed the pipe
         pipe.send(None)
         while True:
             pipe.send(work(pipe.recv()))
@@ -131,4 +112,4 @@ def _serve(pipe, begin, given):
 
 def _end_with_parent():
     multiprocessing.parent_process().join()
-    os._exit(1)  # at once: nobody waits for what is being computed
+    os._exit(1)  # at once: nobody waits for the result

@@ -1,4 +1,4 @@
-"""The commands degrade and evaluate: any grid, headers kept, no file lost, one line for what cannot be."""
+"""The commands degrade and evaluate: grids, headers, safe files, one line for each error."""
 
 import io
 import os
@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from scipy import ndimage
 from skimage import io as images
-from test_cli import assert_refused
+from test_commands import assert_refused
 
 from srlib import metrics
 from srlib.cli.commands import main
@@ -98,7 +98,7 @@ def test_scans_that_do_not_meet_or_not_wholly_are_refused(srlib, tmp_path, noise
     assert_refused(srlib("evaluate", hr, less), less, "covers 75 %")
     assert_refused(srlib("evaluate", hr, away), away, "shows nothing")
     assert_refused(srlib("evaluate", hr, hr, "--mask", away), away, "shows nothing")
-    assert_refused(srlib("evaluate", hr, hr, "--mask", tmp_path / "empty.nii"), "mask is empty")
+    assert_refused(srlib("evaluate", hr, hr, "--mask", tmp_path / "empty.nii"), "not empty")
     assert_refused(srlib("evaluate", tmp_path / "empty.nii", hr), "constant", "--data-range")
     for wrong in ("nan", 0, -3, "inf"):
         assert_refused(srlib("evaluate", hr, hr, "--data-range", wrong), "data_range")

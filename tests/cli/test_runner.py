@@ -97,7 +97,7 @@ def test_parameters_reach_the_notebook_and_typos_are_refused(books, cohort):
     assert executed["metadata"]["papermill"]["parameters"] == expected
     with pytest.raises(
         InputError,
-        match="no notebook has a parameter 'sede'; expected one of cohort, profile, seed",
+        match="unknown notebook parameter 'sede'; expected one of cohort, profile, seed",
     ):
         runner.run("smoke", cohort, parameters={"sede": 7})
 
@@ -124,7 +124,7 @@ def scans(tmp_path, noise):
 
 
 def test_contents_count_and_neither_times_nor_comments(books, scans, tmp_path, noise, monkeypatch):
-    """What is read makes a notebook run again; a file of other content is another, though size and time are the same."""
+    """Other content makes a notebook run again, though size and time are the same."""
 
     def count():
         runner.run("smoke", scans)
@@ -181,7 +181,7 @@ def test_two_runs_into_one_folder_do_not_harm_each_other(books, cohort):
 
 
 def test_without_notebooks_nothing_is_called_done(books, cohort, monkeypatch, tmp_path):
-    """As after the installation of a wheel; notebooks of the working directory's own are not ours."""
+    """As after the installation of a wheel; the working directory's own notebooks do not count."""
     monkeypatch.setattr(runner, "checkout", lambda: None)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="without its notebooks"):
@@ -196,7 +196,8 @@ def test_a_kernel_starts_where_one_stands_and_relative_paths_mean_the_same(
     monkeypatch.chdir(tmp_path / "sub")
     monkeypatch.setenv("SRLIB_RESULTS", "here")
     books(
-        "00_first", "from srlib import paths; import os; print(os.getcwd(), paths.results_root())"
+        "00_first",
+        "from srlib.core import paths; import os; print(os.getcwd(), paths.results_root())",
     )
     folder = runner.run("smoke", "../mine.csv", names=["00"])
     assert folder == tmp_path / "sub" / "here" / "smoke_mine"

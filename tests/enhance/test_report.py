@@ -1,4 +1,4 @@
-"""The page about an enhanced scan: whole in one file, true to the geometry, and honest about what was added."""
+"""The page about an enhanced scan: one file, true geometry, pictures, warnings."""
 
 import base64
 import io
@@ -29,7 +29,7 @@ def pictures(path) -> dict[str, list[np.ndarray]]:
 
 @pytest.fixture
 def scans(noise):
-    """Maker of a textured head that is brighter towards R, A and S, and of its thick slices, under an affine."""
+    """Maker of a textured head, brighter towards R, A and S, and of its thick slices."""
 
     def make(affine, shape=(40, 44, 36)):
         x, y, z = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
@@ -56,25 +56,30 @@ def test_the_page_is_whole_escaped_and_the_same_each_time(scans, tmp_path, obliq
     assert all(
         source.startswith("data:image/png;base64,") for source in re.findall(r'src="([^"]*)', text)
     )
-    assert "40 × 44 × 9" in text and "40 × 44 × 36" in text and "Uncertainty" in text
+    assert "40 x 44 x 9 " in text and "40 x 44 x 36 " in text and "Uncertainty" in text
     again = write_report(
         before, after, tmp_path / "two.html", **words, uncertainty=after.with_data(after.data * 0.1)
     )
     assert again.read_bytes() == page.read_bytes()
     assert (
-        "Uncertainty" not in write_report(before, after, tmp_path / "three.html", "t").read_text()
+        "Uncertainty"
+        not in write_report(
+            before, after, tmp_path / "three.html", title="t", warnings=[]
+        ).read_text()
     )
     assert sorted(p.name for p in tmp_path.iterdir()) == ["one.html", "three.html", "two.html"]
     with pytest.raises(InputError, match="does not exist"):
-        write_report(before, after, tmp_path / "none" / "page.html", "t")
+        write_report(before, after, tmp_path / "none" / "page.html", title="t", warnings=[])
 
 
 def test_both_scans_have_one_window_unless_their_units_differ(scans, tmp_path):
     """In one window the page shows their difference; of other units there is none."""
     before, after = scans(np.eye(4))
-    one = write_report(before, after, tmp_path / "one.html", "t")
-    other = write_report(before, after.with_data(after.data * 0.01), tmp_path / "other.html", "t")
-    assert "One window" in one.read_text() and "window of its own" in other.read_text()
+    one = write_report(before, after, tmp_path / "one.html", title="t", warnings=[])
+    other = write_report(
+        before, after.with_data(after.data * 0.01), tmp_path / "other.html", title="t", warnings=[]
+    )
+    assert "One window" in one.read_text() and "its own window" in other.read_text()
     red = [
         (p[..., 0] > p[..., 2] + 60).any()
         for page in (one, other)
@@ -85,29 +90,38 @@ def test_both_scans_have_one_window_unless_their_units_differ(scans, tmp_path):
     wild[15:18, 15:18, 15:18] = 1e6
     assert (
         "One window"
-        in write_report(before, after.with_data(wild), tmp_path / "wild.html", "t").read_text()
+        in write_report(
+            before, after.with_data(wild), tmp_path / "wild.html", title="t", warnings=[]
+        ).read_text()
     )
 
 
 def test_pictures_are_large_enough_to_be_judged(scans, tmp_path):
-    shown = pictures(write_report(*scans(np.eye(4)), tmp_path / "r.html", "t"))
+    shown = pictures(write_report(*scans(np.eye(4)), tmp_path / "r.html", title="t", warnings=[]))
     assert set(shown) == {"planes", "details", "power spectra"}
     assert all(picture.shape[1] >= 3 * 350 for picture in (*shown["planes"], *shown["details"]))
 
 
 def test_a_single_slice_an_empty_scan_and_nan_have_a_page(scans, tmp_path, noise):
     image = Volume(noise((60, 50, 1)), np.eye(4))
-    assert set(pictures(write_report(image, image, tmp_path / "a.html", "image"))) >= {
+    assert set(
+        pictures(write_report(image, image, tmp_path / "a.html", title="image", warnings=[]))
+    ) >= {
         "planes",
         "details",
     }
     empty = Volume(np.zeros((20, 20, 20)), np.eye(4))
-    assert "No warnings" not in write_report(empty, empty, tmp_path / "b.html", "empty").read_text()
+    page = write_report(empty, empty, tmp_path / "b.html", title="empty", warnings=[])
+    assert "No warnings" in page.read_text()
     before, after = scans(np.eye(4))
     data = after.data.copy()
     data[20] = np.nan
     page = write_report(
-        before, after.with_data(data), tmp_path / "r.html", "caf\udce9 <b>.nii", ["\udce9"]
+        before,
+        after.with_data(data),
+        tmp_path / "r.html",
+        title="caf\udce9 <b>.nii",
+        warnings=["\udce9"],
     )
     assert "caf\\udce9 &lt;b&gt;.nii" in page.read_text("utf-8"), "names of files need not be text"
 
@@ -124,11 +138,11 @@ def test_a_spectrum_knows_cycles_per_mm():
 
 
 def test_what_was_added_beyond_nyquist_is_told(noise, tmp_path):
-    """White noise on a grid twice as fine as the input has half of its variance beyond the input's Nyquist frequency."""
+    """White noise on a grid twice as fine has half of its variance beyond the input's Nyquist."""
     after = Volume(noise((64, 64, 64)), np.eye(4))
     before = resample(after, *coarse_grid(after.shape, after.affine, (1, 1, 2)))
-    text = write_report(before, after, tmp_path / "r.html", "t").read_text()
-    (share,) = re.findall(r"estimate: inferior to superior (\S+) %", text)
+    text = write_report(before, after, tmp_path / "r.html", title="t", warnings=[]).read_text()
+    (share,) = re.findall(r"measured there: inferior to superior (\S+) %", text)
     assert 45 < float(share) < 55
 
 

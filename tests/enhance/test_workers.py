@@ -1,4 +1,4 @@
-"""Jobs shared out among processes: one that dies takes no other along, and what cannot begin is not begun for ever."""
+"""Jobs shared among processes: one that dies does not stop the others."""
 
 import os
 import time
@@ -10,7 +10,7 @@ from srlib.enhance.workers import ENDED, STOPPED, share
 
 
 def begin(folder: Path):
-    """Each job leaves a letter in its file when it is tried; some kill their process, always or at the first try."""
+    """Each try of a job adds a letter to its file; some jobs kill their process."""
 
     def work(job: str) -> str:
         with open(folder / job, "a") as file:

@@ -1,0 +1,18 @@
+"""Options that several commands share."""
+
+from click import Choice, option
+
+
+def flag(name, text):
+    """An option without a value, off by default."""
+    return option(name, is_flag=True, help=text)
+
+
+FACTOR: dict = {"nargs": 3, "type": float, "metavar": "X Y Z"}
+ALIGN = Choice(["center", "corners"])
+DEVICE = option("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps.")
+PROFILE = option("--profile", default="quick", help="Budget: smoke, quick or paper.")
+COHORT = option("--cohort", default="csv/example.csv", help="Manifest (CSV) of the scans to use.")
+SEED = option("--seed", default=0)
+CSV_OUT = option("--out", required=True, help="The CSV to write.")
+FORCE = flag("--force", "Replace what is there.")
