@@ -286,7 +286,7 @@ def degrade(source, target, degradation, window, on_grid, force, **options) -> N
     Example:
       srlib degrade hr.nii.gz lr.nii.gz --degradation gaussian --factor 2 2 2
     """
-    from srlib.degradations.resolution import make_degradation
+    from srlib.degradations import resolution
     from srlib.scans import formats, headers, volume
 
     given = {name: value for name, value in options.items() if value is not None}
@@ -310,7 +310,8 @@ def degrade(source, target, degradation, window, on_grid, force, **options) -> N
         )
     hr = formats.load(source)
     factor = given.pop("factor", EVERY.get(degradation) or tuple(min(n, 2) for n in hr.shape))
-    model = make_degradation(degradation, factor=given.pop("every", factor), **given)
+    kind = resolution.DEGRADATIONS[degradation]
+    model = kind(factor=given.pop("every", factor), **given)
     hr = hr.with_data(hr.data.clip(*window)) if window else hr
     lr = model(hr)
     lr = model.to_grid(lr, hr.shape) if on_grid else lr

@@ -95,7 +95,14 @@ def _ct(rng: np.random.Generator) -> Volume:
 
 def _us(rng: np.random.Generator) -> Volume:
     polar, radii, angles = phantoms.bmode(rng)
-    return scan_convert(polar, radii[0], radii[-1], angles[0], angles[-1], (IMAGE_SIZE, IMAGE_SIZE))
+    return scan_convert(
+        polar,
+        initial_radius=radii[0],
+        final_radius=radii[-1],
+        initial_angle=angles[0],
+        final_angle=angles[-1],
+        shape=(IMAGE_SIZE, IMAGE_SIZE),
+    )
 
 
 def read_template() -> tuple[Volume, torch.Tensor]:

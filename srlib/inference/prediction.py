@@ -12,7 +12,7 @@ from scipy import ndimage
 from srlib.core.parts import Number, Part
 from srlib.core.paths import InputError
 from srlib.data.pairs import Pair, PairMaker, bring, network_input
-from srlib.degradations.resolution import Degradation, ScanlineDecimation
+from srlib.degradations.resolution import Degradation
 from srlib.inference.checks import content, findings, header
 from srlib.inference.tiles import run_tiled
 from srlib.models.conditioning import describe_degradation
@@ -230,7 +230,7 @@ class CoarseToFine(SameGrid):
         tiles: Tiles,
     ) -> Prediction:
         """What the network makes of a scan; where scan lines were left out, voxel 0 stays where it is."""
-        align = "first" if isinstance(pairs.degradation(), ScanlineDecimation) else request.align
+        align = "first" if pairs.degradation().align == "first" else request.align
         affine = fine_grid(scan, network.factor, align)[1]
         return Prediction(Volume(self._finer(scan, network, pairs, tiles), affine))
 

@@ -13,7 +13,6 @@ from srlib.degradations.resolution import (
     KSpaceTruncation,
     ScanlineDecimation,
     SparseView,
-    make_degradation,
     rician,
 )
 from srlib.degradations.tasks import degradation_of
@@ -57,7 +56,7 @@ def test_kspace_truncation_keeps_the_promised_samples(shape, factor):
 def test_kspace_truncation_counts_lines_as_the_page_does():
     assert KSpaceTruncation((1, 2, 2)).kept((256, 320, 320)) == (256, 160, 160)
     assert KSpaceTruncation((1, 5, 5)).kept((256, 320, 320)) == (256, 64, 64)
-    assert KSpaceTruncation(2).zeroed((10, 11, 13)) == (3, 3, 3)  # 2.5 rounds up
+    assert KSpaceTruncation(2).kept((10, 11, 13)) == (4, 5, 7)  # 2.5 lines at an end round up
 
 
 def test_kspace_truncation_does_not_mix_slices_of_an_untouched_axis(noise):
@@ -254,13 +253,9 @@ def test_bad_settings_of_sparse_view_are_refused(name, value):
         SparseView(2, **{name: value})
 
 
-def test_degradations_are_made_by_name():
-    assert make_degradation("gaussian", factor=2) == GaussianDownsample((2, 2, 2))
-    assert make_degradation("kspace", factor=(1, 2, 2)) == KSpaceTruncation((1, 2, 2))
-    assert make_degradation("scanline", factor=4) == ScanlineDecimation(4)
-    assert make_degradation("sparse_view", factor=16) == SparseView(16, 1000)
+def test_tasks_of_unknown_degradations_are_refused():
     with pytest.raises(InputError, match="blurring"):
-        make_degradation("blurring", factor=2)
+        degradation_of("mine", {"mine": ("blurring", {"factor": 2})})
 
 
 @pytest.mark.parametrize(
