@@ -197,7 +197,8 @@ def manifest(layout, folder, out, split, seed, subjects, force) -> None:
         raise InputError(
             f"--split: expected numbers between slashes, like 0.7/0.1/0.2, got {split!r}"
         ) from err
-    click.echo(layouts.write_manifest(layout, folder, out, shares, seed, subjects, force))
+    options = {"split": shares, "seed": seed, "subjects": subjects, "force": force}
+    click.echo(layouts.write_manifest(layout, folder, out, **options))
 
 
 @main.command()

@@ -21,12 +21,17 @@ class Degradation(Part):
     ``factor`` is one number or one per axis. InputError for settings out of their range.
     """
 
+    factor: object
     align = "center"  # how the coarse grid lies in the fine one, see ``fine_grid``
     baseline = "zero_filled"  # name of the degraded scan itself, where it stays on the fine grid
 
     def _per_axis(self, name: str, least: float = 1, kind: type = float) -> None:
         value = per_axis(getattr(self, name), name, least=least, kind=kind)
         object.__setattr__(self, name, value)
+
+    def __call__(self, hr: Volume) -> Volume:
+        """The low-resolution scan."""
+        raise NotImplementedError
 
     @property
     def coarser(self) -> tuple[float, float, float]:
