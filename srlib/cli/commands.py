@@ -230,7 +230,7 @@ def priors(manifest, classes, out, split, force) -> None:
     for contrast, prior in found.items():
         scans = sum({contrast, "labels"} <= set(s.files) for s in subjects)
         click.echo(f"{contrast}: {prior[0].shape[1]} classes from {scans} scans", err=True)
-    click.echo(intensities.write_priors(found, out, force))
+    click.echo(intensities.write_priors(found, out, force=force))
 
 
 @main.command()

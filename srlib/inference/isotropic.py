@@ -16,7 +16,7 @@ from srlib.inference.prediction import Plan, Prediction, Request, SameGrid, Tile
 from srlib.scans.intensity import Scaling, fit_scaling
 from srlib.scans.space import resample_to
 from srlib.scans.volume import Volume, coarse_grid, reorient, resample
-from srlib.synthesis.generation import Acquisition, Generation
+from srlib.synthesis.settings import Acquisition, Generation
 from srlib.synthesis.slices import ISOTROPIC
 from srlib.training.losses import uncertainty
 

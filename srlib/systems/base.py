@@ -15,7 +15,7 @@ from srlib.inference.isotropic import IsotropicSpacing
 from srlib.inference.prediction import AnyFactor, CoarseToFine, SameGrid
 from srlib.models.network import Network
 from srlib.scans.intensity import INTENSITIES
-from srlib.synthesis.generation import Acquisition, Generation
+from srlib.synthesis.settings import Acquisition, Generation
 from srlib.training.examples import ScanPatches
 from srlib.training.games import CrossEntropy, LeastSquares, Supervised, Training, Wasserstein
 from srlib.training.mixture import Mixture

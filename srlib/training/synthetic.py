@@ -27,9 +27,9 @@ from srlib.scans.formats import load
 from srlib.scans.patches import extract, grid_locations, per_axis
 from srlib.scans.space import resample_to
 from srlib.scans.volume import reorient
-from srlib.synthesis.generation import Generation
-from srlib.synthesis.generator import Example, LabelMap, apply, draw, encode
 from srlib.synthesis.priors import Label, Prior, read_classes, read_priors
+from srlib.synthesis.settings import Generation
+from srlib.synthesis.simulation import Example, LabelMap, apply, draw, encode
 from srlib.training.mixture import Mixture, degrade, synthesize
 
 KEPT = 8  # label maps in the memory of each process
@@ -213,7 +213,7 @@ class RandomDegradations(_FromLabels):
         """The patches of one synthetic scan: input (16, X, Y, Z), truth (1, X, Y, Z), float32, about [0, 1].
 
         The input is the degraded scan interpolated on the truth's grid and its description
-        (``describe_degradation``), as constant maps. Raises InputError as ``generator.draw``.
+        (``describe_degradation``), as constant maps. Raises InputError as ``simulation.draw``.
         """
         mixture, size, count = (
             self.mixture,
