@@ -41,7 +41,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class PairMaker:
+class ObservationModel:
     """How pairs are made of subjects: the task, and the columns of the manifest that are read.
 
     ``settings`` of tasks by name go before those of TASKS. ``coarse``: the network's input is on

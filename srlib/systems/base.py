@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from srlib.core.parts import Count, Part, as_tuples
 from srlib.core.paths import InputError, choose
-from srlib.data.pairs import PairMaker
+from srlib.data.pairs import ObservationModel
 from srlib.degradations.tasks import TASKS, Settings
 from srlib.inference.isotropic import IsotropicSpacing
 from srlib.inference.prediction import AnyFactor, CoarseToFine, SameGrid
@@ -77,9 +77,9 @@ class Experiment(Part):
         object.__setattr__(self, "task_settings", tasks)
 
     @functools.cached_property
-    def pairs(self) -> PairMaker:
+    def pairs(self) -> ObservationModel:
         """How degraded pairs are made for it."""
-        return PairMaker(
+        return ObservationModel(
             self.task,
             self.task_settings,
             self.contrast,

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from srlib.core.parts import Count, Length, Part, Size
 from srlib.core.paths import InputError
 from srlib.data.manifest import Subject, load_scan
-from srlib.data.pairs import PairMaker
+from srlib.data.pairs import ObservationModel
 from srlib.models.conditioning import describe_degradation
 from srlib.models.network import Network
 from srlib.models.robust import TOLD
@@ -74,7 +74,7 @@ class _FromLabels(Part):
     pooled: ClassVar = 1  # scans whose examples are mixed
     per_scan: ClassVar = 1  # examples of one scan
 
-    def columns(self, pairs: PairMaker, subject: Subject) -> tuple[str, ...]:
+    def columns(self, pairs: ObservationModel, subject: Subject) -> tuple[str, ...]:
         """The columns of the manifest that are read of a subject."""
         return ("labels",)
 
@@ -115,7 +115,7 @@ class _FromLabels(Part):
     def open(
         self,
         subjects: Sequence[Subject],
-        pairs: PairMaker,
+        pairs: ObservationModel,
         *,
         seed: int = 0,
         tables: Tables | None = None,
@@ -124,7 +124,7 @@ class _FromLabels(Part):
         return SyntheticDataset(subjects, self, pairs, tables, seed)
 
     def held_out(
-        self, subjects: Sequence[Subject], pairs: PairMaker, *, tables: Tables | None = None
+        self, subjects: Sequence[Subject], pairs: ObservationModel, *, tables: Tables | None = None
     ) -> list[Pair]:
         """A few examples of the subjects' label maps, the first of each scan; none without a label map."""
         dataset = self.open(subjects, pairs, seed=VALIDATION_SEED, tables=tables)
@@ -146,7 +146,7 @@ class SyntheticScans(_FromLabels):
         """The task that the network is measured on; its examples are like it."""
         return (task,)
 
-    def columns(self, pairs: PairMaker, subject: Subject) -> tuple[str, ...]:
+    def columns(self, pairs: ObservationModel, subject: Subject) -> tuple[str, ...]:
         """The columns of the manifest that are read of a subject."""
         return ("labels", pairs.contrast) if self.generation.target == "real" else ("labels",)
 
@@ -243,7 +243,7 @@ class SyntheticDataset:
         self,
         subjects: Sequence[Subject],
         part: SyntheticScans | RandomDegradations,
-        pairs: PairMaker,
+        pairs: ObservationModel,
         tables: Tables,
         seed: int,
     ) -> None:
