@@ -23,7 +23,7 @@ EDGE = 1e-3  # voxels by which scans that only touch may seem to overlap
 
 @dataclass(frozen=True)
 class Subject:
-    """A row of a manifest; ``files`` maps a column (t1, t2, image, labels, lr, mask) to its file."""
+    """A row of a manifest; ``files`` maps a column (t1, t2, image, labels, lr, mask) to a file."""
 
     name: str
     split: str
@@ -113,7 +113,7 @@ def _meet(one: Grid, other: Grid) -> bool:
     return True
 
 
-def load_scan(subject: Subject, column: str, rule: str = "minmax") -> Volume:
+def load_scan(subject: Subject, column: str, *, rule: str = "minmax") -> Volume:
     """A subject's scan; a ScanWarning names it where a few voxels take most of its range.
 
     The range is that which an intensity rule leaves.

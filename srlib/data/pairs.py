@@ -66,7 +66,7 @@ class ObservationModel:
         lr = ("lr",) if self.given and "lr" in subject.files else ()
         return tuple(filter(None, (self.contrast, self.reference, *lr)))
 
-    def make(self, subject: Subject, task: str = "", middle: int | None = None) -> Pair:
+    def make(self, subject: Subject, task: str = "", *, middle: int | None = None) -> Pair:
         """The pair of a subject's scan, or of its ``middle`` voxels of each axis.
 
         The scan is degraded by a task, by default its own; under its own task the manifest's
@@ -77,7 +77,7 @@ class ObservationModel:
         voxels take most of the range. Raises InputError for a given scan that covers less than
         GIVEN_COVERS of the true one.
         """
-        whole = load_scan(subject, self.contrast, self.intensity)
+        whole = load_scan(subject, self.contrast, rule=self.intensity)
         hr = framed(whole, self.frame) if self.frame else whole
         hr = central(hr, middle) if middle else hr
         what = subject.file(self.contrast)
@@ -88,7 +88,7 @@ class ObservationModel:
                 pair = self.degrade(hr, task)
             if self.reference:
                 what = self.reference
-                reference = bring(load_scan(subject, self.reference, self.intensity), pair.hr)
+                reference = bring(load_scan(subject, self.reference, rule=self.intensity), pair.hr)
                 pair = dataclasses.replace(pair, reference=reference)
             return pair
         except InputError as err:
@@ -128,14 +128,14 @@ class ObservationModel:
         return Pair(lr, on_grid, hr, seen, self.intensity, scaling, factor=factor)
 
     def baselines(self, pair: Pair) -> dict[str, Volume]:
-        """Estimates without training, by name: the input where it is on the fine grid, or splines."""
+        """Untrained estimates by name: the input where it is on the fine grid, else splines."""
         if pair.lr is pair.on_grid:
             return {self.degradation().baseline: pair.on_grid}
         linear = resample(pair.lr, pair.hr.shape, pair.on_grid.affine, order=1)
         return {"linear": linear, "cubic": pair.on_grid}
 
 
-def bring(reference: Volume, grid: Volume, order: int = 3) -> Volume:
+def bring(reference: Volume, grid: Volume, *, order: int = 3) -> Volume:
     """A scan of another contrast on a scan's grid, as ``resample_to``.
 
     Beyond its field of view it is its minimum, wild voxels apart. Raises InputError when the two

@@ -46,7 +46,7 @@ class Degradation(Part):
         """The low-resolution scan and its ground truth."""
         return self(hr), hr
 
-    def to_grid(self, lr: Volume, shape: Sequence[int], order: int = 3) -> Volume:
+    def to_grid(self, lr: Volume, shape: Sequence[int], *, order: int = 3) -> Volume:
         """Interpolate the low-resolution scan on the fine grid of the given shape.
 
         Order 1 is trilinear, 3 cubic.
@@ -67,7 +67,7 @@ class _OnFineGrid(Degradation):
 
     coarser = (1.0, 1.0, 1.0)
 
-    def to_grid(self, lr: Volume, shape: Sequence[int], order: int = 3) -> Volume:
+    def to_grid(self, lr: Volume, shape: Sequence[int], *, order: int = 3) -> Volume:
         """The image itself."""
         return lr
 
@@ -167,12 +167,12 @@ class GaussianDownsample(Degradation):
         blurred = hr.with_data(ndimage.gaussian_filter(hr.data, sigma, mode="reflect"))
         grid = coarse_grid(hr.shape, hr.affine, self.factor, self.align)
         lr = resample(blurred, *grid, order=self.order)
-        return rician(lr, self.noise, np.random.default_rng(0), is_signed(hr))
+        return rician(lr, self.noise, np.random.default_rng(0), signed=is_signed(hr))
 
-    def to_grid(self, lr: Volume, shape: Sequence[int], order: int = 3) -> Volume:
+    def to_grid(self, lr: Volume, shape: Sequence[int], *, order: int = 3) -> Volume:
         """Interpolate the low-resolution scan on the fine grid of the given shape."""
         if self.align == "center":
-            return super().to_grid(lr, shape, order)
+            return super().to_grid(lr, shape, order=order)
         # the step is (n - 1) / (N - 1), which depends on the two shapes alone
         step = [(n - 1) / (m - 1) if m > 1 else 1.0 for n, m in zip(lr.shape, shape, strict=True)]
         return resample(lr, shape, lr.affine @ np.diag([*step, 1.0]), order=order)
@@ -270,7 +270,7 @@ def is_signed(scan: Volume) -> bool:
     return float(scan.data.min()) < 0
 
 
-def rician(scan: Volume, level: float, rng: np.random.Generator, signed: bool = False) -> Volume:
+def rician(scan: Volume, level: float, rng: np.random.Generator, *, signed: bool = False) -> Volume:
     """A magnitude image of a scan with Gaussian noise in its real and imaginary parts.
 
     The std is ``level`` times the brightest voxel; level 0 returns the scan. Gudbjartsson & Patz,

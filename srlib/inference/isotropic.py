@@ -125,7 +125,7 @@ class IsotropicSpacing(SameGrid):
         grid = isotropic(scan, self.spacing_mm, generation.order)
         channels, scalings = [], []
         for given, top in zip(scans, units.tops, strict=False):
-            image = grid if given is scan else bring(given, grid, generation.order)
+            image = grid if given is scan else bring(given, grid, order=generation.order)
             fitted = fit_scaling(image.data)
             scalings.append(Scaling(fitted.offset, fitted.scale / top))
             channels.append(scalings[-1].apply(image.data))

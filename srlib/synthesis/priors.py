@@ -154,7 +154,7 @@ def partners(classes: Sequence[Label]) -> dict[int, int]:
 
 
 def estimate_priors(
-    pairs: Iterable[tuple[str, Volume, Volume]], classes: Sequence[Label], rescale: bool = True
+    pairs: Iterable[tuple[str, Volume, Volume]], classes: Sequence[Label], *, rescale: bool = True
 ) -> Prior:
     """Priors of one contrast from (subject, scan, label map).
 
@@ -223,8 +223,9 @@ def write_priors(priors: Mapping[str, Prior], path: str | Path, *, force: bool =
 def read_priors(path: str | Path) -> dict[str, Prior]:
     """Priors by modality, from our CSV or the original ``prior_means_*.npy``, ``prior_stds_*.npy``.
 
-    The modality of the latter, named by either, is the rest of the name. Raises InputError: unknown column or quantity, a row twice or missing, a number that
-    is not finite, a negative spread.
+    The modality of the latter is the rest of the name. Raises InputError: unknown column or
+    quantity, a row twice or missing, a number that is not finite, a negative std, an array of other
+    than two rows.
     """
     path = Path(path)
     priors = _original(path) if path.suffix == ".npy" else _tidy(path)

@@ -110,6 +110,7 @@ def draw(
     rng: np.random.Generator,
     label_map: LabelMap,
     generation: Generation,
+    *,
     priors: Mapping[str, Prior],
     patch_size: int | Sequence[int],
     spacing_mm: float | None = None,
@@ -164,6 +165,7 @@ def apply(
     label_map: LabelMap,
     parameters: Parameters,
     generation: Generation,
+    *,
     real: np.ndarray | None = None,
 ) -> Example:
     """The example of a label map and drawn parameters; the same bytes each time.

@@ -72,7 +72,7 @@ def synthesize(
     ]
     contrast = contrasts[rng.integers(len(contrasts))]
     generation = dataclasses.replace(generation, inputs=(Acquisition(contrast),))
-    parameters = draw(rng, label_map, generation, tables, shape)
+    parameters = draw(rng, label_map, generation, priors=tables, patch_size=shape)
     parameters = dataclasses.replace(
         parameters, stds=parameters.stds * rng.uniform(0, mixture.texture)
     )

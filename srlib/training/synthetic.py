@@ -158,8 +158,15 @@ class SyntheticScans(_FromLabels):
         real: np.ndarray | None,
     ) -> Example:
         """An example with all its parts."""
-        parameters = draw(rng, label_map, self.generation, priors, self.patch_size, self.spacing_mm)
-        return apply(label_map, parameters, self.generation, real)
+        parameters = draw(
+            rng,
+            label_map,
+            self.generation,
+            priors=priors,
+            patch_size=self.patch_size,
+            spacing_mm=self.spacing_mm,
+        )
+        return apply(label_map, parameters, self.generation, real=real)
 
     def draw(
         self,

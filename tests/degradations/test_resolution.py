@@ -141,7 +141,7 @@ def test_down_and_back_leaves_a_blob_in_place(name, shape, affine, blob, centre_
 @pytest.mark.parametrize("order", [0, 1, 3])
 def test_to_grid_interpolates_at_the_given_order(order, noise):
     lr = Volume(noise((9, 8, 7)), np.eye(4))
-    out = GaussianDownsample(2).to_grid(lr, (18, 16, 14), order).data
+    out = GaussianDownsample(2).to_grid(lr, (18, 16, 14), order=order).data
     at = np.indices((18, 16, 14)) / 2 - 0.25
     np.testing.assert_allclose(
         out, ndimage.map_coordinates(lr.data, at, order=order, mode="mirror"), atol=1e-5
@@ -181,15 +181,15 @@ def test_scanline_decimation_keeps_columns_and_interpolates_between_them(
         )
     last = 4 * (len(lr.data) - 1)
     for order in (1, 3):
-        back = degradation.to_grid(lr, hr.shape, order)
+        back = degradation.to_grid(lr, hr.shape, order=order)
         assert back.shape == hr.shape
         np.testing.assert_allclose(back.affine, affine, atol=1e-9)
         np.testing.assert_allclose(back.data[::4], hr.data[::4], atol=1e-4)
         alone = degradation.to_grid(
-            Volume(lr.data[:, 3:4, 1:2], lr.affine), (width, 1, 1), order
+            Volume(lr.data[:, 3:4, 1:2], lr.affine), (width, 1, 1), order=order
         ).data
         np.testing.assert_allclose(back.data[:, 3:4, 1:2], alone, atol=1e-4)
-    linear = degradation.to_grid(lr, hr.shape, 1).data[: last + 1, 3, 2]
+    linear = degradation.to_grid(lr, hr.shape, order=1).data[: last + 1, 3, 2]
     np.testing.assert_allclose(
         linear, np.interp(np.arange(last + 1), np.arange(0, width, 4), lr.data[:, 3, 2]), atol=1e-5
     )

@@ -47,7 +47,12 @@ def encoded(labels):
 
 def example(encoded, generation, seed=0, size=32, spacing=None, priors=PRIORS, **more):
     parameters = simulation.draw(
-        np.random.default_rng(seed), encoded, generation, priors, size, spacing
+        np.random.default_rng(seed),
+        encoded,
+        generation,
+        priors=priors,
+        patch_size=size,
+        spacing_mm=spacing,
     )
     return simulation.apply(encoded, parameters, generation, **more)
 
@@ -102,7 +107,7 @@ def test_a_flip_keeps_left_structures_left(encoded, labels):
     """Left label 2 lies at large x here; mirrored anatomy still has its left class there."""
     generation = Generation((Acquisition("t1"),), **STILL)
     parameters = simulation.draw(
-        np.random.default_rng(0), encoded, generation, PRIORS, labels.shape
+        np.random.default_rng(0), encoded, generation, priors=PRIORS, patch_size=labels.shape
     )
     plain = simulation.apply(encoded, parameters, generation).classes[0]
     flipped = simulation.apply(
@@ -136,7 +141,9 @@ def test_intensities_follow_the_priors(encoded):
 
     def drawn(generation, priors):
         draws = [
-            simulation.draw(np.random.default_rng(i), encoded, generation, priors, 8)
+            simulation.draw(
+                np.random.default_rng(i), encoded, generation, priors=priors, patch_size=8
+            )
             for i in range(400)
         ]
         return np.stack([p.means[0] for p in draws])
@@ -158,7 +165,7 @@ def test_a_crop_is_a_part_of_the_whole(encoded, labels):
     generation = Generation((Acquisition("t1"),), **STILL | {"warp_std": 3.0, "rotation_deg": 10.0})
     for seed in range(3):
         whole = simulation.draw(
-            np.random.default_rng(seed), encoded, generation, PRIORS, labels.shape
+            np.random.default_rng(seed), encoded, generation, priors=PRIORS, patch_size=labels.shape
         )
         axes = [Axis(n, n, 1.0, 1.0) for n in (16, 17, 12)]
         part = dataclasses.replace(whole, axes=axes, start=(9, 20, 15))
@@ -204,7 +211,11 @@ def test_a_warp_does_not_fold_where_the_published_bounds_are_greatest():
     for seed in range(4):
         rng = np.random.default_rng(seed)
         p = simulation.draw(
-            rng, encoded, Generation((THICK,)), {"t1": (MEANS[:, :1], STDS[:, :1])}, (96, 112, 88)
+            rng,
+            encoded,
+            Generation((THICK,)),
+            priors={"t1": (MEANS[:, :1], STDS[:, :1])},
+            patch_size=(96, 112, 88),
         )
         p = dataclasses.replace(p, velocity=p.velocity / p.velocity.std() * 4.0)
         grid = simulation._grid(p, (96, 112, 88))[0].movedim(-1, 0).flip(0)
@@ -246,7 +257,7 @@ def test_inputs_are_what_prediction_makes_of_a_thick_scan(encoded, labels, order
     thick = GaussianDownsample((1, 1, 3), (0, 0, 1.26))
     lr = thick(labels.with_data(ex.target[0].numpy()))
     np.testing.assert_allclose(ex.reliability[0], isotropic.reliability(lr, labels), atol=1e-6)
-    expected = thick.to_grid(lr, labels.shape, order)
+    expected = thick.to_grid(lr, labels.shape, order=order)
     difference = np.abs(ex.images[0].numpy() - expected.data)[..., 5:-5]
     assert difference.max() < 0.01
 
@@ -289,7 +300,7 @@ def test_misplaced_inputs_come_back_up_to_the_residual(encoded):
 def test_random_resolutions_stay_in_their_range(encoded):
     generation = Generation((Acquisition("t1", random_mm=9.0),))
     drawn = [
-        simulation.draw(np.random.default_rng(i), encoded, generation, PRIORS, 8)
+        simulation.draw(np.random.default_rng(i), encoded, generation, priors=PRIORS, patch_size=8)
         for i in range(300)
     ]
     spacing = np.array([p.slices_mm[0] for p in drawn])
@@ -342,5 +353,9 @@ def test_priors_for_another_number_of_classes_are_refused(encoded):
     for prior, count in (((MEANS[:, :3], STDS[:, :3]), 3), (more, 5)):
         with pytest.raises(InputError, match=f"{count} classes; the label table has 4"):
             simulation.draw(
-                np.random.default_rng(0), encoded, Generation((THICK,)), {"t1": prior}, 8
+                np.random.default_rng(0),
+                encoded,
+                Generation((THICK,)),
+                priors={"t1": prior},
+                patch_size=8,
             )
