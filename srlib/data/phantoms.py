@@ -12,9 +12,10 @@ DYNAMIC_RANGE_DB = 60.0
 def ct_slice(rng: np.random.Generator, size: int = 512) -> np.ndarray:
     """A simulated axial head CT in HU, float32 (size, size) with x first.
 
-    It shows air, scalp, skull, brain, ventricles and lesions. Ellipses and the distance to the brain's border, under a smooth random warp, with edges one
-    pixel wide, so that partial volume is there. One to four lesions are 20 to 60 HU above or below
-    their surroundings; texture, white noise of 4 HU. Drawn by us, to no measured statistics.
+    It shows air, scalp, skull, brain, ventricles and lesions: ellipses and the distance to the
+    brain's border, under a smooth random warp. Edges are one pixel wide, so there is partial
+    volume. One to four lesions are 20 to 60 HU above or below their surroundings; texture, white
+    noise of 4 HU. Ours; it follows no measured statistics.
     """
     index = np.indices((size, size), dtype=np.float32)
     moved = index + draw_warp(rng, (size, size, 1), points=5, std=size / 80)[:2, ..., 0].numpy()
