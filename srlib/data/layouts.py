@@ -51,8 +51,8 @@ def _find(layout: str, folder: Path) -> Found:
     """Files by the layout's patterns; hidden ones are skipped, ``**`` does not follow links."""
     found: Found = defaultdict(dict)
     for column, patterns in PATTERNS[layout].items():
-        files = itertools.chain.from_iterable(folder.glob(pattern) for pattern in patterns)
-        for file in sorted(files, key=_by_number):
+        paths = itertools.chain.from_iterable(folder.glob(pattern) for pattern in patterns)
+        for file in sorted(paths, key=_by_number):
             inside = file.relative_to(folder).as_posix()
             named = re.search(SUBJECTS[layout], inside, re.IGNORECASE)
             if not named or not file.is_file() or re.search(r"(^|/)\.", inside):
