@@ -181,7 +181,8 @@ def manifest(layout, folder, out, split, seed, subjects, force):
         raise InputError(
             f"--split: expected numbers between slashes, like 0.7/0.1/0.2, got {split!r}"
         ) from err
-    click.echo(layouts.write_manifest(layout, folder, out, shares, seed, subjects, force))
+    options = {"split": shares, "seed": seed, "subjects": subjects, "force": force}
+    click.echo(layouts.write_manifest(layout, folder, out, **options))
 
 
 @main.command()
@@ -213,7 +214,7 @@ def priors(manifest, classes, out, split, force):
     for contrast, prior in found.items():
         scans = sum({contrast, "labels"} <= set(s.files) for s in subjects)
         click.echo(f"{contrast}: {prior[0].shape[1]} classes from {scans} scans", err=True)
-    click.echo(intensities.write_priors(found, out, force))
+    click.echo(intensities.write_priors(found, out, force=force))
 
 
 @main.command()

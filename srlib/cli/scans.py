@@ -51,7 +51,7 @@ def degrade(source, target, degradation, window, on_grid, force, **options):
     Example:
       srlib degrade hr.nii.gz lr.nii.gz --degradation gaussian --factor 2 2 2
     """
-    from srlib.degradations.resolution import make_degradation
+    from srlib.degradations import resolution
     from srlib.scans import formats, headers, volume
 
     given = {name: value for name, value in options.items() if value is not None}
@@ -70,7 +70,7 @@ def degrade(source, target, degradation, window, on_grid, force, **options):
         )
     hr = formats.load(source)
     factor = given.pop("factor", EVERY.get(degradation) or tuple(min(n, 2) for n in hr.shape))
-    model = make_degradation(degradation, factor=given.pop("every", factor), **given)
+    model = resolution.DEGRADATIONS[degradation](factor=given.pop("every", factor), **given)
     if window:
         hr = hr.with_data(hr.data.clip(*window))
     lr = model(hr)

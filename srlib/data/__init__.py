@@ -7,6 +7,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "layouts": ["write_manifest"],
         "manifest": ["Subject", "load_mask", "load_scan", "read_manifest"],
-        "pairs": ["Pair", "PairMaker"],
+        "pairs": ["Pair", "ObservationModel"],
     },
 )

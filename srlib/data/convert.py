@@ -1,4 +1,4 @@
-"""Published collections of 2-D images, as NIfTI files and a manifest with their published splits."""
+"""Convert published collections of 2-D images to NIfTI files and a manifest."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -18,38 +18,44 @@ Listed = Iterator[tuple[str, str, Callable[[], Volume]]]  # name, split, how to 
 
 
 def convert(
-    collection: str, folder: str | Path, out: str | Path, manifest: str | Path, force: bool = False
+    collection: str,
+    folder: str | Path,
+    *,
+    out: str | Path,
+    manifest: str | Path,
+    force: bool = False,
 ) -> Path:
     """Write a collection's images into ``out`` and their manifest (columns subject, split, image).
 
-    ``deeplesion``: the key slices of ``DL_info.csv``, in HU. ``duke``: the records that ``train*.csv``, ``val*.csv``
-    and ``test*.csv`` in the folder list, scan-converted. Raises InputError for an unknown collection, a folder that is
-    not one, two images of one name, an output that is there unless ``force``, and an unreadable image.
+    ``deeplesion``: the key slices of ``DL_info.csv``, in HU. ``duke``: the records that
+    ``train*.csv``, ``val*.csv`` and ``test*.csv`` in the folder list, scan-converted. Splits are
+    the published ones. Raises InputError for an unknown collection, another folder, two images of
+    one name, an output that exists unless ``force``, and an unreadable image.
     """
     find, dtype = choose(COLLECTIONS, collection, "collection")
-    listed, rows, taken = [*find(Path(folder))], [], {}
-    if not listed:
-        raise InputError(
-            f"{folder}: expected train*.csv, val*.csv or test*.csv whose column filename lists .mat files"
-        )
-    for name, split, _ in listed:
+    keep(manifest, force)
+    rows, readers, taken = [], {}, {}
+    for name, split, read in find(Path(folder)):
         check_name(name, str(folder), taken)
-        rows.append((name, split, Path(out, f"{name}.nii.gz").absolute()))
-    for file in (Path(manifest), *(file for *_, file in rows)):
+        file = Path(out, f"{name}.nii.gz").absolute()
         keep(file, force)
+        rows.append((name, split, file))
+        readers[file] = read
+    if not rows:
+        raise InputError(
+            f"{folder}: expected train*.csv, val*.csv or test*.csv whose column filename lists "
+            ".mat files"
+        )
     make_dir(Path(out))
-    for (*_, read), (*_, file) in zip(listed, rows, strict=True):
+    for file, read in readers.items():
         save(read(), file, dtype=dtype)
     return write_table(manifest, ("subject", "split", "image"), rows, force)
 
 
 def _deeplesion(folder: Path) -> Listed:
     for file, split, spacing in deeplesion_rows(folder):
-        yield (
-            f"{file.parent.name}_{file.stem}",
-            split,
-            partial(load_png, file, spacing, deeplesion=True),
-        )
+        read = partial(load_png, file, spacing, deeplesion=True)
+        yield f"{file.parent.name}_{file.stem}", split, read
 
 
 def _duke(folder: Path) -> Listed:
@@ -61,7 +67,10 @@ def _duke(folder: Path) -> Listed:
             for row in read_table(table, ("filename",)):
                 found = files[row["filename"]]
                 if len(found) > 1:
-                    raise InputError(f"{row.place}: {found[0]} or {found[1]}? keep one of them")
+                    raise InputError(
+                        f"{row.place}: expected one file of this name, got {found[0]} and "
+                        f"{found[1]}; keep one of them"
+                    )
                 for file in found:
                     yield file.stem, split, partial(_beams, file, table)
 
@@ -71,7 +80,5 @@ def _beams(file: Path, table: Path) -> Volume:
     return scan_convert(polar, **geometry, shape=DUKE_SHAPE)
 
 
-COLLECTIONS = {
-    "deeplesion": (_deeplesion, np.int16),
-    "duke": (_duke, np.float32),
-}  # and the type of its numbers
+# how images are found, and the type of their numbers
+COLLECTIONS = {"deeplesion": (_deeplesion, np.int16), "duke": (_duke, np.float32)}

@@ -1,4 +1,4 @@
-"""Where label maps come from: a manifest with its table of classes and intensity priors."""
+"""Find label maps to train on: a manifest with its table of classes and intensity priors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,20 +12,14 @@ from srlib.data import cohorts
 from srlib.data.layouts import write_manifest
 from srlib.data.manifest import Subject, read_manifest
 from srlib.scans.volume import load
-from srlib.synthesis.priors import (
-    Label,
-    Prior,
-    estimate_priors,
-    read_classes,
-    read_priors,
-    write_priors,
-)
+from srlib.synthesis import priors as intensities
+from srlib.synthesis.priors import Label, Prior
 
 CONTRASTS = ("t1", "t2")
 
 
 @dataclass(frozen=True)
-class LabelMaps:
+class LabelFiles:
     """Files: a manifest whose rows have ``labels``, the table of their classes, the priors."""
 
     manifest: Path
@@ -33,28 +27,25 @@ class LabelMaps:
     priors: Path
 
 
-def find(manifest: str = "", classes: str = "", priors: str = "") -> LabelMaps:
-    """Label maps to train on: those given; else SynthSR's, where at hand; else the built-in ones.
+def find(manifest: str | Path = "", classes: str | Path = "", priors: str = "") -> LabelFiles:
+    """Label maps to train on: those given; else SynthSR's, where they exist; else the built-in.
 
-    SynthSR's tutorial data are looked for in ``synthsr/`` of the data folder. Priors that are not
-    given are measured on the rows' own scans. Raises InputError: a manifest without classes, and as
+    SynthSR's tutorial data are read from ``synthsr/`` of the data folder. Priors that are not given
+    are measured on the rows' own scans. Raises InputError for a manifest without classes, and as
     ``read_manifest`` and ``estimate_priors``.
     """
-    if manifest and not classes:
+    if not manifest:
+        folder = data_dir() / "synthsr"
+        there = (folder / "priors" / "generation_labels.npy").is_file()
+        return _synthsr(folder) if there and (folder / "labels").is_dir() else builtin()
+    if not classes:
         raise InputError(f"{manifest}: a table of its classes is needed; see csv/README.md")
-    if manifest:
-        manifest, classes = locate(manifest), locate(classes)
-        return LabelMaps(
-            manifest, classes, locate(priors) if priors else _measured(manifest, classes)
-        )
-    folder = data_dir() / "synthsr"
-    if (folder / "priors" / "generation_labels.npy").is_file() and (folder / "labels").is_dir():
-        return _synthsr(folder)
-    return builtin()
+    manifest, classes = locate(manifest), locate(classes)
+    return LabelFiles(manifest, classes, locate(priors) if priors else _measured(manifest, classes))
 
 
-def builtin() -> LabelMaps:
-    """The built-in cohort's label maps, of four tissues; they are made when they are not there.
+def builtin() -> LabelFiles:
+    """The built-in cohort's label maps, of four tissues; they are made where they do not exist.
 
     Raises InputError outside a checkout.
     """
@@ -63,7 +54,7 @@ def builtin() -> LabelMaps:
         raise InputError("no label maps: outside a checkout, give a manifest and its classes")
     try:
         read_manifest(manifest, "train")
-    except InputError:  # its volumes are not there
+    except InputError:  # its volumes do not exist
         cohorts.build(manifest=manifest)
     return find(manifest, manifest.with_name("classes_tissue.csv"))
 
@@ -75,7 +66,7 @@ def measure(subjects: Sequence[Subject], table: Sequence[Label]) -> dict[str, Pr
         chosen = [s for s in subjects if {contrast, "labels"} <= s.files.keys()]
         if chosen:
             pairs = ((s.name, load(s.file(contrast)), load(s.file("labels"))) for s in chosen)
-            found[contrast] = estimate_priors(pairs, table)
+            found[contrast] = intensities.estimate_priors(pairs, table)
     if not found:
         raise InputError(
             "no row has a scan (t1 or t2) and labels; fill in these columns, or use another --split"
@@ -84,18 +75,19 @@ def measure(subjects: Sequence[Subject], table: Sequence[Label]) -> dict[str, Pr
 
 
 def _measured(manifest: Path, classes: Path) -> Path:
-    found = measure(read_manifest(manifest, "train"), read_classes(classes))
+    found = measure(read_manifest(manifest, "train"), intensities.read_classes(classes))
     content = repr({name: np.array(prior).tolist() for name, prior in found.items()})
     label = f"{cohort_label(manifest)}_priors_{sha256(content.encode()).hexdigest()[:8]}"
-    return write_priors(found, make_dir(data_dir()) / f"{label}.csv")
+    return intensities.write_priors(found, make_dir(data_dir()) / f"{label}.csv")
 
 
-def _synthsr(folder: Path) -> LabelMaps:
+def _synthsr(folder: Path) -> LabelFiles:
     """SynthSR's tutorial: a quarter of its label maps for validation, its priors as one CSV."""
-    made = make_dir(data_dir() / "made")  # what lies there is ours and is made anew
-    manifest = write_manifest("synthsr", folder, made / "synthsr.csv", (0.75, 0.25, 0), force=True)
+    made = make_dir(data_dir() / "made")  # a folder of ours, whose files are made anew
+    split = (0.75, 0.25, 0)
+    manifest = write_manifest("synthsr", folder, made / "synthsr.csv", split=split, force=True)
     priors = {}
     for file in sorted(folder.glob("priors/prior_means_*.npy")):
-        priors |= read_priors(file)
-    table = write_priors(priors, made / "synthsr_priors.csv", force=True)
-    return LabelMaps(manifest, folder / "priors" / "generation_labels.npy", table)
+        priors |= intensities.read_priors(file)
+    table = intensities.write_priors(priors, made / "synthsr_priors.csv", force=True)
+    return LabelFiles(manifest, folder / "priors" / "generation_labels.npy", table)

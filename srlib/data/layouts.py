@@ -1,10 +1,10 @@
-"""Folder layouts of the data sets that the papers used, turned into manifests."""
+"""Write the manifest of a data set that lies in a known folder layout."""
 
 import itertools
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,19 +19,15 @@ END = r"\.(?:nii|nii\.gz|mgz)$"
 HCP, ADNI = "*/unprocessed/3T/T1w_MPR1/*_", "*/T1_brain_extractedBrainExtraction"
 KIRBY = "**/KKI2009-[0-9][0-9]-"
 PATTERNS: dict[str, dict[str, Sequence[str]]] = {  # layout -> column -> where its files lie
-    "hcp": {
-        "t1": [f"{HCP}3T_T1w_MPR1.nii.gz"],
-        "lr": [f"{HCP}LR.mat"],
-    },  # Chen et al. and its replication
-    "adni": {"t1": [f"{ADNI}Brain.nii.gz"], "mask": [f"{ADNI}Mask.nii.gz"]},  # Sanchez & Vilaplana
-    "kirby": {"t1": [f"{KIRBY}MPRAGE.nii.gz"], "t2": [f"{KIRBY}T2w.nii.gz"]},  # Pham et al.
+    # Chen et al. and its replication
+    "hcp": {"t1": [f"{HCP}3T_T1w_MPR1.nii.gz"], "lr": [f"{HCP}LR.mat"]},
+    # Sanchez & Vilaplana
+    "adni": {"t1": [f"{ADNI}Brain.nii.gz"], "mask": [f"{ADNI}Mask.nii.gz"]},
+    # Pham et al.
+    "kirby": {"t1": [f"{KIRBY}MPRAGE.nii.gz"], "t2": [f"{KIRBY}T2w.nii.gz"]},
     "bids": {
-        column: [
-            f"sub-*/{session}anat/*_{kind}.nii{gz}"
-            for session in ("", "ses-*/")
-            for gz in ("", ".gz")
-        ]
-        for column, kind in {"t1": "T1w", "t2": "T2w"}.items()
+        "t1": ["sub-*/anat/*_T1w.nii*", "sub-*/ses-*/anat/*_T1w.nii*"],
+        "t2": ["sub-*/anat/*_T2w.nii*", "sub-*/ses-*/anat/*_T2w.nii*"],
     },
     "synthsr": {"labels": [f"labels/{s}" for s in SCANS], "t1": [f"images/{s}" for s in SCANS]},
     "flat": {"t1": SCANS},
@@ -40,7 +36,7 @@ SUBJECTS = {  # layout -> the subject's name in a file's path; several groups ar
     "hcp": r"^([^/]+)",
     "adni": r"^([^/]+)",
     "kirby": r"(KKI2009-\d\d)-[^/]*$",
-    "bids": r"^(sub-[^/]*)/(ses-[^/]*)?",
+    "bids": rf"^(sub-[^/]*)/(ses-[^/]*)?.*{END}",
     "synthsr": rf"([^/]+?)(?:[_-](?:labels?|seg|aseg|dseg|image|t1w?))?{END}",
     "flat": rf"([^/]+){END}",
 }
@@ -55,71 +51,46 @@ def _find(layout: str, folder: Path) -> Found:
     """Files by the layout's patterns; hidden ones are skipped, ``**`` does not follow links."""
     found: Found = defaultdict(dict)
     for column, patterns in PATTERNS[layout].items():
-        for file in sorted(
-            {file for pattern in patterns for file in folder.glob(pattern)}, key=_by_number
-        ):
+        paths = itertools.chain.from_iterable(folder.glob(pattern) for pattern in patterns)
+        for file in sorted(paths, key=_by_number):
             inside = file.relative_to(folder).as_posix()
-            if not file.is_file() or re.search(r"(^|/)\.", inside):
+            named = re.search(SUBJECTS[layout], inside, re.IGNORECASE)
+            if not named or not file.is_file() or re.search(r"(^|/)\.", inside):
                 continue
-            name = "_".join(
-                filter(None, re.search(SUBJECTS[layout], inside, re.IGNORECASE).groups())
-            )
+            name = "_".join(filter(None, named.groups()))
             first = found[name].setdefault(column, file)
-            if (
-                first != file and layout != "bids"
-            ):  # BIDS numbers the runs of a session: the first counts
+            if first != file and layout != "bids":  # in BIDS, the first run of a session counts
                 raise InputError(
-                    f"two files for the {column} of subject {name}, {first} and {file}; keep one of them"
+                    f"two files for the {column} of subject {name}, {first} and {file}; "
+                    "keep one of them"
+                )
+    if layout == "synthsr":
+        for files in found.values():
+            if "labels" not in files:
+                raise InputError(
+                    f"{files['t1']}: no label map of the same name in labels/; rename one of the "
+                    "two, or take the scan away"
                 )
     return {name: files for name, files in found.items() if files.keys() & {"t1", "t2", "labels"}}
 
 
-def _pair(found: Found) -> Found:
-    """Label maps of the SynthSR layout, each with the scan of its name; see ``_own`` for names that are never the same."""
-    labels = {name: files for name, files in found.items() if "labels" in files}
-    images = {name: files["t1"] for name, files in found.items() if name not in labels}
-    shared = any("t1" in files for files in labels.values())
-    by_own = {} if shared else _own(labels)
-    for key, name in _own(images).items():
-        if key in by_own:
-            labels[by_own[key]]["t1"] = images.pop(name)
-    if images:
-        raise InputError(
-            f"{images[min(images)]}: no label map of the same name in labels/; rename one of the two, "
-            "or take the scan away"
-        )
-    return labels
-
-
-def _own(names: Iterable[str]) -> dict[tuple[str, ...], str]:
-    """Names by what tells them apart, so that map1 of map1, map2 meets scan1 of scan1, scan2.
-
-    These are the words and numbers between the first and the last ones that all share, and the
-    numbers before. Nothing is given when that leaves a name without any.
-    """
-    words = {name: re.findall(r"\d+|[^\W\d_]+", name.lower()) for name in names}
-    first = os.path.commonprefix([*words.values()])  # noqa: RUF071, of words
-    rest = {name: found[len(first) :] for name, found in words.items()}
-    last = os.path.commonprefix([found[::-1] for found in rest.values()])  # noqa: RUF071
-    own = {}
-    for name, found in rest.items():
-        middle = found[: len(found) - len(last)]
-        if not middle:
-            return {}
-        own[(*filter(str.isdecimal, first), *middle)] = name
-    return own if len(own) == len(words) else {}
-
-
 def write_manifest(
-    layout: str, folder: str | Path, out: str | Path, split: Sequence[float] = (0.7, 0.1, 0.2), seed: int = 0,
-    subjects: Path | None = None, force: bool = False,
-) -> Path:  # fmt: skip
+    layout: str,
+    folder: str | Path,
+    out: str | Path,
+    *,
+    split: Sequence[float] = (0.7, 0.1, 0.2),
+    seed: int = 0,
+    subjects: Path | None = None,
+    force: bool = False,
+) -> Path:
     """Write the manifest of a data set's folder; the same bytes for the same files, split and seed.
 
-    ``split``: train, val, [eval,] test as shares that sum to 1 or as counts of people; people beyond the counts
-    are left out. ``subjects``: CSV with the column ``id`` (subject, or person with all sessions) and optionally
-    ``person``, whose scans stay in one split. InputError: unknown layout, missing folder or CSV, no scan, bad split or
-    seed, subjects whose names differ too little, another file under the name ``out`` unless ``force``.
+    ``split``: train, val, [eval,] test as shares that sum to 1 or as counts of people; people
+    beyond the counts are left out. ``subjects``: CSV with the column ``id`` (subject, or person
+    with all sessions) and optionally ``person``, whose scans stay in one split. Raises InputError
+    for an unknown layout, a missing folder or CSV, no scan, a bad split or seed, subjects whose
+    names differ too little, another file under the name ``out`` unless ``force``.
     """
     folder, out, base = Path(folder).resolve(), Path(out), Path(out).parent.resolve()
     patterns = choose(PATTERNS, layout, "layout")
@@ -133,16 +104,16 @@ def write_manifest(
     if not found:
         expected = " or ".join(itertools.chain(*patterns.values()))
         raise InputError(f"{folder}: no scan found for the layout {layout}; expected {expected}")
-    found = _pair(found) if layout == "synthsr" else found
     people = {name: name.split("_ses-")[0] if layout == "bids" else name for name in found}
     sessions = Counter(people.values())
     for name, person in [*people.items()]:
-        if sessions[person] == 1:  # it is named by the person
+        if sessions[person] == 1:  # a single session is named by the person
             found[person], people[person] = found.pop(name), people.pop(name)
     people = people if subjects is None else _choose(people, Path(subjects))
     splits = _assign(sorted(set(people.values())), split, seed)
     rows = [name for name in sorted(people) if people[name] in splits]
-    columns, table, taken = [c for c in VOLUMES if any(c in found[name] for name in rows)], [], {}
+    columns = [c for c in VOLUMES if any(c in found[name] for name in rows)]
+    table, taken = [], {}
     for name in rows:
         check_name(name, str(folder), taken)
         files = [found[name].get(column) for column in columns]
@@ -157,24 +128,26 @@ def _near(file: Path, base: Path) -> str:
 
 def _choose(people: dict[str, str], path: Path) -> dict[str, str]:
     """Subject -> person of the ids in a CSV; its column ``person`` overrules."""
-    rows, scans = read_table(path, ("id",), ("person",)), defaultdict(list)
+    rows = read_table(path, ("id",), ("person",))
+    scans = defaultdict(list)
     for name, person in people.items():
         for key in {name, person}:
             scans[key].append(name)
     unknown = [row["id"] for row in rows if row["id"] not in scans]
     if unknown:
         raise InputError(
-            f"{path}: {len(unknown)} ids without a scan: {', '.join(unknown[:3])}; scans: {min(people)}, ..."
+            f"{path}: {len(unknown)} ids without a scan: {', '.join(unknown[:3])}; "
+            f"scans: {min(people)}, ..."
         )
     return {name: row.get("person") or people[name] for row in rows for name in scans[row["id"]]}
 
 
 def _assign(people: list[str], split: Sequence[float], seed: int) -> dict[str, str]:
-    """Person -> split, shuffled by the seed; shares give counts by largest remainder, none empty from 3 people on."""
-    try:
-        parts = np.asarray(split, dtype=float).ravel()
-    except (TypeError, ValueError):
-        parts = np.zeros(0)
+    """Person -> split, shuffled by the seed.
+
+    Shares give counts by largest remainder; from 3 people on no split is empty.
+    """
+    parts = np.asarray(split, dtype=float).ravel()
     n = len(people)
     if len(parts) not in SPLITS or not ((parts >= 0) & (parts < np.inf)).all():
         raise InputError(
@@ -189,11 +162,10 @@ def _assign(people: list[str], split: Sequence[float], seed: int) -> dict[str, s
             counts[[np.argmax(counts), np.argmax(empty)]] += (-1, 1)
     elif (parts % 1).any() or not 0 < parts.sum() <= n:
         raise InputError(
-            f"--split: expected shares that sum to 1, or counts of at most {n} people in all, got {split}"
+            f"--split: expected shares that sum to 1, or counts of {n} people at most, got {split}"
         )
     else:
         counts = parts.astype(int)
     order = np.random.default_rng(seed).permutation(n)[: counts.sum()]
-    return dict(
-        zip((people[i] for i in order), np.repeat(SPLITS[len(parts)], counts).tolist(), strict=True)
-    )
+    splits = np.repeat(SPLITS[len(parts)], counts).tolist()
+    return {people[i]: name for i, name in zip(order, splits, strict=True)}

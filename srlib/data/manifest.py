@@ -1,4 +1,4 @@
-"""Manifests (CSV, one row per subject) and the scans that they name."""
+"""Read manifests (CSV, one row per subject) and the scans that they name."""
 
 import functools
 import os
@@ -23,13 +23,14 @@ EDGE = 1e-3  # voxels by which scans that only touch may seem to overlap
 
 @dataclass(frozen=True)
 class Subject:
-    """A row of a manifest; ``files`` maps a column (t1, t2, image, labels, lr, mask) to its file."""
+    """A row of a manifest; ``files`` maps a column (t1, t2, image, labels, lr, mask) to a file."""
 
     name: str
     split: str
     files: Mapping[str, Path]
 
     def file(self, column: str) -> Path:
+        """The file of a column; InputError where the row has none."""
         if column not in self.files:
             raise InputError(
                 f"subject {self.name} has no {column}; add the column {column} to the manifest"
@@ -40,10 +41,10 @@ class Subject:
 def read_manifest(path: str | Path, split: str | None = None) -> list[Subject]:
     """Subjects of a manifest, or of one split of it; the columns are described in csv/README.md.
 
-    Paths are relative to the CSV's folder or, where not found there, to ``SRLIB_DATA``. Raises InputError
-    that names row, column and file: what ``read_table`` refuses, a missing or unreadable or 4-D volume, an
-    unknown split, a subject twice or with a name that cannot name a file, a mask or label map that lies nowhere in the
-    t1 (its grid may be another).
+    Paths are relative to the CSV's folder or, where not found there, to ``SRLIB_DATA``. Raises
+    InputError that names row, column and file: what ``read_table`` refuses, a missing or unreadable
+    or 4-D volume, an unknown split, a subject twice or with a name that cannot name a file, a mask
+    or label map that lies nowhere in the t1 (its grid may be another).
     """
     path, subjects, taken = locate(path), [], {}
     folders = path.parent.absolute(), data_dir()
@@ -54,17 +55,15 @@ def read_manifest(path: str | Path, split: str | None = None) -> list[Subject]:
             raise InputError(
                 f"{row.place}, column split: expected one of {', '.join(SPLITS)}, got {split_!r}"
             )
-        files = {
-            c: _resolve(folders, c, row[c], f"{row.place}, column {c}")
-            for c in VOLUMES
-            if row.get(c)
-        }
+        files: dict[str, Path] = {}
+        for column in filter(row.get, VOLUMES):
+            files[column] = _resolve(folders, column, row[column], f"{row.place}, column {column}")
         if not files:
             raise InputError(
                 f"{row.place}: no volume given; fill at least one of {', '.join(VOLUMES)}"
             )
-        for column in [c for c in ("labels", "mask") if c in files and "t1" in files]:
-            if not _meet(_grid(files[column]), _grid(files["t1"])):
+        for column in filter(files.get, ("labels", "mask")):
+            if "t1" in files and not _meet(_grid(files[column]), _grid(files["t1"])):
                 raise InputError(
                     f"{row.place}, column {column}: {files[column]} lies nowhere in the t1; "
                     "their headers must place both in one world"
@@ -82,14 +81,11 @@ def read_manifest(path: str | Path, split: str | None = None) -> list[Subject]:
 def _resolve(folders: Sequence[Path], column: str, cell: str, where: str) -> Path:
     for file in (folder / cell for folder in folders):
         if os.path.isfile(file) or is_series(file):
-            if (
-                column == "lr" and file.suffix.lower() == ".mat"
-            ):  # MATLAB has no image header to check
-                return file
-            try:
-                _grid(file)
-            except InputError as err:
-                raise InputError(f"{where}: {err}") from err
+            if column != "lr" or file.suffix.lower() != ".mat":  # which has no image header
+                try:
+                    _grid(file)
+                except InputError as err:
+                    raise InputError(f"{where}: {err}") from err
             return file
     raise InputError(f"{where}: {cell} is neither in {folders[0]} nor in {folders[1]}")
 
@@ -106,7 +102,7 @@ def _read_grid(file: Path, *state: int) -> Grid:
 
 
 def _meet(one: Grid, other: Grid) -> bool:
-    """Whether two scans may see the same place: on no axis of either does the other lie beyond its faces."""
+    """Whether two fields of view may overlap: neither lies beyond a face of the other."""
     if one[0] == other[0] and np.array_equal(one[1], other[1]):
         return True
     for (shape, affine), (its_shape, its_affine) in ((one, other), (other, one)):
@@ -117,8 +113,11 @@ def _meet(one: Grid, other: Grid) -> bool:
     return True
 
 
-def load_scan(subject: Subject, column: str, rule: str = "minmax") -> Volume:
-    """A subject's scan; a ScanWarning names it if a few voxels take most of the range that an intensity rule leaves."""
+def load_scan(subject: Subject, column: str, *, rule: str = "minmax") -> Volume:
+    """A subject's scan; a ScanWarning names it where a few voxels take most of its range.
+
+    The range is that which an intensity rule leaves.
+    """
     scan = load(subject.file(column))
     for line in wild(to_window(scan, rule).data):
         warnings.warn(
@@ -128,16 +127,13 @@ def load_scan(subject: Subject, column: str, rule: str = "minmax") -> Volume:
 
 
 def load_mask(subject: Subject, like: Volume) -> np.ndarray | None:
-    """Where the subject's ``mask`` is non-zero on the grid of a scan, by their affines; boolean, None without a mask.
+    """Where the subject's ``mask`` is non-zero on the grid of a scan, boolean (X, Y, Z).
 
-    Raises InputError when the two fields of view do not meet.
+    The affines place it. None without a mask. Raises InputError when the two fields of view do not
+    meet.
     """
-    if "mask" not in subject.files:
+    file = subject.files.get("mask")
+    if file is None:
         return None
-    file = subject.files["mask"]
-    return (
-        resample_to(
-            load(file), like, order=0, outside=0, what=f"subject {subject.name}: the mask {file}"
-        ).data
-        != 0
-    )
+    what = f"subject {subject.name}: the mask {file}"
+    return resample_to(load(file), like, order=0, outside=0, what=what).data != 0

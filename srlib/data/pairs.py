@@ -1,4 +1,4 @@
-"""Degraded pairs: what a task makes of a subject's scan, and what a network sees of it."""
+"""Make degraded pairs of a subject's scans, and the input of a network from them."""
 
 import dataclasses
 import warnings
@@ -10,47 +10,42 @@ import numpy as np
 
 from srlib.core.paths import InputError, ScanWarning
 from srlib.data.manifest import Subject, load_scan
-from srlib.degradations.resolution import Degradation, SparseView
+from srlib.degradations.resolution import Degradation
 from srlib.degradations.tasks import TASKS, Settings, degradation_of
 from srlib.scans.formats import load, load_mat
 from srlib.scans.intensity import Scaling, fit_scaling, usual_range
 from srlib.scans.space import covered, resample_to, same_lattice
 from srlib.scans.volume import Volume, central, crop_or_pad, framed, resample, to_window
 
-GIVEN_COVERS = (
-    0.9  # share of a true scan that a given low-resolution one shows at least; the rest is mirrored
-)
+# least share of a true scan that a given low-resolution one shows; the rest is mirrored
+GIVEN_COVERS = 0.9
 
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """A degraded scan, on its own grid and interpolated on the high-resolution one, and the truth, in scan units."""
+    """A degraded scan and its ground truth, in scan units."""
 
     lr: Volume  # on its own grid
-    on_grid: Volume
+    on_grid: Volume  # interpolated on the grid of ``hr``
     hr: Volume
-    seen: Volume  # the one of the first two that the network sees
+    seen: Volume  # ``lr`` or ``on_grid``: the network's input
     intensity: str  # rule of intensity.fit_scaling
     scaling: Scaling  # fitted on ``seen``, the only scan known at prediction time
-    reference: Volume | None = (
-        None  # another contrast on the grid of ``hr``, where the experiment takes one
-    )
-    factor: tuple[float, float, float] | None = (
-        None  # how much coarser than ``hr`` it resolves, per axis; not of 2-D tasks
-    )
+    reference: Volume | None = None  # another contrast on the grid of ``hr``, if the network's
+    factor: tuple[float, float, float] | None = None  # of resolution, per axis; not of 2-D tasks
 
     @property
     def network_input(self) -> np.ndarray:
-        """What a network sees, (C, X, Y, Z) float32: the scan and the reference, each scaled on its own."""
+        """The network's input (C, X, Y, Z), float32."""
         return network_input(self.seen, self.reference, self.intensity)
 
 
 @dataclass(frozen=True)
-class PairMaker:
+class ObservationModel:
     """How pairs are made of subjects: the task, and the columns of the manifest that are read.
 
-    ``settings`` of tasks by name go before those of TASKS. ``coarse`` says that the network sees the
-    low-resolution grid.
+    ``settings`` of tasks by name go before those of TASKS. ``coarse``: the network's input is on
+    the low-resolution grid.
     """
 
     task: str
@@ -58,9 +53,7 @@ class PairMaker:
     contrast: str = "t1"
     reference: str = ""  # column of a second contrast, the network's second input channel
     intensity: str = "minmax"  # rule of intensity.fit_scaling, fitted on the network's input
-    frame: tuple[int, int, int] | None = (
-        None  # voxels that each scan is cut or padded to, about its middle
-    )
+    frame: tuple[int, int, int] | None = None  # voxels that scans are cut or padded to, centred
     given: bool = False  # the column lr, where filled, is the low-resolution scan
     coarse: bool = False
 
@@ -73,62 +66,57 @@ class PairMaker:
         lr = ("lr",) if self.given and "lr" in subject.files else ()
         return tuple(filter(None, (self.contrast, self.reference, *lr)))
 
-    def make(self, subject: Subject, task: str = "", middle: int | None = None) -> Pair:
-        """Degrade a subject's scan by a task (its own when empty), or take the low-resolution one of the manifest.
+    def make(self, subject: Subject, task: str = "", *, middle: int | None = None) -> Pair:
+        """The pair of a subject's scan, or of its ``middle`` voxels of each axis.
 
-        ``middle`` cuts the scan to so many voxels of each axis first.
-
-        The given one, which belongs to the own task alone, is a scan anywhere in the same world or a ``.mat`` file on
-        the true scan's grid. It is interpolated on that grid by a cubic spline; for a network that sees coarse grids it
-        is brought on the task's first. The reference, too, is brought by its affine alone: no registration is done. A
-        ScanWarning names the scan of which few voxels take most of the range. Raises InputError for a given scan that
-        covers less than GIVEN_COVERS of the true one.
+        The scan is degraded by a task, by default its own; under its own task the manifest's
+        low-resolution scan is taken instead where ``given``. That is a scan anywhere in the same
+        world or a ``.mat`` file on the true scan's grid, and is interpolated there by a cubic
+        spline; a network that sees coarse grids gets it on the task's. The reference, too, is
+        placed by its affine alone: nothing is registered. A ScanWarning names a scan where a few
+        voxels take most of the range. Raises InputError for a given scan that covers less than
+        GIVEN_COVERS of the true one.
         """
-        whole = load_scan(subject, self.contrast, self.intensity)
+        whole = load_scan(subject, self.contrast, rule=self.intensity)
         hr = framed(whole, self.frame) if self.frame else whole
         hr = central(hr, middle) if middle else hr
+        what = subject.file(self.contrast)
         try:
-            if self.given and "lr" in subject.files and task in ("", self.task):
+            if "lr" in self.columns(subject) and task in ("", self.task):
                 pair = self._given(subject.files["lr"], whole, hr)
             else:
                 pair = self.degrade(hr, task)
-        except InputError as err:
-            raise InputError(
-                f"subject {subject.name}, {subject.file(self.contrast)}: {err}"
-            ) from err
-        if not self.reference:
+            if self.reference:
+                what = self.reference
+                reference = bring(load_scan(subject, self.reference, rule=self.intensity), pair.hr)
+                pair = dataclasses.replace(pair, reference=reference)
             return pair
-        try:
-            reference = bring(load_scan(subject, self.reference, self.intensity), pair.hr)
         except InputError as err:
-            raise InputError(f"subject {subject.name}, {self.reference}: {err}") from err
-        return dataclasses.replace(pair, reference=reference)
+            raise InputError(f"subject {subject.name}, {what}: {err}") from err
 
     def degrade(self, hr: Volume, task: str = "") -> Pair:
-        """The pair that a task (its own when empty) makes of a scan, which it may cut at its far faces.
+        """The pair that a task, by default its own, makes of a scan, cut to what is usable.
 
-        The truth of few CT views is the reconstruction from all; CT in HU is clipped to the window first.
+        CT in HU is clipped to the window first.
         """
         degradation = self.degradation(task)
         hr = crop_or_pad(hr, (0, 0, 0), degradation.usable(hr.shape))
-        hr = to_window(hr, self.intensity)
-        sparse = isinstance(degradation, SparseView)
-        lr, hr = degradation.pair(hr) if sparse else (degradation(hr), hr)
+        lr, hr = degradation.pair(to_window(hr, self.intensity))
         return self._pair(lr, degradation.to_grid(lr, hr.shape), hr, degradation)
 
     def _given(self, file: Path, whole: Volume, hr: Volume) -> Pair:
         """The pair of a low-resolution scan and the part ``hr`` of a true scan."""
-        lr, degradation = (
-            load_mat(file, whole) if file.suffix == ".mat" else load(file),
-            self.degradation(),
-        )
+        lr = load_mat(file, whole) if file.suffix == ".mat" else load(file)
+        degradation = self.degradation()
         hr = crop_or_pad(hr, (0, 0, 0), degradation.usable(hr.shape))
         on_grid = resample_to(lr, hr, least=GIVEN_COVERS, what=f"the lr {file}")
         if (share := covered(lr, hr)) < 1:
-            said = (
-                f"{file} covers {int(1000 * share) / 10:g} % of its true scan; the rest is mirrored"
+            percent = int(1000 * share) / 10
+            warnings.warn(
+                f"{file} covers {percent:g} % of its true scan; the rest is mirrored",
+                ScanWarning,
+                stacklevel=3,
             )
-            warnings.warn(said, ScanWarning, stacklevel=3)
         if self.coarse:
             lr = resample_to(lr, degradation(hr))
         return self._pair(on_grid if same_lattice(lr, hr) else lr, on_grid, hr, degradation)
@@ -140,27 +128,27 @@ class PairMaker:
         return Pair(lr, on_grid, hr, seen, self.intensity, scaling, factor=factor)
 
     def baselines(self, pair: Pair) -> dict[str, Volume]:
-        """What needs no training, by name: the input where the task stays on its grid, else interpolations."""
+        """Untrained estimates by name: the input where it is on the fine grid, else splines."""
         if pair.lr is pair.on_grid:
-            sparse = isinstance(self.degradation(), SparseView)
-            return {"sparse_fbp" if sparse else "zero_filled": pair.on_grid}
-        linear = resample(
-            pair.lr, pair.hr.shape, pair.on_grid.affine, order=1
-        )  # where the cubic one lies
+            return {self.degradation().baseline: pair.on_grid}
+        linear = resample(pair.lr, pair.hr.shape, pair.on_grid.affine, order=1)
         return {"linear": linear, "cubic": pair.on_grid}
 
 
-def bring(reference: Volume, grid: Volume, order: int = 3) -> Volume:
-    """A scan of another contrast on a scan's grid, as ``resample_to``; its minimum, wild voxels apart, where it saw nothing.
+def bring(reference: Volume, grid: Volume, *, order: int = 3) -> Volume:
+    """A scan of another contrast on a scan's grid, as ``resample_to``.
 
-    Raises InputError when the two fields of view do not meet.
+    Beyond its field of view it is its minimum, wild voxels apart. Raises InputError when the two
+    fields of view do not meet.
     """
     low = max(float(reference.data.min()), usual_range(reference.data)[0])
     return resample_to(reference, grid, order, outside=low, what="the reference")
 
 
 def network_input(scan: Volume, reference: Volume | None, rule: str) -> np.ndarray:
-    """What a network sees: the scan and, where it takes one, the reference, each scaled on its own; (C, X, Y, Z)."""
-    return np.stack(
-        [fit_scaling(v.data, rule).apply(v.data) for v in (scan, reference) if v is not None]
-    )
+    """The input of a network (C, X, Y, Z): the scan and, where there is one, the reference.
+
+    Each is scaled on its own.
+    """
+    given = [volume.data for volume in (scan, reference) if volume is not None]
+    return np.stack([fit_scaling(data, rule).apply(data) for data in given])

@@ -1,4 +1,4 @@
-"""Simulated 2-D images with random anatomy, no patient's: a CT slice of a head and an ultrasound frame."""
+"""Simulate 2-D images of random anatomy: CT slices of a head and ultrasound frames."""
 
 import numpy as np
 from scipy import ndimage, signal
@@ -10,11 +10,12 @@ DYNAMIC_RANGE_DB = 60.0
 
 
 def ct_slice(rng: np.random.Generator, size: int = 512) -> np.ndarray:
-    """A simulated axial head CT in HU, (size, size) with x first: scalp, skull, brain, ventricles, lesions, air.
+    """A simulated axial head CT in HU, float32 (size, size) with x first.
 
-    Ellipses and the distance to the brain's border, under a smooth random warp, with edges one
-    pixel wide, so that partial volume is there. One to four lesions are 20 to 60 HU above or below
-    their surroundings; texture, white noise of 4 HU. Drawn by us, to no measured statistics.
+    It shows air, scalp, skull, brain, ventricles and lesions: ellipses and the distance to the
+    brain's border, under a smooth random warp. Edges are one pixel wide, so there is partial
+    volume. One to four lesions are 20 to 60 HU above or below their surroundings; texture, white
+    noise of 4 HU. Ours; it follows no measured statistics.
     """
     index = np.indices((size, size), dtype=np.float32)
     moved = index + draw_warp(rng, (size, size, 1), points=5, std=size / 80)[:2, ..., 0].numpy()
@@ -47,16 +48,15 @@ def ct_slice(rng: np.random.Generator, size: int = 512) -> np.ndarray:
         centre = at[:, *middle[rng.integers(len(middle))]]
         lesion = _ellipse(at, centre, rng.uniform(0.02, 0.12, 2), rng.uniform(0, np.pi))
         image += lesion * rng.choice([-1, 1]) * rng.uniform(20, 60)
-    image += brain * (
-        smooth_field(rng, (size, size, 1), 6, 3.0)[0, ..., 0].numpy() + 3 * _texture(rng, size, 3)
-    )
+    uneven = smooth_field(rng, (size, size, 1), 6, 3.0)[0, ..., 0].numpy()
+    image += brain * (uneven + 3 * _texture(rng, size, 3))
     return np.maximum(image + rng.normal(0, 4, image.shape), -1024).astype(np.float32)
 
 
 def bmode(
     rng: np.random.Generator, beams: int = 128, depth: int = 512
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A simulated B-mode frame (beams, depth) in [0, 1], with its radii (depth,) in mm and angles (beams,) in radians.
+    """A simulated B-mode frame (beams, depth) in [0, 1], its radii in mm, its angles in radians.
 
     Gaussian random scatterers, see ``echoes``: anechoic cysts and hyperechoic targets, round in mm,
     in uneven tissue, and single point targets. Drawn by us.
@@ -80,9 +80,8 @@ def echoes(scatterers: np.ndarray) -> np.ndarray:
         ndimage.gaussian_filter1d(line, sigma)
         for line, sigma in zip(scatterers.T, sigmas, strict=True)
     ]
-    seen = np.stack(lines, axis=1) * np.sqrt(
-        2 * np.sqrt(np.pi) * sigmas
-    )  # keeps the variance of white noise
+    same_variance = np.sqrt(2 * np.sqrt(np.pi) * sigmas)  # as before, of white noise
+    seen = np.stack(lines, axis=1) * same_variance
     time = np.arange(-10, 11)
     pulse = np.exp(-((time / 3) ** 2) / 2) * np.cos(np.pi / 2 * time)
     envelope = np.abs(signal.hilbert(ndimage.convolve1d(seen, pulse, axis=1), axis=1))
@@ -91,7 +90,7 @@ def echoes(scatterers: np.ndarray) -> np.ndarray:
 
 
 def _targets(rng: np.random.Generator, radii: np.ndarray, angles: np.ndarray) -> np.ndarray:
-    """Amplitude of echoes (beams, depth): uneven tissue of about 1, cysts of 0, bright targets of 3 to 5."""
+    """Amplitude of echoes (beams, depth): tissue of about 1, cysts of 0, targets of 3 to 5."""
     shape = (len(angles), len(radii))
     amplitude = np.exp(smooth_field(rng, (*shape, 1), 7, 0.35)[0, ..., 0].numpy())
     x, y = radii * np.sin(angles)[:, None], radii * np.cos(angles)[:, None]
@@ -106,10 +105,8 @@ def _targets(rng: np.random.Generator, radii: np.ndarray, angles: np.ndarray) ->
 def _ellipse(at: np.ndarray, centre: np.ndarray, axes: np.ndarray, turn: float) -> np.ndarray:
     """How much of each pixel an ellipse covers, from the distance to its border to first order."""
     x, y = (a - c for a, c in zip(at, centre, strict=True))
-    u, v = (
-        (np.cos(turn) * x + np.sin(turn) * y) / axes[0],
-        (np.cos(turn) * y - np.sin(turn) * x) / axes[1],
-    )
+    u = (np.cos(turn) * x + np.sin(turn) * y) / axes[0]
+    v = (np.cos(turn) * y - np.sin(turn) * x) / axes[1]
     radius = np.hypot(u, v)
     slope = np.hypot(u / axes[0], v / axes[1]) / np.maximum(radius, 1e-6)
     return _edge((1 - radius) / np.maximum(slope, 1e-6) * at.shape[1] / 2)

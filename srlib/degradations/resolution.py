@@ -1,180 +1,196 @@
-"""From a high-resolution scan to the low-resolution one that a scanner would have given."""
+"""Degradations: make the low-resolution scan that a scanner would have given of a scan."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from scipy import fft, ndimage
 from skimage.measure import block_reduce
 
-from srlib.core.paths import InputError, choose
+from srlib.core.parts import Count, Part, Share
+from srlib.core.paths import InputError
 from srlib.degradations.tomography import fbp, radon
 from srlib.scans.patches import per_axis
 from srlib.scans.volume import Volume, coarse_grid, fine_grid, resample
 
 
-class Degradation:
-    """What degradations share, where they do not say otherwise. ``factor``: one number or one per axis."""
+class Degradation(Part):
+    """What degradations share: ``degradation(hr)`` gives the low-resolution scan.
 
-    align = "center"  # how the coarse grid lies in the fine one
+    ``factor`` is one number or one per axis. InputError for settings out of their range.
+    """
+
+    factor: object
+    align = "center"  # how the coarse grid lies in the fine one, see ``fine_grid``
+    baseline = "zero_filled"  # name of the degraded scan itself, where it stays on the fine grid
+
+    def _per_axis(self, name: str, least: float = 1, kind: type = float) -> None:
+        value = per_axis(getattr(self, name), name, least=least, kind=kind)
+        object.__setattr__(self, name, value)
+
+    def __call__(self, hr: Volume) -> Volume:
+        """The low-resolution scan."""
+        raise NotImplementedError
 
     @property
     def coarser(self) -> tuple[float, float, float]:
         """How much coarser the low-resolution grid is, per axis."""
-        return tuple(map(float, self.factor))
+        return self.factor
 
     def usable(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """The part of a scan, from voxel 0 on, that is degraded."""
+        """Shape of the part of a scan, from voxel 0 on, that is degraded."""
         return tuple(shape)
 
-    def to_grid(self, lr: Volume, shape: Sequence[int], order: int = 3) -> Volume:
-        """Interpolate the low-resolution scan on the HR grid of the given shape (order 1: trilinear, 3: cubic)."""
+    def pair(self, hr: Volume) -> tuple[Volume, Volume]:
+        """The low-resolution scan and its ground truth."""
+        return self(hr), hr
+
+    def to_grid(self, lr: Volume, shape: Sequence[int], *, order: int = 3) -> Volume:
+        """Interpolate the low-resolution scan on the fine grid of the given shape.
+
+        Order 1 is trilinear, 3 cubic.
+        """
         return resample(lr, shape, fine_grid(lr, self.coarser, self.align)[1], order=order)
 
     def check_fits(self, shape: Sequence[int]) -> None:
-        """Raise InputError where a factor is larger than an axis; single slices are left as they are."""
+        """Raise InputError where a factor exceeds an axis of more than one voxel."""
         if any(f > n > 1 for f, n in zip(self.coarser, shape, strict=True)):
             raise InputError(
-                f"a factor of {self.coarser} leaves nothing of a scan of {tuple(shape)} voxels; choose a smaller one"
+                f"a factor of {self.coarser} leaves nothing of a scan of {tuple(shape)} voxels; "
+                "choose a smaller one"
             )
 
-    def _set(self, **fields: object) -> None:
-        for name, value in fields.items():
-            object.__setattr__(self, name, value)
 
-
-class SameGrid(Degradation):
-    """A degradation whose image stays on the high-resolution grid."""
+class _OnFineGrid(Degradation):
+    """A degradation whose image stays on the fine grid."""
 
     coarser = (1.0, 1.0, 1.0)
 
-    def to_grid(self, lr: Volume, shape: Sequence[int], order: int = 3) -> Volume:
+    def to_grid(self, lr: Volume, shape: Sequence[int], *, order: int = 3) -> Volume:
         """The image itself."""
         return lr
 
 
 @dataclass(frozen=True)
-class KSpaceTruncation(SameGrid):
+class KSpaceTruncation(_OnFineGrid):
     """Zero the outer k-space of each axis and keep the magnitude; the image stays on its grid.
 
-    Of scans with negative values (HU, mean 0) the real part is kept, and so are sign and mean (ours).
+    Scans with negative values (HU, mean 0) keep the real part instead, and so sign and mean (ours).
 
     Chen et al., MICCAI 2018. ``factor`` 2 keeps half of an axis's lines (the paper's task is
     (1, 2, 2) with the slice axis first), 5 keeps a fifth (the replicated code's). A factor f zeroes
     round(N (f - 1) / (2 f)) lines at each end, which is the truncation script's round(N / F) with
-    F = 2 f / (f - 1). ``stored_12bit`` then divides by the maximum and rounds to 0..4095, as that script does
-    before it stores the image; InputError for negative values.
+    F = 2 f / (f - 1). ``stored_12bit`` then divides by the maximum and rounds to 0..4095, as that
+    script does before it stores the image; InputError for negative values.
     """
 
     factor: tuple[float, float, float]
     stored_12bit: bool = False
 
     def __post_init__(self) -> None:
-        self._set(factor=per_axis(self.factor, "factor", kind=float))
-
-    def zeroed(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Lines zeroed at each end of each axis."""
-        return tuple(
-            int(n * (f - 1) / (2 * f) + 0.5) for n, f in zip(shape, self.factor, strict=True)
-        )
+        self._per_axis("factor")
+        super().__post_init__()
 
     def kept(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Lines kept along each axis."""
-        return tuple(n - 2 * z for n, z in zip(shape, self.zeroed(shape), strict=True))
+        """Lines kept along each axis; as many are zeroed at one end as at the other."""
+        sizes = zip(shape, self.factor, strict=True)
+        return tuple(n - 2 * int(n * (f - 1) / (2 * f) + 0.5) for n, f in sizes)
 
     def __call__(self, hr: Volume) -> Volume:
-        if 0 in self.kept(hr.shape):
+        kept, signed = self.kept(hr.shape), is_signed(hr)
+        if 0 in kept:
             raise InputError(
-                f"factor {self.factor} leaves no k-space line of a volume of shape {hr.shape}"
+                f"factor {self.factor} leaves no k-space line of a scan of {hr.shape} voxels; "
+                "choose a smaller one"
             )
-        if is_signed(hr) and self.stored_12bit:
-            raise InputError(
-                f"12-bit images hold 0 to 4095, and this scan goes from {hr.data.min():g} to {hr.data.max():g}; "
-                "shift it to begin at 0"
-            )
-        data = (
-            hr.data.astype(np.float64) if self.stored_12bit else hr.data
-        )  # rounding must not hang on float32
-        zeroed = self.zeroed(hr.shape)
-        axes = np.flatnonzero(zeroed).tolist()
+        data = hr.data
+        if self.stored_12bit:
+            if signed:
+                raise InputError(
+                    f"12-bit images hold 0 to 4095, got {data.min():g} to {data.max():g}; "
+                    "shift it to begin at 0"
+                )
+            data = data.astype(np.float64)  # rounding must not hang on float32
+        axes = np.flatnonzero(np.not_equal(kept, hr.shape)).tolist()
         spectrum = fft.fftshift(fft.fftn(data, axes=axes, workers=-1), axes)
-        middle = tuple(slice(z, n - z) for z, n in zip(zeroed, hr.shape, strict=True))
-        kept = np.zeros_like(spectrum)
-        kept[middle] = spectrum[middle]
-        image = fft.ifftn(fft.ifftshift(kept, axes), axes=axes, workers=-1)
-        image = image.real if is_signed(hr) else np.abs(image)
-        return hr.with_data(
-            np.rint(image / image.max() * 4095) if self.stored_12bit and image.any() else image
+        middle = tuple(
+            slice((n - k) // 2, (n + k) // 2) for n, k in zip(hr.shape, kept, strict=True)
         )
+        truncated = np.zeros_like(spectrum)
+        truncated[middle] = spectrum[middle]
+        image = fft.ifftn(fft.ifftshift(truncated, axes), axes=axes, workers=-1)
+        image = image.real if signed else np.abs(image)
+        if self.stored_12bit and image.any():
+            image = np.rint(image / image.max() * 4095)
+        return hr.with_data(image)
 
 
 @dataclass(frozen=True)
 class GaussianDownsample(Degradation):
-    """Blur by a Gaussian of ``sigma`` HR voxels, then sample the coarse grid by a spline of ``order``.
+    """Blur by a Gaussian of ``sigma`` HR voxels, then sample the coarse grid by a spline.
 
-    Pham et al., CMIG 2019, observation model (sigma 1 for every factor, cubic spline). Factors may be
-    fractional and differ per axis; ``sigma`` is one number or one per axis, and an axis of factor 1 is
-    not blurred. ``align='center'`` keeps the field of view (ours); ``align='corners'`` is SciPy's ``zoom``,
-    as the published code uses it: a named deviation, but one that its weights need. ``whole`` says that scans are
-    cut to a whole multiple of the factor first (``usable``), as that code does. ``noise`` adds noise to the coarse
-    scan, see ``rician``, always the same (ours).
+    Pham et al., CMIG 2019, observation model (sigma 1 for every factor, cubic spline). Factors may
+    be fractional and differ per axis; ``sigma`` is one number or one per axis, and an axis of
+    factor 1 is not blurred. ``order`` is that of the spline. ``align='center'`` keeps the field of
+    view (ours); ``align='corners'`` is SciPy's ``zoom``, as the published code uses it: a named
+    deviation, but one that its weights need. ``whole`` cuts scans to a whole multiple of the factor
+    first (``usable``), as that code does. ``noise`` adds noise to the coarse scan, see ``rician``,
+    always the same (ours).
     """
 
+    choices: ClassVar = {"align": ("center", "corners")}
+
     factor: tuple[float, float, float]
-    sigma: float | tuple[float, float, float] = 1.0
+    sigma: tuple[float, float, float] = 1.0
     order: int = 3
     align: str = "center"
     whole: bool = False
-    noise: float = 0.0
+    noise: Share = 0.0
 
     def __post_init__(self) -> None:
-        self._set(
-            factor=per_axis(self.factor, "factor", kind=float),
-            sigma=per_axis(self.sigma, "sigma", least=0, kind=float),
-        )
+        self._per_axis("factor")
+        self._per_axis("sigma", least=0)
+        super().__post_init__()
         if self.order not in range(6):
             raise InputError(f"order: expected a spline order from 0 to 5, got {self.order}")
-        if not 0 <= self.noise < 1:
-            raise InputError(
-                f"noise: expected a share of the brightest voxel from 0 to 1, got {self.noise}"
-            )
 
     def usable(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """The part of a scan, from voxel 0 on, that is degraded; all of it unless ``whole``."""
-        return tuple(
-            int(n - n % f) if self.whole else n for n, f in zip(shape, self.factor, strict=True)
-        )
+        """Shape of the part of a scan, from voxel 0 on, that is degraded: all unless ``whole``."""
+        if not self.whole:
+            return tuple(shape)
+        return tuple(int(n - n % f) for n, f in zip(shape, self.factor, strict=True))
 
     def __call__(self, hr: Volume) -> Volume:
         self.check_fits(hr.shape)
-        sigma = [s if f > 1 else 0.0 for s, f in zip(self.sigma, self.factor, strict=True)]
+        sigma = np.where(np.greater(self.factor, 1), self.sigma, 0.0)
         blurred = hr.with_data(ndimage.gaussian_filter(hr.data, sigma, mode="reflect"))
-        lr = resample(
-            blurred, *coarse_grid(hr.shape, hr.affine, self.factor, self.align), order=self.order
-        )
-        return rician(lr, self.noise, np.random.default_rng(0), is_signed(hr)) if self.noise else lr
+        grid = coarse_grid(hr.shape, hr.affine, self.factor, self.align)
+        lr = resample(blurred, *grid, order=self.order)
+        return rician(lr, self.noise, np.random.default_rng(0), signed=is_signed(hr))
 
-    def to_grid(self, lr: Volume, shape: Sequence[int], order: int = 3) -> Volume:
-        """Interpolate the low-resolution scan on the HR grid of the given shape (order 1: trilinear, 3: cubic)."""
+    def to_grid(self, lr: Volume, shape: Sequence[int], *, order: int = 3) -> Volume:
+        """Interpolate the low-resolution scan on the fine grid of the given shape."""
         if self.align == "center":
-            return super().to_grid(lr, shape, order)
-        # the factor is (n - 1) / (N - 1), which only the two shapes tell
+            return super().to_grid(lr, shape, order=order)
+        # the step is (n - 1) / (N - 1), which depends on the two shapes alone
         step = [(n - 1) / (m - 1) if m > 1 else 1.0 for n, m in zip(lr.shape, shape, strict=True)]
         return resample(lr, shape, lr.affine @ np.diag([*step, 1.0]), order=order)
 
 
 @dataclass(frozen=True)
 class BlockAverage(Degradation):
-    """The mean of each block of ``factor`` voxels, whole numbers: a box for a slice profile, and the field of view kept.
+    """The mean of each block of ``factor`` voxels (whole numbers); the field of view is kept.
 
-    The last block of an axis that the factor does not divide repeats the scan's last voxel. Ours; average pooling is the
-    degradation of much of the literature.
+    The slice profile is a box. The last block of an axis that the factor does not divide repeats
+    the scan's last voxel. Ours; average pooling is the degradation of much of the literature.
     """
 
     factor: tuple[int, int, int]
 
     def __post_init__(self) -> None:
-        self._set(factor=per_axis(self.factor, "factor"))
+        self._per_axis("factor", kind=int)
+        super().__post_init__()
 
     def __call__(self, hr: Volume) -> Volume:
         self.check_fits(hr.shape)
@@ -186,17 +202,17 @@ class BlockAverage(Degradation):
 
 @dataclass(frozen=True)
 class ScanlineDecimation(Degradation):
-    """Keep every ``factor``-th column along x, the first voxel axis, as an ultrasound probe with fewer beams would.
+    """Keep every ``factor``-th column along x, the first voxel axis: an ultrasound probe with
+    fewer beams.
 
-    The ultrasound pairs of the sisr_medical code. Column 0 stays in its place and the spacing grows. That code never
-    keeps an image's last column; ours does when its turn comes (no difference for widths that the factor divides).
+    The ultrasound pairs of the sisr_medical code. Column 0 stays in its place and the spacing
+    grows. That code never keeps an image's last column; ours does when its turn comes (no
+    difference for widths that the factor divides).
     """
 
-    factor: int
     align = "first"
 
-    def __post_init__(self) -> None:
-        self._set(factor=per_axis(self.factor, "factor", 1)[0])
+    factor: Count
 
     @property
     def coarser(self) -> tuple[float, float, float]:
@@ -209,8 +225,9 @@ class ScanlineDecimation(Degradation):
 
 
 @dataclass(frozen=True)
-class SparseView(SameGrid):
-    """CT from fewer projections: filtered back-projection of every ``factor``-th of ``views`` over [0, 180) degrees.
+class SparseView(_OnFineGrid):
+    """CT from every ``factor``-th of ``views`` projections over [0, 180) degrees, by filtered
+    back-projection.
 
     The CT pairs of the sisr_medical code (factor 16 of 1,000 views, so 63). Slices across the last
     axis are independent; y counts rows and x columns. The whole square is projected and
@@ -219,24 +236,24 @@ class SparseView(SameGrid):
     padded with it about its middle and cropped back.
     """
 
-    factor: int
-    views: int = 1000
+    baseline = "sparse_fbp"
+
+    factor: Count
+    views: Count = 1000
 
     def __post_init__(self) -> None:
-        self._set(
-            factor=per_axis(self.factor, "factor", 1)[0], views=per_axis(self.views, "views", 1)[0]
-        )
+        super().__post_init__()
         if self.factor > self.views:
             raise InputError(f"factor: expected at most the {self.views} views, got {self.factor}")
 
     def __call__(self, hr: Volume) -> Volume:
-        return self._from_views(hr, self.factor)
+        return self._reconstruct(hr, self.factor)
 
     def pair(self, hr: Volume) -> tuple[Volume, Volume]:
-        """The degraded volume and its truth, the reconstruction from all views, as published."""
-        return self(hr), self._from_views(hr, 1)
+        """The degraded scan and its ground truth: the reconstruction from all views (code)."""
+        return self(hr), self._reconstruct(hr, 1)
 
-    def _from_views(self, hr: Volume, step: int) -> Volume:
+    def _reconstruct(self, hr: Volume, step: int) -> Volume:
         """The reconstruction of each slice from every step-th view."""
         angles, size = np.linspace(0, 180, self.views, endpoint=False)[::step], max(hr.shape[:2])
         box = tuple(slice(size // 2 - n // 2, size // 2 - n // 2 + n) for n in hr.shape[1::-1])
@@ -249,17 +266,20 @@ class SparseView(SameGrid):
 
 
 def is_signed(scan: Volume) -> bool:
-    """Whether a scan has negative values, so that it is no magnitude image: CT in HU, or normalised to mean 0."""
+    """Whether a scan has negative values: it is CT in HU, or normalised, and no magnitude image."""
     return float(scan.data.min()) < 0
 
 
-def rician(scan: Volume, level: float, rng: np.random.Generator, signed: bool = False) -> Volume:
-    """A magnitude image of a scan with Gaussian noise in both of its parts; std ``level`` times its brightest voxel.
+def rician(scan: Volume, level: float, rng: np.random.Generator, *, signed: bool = False) -> Volume:
+    """A magnitude image of a scan with Gaussian noise in its real and imaginary parts.
 
-    Gudbjartsson & Patz, MRM 1995. Of a ``signed`` scan the real part alone, so Gaussian noise, the
-    limit of a high signal; std ``level`` times the range. Splines bring magnitudes below 0, too, so
-    values alone do not tell.
+    The std is ``level`` times the brightest voxel; level 0 returns the scan. Gudbjartsson & Patz,
+    MRM 1995. A ``signed`` scan gets noise in its real part alone, so Gaussian noise, the limit of a
+    high signal, of std ``level`` times the range. The caller must say so: splines bring magnitudes
+    below 0, too.
     """
+    if not level:
+        return scan
     sigma = level * float(np.ptp(scan.data) if signed else scan.data.max())
     real, imaginary = (sigma * rng.standard_normal(scan.shape, np.float32) for _ in range(2))
     return scan.with_data(scan.data + real if signed else np.hypot(scan.data + real, imaginary))
@@ -272,8 +292,3 @@ DEGRADATIONS = {
     "scanline": ScanlineDecimation,
     "sparse_view": SparseView,
 }
-
-
-def make_degradation(name: str, **settings: object) -> Degradation:
-    """A degradation by its name in ``DEGRADATIONS``; InputError for an unknown one."""
-    return choose(DEGRADATIONS, name, "degradation")(**settings)

@@ -3,40 +3,33 @@
 from collections.abc import Mapping
 
 from srlib.core.paths import choose
-from srlib.degradations.resolution import Degradation, make_degradation
+from srlib.degradations.resolution import DEGRADATIONS, Degradation
 
 Settings = tuple[str, Mapping[str, object]]  # a degradation's name and its settings
 
+
+def _gaussian(*factor: float, sigma: float = 1.0, **more: object) -> Settings:
+    return "gaussian", {"factor": factor, "sigma": sigma, **more}
+
+
 # a task's name is the `degradation` column of results
 TASKS: dict[str, Settings] = {
-    "gaussian_x2": ("gaussian", {"factor": (2, 2, 2), "sigma": 1.0}),
-    "gaussian_x2.5": ("gaussian", {"factor": (2.5, 2.5, 2.5), "sigma": 1.0}),
-    "gaussian_x3": ("gaussian", {"factor": (3, 3, 3), "sigma": 1.0}),
-    "gaussian_x4": ("gaussian", {"factor": (4, 4, 4), "sigma": 1.0}),
-    "gaussian_1x1x4": ("gaussian", {"factor": (1, 1, 4), "sigma": 1.0}),
-    "gaussian_1x1x3": ("gaussian", {"factor": (1, 1, 3), "sigma": 1.0}),
-    "thick_1x1x3": (
-        "gaussian",
-        {"factor": (1, 1, 3), "sigma": 1.26},
-    ),  # SynthSR's slice profile: 0.42 x 3 mm, at 1 mm
-    "thick_1x1x5": ("gaussian", {"factor": (1, 1, 5), "sigma": 2.1}),
-    "gaussian_x2_sigma0.5": ("gaussian", {"factor": (2, 2, 2), "sigma": 0.5}),
-    "gaussian_x2_sigma2": ("gaussian", {"factor": (2, 2, 2), "sigma": 2.0}),
-    "gaussian_x2_noise": ("gaussian", {"factor": (2, 2, 2), "sigma": 1.0, "noise": 0.02}),
+    "gaussian_x2": _gaussian(2, 2, 2),
+    "gaussian_x2.5": _gaussian(2.5, 2.5, 2.5),
+    "gaussian_x3": _gaussian(3, 3, 3),
+    "gaussian_x4": _gaussian(4, 4, 4),
+    "gaussian_1x1x4": _gaussian(1, 1, 4),
+    "gaussian_1x1x3": _gaussian(1, 1, 3),
+    "thick_1x1x3": _gaussian(1, 1, 3, sigma=1.26),  # SynthSR's slice profile: 0.42 x 3 mm, at 1 mm
+    "thick_1x1x5": _gaussian(1, 1, 5, sigma=2.1),
+    "gaussian_x2_sigma0.5": _gaussian(2, 2, 2, sigma=0.5),
+    "gaussian_x2_sigma2": _gaussian(2, 2, 2, sigma=2.0),
+    "gaussian_x2_noise": _gaussian(2, 2, 2, noise=0.02),
     "block_x2": ("block", {"factor": (2, 2, 2)}),
-    "gaussian_x2_corners": (
-        "gaussian",
-        {"factor": (2, 2, 2), "sigma": 1.0, "align": "corners", "whole": True},
-    ),
-    "gaussian_x3_corners": (
-        "gaussian",
-        {"factor": (3, 3, 3), "sigma": 1.0, "align": "corners", "whole": True},
-    ),
-    "gaussian_x4_corners": ("gaussian", {"factor": (4, 4, 4), "sigma": 1.0, "align": "corners"}),
-    "gaussian_x4_nearest": (
-        "gaussian",
-        {"factor": (4, 4, 4), "sigma": 1.0, "align": "corners", "order": 0},
-    ),
+    "gaussian_x2_corners": _gaussian(2, 2, 2, align="corners", whole=True),
+    "gaussian_x3_corners": _gaussian(3, 3, 3, align="corners", whole=True),
+    "gaussian_x4_corners": _gaussian(4, 4, 4, align="corners"),
+    "gaussian_x4_nearest": _gaussian(4, 4, 4, align="corners", order=0),
     "scanline_x4": ("scanline", {"factor": 4}),
     "sparse_view_x16": ("sparse_view", {"factor": 16, "views": 1000}),
     "kspace_x2_inplane": ("kspace", {"factor": (1, 2, 2)}),
@@ -48,4 +41,4 @@ TASKS: dict[str, Settings] = {
 def degradation_of(task: str, tasks: Mapping[str, Settings] = TASKS) -> Degradation:
     """The degradation of a named task; InputError for a name that ``tasks`` lacks."""
     name, settings = choose(tasks, task, "task")
-    return make_degradation(name, **settings)
+    return choose(DEGRADATIONS, name, "degradation")(**settings)

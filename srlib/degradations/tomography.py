@@ -1,4 +1,4 @@
-"""Parallel-beam projections of square slices and filtered back-projection, by the Fourier-slice theorem."""
+"""Parallel-beam projection of square slices and filtered back-projection, by Fourier slices."""
 
 import functools
 from collections.abc import Sequence
@@ -8,14 +8,12 @@ import numpy as np
 from scipy import fft, sparse
 from scipy.special import i0
 
-from srlib.core.paths import InputError
-
-WIDTH = 5  # taps per axis of the gridding kernel; its error is then below 1e-4 of a spectrum's norm
-REACH = 0.75  # highest frequency, in cycles per pixel: all that a square grid holds (0.71 in its corners)
+WIDTH = 5  # taps per axis of the gridding kernel; the error is below 1e-4 of a spectrum's norm
+REACH = 0.75  # highest frequency, cycles per pixel; a square grid holds up to 0.71, in its corners
 
 
 def detectors(size: int) -> int:
-    """Detector positions, one pixel apart, that see all of a square slice at every angle: its diagonal."""
+    """Detector positions, one pixel apart, that span the diagonal of a square slice."""
     return int(np.ceil(np.sqrt(2) * size))
 
 
@@ -28,15 +26,12 @@ def radon(image: np.ndarray, angles: Sequence[float]) -> np.ndarray:
     there, pixels are interpolated linearly; here the interpolant is integrated exactly but for the
     gridding's error. Memory for 512 pixels a side and 1,000 views: 50 MB, and 160 MB per geometry
     (290 MB while it is made), of which the last two are kept; both grow as size times views.
-    Raises InputError for slices that are not square.
     """
-    if image.shape != (len(image),) * 2:
-        raise InputError(f"expected a square slice (n, n), got shape {image.shape}")
     lines = _lines(len(image), tuple(angles))
     rows = _wrap(image.astype(np.float32) * lines.apodization, lines.grid)
     spectrum = fft.fft2(_wrap(rows.T, lines.grid).T)
     views = _product(lines.taps, spectrum).reshape(len(angles), -1) * lines.pixel
-    # twice as fine as the detectors, since frequencies above theirs alias, as in any sampled projection
+    # twice as fine as the detectors: higher frequencies alias, as in any sampled projection
     fine = fft.irfft(views, 2 * lines.grid, axis=-1)[:, ::2] * 2
     return _unwrap(fine, detectors(len(image))).astype(np.float32)
 
@@ -47,38 +42,29 @@ def fbp(sinogram: np.ndarray, angles: Sequence[float], size: int) -> np.ndarray:
     The ramp filter is sampled in space and applied with zero padding (Kak and Slaney 1988, eq. 61),
     and detector positions are interpolated linearly, as scikit-image's ``iradon`` does with
     ``circle=False``; only a jump along an axis, such as the border of a full frame, is sharper
-    there. Angles count as evenly spaced over half a turn. Memory as for ``radon``; InputError for a sinogram of
-    another size.
+    there. Angles count as evenly spaced over half a turn. Memory as for ``radon``.
     """
-    if sinogram.shape != (expected := (len(angles), detectors(size))):
-        raise InputError(f"expected a sinogram {expected}, got shape {sinogram.shape}")
     lines = _lines(size, tuple(angles))
     padded = fft.rfft(_wrap(sinogram.astype(np.float32), 2 * lines.grid), axis=-1)
     filtered = fft.irfft(padded * lines.ramp, axis=-1)
-    near = np.delete(
-        filtered, slice(lines.grid // 2, -(lines.grid // 2)), axis=1
-    )  # no further than the corners
+    beyond_corners = slice(lines.grid // 2, -(lines.grid // 2))
+    near = np.delete(filtered, beyond_corners, axis=1)
     views = fft.fft(near, axis=-1)[:, : len(lines.linear)] * lines.linear
     spectrum = _product(lines.taps.T, views).reshape(lines.grid, lines.grid)
     columns = _unwrap(fft.ifft2(spectrum).real, size).T
-    return (
-        _unwrap(columns, size).T
-        * lines.apodization
-        * np.float32(lines.grid * np.pi / 2 / len(angles))
-    )
+    scale = np.float32(lines.grid * np.pi / 2 / len(angles))
+    return _unwrap(columns, size).T * lines.apodization * scale
 
 
 @dataclass(frozen=True, eq=False)
 class _Lines:
-    """What depends on size and angles alone; ``taps`` interpolates a (grid, grid) spectrum on radial lines."""
+    """What depends on size and angles alone: interpolation of a spectrum on radial lines."""
 
     grid: int  # oversampled Fourier grid along a side, and period of a filtered projection
     taps: sparse.csr_array  # (views * frequencies, grid * grid)
     apodization: np.ndarray  # (size, size): undoes the kernel's taper
     pixel: np.ndarray  # (views, frequencies): response of linear interpolation between pixels
-    linear: (
-        np.ndarray
-    )  # (frequencies,): of linear interpolation between detectors; both half-lines are counted
+    linear: np.ndarray  # (frequencies,): the same between detectors; both half-lines are counted
     ramp: np.ndarray  # (grid + 1,)
 
 
@@ -89,10 +75,8 @@ def _lines(size: int, angles: tuple[float, ...]) -> _Lines:
     beta = np.pi * np.sqrt((WIDTH * 0.75) ** 2 - 0.8)
     frequency = np.arange(int(REACH * grid) + 1)
     nodes, weights, pixel = [], [], 1.0
-    for direction in (
-        -np.sin(np.deg2rad(angles)),
-        np.cos(np.deg2rad(angles)),
-    ):  # along rows' index, columns' index
+    turns = np.deg2rad(angles)
+    for direction in (-np.sin(turns), np.cos(turns)):  # along rows' index, columns' index
         at = np.multiply.outer(direction, frequency)
         pixel = pixel * np.sinc(at / grid) ** 2
         at = at.reshape(-1, 1)

@@ -1,4 +1,4 @@
-"""From an ultrasound probe's beams to an image in mm."""
+"""Scan conversion: turn an ultrasound probe's beams into an image in mm."""
 
 from collections.abc import Sequence
 
@@ -12,19 +12,20 @@ from srlib.scans.volume import Volume
 
 def scan_convert(
     polar: np.ndarray,
+    *,
     initial_radius: float,
     final_radius: float,
     initial_angle: float,
     final_angle: float,
     shape: Sequence[int],
 ) -> Volume:
-    """Scan conversion of a frame (beams, depth) to a Cartesian image (X, Y, 1) of ``shape`` (X, Y); outside 0.
+    """Convert a frame (beams, depth) to a Cartesian image (X, Y, 1) of ``shape`` (X, Y).
 
-    Radii in mm, angles in radians from straight ahead, first and last sample at the initial and final ones; x lies
-    across the probe, positive for positive angles, y is the depth, and the affine's zero is where
-    the beams meet. Pixels are square and just large enough for the sector, which lies in the
-    middle. Interpolation is bilinear, as in the sisr_medical code. Raises InputError for other
-    frames, shapes, radii and angles.
+    Radii in mm and angles in radians from straight ahead are those of the first and last sample.
+    x lies across the probe, positive for positive angles; y is the depth; the affine's zero is
+    where the beams meet. Pixels are square and just large enough for the sector, which lies in the
+    middle; pixels outside it are 0. Interpolation is bilinear, as in the sisr_medical code. Raises
+    InputError for other frames, shapes, radii and angles.
     """
     if polar.ndim != 2 or min(polar.shape) < 2:
         raise InputError(
@@ -39,10 +40,8 @@ def scan_convert(
             f"expected angles -pi <= initial < final <= pi, got {initial_angle} and {final_angle}"
         )
     shape = per_axis(shape, "shape", 2, least=2)
-    angles = np.clip(
-        np.arange(-2, 3) * np.pi / 2, initial_angle, final_angle
-    )  # the sector is widest at these
-    reach = np.multiply.outer([initial_radius, final_radius], [np.sin(angles), np.cos(angles)])
+    widest = np.clip(np.arange(-2, 3) * np.pi / 2, initial_angle, final_angle)
+    reach = np.multiply.outer([initial_radius, final_radius], [np.sin(widest), np.cos(widest)])
     low, high = reach.min(axis=(0, 2)), reach.max(axis=(0, 2))
     spacing = ((high - low) / np.subtract(shape, 1)).max()
     origin = (low + high - spacing * np.subtract(shape, 1)) / 2

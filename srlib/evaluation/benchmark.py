@@ -74,7 +74,7 @@ def measure(
     base = EXPERIMENTS["recnn_x2_t2"] if "t2" in subject.files else EXPERIMENTS["recnn_x2"]
     rows, costs = [], []
     for task in BENCHMARK:
-        pair = base.pairs.make(subject, task, middle)
+        pair = base.pairs.make(subject, task, middle=middle)
         estimates = {
             "linear": degradation_of(task).to_grid(pair.lr, pair.hr.shape, order=1),
             "cubic": pair.on_grid,

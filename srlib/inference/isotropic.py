@@ -10,13 +10,13 @@ from scipy import ndimage
 
 from srlib.core.parts import Length
 from srlib.core.paths import InputError
-from srlib.data.pairs import Pair, PairMaker, bring
+from srlib.data.pairs import ObservationModel, Pair, bring
 from srlib.inference.checks import header
 from srlib.inference.prediction import Plan, Prediction, Request, SameGrid, Tiles
 from srlib.scans.intensity import Scaling, fit_scaling
 from srlib.scans.space import resample_to
 from srlib.scans.volume import Volume, coarse_grid, reorient, resample
-from srlib.synthesis.generation import Acquisition, Generation
+from srlib.synthesis.settings import Acquisition, Generation
 from srlib.synthesis.slices import ISOTROPIC
 from srlib.training.losses import uncertainty
 
@@ -76,7 +76,7 @@ class IsotropicSpacing(SameGrid):
         return self.laplace
 
     def plan(
-        self, scan: Volume, network: torch.nn.Module, pairs: PairMaker, request: Request
+        self, scan: Volume, network: torch.nn.Module, pairs: ObservationModel, request: Request
     ) -> Plan:
         """The grid of the spacing; InputError for what this prediction does not take."""
         refused = [name for name in request.given() if name not in self.takes]
@@ -87,7 +87,7 @@ class IsotropicSpacing(SameGrid):
         finer = tuple(float(mm / self.spacing_mm) for mm in scan.spacing_mm)
         return Plan(finer, finer, f"{self.spacing_mm:g} mm")
 
-    def seen(self, scan: Volume, pairs: PairMaker, request: Request) -> Volume:
+    def seen(self, scan: Volume, pairs: ObservationModel, request: Request) -> Volume:
         """The scan as the network knows intensities."""
         if request.ct:
             return scan.with_data(np.clip(scan.data, *CT_HU))
@@ -97,7 +97,7 @@ class IsotropicSpacing(SameGrid):
         self,
         scan: Volume,
         network: torch.nn.Module,
-        pairs: PairMaker,
+        pairs: ObservationModel,
         plan: Plan,
         request: Request,
         reference: Volume | None,
@@ -108,7 +108,7 @@ class IsotropicSpacing(SameGrid):
         return self._predict(scan, reference, through)
 
     def on_pair(
-        self, pair: Pair, network: torch.nn.Module, pairs: PairMaker, tiles: Tiles
+        self, pair: Pair, network: torch.nn.Module, pairs: ObservationModel, tiles: Tiles
     ) -> Prediction:
         """The image on the grid of the truth, as ``space.resample_to`` brings it there."""
         through = partial(self._through, network=network, tiles=tiles, flip=True)
@@ -125,7 +125,7 @@ class IsotropicSpacing(SameGrid):
         grid = isotropic(scan, self.spacing_mm, generation.order)
         channels, scalings = [], []
         for given, top in zip(scans, units.tops, strict=False):
-            image = grid if given is scan else bring(given, grid, generation.order)
+            image = grid if given is scan else bring(given, grid, order=generation.order)
             fitted = fit_scaling(image.data)
             scalings.append(Scaling(fitted.offset, fitted.scale / top))
             channels.append(scalings[-1].apply(image.data))
@@ -159,7 +159,7 @@ class IsotropicSpacing(SameGrid):
         return made
 
     def header_warnings(
-        self, scan: Volume, pairs: PairMaker, reference: Volume | None
+        self, scan: Volume, pairs: ObservationModel, reference: Volume | None
     ) -> list[str]:
         """What looks wrong in the headers, or lies beyond what the model was trained on."""
         found, named = [], {"the scan": scan, "the reference": reference}

@@ -11,8 +11,8 @@ from scipy import ndimage
 
 from srlib.core.parts import Number, Part
 from srlib.core.paths import InputError
-from srlib.data.pairs import Pair, PairMaker, bring, network_input
-from srlib.degradations.resolution import Degradation, ScanlineDecimation
+from srlib.data.pairs import ObservationModel, Pair, bring, network_input
+from srlib.degradations.resolution import Degradation
 from srlib.inference.checks import content, findings, header
 from srlib.inference.tiles import run_tiled
 from srlib.models.conditioning import describe_degradation
@@ -76,16 +76,16 @@ class SameGrid(Part):
     keeps_units: ClassVar = True  # whether the image is in the scan's own units
     uncertain: ClassVar = False  # whether the network gives an uncertainty
 
-    def accepts(self, pairs: PairMaker, degradation: Degradation) -> bool:
+    def accepts(self, pairs: ObservationModel, degradation: Degradation) -> bool:
         """Whether the network can be tried on scans of another degradation than its own."""
         return True
 
-    def default_factor(self, scan: Volume, pairs: PairMaker) -> Factor:
+    def default_factor(self, scan: Volume, pairs: ObservationModel) -> Factor:
         """How much finer a scan becomes where nothing is asked for: the factor of the network's task."""
         return pairs.degradation().coarser
 
     def plan(
-        self, scan: Volume, network: torch.nn.Module, pairs: PairMaker, request: Request
+        self, scan: Volume, network: torch.nn.Module, pairs: ObservationModel, request: Request
     ) -> Plan:
         """What will be made of a scan, in whole voxels over its field of view.
 
@@ -105,7 +105,7 @@ class SameGrid(Part):
         coarser = tuple(f * z for f, z in zip(finer, request.zero_filled or (1, 1, 1), strict=True))
         return Plan(finer, coarser, "x" + " ".join(f"{f:.4g}" for f in finer))
 
-    def seen(self, scan: Volume, pairs: PairMaker, request: Request) -> Volume:
+    def seen(self, scan: Volume, pairs: ObservationModel, request: Request) -> Volume:
         """The scan as the network knows intensities; CT in HU is clipped to what it was trained on."""
         return to_window(scan, pairs.intensity, reconstructed=True)
 
@@ -113,7 +113,7 @@ class SameGrid(Part):
         self,
         scan: Volume,
         network: torch.nn.Module,
-        pairs: PairMaker,
+        pairs: ObservationModel,
         plan: Plan,
         request: Request,
         reference: Volume | None,
@@ -129,7 +129,7 @@ class SameGrid(Part):
         )
 
     def on_pair(
-        self, pair: Pair, network: torch.nn.Module, pairs: PairMaker, tiles: Tiles
+        self, pair: Pair, network: torch.nn.Module, pairs: ObservationModel, tiles: Tiles
     ) -> Prediction:
         """What the network makes of a degraded scan, on the grid of the truth."""
         return Prediction(
@@ -142,7 +142,7 @@ class SameGrid(Part):
         self,
         scan: Volume,
         network: torch.nn.Module,
-        pairs: PairMaker,
+        pairs: ObservationModel,
         reference: Volume | None,
         tiles: Tiles,
         factor: Factor | None = None,
@@ -163,7 +163,7 @@ class SameGrid(Part):
         self,
         scan: Volume,
         made: Volume,
-        pairs: PairMaker,
+        pairs: ObservationModel,
         plan: Plan,
         request: Request,
         reference: Volume | None,
@@ -186,7 +186,7 @@ class SameGrid(Part):
         ]
 
     def header_warnings(
-        self, scan: Volume, pairs: PairMaker, reference: Volume | None
+        self, scan: Volume, pairs: ObservationModel, reference: Volume | None
     ) -> list[str]:
         """What looks wrong in the headers; single images are of any part of the body."""
         if pairs.contrast == "image":
@@ -204,12 +204,12 @@ class CoarseToFine(SameGrid):
 
     coarse: ClassVar = True
 
-    def accepts(self, pairs: PairMaker, degradation: Degradation) -> bool:
+    def accepts(self, pairs: ObservationModel, degradation: Degradation) -> bool:
         """Whether the other degradation is of the network's factor."""
         return pairs.degradation().coarser == degradation.coarser
 
     def plan(
-        self, scan: Volume, network: torch.nn.Module, pairs: PairMaker, request: Request
+        self, scan: Volume, network: torch.nn.Module, pairs: ObservationModel, request: Request
     ) -> Plan:
         """As ``SameGrid``; InputError for another factor than the network's."""
         plan = super().plan(scan, network, pairs, request)
@@ -223,26 +223,26 @@ class CoarseToFine(SameGrid):
         self,
         scan: Volume,
         network: torch.nn.Module,
-        pairs: PairMaker,
+        pairs: ObservationModel,
         plan: Plan,
         request: Request,
         reference: None,
         tiles: Tiles,
     ) -> Prediction:
         """What the network makes of a scan; where scan lines were left out, voxel 0 stays where it is."""
-        align = "first" if isinstance(pairs.degradation(), ScanlineDecimation) else request.align
+        align = "first" if pairs.degradation().align == "first" else request.align
         affine = fine_grid(scan, network.factor, align)[1]
         return Prediction(Volume(self._finer(scan, network, pairs, tiles), affine))
 
     def on_pair(
-        self, pair: Pair, network: torch.nn.Module, pairs: PairMaker, tiles: Tiles
+        self, pair: Pair, network: torch.nn.Module, pairs: ObservationModel, tiles: Tiles
     ) -> Prediction:
         """What the network makes of the low-resolution scan, cut to the grid of the truth."""
         made = self._finer(pair.lr, network, pairs, tiles)
         return Prediction(pair.hr.with_data(made[tuple(slice(n) for n in pair.hr.shape)]))
 
     def _finer(
-        self, scan: Volume, network: torch.nn.Module, pairs: PairMaker, tiles: Tiles
+        self, scan: Volume, network: torch.nn.Module, pairs: ObservationModel, tiles: Tiles
     ) -> np.ndarray:
         scaling = fit_scaling(scan.data, pairs.intensity)
         return scaling.invert(tiles(network, scaling.apply(scan.data)))
@@ -261,7 +261,7 @@ class AnyFactor(SameGrid):
     isotropic: Number  # greatest factor of all axes, or of two, that the network was trained on
     thick: Number  # greatest factor of a single axis
 
-    def default_factor(self, scan: Volume, pairs: PairMaker) -> Factor:
+    def default_factor(self, scan: Volume, pairs: ObservationModel) -> Factor:
         """Thick axes, those over THICK times the finest spacing, come to that spacing; else the task's factor."""
         spacing = np.array(scan.spacing_mm)
         thick = spacing > THICK * spacing.min()
@@ -273,7 +273,7 @@ class AnyFactor(SameGrid):
         self,
         scan: Volume,
         network: torch.nn.Module,
-        pairs: PairMaker,
+        pairs: ObservationModel,
         reference: None,
         tiles: Tiles,
         factor: Factor | None = None,
@@ -332,7 +332,7 @@ def _asked(scan: Volume, request: Request) -> Factor | None:
 def predict(
     scan: Volume,
     network: torch.nn.Module,
-    pairs: PairMaker,
+    pairs: ObservationModel,
     prediction: SameGrid,
     request: Request,
     *,
@@ -359,7 +359,7 @@ def predict(
 def predict_pair(
     pair: Pair,
     network: torch.nn.Module,
-    pairs: PairMaker,
+    pairs: ObservationModel,
     prediction: SameGrid,
     *,
     max_memory_gb: float | None = None,
@@ -380,7 +380,7 @@ def _tiles(prediction: SameGrid, max_memory_gb: float | None, progress: bool) ->
     return partial(run_tiled, max_memory_gb=budget, progress=progress)
 
 
-def check_reference(pairs: PairMaker, reference: Volume | None) -> None:
+def check_reference(pairs: ObservationModel, reference: Volume | None) -> None:
     """Raise InputError when a second contrast is missing or not wanted."""
     if bool(pairs.reference) != (reference is not None):
         wanted = f"a reference ({pairs.reference})" if pairs.reference else "no reference"

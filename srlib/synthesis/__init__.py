@@ -5,8 +5,8 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "generation": ["Acquisition", "Generation"],
-        "generator": ["apply", "draw", "encode"],
+        "settings": ["Acquisition", "Generation"],
+        "simulation": ["apply", "draw", "encode"],
         "priors": ["read_classes", "read_priors"],
     },
 )

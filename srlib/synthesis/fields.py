@@ -1,6 +1,7 @@
-"""Smooth random fields, diffeomorphic warps, and blurs and interpolations as matrices."""
+"""Draw smooth random fields and warps; blur and interpolate by matrices."""
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,9 +19,8 @@ def smooth_field(
 
 def _enlarge(image: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     """Interpolate an image (C, x, y, z) linearly to (C, X, Y, Z), corner on corner."""
-    return functional.interpolate(image[None], tuple(shape), mode="trilinear", align_corners=True)[
-        0
-    ]
+    size = tuple(shape)
+    return functional.interpolate(image[None], size, mode="trilinear", align_corners=True)[0]
 
 
 def sample(image: torch.Tensor, displacement: torch.Tensor) -> torch.Tensor:
@@ -31,9 +31,8 @@ def sample(image: torch.Tensor, displacement: torch.Tensor) -> torch.Tensor:
     position = torch.from_numpy(np.indices(displacement.shape[1:], np.float32)) + displacement
     half = torch.tensor([max(n - 1, 1) / 2 for n in image.shape[1:]]).view(3, 1, 1, 1)
     grid = (position / half - 1).flip(0).movedim(0, -1)  # grid_sample wants (z, y, x) in [-1, 1]
-    return functional.grid_sample(
-        image[None], grid[None], padding_mode="border", align_corners=True
-    )[0]
+    place = grid[None]
+    return functional.grid_sample(image[None], place, padding_mode="border", align_corners=True)[0]
 
 
 def integrate(velocity: torch.Tensor) -> torch.Tensor:
@@ -97,10 +96,8 @@ def spline_matrix(n: int, places: np.ndarray, order: int) -> np.ndarray:
     """
     if order == 1:
         return linear_matrix(n, places)
-    columns = [
-        ndimage.map_coordinates(unit, [places], order=order, mode="mirror") for unit in np.eye(n)
-    ]
-    return np.stack(columns, axis=1)
+    read_unit = partial(ndimage.map_coordinates, coordinates=[places], order=order, mode="mirror")
+    return np.stack([*map(read_unit, np.eye(n))], axis=1)
 
 
 def separable(image: torch.Tensor, matrices: Iterable[np.ndarray | None]) -> torch.Tensor:
@@ -144,6 +141,5 @@ def sampling_grid(
 
 
 def read(image: torch.Tensor, grid: torch.Tensor, mode: str = "bilinear") -> torch.Tensor:
-    """Read ``image`` (X, Y, Z) on a ``sampling_grid``, on the image's device; zero beyond it."""
-    grid = grid.to(image.device)
+    """Read ``image`` (X, Y, Z) on a ``sampling_grid``; zero beyond it."""
     return functional.grid_sample(image[None, None], grid, mode, "zeros", align_corners=True)[0, 0]

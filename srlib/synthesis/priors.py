@@ -1,4 +1,4 @@
-"""Intensity priors of SynthSR's generative model: classes of labels, and how bright they are."""
+"""Classes of labels, and their intensity priors: measure, read and write them."""
 
 import re
 from collections import defaultdict
@@ -101,11 +101,16 @@ def read_classes(path: str | Path) -> tuple[Label, ...]:
         if side not in ("", "left", "right"):
             raise InputError(f"{where}, side: expected left, right or nothing, got {side!r}")
         table[label] = Label(label, class_, name, side)
-    used = {entry.class_ for entry in table.values()} - {None}
-    wanted = range(max(len(used), 1))
-    if used != set(wanted):
-        raise InputError(f"{path}: expected every class from 0 to {wanted[-1]}, got {sorted(used)}")
+    used = sorted({entry.class_ for entry in table.values() if entry.class_ is not None})
+    last = max(len(used) - 1, 0)
+    if used != [*range(last + 1)]:
+        raise InputError(f"{path}: expected every class from 0 to {last}, got {used}")
     return tuple(table.values())
+
+
+def classes_of(table: Sequence[Label]) -> dict[int, int | None]:
+    """The class of each label; None where its voxels are left out, as FreeSurfer's stray ones."""
+    return {**dict.fromkeys(UNDETERMINED), **{row.label: row.class_ for row in table}}
 
 
 def look_up(labels: Volume, table: Mapping[int, int]) -> np.ndarray:
@@ -149,7 +154,7 @@ def partners(classes: Sequence[Label]) -> dict[int, int]:
 
 
 def estimate_priors(
-    pairs: Iterable[tuple[str, Volume, Volume]], classes: Sequence[Label], rescale: bool = True
+    pairs: Iterable[tuple[str, Volume, Volume]], classes: Sequence[Label], *, rescale: bool = True
 ) -> Prior:
     """Priors of one contrast from (subject, scan, label map).
 
@@ -184,8 +189,7 @@ def _statistics(
 ) -> np.ndarray:
     """Median and scaled MAD of each class, (2, K); NaN where it has no voxel."""
     labels = resample_to(labels, scan, order=0, least=1, what="the label map")
-    known = dict.fromkeys(UNDETERMINED, -1)
-    known |= {row.label: -1 if row.class_ is None else row.class_ for row in classes}
+    known = {k: -1 if c is None else c for k, c in classes_of(classes).items()}
     class_of = look_up(labels, known)
     data = scan.data
     if rescale:
@@ -202,11 +206,11 @@ def _statistics(
     return out
 
 
-def write_priors(priors: Mapping[str, Prior], path: str | Path, force: bool = False) -> Path:
+def write_priors(priors: Mapping[str, Prior], path: str | Path, *, force: bool = False) -> Path:
     """Write the priors of each modality as a tidy CSV.
 
     Its columns are modality, class, quantity (mean or std), and the quantity's mean and std. Raises
-    InputError when something else is there, unless ``force``.
+    InputError when another file exists there, unless ``force``.
     """
     rows = []
     for modality, prior in priors.items():
@@ -219,30 +223,26 @@ def write_priors(priors: Mapping[str, Prior], path: str | Path, force: bool = Fa
 def read_priors(path: str | Path) -> dict[str, Prior]:
     """Priors by modality, from our CSV or the original ``prior_means_*.npy``, ``prior_stds_*.npy``.
 
-    Of the latter, named by either, the modality is the rest of the name; those of several are
-    numbered. Raises InputError: unknown column or quantity, a row twice or missing, a number that
-    is not finite, a negative spread.
+    The modality of the latter is the rest of the name. Raises InputError: unknown column or
+    quantity, a row twice or missing, a number that is not finite, a negative std, an array of other
+    than two rows.
     """
     path = Path(path)
     priors = _original(path) if path.suffix == ".npy" else _tidy(path)
     for modality, (means, stds) in priors.items():
         if not np.isfinite([means, stds]).all() or min(means[1].min(), stds.min()) < 0:
             raise InputError(
-                f"{path}: {modality} has a number that is not finite, or a negative spread"
+                f"{path}: {modality} has a number that is not finite or a negative std"
             )
     return priors
 
 
 def _original(path: Path) -> dict[str, Prior]:
     means, stds = _pair(path, "prior_means", "prior_stds", 2)
-    rows, classes = means.shape
-    if rows % 2 or not means.size:
-        raise InputError(f"{path}: expected two rows per modality, got an array {means.shape}")
+    if len(means) != 2 or not means.size:
+        raise InputError(f"{path}: expected two rows (means, stds), got an array {means.shape}")
     name = re.sub("prior_(means|stds)", "", path.stem).strip("_") or "image"
-    if rows == 2:
-        return {name: (means, stds)}
-    parts = zip(means.reshape(-1, 2, classes), stds.reshape(-1, 2, classes), strict=True)
-    return {f"{name}_{number}": part for number, part in enumerate(parts, 1)}
+    return {name: (means, stds)}
 
 
 def _tidy(path: Path) -> dict[str, Prior]:

@@ -1,4 +1,4 @@
-"""Slices along an axis: how they are acquired, interpolated on finer voxels, and how much of these was measured."""
+"""Acquire slices along an axis, interpolate them, and mark the voxels that they measured."""
 
 from dataclasses import dataclass
 
@@ -20,13 +20,16 @@ class Axis:
 
     @property
     def places(self) -> np.ndarray:
-        """Output voxels in voxels of the label map."""
-        return (np.arange(self.size) - (self.size - 1) / 2) * (self.spacing / self.voxel) + (
-            self.n - 1
-        ) / 2
+        """Output voxels in voxels of the label map, (size,)."""
+        from_middle = np.arange(self.size) - (self.size - 1) / 2
+        return from_middle * (self.spacing / self.voxel) + (self.n - 1) / 2
 
     def acquire(self, slices_mm: float, sigma_mm: float, order: int = 1) -> np.ndarray:
-        """Blur by the slice profile, linear sampling of the slices, spline interpolation on the output: one matrix."""
+        """Acquisition as a matrix (size, n).
+
+        It blurs by the slice profile, samples the slices linearly and brings them on the output's
+        voxels by a spline.
+        """
         step = slices_mm / self.voxel
         first, count = (step - 1) / 2, int(np.ceil(self.n / step - 1e-9))
         matrix = linear_matrix(self.n, first + step * np.arange(count))
@@ -48,10 +51,12 @@ class Axis:
         return np.maximum(1 - distance, 0).astype(np.float32)
 
     def shrink(self) -> np.ndarray | None:
-        """What brings a crisp image on the output: nothing, or a blur of 0.75 of the ratio, then interpolation (code)."""
+        """Matrix (size, n) that brings a crisp image on the output; None where the grids are one.
+
+        It blurs by 0.75 of the spacings' ratio, then interpolates (code).
+        """
         ratio = self.spacing / self.voxel
         if abs(ratio - 1) < ISOTROPIC and self.n == self.size:
             return None
-        return linear_matrix(self.n, self.places) @ blur_matrix(
-            self.n, 0.75 * ratio if ratio > 1 else 0.5
-        )
+        sigma = 0.75 * ratio if ratio > 1 else 0.5
+        return linear_matrix(self.n, self.places) @ blur_matrix(self.n, sigma)

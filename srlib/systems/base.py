@@ -9,13 +9,13 @@ from typing import ClassVar
 
 from srlib.core.parts import Count, Part, as_tuples
 from srlib.core.paths import InputError, choose
-from srlib.data.pairs import PairMaker
+from srlib.data.pairs import ObservationModel
 from srlib.degradations.tasks import TASKS, Settings
 from srlib.inference.isotropic import IsotropicSpacing
 from srlib.inference.prediction import AnyFactor, CoarseToFine, SameGrid
 from srlib.models.network import Network
 from srlib.scans.intensity import INTENSITIES
-from srlib.synthesis.generation import Acquisition, Generation
+from srlib.synthesis.settings import Acquisition, Generation
 from srlib.training.examples import ScanPatches
 from srlib.training.games import CrossEntropy, LeastSquares, Supervised, Training, Wasserstein
 from srlib.training.mixture import Mixture
@@ -77,9 +77,9 @@ class Experiment(Part):
         object.__setattr__(self, "task_settings", tasks)
 
     @functools.cached_property
-    def pairs(self) -> PairMaker:
+    def pairs(self) -> ObservationModel:
         """How degraded pairs are made for it."""
-        return PairMaker(
+        return ObservationModel(
             self.task,
             self.task_settings,
             self.contrast,

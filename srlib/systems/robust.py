@@ -4,7 +4,7 @@ import dataclasses
 
 from srlib.inference.prediction import AnyFactor
 from srlib.models.network import Network
-from srlib.synthesis.generation import Acquisition, Generation
+from srlib.synthesis.settings import Acquisition, Generation
 from srlib.systems.base import Experiment
 from srlib.training.games import Training
 from srlib.training.mixture import Mixture

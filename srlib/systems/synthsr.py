@@ -2,7 +2,7 @@
 
 from srlib.inference.isotropic import IsotropicSpacing
 from srlib.models.network import Network
-from srlib.synthesis.generation import Acquisition, Generation
+from srlib.synthesis.settings import Acquisition, Generation
 from srlib.systems.base import Experiment
 from srlib.training.games import Training, Wasserstein
 from srlib.training.synthetic import SyntheticScans

@@ -12,7 +12,7 @@ import numpy as np
 from srlib.core.parts import Count, Part, Share, Size, Whole
 from srlib.core.paths import InputError
 from srlib.data.manifest import Subject
-from srlib.data.pairs import PairMaker
+from srlib.data.pairs import ObservationModel
 from srlib.models.network import Network
 from srlib.scans.formats import read_shape
 from srlib.scans.intensity import fit_scaling, plateau, usual_range
@@ -55,7 +55,7 @@ class ScanPatches(Part):
         """The tasks that a network is trained for."""
         return (task, *self.more_tasks)
 
-    def columns(self, pairs: PairMaker, subject: Subject) -> tuple[str, ...]:
+    def columns(self, pairs: ObservationModel, subject: Subject) -> tuple[str, ...]:
         """The columns of the manifest that are read of a subject."""
         return pairs.columns(subject)
 
@@ -92,13 +92,18 @@ class ScanPatches(Part):
         return network
 
     def open(
-        self, subjects: Sequence[Subject], pairs: PairMaker, *, seed: int = 0, tables: None = None
+        self,
+        subjects: Sequence[Subject],
+        pairs: ObservationModel,
+        *,
+        seed: int = 0,
+        tables: None = None,
     ) -> "PairDataset":
         """The subjects' pairs as a dataset."""
         return PairDataset(subjects, self, pairs, seed)
 
     def held_out(
-        self, subjects: Sequence[Subject], pairs: PairMaker, *, tables: None = None
+        self, subjects: Sequence[Subject], pairs: ObservationModel, *, tables: None = None
     ) -> list[Example]:
         """The four patches with the most foreground of each of the first two subjects."""
         chosen = (fullest(subject, self, pairs, FULLEST) for subject in subjects)
@@ -113,7 +118,7 @@ class PairDataset:
     """
 
     def __init__(
-        self, subjects: Sequence[Subject], part: ScanPatches, pairs: PairMaker, seed: int = 0
+        self, subjects: Sequence[Subject], part: ScanPatches, pairs: ObservationModel, seed: int = 0
     ) -> None:
         self.part, self.pairs, self.seed = part, pairs, seed
         self.items = [(subject, task) for subject in subjects for task in part.tasks(pairs.task)]
@@ -205,7 +210,7 @@ def foreground(hr: np.ndarray) -> np.ndarray:
 
 
 def fullest(
-    subject: Subject, part: ScanPatches, pairs: PairMaker, count: int
+    subject: Subject, part: ScanPatches, pairs: ObservationModel, count: int
 ) -> tuple[PairDataset, list[PatchLocation]]:
     """A subject's dataset, and its patches with the most foreground under the own task."""
     dataset = dataclasses.replace(part, stride=None, samples=None).open([subject], pairs)
@@ -214,7 +219,7 @@ def fullest(
     return dataset, sorted(share, key=lambda p: -share[p])[:count]
 
 
-def _whole_factor(pairs: PairMaker) -> tuple[int, int, int]:
+def _whole_factor(pairs: ObservationModel) -> tuple[int, int, int]:
     """The factor of the task, which a network from grid to grid needs in whole numbers."""
     factor = pairs.degradation().coarser
     if any(f != int(f) for f in factor):

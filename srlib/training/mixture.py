@@ -10,9 +10,9 @@ from scipy import ndimage
 from srlib.core.parts import Number, Part
 from srlib.degradations.resolution import BlockAverage, GaussianDownsample, KSpaceTruncation, rician
 from srlib.scans.volume import Volume
-from srlib.synthesis.generation import Acquisition, Generation
-from srlib.synthesis.generator import LabelMap, apply, draw
 from srlib.synthesis.priors import Prior
+from srlib.synthesis.settings import Acquisition, Generation
+from srlib.synthesis.simulation import LabelMap, apply, draw
 
 ANY = (
     (125.0, 70.0),
@@ -72,7 +72,7 @@ def synthesize(
     ]
     contrast = contrasts[rng.integers(len(contrasts))]
     generation = dataclasses.replace(generation, inputs=(Acquisition(contrast),))
-    parameters = draw(rng, label_map, generation, tables, shape)
+    parameters = draw(rng, label_map, generation, priors=tables, patch_size=shape)
     parameters = dataclasses.replace(
         parameters, stds=parameters.stds * rng.uniform(0, mixture.texture)
     )

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from srlib.core.parts import Count, Length, Part, Size
 from srlib.core.paths import InputError
 from srlib.data.manifest import Subject, load_scan
-from srlib.data.pairs import PairMaker
+from srlib.data.pairs import ObservationModel
 from srlib.models.conditioning import describe_degradation
 from srlib.models.network import Network
 from srlib.models.robust import TOLD
@@ -27,9 +27,9 @@ from srlib.scans.formats import load
 from srlib.scans.patches import extract, grid_locations, per_axis
 from srlib.scans.space import resample_to
 from srlib.scans.volume import reorient
-from srlib.synthesis.generation import Generation
-from srlib.synthesis.generator import Example, LabelMap, apply, draw, encode
 from srlib.synthesis.priors import Label, Prior, read_classes, read_priors
+from srlib.synthesis.settings import Generation
+from srlib.synthesis.simulation import Example, LabelMap, apply, draw, encode
 from srlib.training.mixture import Mixture, degrade, synthesize
 
 KEPT = 8  # label maps in the memory of each process
@@ -74,7 +74,7 @@ class _FromLabels(Part):
     pooled: ClassVar = 1  # scans whose examples are mixed
     per_scan: ClassVar = 1  # examples of one scan
 
-    def columns(self, pairs: PairMaker, subject: Subject) -> tuple[str, ...]:
+    def columns(self, pairs: ObservationModel, subject: Subject) -> tuple[str, ...]:
         """The columns of the manifest that are read of a subject."""
         return ("labels",)
 
@@ -115,7 +115,7 @@ class _FromLabels(Part):
     def open(
         self,
         subjects: Sequence[Subject],
-        pairs: PairMaker,
+        pairs: ObservationModel,
         *,
         seed: int = 0,
         tables: Tables | None = None,
@@ -124,7 +124,7 @@ class _FromLabels(Part):
         return SyntheticDataset(subjects, self, pairs, tables, seed)
 
     def held_out(
-        self, subjects: Sequence[Subject], pairs: PairMaker, *, tables: Tables | None = None
+        self, subjects: Sequence[Subject], pairs: ObservationModel, *, tables: Tables | None = None
     ) -> list[Pair]:
         """A few examples of the subjects' label maps, the first of each scan; none without a label map."""
         dataset = self.open(subjects, pairs, seed=VALIDATION_SEED, tables=tables)
@@ -146,7 +146,7 @@ class SyntheticScans(_FromLabels):
         """The task that the network is measured on; its examples are like it."""
         return (task,)
 
-    def columns(self, pairs: PairMaker, subject: Subject) -> tuple[str, ...]:
+    def columns(self, pairs: ObservationModel, subject: Subject) -> tuple[str, ...]:
         """The columns of the manifest that are read of a subject."""
         return ("labels", pairs.contrast) if self.generation.target == "real" else ("labels",)
 
@@ -158,8 +158,15 @@ class SyntheticScans(_FromLabels):
         real: np.ndarray | None,
     ) -> Example:
         """An example with all its parts."""
-        parameters = draw(rng, label_map, self.generation, priors, self.patch_size, self.spacing_mm)
-        return apply(label_map, parameters, self.generation, real)
+        parameters = draw(
+            rng,
+            label_map,
+            self.generation,
+            priors=priors,
+            patch_size=self.patch_size,
+            spacing_mm=self.spacing_mm,
+        )
+        return apply(label_map, parameters, self.generation, real=real)
 
     def draw(
         self,
@@ -213,7 +220,7 @@ class RandomDegradations(_FromLabels):
         """The patches of one synthetic scan: input (16, X, Y, Z), truth (1, X, Y, Z), float32, about [0, 1].
 
         The input is the degraded scan interpolated on the truth's grid and its description
-        (``describe_degradation``), as constant maps. Raises InputError as ``generator.draw``.
+        (``describe_degradation``), as constant maps. Raises InputError as ``simulation.draw``.
         """
         mixture, size, count = (
             self.mixture,
@@ -243,7 +250,7 @@ class SyntheticDataset:
         self,
         subjects: Sequence[Subject],
         part: SyntheticScans | RandomDegradations,
-        pairs: PairMaker,
+        pairs: ObservationModel,
         tables: Tables,
         seed: int,
     ) -> None:

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from srlib.core.paths import InputError, make_dir
 from srlib.data.manifest import Subject
-from srlib.data.pairs import PairMaker
+from srlib.data.pairs import ObservationModel
 from srlib.scans.patches import extract
 from srlib.scans.volume import Volume, crop_or_pad, save
 from srlib.training.examples import Example, ScanPatches, fullest
@@ -113,7 +113,9 @@ def board_writer(pairs: Sequence[Example], loss: str, folder: Path) -> Show:
     return write
 
 
-def snapshot_writer(subject: Subject, part: ScanPatches, pairs: PairMaker, folder: Path) -> Show:
+def snapshot_writer(
+    subject: Subject, part: ScanPatches, pairs: ObservationModel, folder: Path
+) -> Show:
     """A function that writes what a network makes of a scan's fullest patch: ``STEP_sr.nii.gz``, in scan units.
 
     The truth and the network's input stand beside it as ``hr.nii.gz`` and ``input.nii.gz``; each lies where it lay.

@@ -34,7 +34,7 @@ def test_the_tracked_manifest_is_the_one_that_is_written(tmp_path, monkeypatch):
     monkeypatch.setenv("SRLIB_DATA", str(tmp_path))
     monkeypatch.setattr(cohorts, "read_template", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        cohorts.build()
+        cohorts.build(manifest=tmp_path / "example.csv")
     assert (tmp_path / "example.csv").read_bytes() == (root() / "csv" / "example.csv").read_bytes()
 
 

@@ -57,7 +57,7 @@ def test_duke_records_are_scan_converted(tmp_path):
     savemat(folder / "mat" / "a.mat", {"dtce": np.ones((300, 40), np.float32)})
     head = "filename,initial_radius,final_radius,initial_angle,final_angle"
     (folder / "test-v1.csv").write_text(f"{head}\na.mat,100,400,-0.5,0.5\nabsent.mat,1,2,3,4\n")
-    manifest = convert("duke", folder, tmp_path / "out", tmp_path / "duke.csv")
+    manifest = convert("duke", folder, out=tmp_path / "out", manifest=tmp_path / "duke.csv")
     (subject,) = data.read_manifest(manifest)
     image = load(subject.file("image"))
     assert (subject.name, subject.split) == ("a", "test") and image.shape == (512, 512, 1)
@@ -73,13 +73,15 @@ def test_a_conversion_replaces_nothing(deeplesion, tmp_path):
     for place in (mine, tmp_path / "m.csv"):
         place.write_text("mine")
         with pytest.raises(InputError, match="exists; --force replaces it"):
-            convert("deeplesion", deeplesion, tmp_path / "out", tmp_path / "m.csv")
+            convert("deeplesion", deeplesion, out=tmp_path / "out", manifest=tmp_path / "m.csv")
         assert place.read_text() == "mine" and len(list((tmp_path / "out").iterdir())) <= 1
         place.unlink()
-    first = convert("deeplesion", deeplesion, tmp_path / "out", tmp_path / "m.csv").read_bytes()
+    first = convert(
+        "deeplesion", deeplesion, out=tmp_path / "out", manifest=tmp_path / "m.csv"
+    ).read_bytes()
     assert (
         convert(
-            "deeplesion", deeplesion, tmp_path / "out", tmp_path / "m.csv", force=True
+            "deeplesion", deeplesion, out=tmp_path / "out", manifest=tmp_path / "m.csv", force=True
         ).read_bytes()
         == first
     )
@@ -98,7 +100,7 @@ def test_rows_that_were_never_published_are_refused(deeplesion, tmp_path, old, n
     table = deeplesion / "DL_info.csv"
     table.write_text(table.read_text().replace(old, new))
     with pytest.raises(InputError, match=r"DL_info\.csv, row \d: not as published"):
-        convert("deeplesion", deeplesion, tmp_path / "out", tmp_path / "m.csv")
+        convert("deeplesion", deeplesion, out=tmp_path / "out", manifest=tmp_path / "m.csv")
     assert not (tmp_path / "out").exists() and not (tmp_path / "m.csv").exists()
 
 
@@ -108,7 +110,7 @@ def test_rows_that_were_never_published_are_refused(deeplesion, tmp_path, old, n
         (
             ("a.mat", "x/a.mat"),
             {"train": "a.mat,100,400,-0.5,0.5"},
-            r"train\.csv, row 2: .*a\.mat or .*a\.mat",
+            r"train\.csv, row 2: .*a\.mat and .*a\.mat",
         ),
         (
             ("a.mat",),
@@ -133,7 +135,7 @@ def test_records_whose_names_collide_are_refused(tmp_path, files, rows, match):
         head = "filename,initial_radius,final_radius,initial_angle,final_angle"
         (folder / f"{split}.csv").write_text(f"{head}\n{text}\n")
     with pytest.raises(InputError, match=match):
-        convert("duke", folder, out, tmp_path / "m.csv")
+        convert("duke", folder, out=out, manifest=tmp_path / "m.csv")
     assert not list(out.glob("*")) and not (tmp_path / "m.csv").exists()
 
 
@@ -144,5 +146,5 @@ def test_other_folders_are_refused_and_nothing_is_left(tmp_path):
         ("x", "expected one of"),
     ):
         with pytest.raises(InputError, match=match):
-            convert(collection, tmp_path, tmp_path / "out", tmp_path / "m.csv")
+            convert(collection, tmp_path, out=tmp_path / "out", manifest=tmp_path / "m.csv")
     assert not (tmp_path / "m.csv").exists()

@@ -69,7 +69,7 @@ def test_synthsrs_own_data_are_found_with_one_map_for_validation(labelled):
 def test_the_built_in_cohort_is_made_where_only_its_table_is_there(tmp_path, monkeypatch):
     made = []
     monkeypatch.setattr(
-        label_maps.example, "build", lambda manifest: made.append(manifest) or manifest
+        label_maps.cohorts, "build", lambda manifest: made.append(manifest) or manifest
     )
     monkeypatch.setattr(label_maps, "_measured", lambda *files: tmp_path / "priors.csv")
     (tmp_path / "data").mkdir()

@@ -13,7 +13,6 @@ from srlib.degradations.resolution import (
     KSpaceTruncation,
     ScanlineDecimation,
     SparseView,
-    make_degradation,
     rician,
 )
 from srlib.degradations.tasks import degradation_of
@@ -57,7 +56,7 @@ def test_kspace_truncation_keeps_the_promised_samples(shape, factor):
 def test_kspace_truncation_counts_lines_as_the_page_does():
     assert KSpaceTruncation((1, 2, 2)).kept((256, 320, 320)) == (256, 160, 160)
     assert KSpaceTruncation((1, 5, 5)).kept((256, 320, 320)) == (256, 64, 64)
-    assert KSpaceTruncation(2).zeroed((10, 11, 13)) == (3, 3, 3)  # 2.5 rounds up
+    assert KSpaceTruncation(2).kept((10, 11, 13)) == (4, 5, 7)  # 2.5 lines at an end round up
 
 
 def test_kspace_truncation_does_not_mix_slices_of_an_untouched_axis(noise):
@@ -142,7 +141,7 @@ def test_down_and_back_leaves_a_blob_in_place(name, shape, affine, blob, centre_
 @pytest.mark.parametrize("order", [0, 1, 3])
 def test_to_grid_interpolates_at_the_given_order(order, noise):
     lr = Volume(noise((9, 8, 7)), np.eye(4))
-    out = GaussianDownsample(2).to_grid(lr, (18, 16, 14), order).data
+    out = GaussianDownsample(2).to_grid(lr, (18, 16, 14), order=order).data
     at = np.indices((18, 16, 14)) / 2 - 0.25
     np.testing.assert_allclose(
         out, ndimage.map_coordinates(lr.data, at, order=order, mode="mirror"), atol=1e-5
@@ -182,15 +181,15 @@ def test_scanline_decimation_keeps_columns_and_interpolates_between_them(
         )
     last = 4 * (len(lr.data) - 1)
     for order in (1, 3):
-        back = degradation.to_grid(lr, hr.shape, order)
+        back = degradation.to_grid(lr, hr.shape, order=order)
         assert back.shape == hr.shape
         np.testing.assert_allclose(back.affine, affine, atol=1e-9)
         np.testing.assert_allclose(back.data[::4], hr.data[::4], atol=1e-4)
         alone = degradation.to_grid(
-            Volume(lr.data[:, 3:4, 1:2], lr.affine), (width, 1, 1), order
+            Volume(lr.data[:, 3:4, 1:2], lr.affine), (width, 1, 1), order=order
         ).data
         np.testing.assert_allclose(back.data[:, 3:4, 1:2], alone, atol=1e-4)
-    linear = degradation.to_grid(lr, hr.shape, 1).data[: last + 1, 3, 2]
+    linear = degradation.to_grid(lr, hr.shape, order=1).data[: last + 1, 3, 2]
     np.testing.assert_allclose(
         linear, np.interp(np.arange(last + 1), np.arange(0, width, 4), lr.data[:, 3, 2]), atol=1e-5
     )
@@ -254,13 +253,9 @@ def test_bad_settings_of_sparse_view_are_refused(name, value):
         SparseView(2, **{name: value})
 
 
-def test_degradations_are_made_by_name():
-    assert make_degradation("gaussian", factor=2) == GaussianDownsample((2, 2, 2))
-    assert make_degradation("kspace", factor=(1, 2, 2)) == KSpaceTruncation((1, 2, 2))
-    assert make_degradation("scanline", factor=4) == ScanlineDecimation(4)
-    assert make_degradation("sparse_view", factor=16) == SparseView(16, 1000)
+def test_tasks_of_unknown_degradations_are_refused():
     with pytest.raises(InputError, match="blurring"):
-        make_degradation("blurring", factor=2)
+        degradation_of("mine", {"mine": ("blurring", {"factor": 2})})
 
 
 @pytest.mark.parametrize(

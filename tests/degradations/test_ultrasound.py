@@ -8,6 +8,11 @@ from srlib.core.paths import InputError
 from srlib.degradations.ultrasound import scan_convert
 
 SECTOR = (40.0, 100.0, -0.5, 0.4)  # mm, mm, rad, rad
+NAMES = ("initial_radius", "final_radius", "initial_angle", "final_angle")
+
+
+def converted(frame, sector, shape):
+    return scan_convert(frame, **dict(zip(NAMES, sector, strict=True)), shape=shape)
 
 
 def position(beam, depth, shape):
@@ -21,7 +26,7 @@ def position(beam, depth, shape):
 def test_a_point_lands_at_its_place(beam, depth):
     shape = (61, 121)
     frame = np.exp(-((np.arange(61)[:, None] - beam) ** 2 / 8 + (np.arange(121) - depth) ** 2 / 18))
-    image = scan_convert(frame, *SECTOR, (201, 181))
+    image = converted(frame, SECTOR, (201, 181))
     weight = image.data[..., 0].astype(float)
     index = np.array([(g * weight).sum() for g in np.indices(weight.shape)]) / weight.sum()
     placed = image.affine @ [*index, 0, 1]
@@ -31,7 +36,7 @@ def test_a_point_lands_at_its_place(beam, depth):
 
 def test_there_and_back(noise):
     frame = ndimage.gaussian_filter(noise((50, 80)), 3)
-    image = scan_convert(frame, *SECTOR, (400, 400))
+    image = converted(frame, SECTOR, (400, 400))
     beam, depth = np.meshgrid(np.arange(3, 47), np.arange(3, 77), indexing="ij")
     x, y = position(beam, depth, frame.shape)
     index = [
@@ -43,7 +48,7 @@ def test_there_and_back(noise):
 
 
 def test_the_sector_fits_and_nothing_lies_outside():
-    image = scan_convert(np.ones((9, 11)), *SECTOR, (150, 130))
+    image = converted(np.ones((9, 11)), SECTOR, (150, 130))
     inside = image.data[..., 0]
     spacing, x0, y0 = image.affine[0, 0], *image.affine[:2, 3]
     area = inside.sum() * spacing**2
@@ -71,4 +76,4 @@ def test_the_sector_fits_and_nothing_lies_outside():
 )
 def test_bad_input_is_refused(frame, sector, shape, word):
     with pytest.raises(InputError, match=word):
-        scan_convert(np.zeros(frame), *sector, shape)
+        converted(np.zeros(frame), sector, shape)

@@ -131,7 +131,7 @@ def test_the_inner_three_quarters_of_the_cut_are_measured_or_the_whole_scan(meas
         (measured[0][0], 16, 12, "middle"),
         (whole, 0, 99, "whole"),
     ):
-        pair = systems.get(FINE).pairs.make(subject, "gaussian_x3", middle)
+        pair = systems.get(FINE).pairs.make(subject, "gaussian_x3", middle=middle)
         hr, cubic = (central(v, inner).data for v in (pair.hr, pair.on_grid))
         found = {
             r["region"]: r["value"]

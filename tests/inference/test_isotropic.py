@@ -14,7 +14,7 @@ from srlib.core.paths import InputError
 from srlib.inference.isotropic import isotropic, reliability
 from srlib.inference.prediction import Request
 from srlib.scans.volume import Volume, axcodes, describe, reorient
-from srlib.synthesis.generation import Acquisition, Generation
+from srlib.synthesis.settings import Acquisition, Generation
 from srlib.systems.registry import EXPERIMENTS
 from srlib.systems.synthsr import SYNTHSR_HYPERFINE, SYNTHSR_PUBLISHED
 from srlib.systems.trained import Model, load_model, super_resolve, super_resolve_with_uncertainty

@@ -231,7 +231,8 @@ def test_missing_tensorboard_is_one_line(manifests, tmp_path, monkeypatch):
 def test_the_built_in_images(tmp_path, monkeypatch):
     monkeypatch.setenv("SRLIB_DATA", str(tmp_path))
     for kind, low, high in (("us", 0, 1), ("ct", -1024, 3000)):
-        manifest = cohorts.build_images(kind)
+        manifest = tmp_path / f"example_{kind}.csv"
+        cohorts.build_images(kind, manifest=manifest)
         before = {p.name: p.read_bytes() for p in (tmp_path / f"example_{kind}").iterdir()}
         tracked = systems.__file__.rsplit("srlib", 1)[0] + f"csv/example_{kind}.csv"
         assert manifest.read_text() == Path(tracked).read_text()
@@ -239,7 +240,7 @@ def test_the_built_in_images(tmp_path, monkeypatch):
         assert {s.split for s in subjects} == {"train", "val", "test"}
         stack = formats.load(subjects[0].file("image"))
         assert stack.shape == (256, 256, 4) and low <= stack.data.min() < stack.data.max() <= high
-        cohorts.build_images(kind)
+        cohorts.build_images(kind, manifest=manifest)
         assert all((tmp_path / f"example_{kind}" / n).read_bytes() == b for n, b in before.items())
 
 

@@ -19,7 +19,7 @@ from srlib.models.weights import read_metadata
 from srlib.scans.intensity import INTENSITIES, fit_scaling
 from srlib.scans.patches import per_axis
 from srlib.scans.volume import Volume
-from srlib.synthesis.generation import Acquisition, Generation
+from srlib.synthesis.settings import Acquisition, Generation
 from srlib.systems import base
 from srlib.systems.trained import Model
 from srlib.training.games import CrossEntropy, LeastSquares, Supervised, Wasserstein

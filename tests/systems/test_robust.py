@@ -24,8 +24,8 @@ from srlib.models.weights import read_metadata
 from srlib.scans import formats
 from srlib.scans.intensity import fit_scaling
 from srlib.scans.volume import Volume, central, crop_or_pad, load, resample, save
-from srlib.synthesis.generator import encode
 from srlib.synthesis.priors import Label
+from srlib.synthesis.simulation import encode
 from srlib.systems.published import PUBLISHED
 from srlib.systems.trained import load_model, super_resolve
 from srlib.training import mixture

@@ -12,10 +12,10 @@ from srlib.core.paths import InputError, data_dir
 from srlib.degradations.resolution import GaussianDownsample
 from srlib.inference import isotropic
 from srlib.scans.volume import Volume, load
-from srlib.synthesis import generator
+from srlib.synthesis import simulation
 from srlib.synthesis.fields import separable
-from srlib.synthesis.generation import Acquisition, Generation
 from srlib.synthesis.priors import Label, estimate_priors, partners, read_classes, read_priors
+from srlib.synthesis.settings import Acquisition, Generation
 from srlib.synthesis.slices import Axis
 
 ROOT = Path(__file__).parents[2]
@@ -42,14 +42,19 @@ def labels():
 
 @pytest.fixture(scope="module")
 def encoded(labels):
-    return generator.encode(labels, TABLE)
+    return simulation.encode(labels, TABLE)
 
 
 def example(encoded, generation, seed=0, size=32, spacing=None, priors=PRIORS, **more):
-    parameters = generator.draw(
-        np.random.default_rng(seed), encoded, generation, priors, size, spacing
+    parameters = simulation.draw(
+        np.random.default_rng(seed),
+        encoded,
+        generation,
+        priors=priors,
+        patch_size=size,
+        spacing_mm=spacing,
     )
-    return generator.apply(encoded, parameters, generation, **more)
+    return simulation.apply(encoded, parameters, generation, **more)
 
 
 def parts(ex):
@@ -92,7 +97,7 @@ def test_nothing_random_gives_the_label_map_back(encoded, labels):
 
 
 def test_maps_in_other_axes_are_turned(encoded, labels):
-    turned = generator.encode(Volume(labels.data[::-1].swapaxes(1, 2), np.array(
+    turned = simulation.encode(Volume(labels.data[::-1].swapaxes(1, 2), np.array(
         [[-1.0, 0, 0, 39], [0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1]]
     )), TABLE)  # fmt: skip
     assert torch.equal(turned.index, encoded.index)
@@ -101,9 +106,11 @@ def test_maps_in_other_axes_are_turned(encoded, labels):
 def test_a_flip_keeps_left_structures_left(encoded, labels):
     """Left label 2 lies at large x here; mirrored anatomy still has its left class there."""
     generation = Generation((Acquisition("t1"),), **STILL)
-    parameters = generator.draw(np.random.default_rng(0), encoded, generation, PRIORS, labels.shape)
-    plain = generator.apply(encoded, parameters, generation).classes[0]
-    flipped = generator.apply(
+    parameters = simulation.draw(
+        np.random.default_rng(0), encoded, generation, priors=PRIORS, patch_size=labels.shape
+    )
+    plain = simulation.apply(encoded, parameters, generation).classes[0]
+    flipped = simulation.apply(
         encoded, dataclasses.replace(parameters, flip=True), generation
     ).classes[0]
     for k in (1, 2):
@@ -134,7 +141,9 @@ def test_intensities_follow_the_priors(encoded):
 
     def drawn(generation, priors):
         draws = [
-            generator.draw(np.random.default_rng(i), encoded, generation, priors, 8)
+            simulation.draw(
+                np.random.default_rng(i), encoded, generation, priors=priors, patch_size=8
+            )
             for i in range(400)
         ]
         return np.stack([p.means[0] for p in draws])
@@ -155,18 +164,18 @@ def test_a_crop_is_a_part_of_the_whole(encoded, labels):
     """The flow is integrated about the crop alone; what comes of it is what the whole map would give."""
     generation = Generation((Acquisition("t1"),), **STILL | {"warp_std": 3.0, "rotation_deg": 10.0})
     for seed in range(3):
-        whole = generator.draw(
-            np.random.default_rng(seed), encoded, generation, PRIORS, labels.shape
+        whole = simulation.draw(
+            np.random.default_rng(seed), encoded, generation, priors=PRIORS, patch_size=labels.shape
         )
         axes = [Axis(n, n, 1.0, 1.0) for n in (16, 17, 12)]
         part = dataclasses.replace(whole, axes=axes, start=(9, 20, 15))
-        expected = generator.apply(encoded, whole, generation).classes[0][9:25, 20:37, 15:27]
+        expected = simulation.apply(encoded, whole, generation).classes[0][9:25, 20:37, 15:27]
         assert (
-            generator.apply(encoded, part, generation).classes[0] != expected
+            simulation.apply(encoded, part, generation).classes[0] != expected
         ).float().mean() < 1e-3
 
 
-def test_priors_of_painted_scans_are_those_that_painted_them():
+def test_priors_of_synthetic_scans_are_those_they_were_drawn_with():
     """SynthSR's T1 priors where they are at hand; scans of several label maps, units back from the clip."""
     folder = data_dir() / "synthsr"
     if (folder / "labels").is_dir():
@@ -183,29 +192,33 @@ def test_priors_of_painted_scans_are_those_that_painted_them():
             np.array([[0, 15.4, 18.5, 20], [0] * 4]),
         )
     alike = {"t1": tuple(part * [[1], [0]] for part in (means, stds))}  # every subject has the mean
-    generation, painted = Generation((Acquisition("t1"),), **STILL, clip=255.0), []
+    generation, synthetic = Generation((Acquisition("t1"),), **STILL, clip=255.0), []
     for number, labels in enumerate(maps):
         ex = example(
-            generator.encode(labels, table), generation, number, labels.shape, priors=alike
+            simulation.encode(labels, table), generation, number, labels.shape, priors=alike
         )
-        painted.append((str(number), labels.with_data(ex.images[0].numpy() * 255), labels))
-    found = estimate_priors(painted, table, rescale=False)
+        synthetic.append((str(number), labels.with_data(ex.images[0].numpy() * 255), labels))
+    found = estimate_priors(synthetic, table, rescale=False)
     np.testing.assert_allclose(found[0][0][1:], means[0][1:], rtol=0.02)
     np.testing.assert_allclose(found[1][0][1:], stds[0][1:], rtol=0.1)
 
 
 def test_a_warp_does_not_fold_where_the_published_bounds_are_greatest():
     """Jacobian of the whole deformation, positive at every voxel: affine and warp, at the largest std."""
-    encoded = generator.LabelMap(
+    encoded = simulation.LabelMap(
         torch.zeros(96, 112, 88, dtype=torch.uint8), np.zeros(1, int), np.zeros(1, int), 1.0
     )
     for seed in range(4):
         rng = np.random.default_rng(seed)
-        p = generator.draw(
-            rng, encoded, Generation((THICK,)), {"t1": (MEANS[:, :1], STDS[:, :1])}, (96, 112, 88)
+        p = simulation.draw(
+            rng,
+            encoded,
+            Generation((THICK,)),
+            priors={"t1": (MEANS[:, :1], STDS[:, :1])},
+            patch_size=(96, 112, 88),
         )
         p = dataclasses.replace(p, velocity=p.velocity / p.velocity.std() * 4.0)
-        grid = generator._grid(p, (96, 112, 88))[0].movedim(-1, 0).flip(0)
+        grid = simulation._grid(p, (96, 112, 88))[0].movedim(-1, 0).flip(0)
         grid = grid.double() * torch.tensor([(n - 1) / 2 for n in (96, 112, 88)]).view(3, 1, 1, 1)
         matrix = torch.stack([torch.stack(torch.gradient(c)) for c in grid]).movedim(
             (0, 1), (-2, -1)
@@ -244,7 +257,7 @@ def test_inputs_are_what_prediction_makes_of_a_thick_scan(encoded, labels, order
     thick = GaussianDownsample((1, 1, 3), (0, 0, 1.26))
     lr = thick(labels.with_data(ex.target[0].numpy()))
     np.testing.assert_allclose(ex.reliability[0], isotropic.reliability(lr, labels), atol=1e-6)
-    expected = thick.to_grid(lr, labels.shape, order)
+    expected = thick.to_grid(lr, labels.shape, order=order)
     difference = np.abs(ex.images[0].numpy() - expected.data)[..., 5:-5]
     assert difference.max() < 0.01
 
@@ -287,7 +300,8 @@ def test_misplaced_inputs_come_back_up_to_the_residual(encoded):
 def test_random_resolutions_stay_in_their_range(encoded):
     generation = Generation((Acquisition("t1", random_mm=9.0),))
     drawn = [
-        generator.draw(np.random.default_rng(i), encoded, generation, PRIORS, 8) for i in range(300)
+        simulation.draw(np.random.default_rng(i), encoded, generation, priors=PRIORS, patch_size=8)
+        for i in range(300)
     ]
     spacing = np.array([p.slices_mm[0] for p in drawn])
     assert spacing.min() >= 1 and 8.5 < spacing.max() <= 9
@@ -316,7 +330,7 @@ def test_partners_are_found_by_side_or_name():
 )
 def test_label_maps_that_cannot_be_used(labels, change, message):
     with pytest.raises(InputError, match=message):
-        generator.encode(change(labels), TABLE)
+        simulation.encode(change(labels), TABLE)
 
 
 @pytest.mark.parametrize(
@@ -338,6 +352,10 @@ def test_priors_for_another_number_of_classes_are_refused(encoded):
     more = tuple(np.concatenate([part, part[:, :1]], axis=1) for part in (MEANS, STDS))
     for prior, count in (((MEANS[:, :3], STDS[:, :3]), 3), (more, 5)):
         with pytest.raises(InputError, match=f"{count} classes; the label table has 4"):
-            generator.draw(
-                np.random.default_rng(0), encoded, Generation((THICK,)), {"t1": prior}, 8
+            simulation.draw(
+                np.random.default_rng(0),
+                encoded,
+                Generation((THICK,)),
+                priors={"t1": prior},
+                patch_size=8,
             )

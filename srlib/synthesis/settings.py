@@ -1,4 +1,4 @@
-"""How SynthSR draws training examples: what is acquired, and the bounds of all that is random."""
+"""Settings of SynthSR's generative model: what is acquired, and the bounds of random draws."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,22 +12,22 @@ class Acquisition(Part):
 
     prior: str  # modality in the table of intensity priors; "t1_lr" falls back on "t1"
     spacing_mm: tuple[Length, Length, Length] = (1.0, 1.0, 1.0)  # of its slices along the RAS axes
-    thickness_mm: tuple[Length, Length, Length] | None = (
-        None  # of its slices; None: as their spacing
-    )
-    random_mm: Length | None = (
-        None  # spacing of each axis drawn up to so much, thickness up to that, instead
-    )
+    thickness_mm: tuple[Length, Length, Length] | None = None  # of its slices; None: the spacing
+    random_mm: Length | None = None  # draw each axis's spacing up to it, thickness up to that
 
 
 @dataclass(frozen=True)
 class Generation(Part):
-    """How SynthSR draws training examples from label maps; bounds of uniform draws, where not said otherwise."""
+    """How SynthSR draws training examples from label maps; bounds of uniform draws by default.
+
+    ``target``: "input" (the first one before its acquisition), "real" (a scan), "classes" (of
+    labels), or a modality of the priors.
+    """
 
     choices: ClassVar = {"distribution": ("normal", "uniform")}
 
     inputs: tuple[Acquisition, ...]
-    target: str = "input"  # first input before its acquisition; "real" scan; "classes" of labels; or a prior's modality
+    target: str = "input"
     distribution: str = "normal"  # of the priors' means and stds, or "uniform"
     scaling: Number = 0.15  # +- of 1, per axis
     rotation_deg: Number = 15.0  # +-, about each axis

@@ -1,4 +1,4 @@
-"""SynthSR's generative model of scans: draw parameters, then paint a label map by them."""
+"""Simulate scans by SynthSR's generative model: draw parameters, then apply them to a label map."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ from srlib.synthesis.fields import (
     sampling_grid,
     separable,
 )
-from srlib.synthesis.generation import Acquisition, Generation
-from srlib.synthesis.priors import UNDETERMINED, Label, Prior, look_up, partners
+from srlib.synthesis.priors import Label, Prior, classes_of, look_up, partners
+from srlib.synthesis.settings import Acquisition, Generation
 from srlib.synthesis.slices import ISOTROPIC, Axis
 
 PROBABLY_FINE = 0.05  # share of examples of random resolution at the label map's own spacing (code)
@@ -31,7 +31,7 @@ Rigid = tuple[np.ndarray, np.ndarray]  # rotation (3, 3), shift (3,) in mm; abou
 
 @dataclass(frozen=True, eq=False)
 class LabelMap:
-    """A label map in RAS axes, ready to be painted: each voxel holds a place in two tables."""
+    """A label map in RAS axes: each voxel holds a place in two tables."""
 
     index: torch.Tensor  # (X, Y, Z), 0 for background and for all that has no class
     class_of: np.ndarray  # (labels,)
@@ -49,15 +49,14 @@ def encode(labels: Volume, table: Sequence[Label]) -> LabelMap:
     if np.ptp(labels.spacing_mm) > ISOTROPIC * max(labels.spacing_mm):
         spacing = np.round(labels.spacing_mm, 3)
         raise InputError(f"a label map of {spacing} mm; expected one spacing, resample it first")
-    known = {0: 0, **dict.fromkeys(UNDETERMINED), **{row.label: row.class_ for row in table}}
-    painted = {label: class_ for label, class_ in known.items() if class_ is not None or not label}
-    place = {label: number for number, label in enumerate(painted)}
-    other = partners(table)
-    index = look_up(labels, {label: place.get(label, 0) for label in known})
+    known = {0: 0, **classes_of(table)}
+    used = [label for label, class_ in known.items() if class_ is not None or not label]
+    other, place = partners(table), dict.fromkeys(known, 0)
+    place.update({label: number for number, label in enumerate(used)})
     return LabelMap(
-        torch.from_numpy(index.astype(np.int16)),
-        np.array([class_ or 0 for class_ in painted.values()]),
-        np.array([place.get(other.get(label, label), 0) for label in painted]),
+        torch.from_numpy(look_up(labels, place).astype(np.int16)),
+        np.array([known[label] or 0 for label in used]),
+        np.array([place[other.get(label, label)] for label in used]),
         float(np.mean(labels.spacing_mm)),
     )
 
@@ -92,14 +91,14 @@ class Example:
     classes: torch.Tensor  # (1, X, Y, Z), whole numbers
 
     def network_input(self, reliability: bool = True) -> torch.Tensor:
-        """What the network sees, (C, X, Y, Z): the images, each followed by its reliability map."""
+        """The network's input, (C, X, Y, Z): the images, each followed by its reliability map."""
         if not reliability:
             return self.images
         return torch.stack([self.images, self.reliability], 1).flatten(0, 1)
 
 
 def volumes(example: Example, generation: Generation, spacing_mm: float) -> dict[str, Volume]:
-    """Name an example's parts, to look at or save: inputs, what was measured, target, classes."""
+    """An example's parts by name, for figures: inputs, measured voxels, target, classes."""
     names = [f"{part} {scan.prior}" for scan in generation.inputs for part in ("input", "measured")]
     names += [f"target ({generation.target})", "classes"]
     parts = torch.cat([example.network_input(), example.target, example.classes]).cpu().numpy()
@@ -111,6 +110,7 @@ def draw(
     rng: np.random.Generator,
     label_map: LabelMap,
     generation: Generation,
+    *,
     priors: Mapping[str, Prior],
     patch_size: int | Sequence[int],
     spacing_mm: float | None = None,
@@ -165,17 +165,18 @@ def apply(
     label_map: LabelMap,
     parameters: Parameters,
     generation: Generation,
+    *,
     real: np.ndarray | None = None,
-    device: str | torch.device = "cpu",
 ) -> Example:
-    """Paint a label map by drawn parameters; the same ones give the same bytes on one device.
+    """The example of a label map and drawn parameters; the same bytes each time.
 
     ``real`` is the subject's scan (X, Y, Z) on the label map's grid, which a real target needs:
     InputError where it is missing, of another shape or not wanted. Slices keep the field of view,
     as everywhere in this package (the code puts the first one on the first voxel).
     """
     p, g, axes = parameters, generation, parameters.axes
-    wanted, got = tuple(label_map.index.shape) if g.target == "real" else (), np.shape(real)
+    wanted = tuple(label_map.index.shape) if g.target == "real" else ()
+    got = () if real is None else real.shape
     if got != wanted:
         raise InputError(
             f"target {g.target!r}: expected {'a' if wanted else 'no'} real scan {wanted}, got {got}"
@@ -183,17 +184,17 @@ def apply(
     grid, class_of = _grid(p, label_map.index.shape), label_map.class_of
     if p.flip:  # left labels become right ones, so that left structures stay left
         grid, class_of = grid.flip(1), class_of[label_map.partner_of]
-    index = read(label_map.index.to(device, torch.float32), grid, "nearest").long()
-    classes = torch.from_numpy(class_of).to(device)[index]
+    index = read(label_map.index.float(), grid, "nearest").long()
+    classes = torch.from_numpy(class_of)[index]
 
-    noise, crisp = torch.Generator(device).manual_seed(p.noise_seed), []
-    means, stds = torch.from_numpy(np.stack([p.means, p.stds])).to(device, torch.float32)
+    noise, crisp = torch.Generator().manual_seed(p.noise_seed), []
+    means, stds = torch.from_numpy(np.stack([p.means, p.stds])).float()
     for mean, std, bias, exponent in zip(means, stds, p.bias, p.exponent, strict=False):
-        image = torch.randn(classes.shape, generator=noise, device=device)
+        image = torch.randn(classes.shape, generator=noise)
         image = image * std[classes] + mean[classes]
         coarse = zip(bias.shape, axes, strict=True)
         finer = [linear_matrix(n, np.linspace(0, n - 1, axis.n)) for n, axis in coarse]
-        image *= separable(torch.from_numpy(bias).to(image), finer).exp()
+        image *= separable(torch.from_numpy(bias).float(), finer).exp()
         image = _unit(image.clamp(0, g.clip)) ** float(exponent)
         crisp.append(separable(image, [blur_matrix(axis.n, g.blur) for axis in axes]))
 
@@ -205,14 +206,14 @@ def apply(
             image = _moved(image, move[0], axes[0].voxel)
         image = separable(image, map(Axis.acquire, axes, slices, profile, [g.order] * 3))
         measured = reduce(np.multiply.outer, map(Axis.reliability, axes, slices))
-        known = torch.from_numpy(measured).to(device)
+        known = torch.from_numpy(measured)
         if move:
             image, known = (_moved(part, move[1], axes[0].spacing) for part in (image, known))
         images.append(image)
         maps.append(known)
 
     if real is not None:
-        whole = torch.from_numpy(real.astype(np.float32)).to(device)
+        whole = torch.from_numpy(real.astype(np.float32))
         crisp.append(_unit(read(whole, grid)))
     nearest = [np.rint(axis.places).astype(int).clip(0, axis.n - 1) for axis in axes]
     classes = classes[np.ix_(*nearest)].float()
@@ -254,10 +255,8 @@ def _moved(image: torch.Tensor, rigid: Rigid, voxel: float) -> torch.Tensor:
 
 def _misplaced(rng: np.random.Generator, g: Generation) -> tuple[Rigid, Rigid]:
     """How a further input lay against the first one, and how it came back by registration."""
-    rotation, shift = (
-        _rotation(rng, g.misplaced_deg),
-        rng.uniform(-g.misplaced_mm, g.misplaced_mm, 3),
-    )
+    rotation = _rotation(rng, g.misplaced_deg)
+    shift = rng.uniform(-g.misplaced_mm, g.misplaced_mm, 3)
     turned, rest = _rotation(rng, g.residual_deg), rng.uniform(-g.residual_mm, g.residual_mm, 3)
     return (rotation, shift), (rotation.T @ turned, rotation.T @ (rest - shift))
 
