@@ -303,7 +303,7 @@ def degrade(source, target, degradation, window, on_grid, force, **options) -> N
     if (
         os.path.lexists(target)
         and not force
-        and "degradation" not in (headers.read_record(target) or {})
+        and "degradation" not in headers.read_record(target)
     ):
         raise InputError(
             f"{target} exists and was not made by 'srlib degrade'; --force replaces it"
@@ -320,10 +320,9 @@ def degrade(source, target, degradation, window, on_grid, force, **options) -> N
         "window": window,
         "on_grid": on_grid,
     }
-    header = headers.kept(
-        source, hr.affine, lr.affine, lr.shape, f"srlib degrade {degradation}", record
-    )
-    headers.store_as(header, "float32", source, lr.data)
+    old, name = headers.read_header(source), f"srlib degrade {degradation}"
+    header = old.derive(lr.affine, lr.shape, description=name, record=record)
+    old.set_type(header, "float32", lr.data)
     click.echo(volume.save(lr, target, header.get_data_dtype(), header))
 
 

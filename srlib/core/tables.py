@@ -107,10 +107,6 @@ def check_name(name: str, place: str, taken: dict[str, str]) -> None:
     Raises InputError, naming the place: no name, one with a slash, a first dot or what cannot be printed, and one that
     differs from another by case, spaces or the form of its accents alone, which file systems take for the same.
     """
-    if name.startswith(".") or not name.isprintable():
-        raise InputError(
-            f"{place}: {name!r} cannot name a file; expected printable letters, no slash and no first dot"
-        )
     key = " ".join(unicodedata.normalize("NFKC", file_name(name, place)).casefold().split())
     if key in taken:
         also = "" if taken[key] == name else f", once as {taken[key]}"

@@ -25,8 +25,7 @@ from srlib.enhance.workers import STOPPED, share
 from srlib.inference.checks import gaps
 from srlib.inference.prediction import THICK, Request
 from srlib.scans import headers
-from srlib.scans.dicom import read_thickness
-from srlib.scans.formats import fingerprint, is_whole, load, read_shape
+from srlib.scans.formats import fingerprint, is_whole, load, read_grid
 from srlib.scans.volume import axcodes, describe, save
 from srlib.systems.trained import Model, find_weights
 
@@ -48,7 +47,7 @@ def run(
 
     No bad scan stops the others. ``workers`` processes share the memory. ``tell`` hears what is read
     and what to mind, in the process that does it; with several workers it can be pickled.
-    ``dtype``: see ``headers.store_as``. ``force`` replaces what is there. ``settings`` are the
+    ``dtype``: see ``headers.SourceHeader.set_type``. ``force`` replaces what is there. ``settings`` are the
     fields of a ``prediction.Request``. What this and earlier runs left half-written when they were killed is swept
     away. Raises InputError for weights that are not there.
     """
@@ -166,7 +165,7 @@ class Enhancer:
 
         Raises InputError when something else lies there.
         """
-        there = {p: headers.read_record(p) or {} for p in job.scans if os.path.lexists(p)}
+        there = {p: headers.read_record(p) for p in job.scans if os.path.lexists(p)}
         for path, old in there.items():
             if not record.items() <= old.items():
                 raise InputError(
@@ -199,13 +198,14 @@ class Enhancer:
             raise InputError(
                 "the result is not finite; scale the scan's intensities, they are too large or too small"
             )
-        notes = headers.doubts(job.source) + made.warnings + gaps(scan, read_thickness(job.source))
+        source = headers.read_header(job.source)
+        notes = source.warnings() + made.warnings + gaps(scan, source.thickness)
         if not self.force:
             self._made(
                 job, record
             )  # raises where another process has written something else meanwhile
         made = [made.image] if job.uncertainty is None else [made.image, made.uncertainty]
-        notes += self._write(job, record | {"spacing_in": scan.spacing_mm}, scan, made, notes, plan)
+        notes += self._write(job, record | {"spacing_in": scan.spacing_mm}, source, made, notes, plan)
         for note in notes:
             self._tell(job, f"warning: {note}")
         if job.page:
@@ -218,7 +218,7 @@ class Enhancer:
         Raises InputError for one slice where the model needs more, and for too many voxels.
         """
         if not is_whole(job.source):
-            self._check_size(read_shape(job.source))  # before it is read
+            self._check_size(read_grid(job.source)[0])  # before it is read
         scan, experiment = load(job.source), self.model.experiment
         flat = layout(self.model.network) is torch.channels_last
         if min(scan.shape[: 2 if flat else 3]) < 2:
@@ -241,16 +241,14 @@ class Enhancer:
                 "allowed; choose a larger spacing, or allow more (--max-memory)"
             )
 
-    def _write(self, job, record, scan, made, notes, plan):
+    def _write(self, job, record, source, made, notes, plan):
         """Write the uncertainty, then the scan; what there is to tell of its type."""
         sr = made[0]
         done = f"srlib {self.model.experiment.name} {plan.made}"
-        header = headers.kept(job.source, scan.affine, sr.affine, sr.shape, done, record)
+        header = source.derive(sr.affine, sr.shape, description=done, record=record)
         if job.uncertainty:
             save(made[1], job.uncertainty, np.float32, header)
-        more = [
-            note for note in [headers.store_as(header, self.dtype, job.source, sr.data)] if note
-        ]
+        more = source.set_type(header, self.dtype, sr.data)
         headers.write_record(header, record | ({"warnings": notes + more} if notes + more else {}))
         save(sr, job.target, header.get_data_dtype(), header)
         return more

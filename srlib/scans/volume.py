@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from srlib.core.paths import InputError, atomic, choose
 from srlib.scans.dicom import explained
-from srlib.scans.headers import append_to_mgh, comment, limits, opened, voxels
+from srlib.scans.headers import append_to_mgh, comment, limits, open_image, voxels
 from srlib.scans.intensity import HU_WINDOW, STREAKS, background
 
 
@@ -54,7 +54,7 @@ def load(path: str | Path) -> Volume:
     Raises InputError, naming the file, for anything that is not one finite, real scan of positive
     spacing, and for a compressed file whose content is not that of its checksum.
     """
-    image, shape = opened(path)
+    image, shape = open_image(path)
     with explained(path, "unreadable or truncated scan"):
         data = voxels(image).reshape(shape)
         bad = data.size - np.count_nonzero(np.isfinite(data))

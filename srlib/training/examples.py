@@ -14,7 +14,7 @@ from srlib.core.paths import InputError
 from srlib.data.manifest import Subject
 from srlib.data.pairs import PairMaker
 from srlib.models.network import Network
-from srlib.scans.formats import read_shape
+from srlib.scans.formats import read_grid
 from srlib.scans.intensity import fit_scaling, plateau, usual_range
 from srlib.scans.patches import PatchLocation, extract, grid_locations, per_axis, random_locations
 from srlib.training.streams import POOL, patch_stream
@@ -122,7 +122,7 @@ class PairDataset:
         self._load = functools.lru_cache(maxsize=2 * POOL)(self._load)
 
     def _shape(self, subject: Subject, task: str) -> tuple[int, ...]:
-        whole = self.pairs.frame or read_shape(subject.file(self.pairs.contrast))
+        whole = self.pairs.frame or read_grid(subject.file(self.pairs.contrast))[0]
         usable = self.pairs.degradation(task).usable(whole)
         return tuple(n // f for n, f in zip(usable, self.factor, strict=True))
 

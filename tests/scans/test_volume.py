@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from srlib.core.paths import InputError
 from srlib.scans import volume
-from srlib.scans.formats import read_shape
+from srlib.scans.formats import read_grid
 from srlib.scans.intensity import fit_scaling
 from srlib.scans.space import covered, resample_to, same_lattice
 from srlib.scans.volume import (
@@ -33,7 +33,7 @@ def test_save_then_load_gives_the_same_scan(tmp_path, affine, noise, suffix):
     np.testing.assert_array_equal(back.data, scan.data)
     assert back.data.dtype == np.float32
     np.testing.assert_allclose(back.affine, affine, atol=1e-5)
-    assert read_shape(tmp_path / f"a{suffix}") == (7, 6, 5)
+    assert read_grid(tmp_path / f"a{suffix}")[0] == (7, 6, 5)
     np.testing.assert_allclose(back.spacing_mm, scan.spacing_mm, rtol=1e-5)
 
 
@@ -61,7 +61,7 @@ def test_slope_and_intercept_are_applied(tmp_path, oblique, suffix):
 
 def test_a_trailing_single_axis_is_dropped(tmp_path, noise):
     nib.save(nib.Nifti1Image(noise((4, 5, 6, 1)), np.eye(4)), tmp_path / "a.nii")
-    assert load(tmp_path / "a.nii").shape == read_shape(tmp_path / "a.nii") == (4, 5, 6)
+    assert load(tmp_path / "a.nii").shape == read_grid(tmp_path / "a.nii")[0] == (4, 5, 6)
 
 
 @pytest.mark.parametrize("shape", [(6, 5), (6, 5, 1), (6, 5, 1, 1)])
@@ -69,7 +69,7 @@ def test_an_image_of_two_axes_has_one_slice(tmp_path, noise, shape):
     image = noise(shape)
     nib.save(nib.Nifti1Image(image, np.diag([0.5, 0.7, 1, 1])), tmp_path / "a.nii.gz")
     scan = load(tmp_path / "a.nii.gz")
-    assert scan.shape == read_shape(tmp_path / "a.nii.gz") == (6, 5, 1)
+    assert scan.shape == read_grid(tmp_path / "a.nii.gz")[0] == (6, 5, 1)
     np.testing.assert_array_equal(scan.data[..., 0], image.reshape(6, 5))
     np.testing.assert_allclose(scan.spacing_mm[:2], (0.5, 0.7), rtol=1e-6)
 
@@ -200,7 +200,7 @@ def test_a_bad_file_is_refused_in_one_line_with_its_name(tmp_path, name):
 def test_a_bad_header_is_refused_without_reading_the_voxels(tmp_path, name):
     BAD[name](tmp_path / name)
     with pytest.raises(InputError, match=name) as error:
-        read_shape(tmp_path / name)
+        read_grid(tmp_path / name)
     assert "\n" not in str(error.value)
 
 
