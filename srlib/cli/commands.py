@@ -224,7 +224,7 @@ def priors(manifest, classes, out, split, force) -> None:
     from srlib.synthesis import priors as intensities
 
     subjects = data.read_manifest(manifest, split)
-    keep(out, force)
+    keep(out, force=force)
     found = label_maps.measure(subjects, intensities.read_classes(classes))
     for contrast, prior in found.items():
         scans = sum({contrast, "labels"} <= set(s.files) for s in subjects)
@@ -323,7 +323,7 @@ def degrade(source, target, degradation, window, on_grid, force, **options) -> N
     old, name = headers.read_header(source), f"srlib degrade {degradation}"
     header = old.derive(lr.affine, lr.shape, description=name, record=record)
     old.set_type(header, "float32", lr.data)
-    click.echo(volume.save(lr, target, header.get_data_dtype(), header))
+    click.echo(volume.save(lr, target, dtype=header.get_data_dtype(), header=header))
 
 
 main.add_command(enhance)
@@ -407,7 +407,7 @@ def evaluate_scan(hr: str, sr: str, mask: str | None, data_range: float | None) 
                 f"{hr}: the truth is constant and has no range; give one by --data-range"
             )
     region = "mask" if mask else "volume"
-    row = metrics.evaluate(truth.data, placed.data, data_range, inside)[region]
+    row = metrics.evaluate(truth.data, placed.data, data_range, mask=inside)[region]
     row |= {
         "region": region,
         "data_range": data_range,

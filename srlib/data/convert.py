@@ -36,11 +36,11 @@ def convert(
         check_name(name, str(folder), taken)
         rows.append((name, split, Path(out, f"{name}.nii.gz").absolute()))
     for file in (Path(manifest), *(file for *_, file in rows)):
-        keep(file, force)
+        keep(file, force=force)
     make_dir(Path(out))
     for (*_, read), (*_, file) in zip(listed, rows, strict=True):
         save(read(), file, dtype=dtype)
-    return write_table(manifest, ("subject", "split", "image"), rows, force)
+    return write_table(manifest, ("subject", "split", "image"), rows, force=force)
 
 
 def _deeplesion(folder: Path) -> Listed:

@@ -29,7 +29,7 @@ class Degradation:
 
     def to_grid(self, lr: Volume, shape: Sequence[int], order: int = 3) -> Volume:
         """Interpolate the low-resolution scan on the HR grid of the given shape (order 1: trilinear, 3: cubic)."""
-        return resample(lr, shape, fine_grid(lr, self.coarser, self.align)[1], order=order)
+        return resample(lr, shape, fine_grid(lr, self.coarser, align=self.align)[1], order=order)
 
     def check_fits(self, shape: Sequence[int]) -> None:
         """Raise InputError where a factor is larger than an axis; single slices are left as they are."""
@@ -150,7 +150,7 @@ class GaussianDownsample(Degradation):
         sigma = [s if f > 1 else 0.0 for s, f in zip(self.sigma, self.factor, strict=True)]
         blurred = hr.with_data(ndimage.gaussian_filter(hr.data, sigma, mode="reflect"))
         lr = resample(
-            blurred, *coarse_grid(hr.shape, hr.affine, self.factor, self.align), order=self.order
+            blurred, *coarse_grid(hr, self.factor, align=self.align), order=self.order
         )
         return rician(lr, self.noise, np.random.default_rng(0), is_signed(hr)) if self.noise else lr
 
@@ -178,7 +178,7 @@ class BlockAverage(Degradation):
 
     def __call__(self, hr: Volume) -> Volume:
         self.check_fits(hr.shape)
-        shape, affine = coarse_grid(hr.shape, hr.affine, self.factor)
+        shape, affine = coarse_grid(hr, self.factor)
         missing = np.multiply(shape, self.factor) - hr.shape
         padded = np.pad(hr.data, [(0, n) for n in missing], mode="edge")
         return Volume(block_reduce(padded, self.factor, np.mean), affine)

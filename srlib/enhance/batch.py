@@ -247,10 +247,10 @@ class Enhancer:
         done = f"srlib {self.model.experiment.name} {plan.made}"
         header = source.derive(sr.affine, sr.shape, description=done, record=record)
         if job.uncertainty:
-            save(made[1], job.uncertainty, np.float32, header)
+            save(made[1], job.uncertainty, dtype=np.float32, header=header)
         more = source.set_type(header, self.dtype, sr.data)
         headers.write_record(header, record | ({"warnings": notes + more} if notes + more else {}))
-        save(sr, job.target, header.get_data_dtype(), header)
+        save(sr, job.target, dtype=header.get_data_dtype(), header=header)
         return more
 
     def _write_page(self, job, scan, made, notes, plan):

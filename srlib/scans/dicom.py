@@ -218,7 +218,8 @@ def _slice(file: Path, image: pydicom.Dataset) -> Slice:
     place = {tag: _numbers(image, tag, n) for tag, n in PLACE.items()}
     position, axes, spacing = place.values()
     missing = [tag for tag, value in place.items() if value is None]
-    unplaced = position is None and axes is None and image.get("Modality") not in SECTIONS
+    modality = image.get("Modality")
+    unplaced = position is None and axes is None and modality not in SECTIONS
     _check_grey_slice(image, unplaced)
     if unplaced:
         axes, spacing = np.eye(3)[:2], _pixel_size(image)

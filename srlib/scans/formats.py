@@ -16,12 +16,11 @@ from srlib.core.tables import read_table
 from srlib.scans import dicom, volume
 from srlib.scans.dicom import explained
 from srlib.scans.headers import MAX_VOXELS, is_whole, open_image
-from srlib.scans.volume import Volume
+from srlib.scans.volume import Grid, Volume
 
 HU_ZERO = 32768  # of DeepLesion's 16-bit PNG
 SCANS = (".nii", ".nii.gz", ".mgh", ".mgz", ".hdr", ".img", ".npz")  # the scans of a folder
 DEEP = ("I;16", "I")  # Pillow's modes of 16 bits
-Grid = tuple[tuple[int, int, int], np.ndarray]  # shape, affine
 GEOMETRY = ("initial_radius", "final_radius", "initial_angle", "final_angle")
 
 
@@ -67,7 +66,7 @@ def read_grid(path: str | Path) -> Grid:
 
 
 def load_png(
-    path: str | Path, spacing_mm: Sequence[float] = (1.0, 1.0, 1.0), deeplesion: bool = False
+    path: str | Path, *, spacing_mm: Sequence[float] = (1.0, 1.0, 1.0), deeplesion: bool = False
 ) -> Volume:
     """Read an 8- or 16-bit grey PNG as (X, Y, 1): x along the image's columns, y down its rows,
     affine diag(spacing).

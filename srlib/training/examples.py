@@ -155,7 +155,7 @@ class PairDataset:
         """An item's patch locations on the grid; at most ``samples``, always the same ones."""
         part, shape = self.part, self.shapes[index]
         stride = None if part.stride is None else self._on_input(part.stride)
-        places = grid_locations(shape, self._on_input(part.patch_size), stride, part.border)
+        places = grid_locations(shape, self._on_input(part.patch_size), stride=stride, border=part.border)
         if part.samples is None or len(places) <= part.samples:
             return places
         chosen = np.random.default_rng(index).permutation(len(places))[: part.samples]

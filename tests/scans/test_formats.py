@@ -467,7 +467,7 @@ def test_a_tilted_gantry_stands_in_the_sform_alone(
         read = load_dicom(folder)
         for made in (read.affine, read.affine @ np.diag([0.5, 0.5, 0.25, 1])):
             header = derived(folder, made, read.shape)
-            back = nib.load(save(read, tmp_path / "a.nii.gz", np.float32, header))
+            back = nib.load(save(read, tmp_path / "a.nii.gz", dtype=np.float32, header=header))
             assert int(back.header["qform_code"]) == code and int(back.header["sform_code"]) == 1
             np.testing.assert_allclose(back.affine, made, atol=1e-5)
             np.testing.assert_allclose(
