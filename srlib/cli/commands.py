@@ -300,11 +300,7 @@ def degrade(source, target, degradation, window, on_grid, force, **options) -> N
             f"--window: expected two numbers, the lower one first, got {window[0]:g} and {window[1]:g}"
         )
     apart([target, target.parent], [source])  # nor among the slices of a DICOM series
-    if (
-        os.path.lexists(target)
-        and not force
-        and "degradation" not in headers.read_record(target)
-    ):
+    if os.path.lexists(target) and not force and "degradation" not in headers.read_record(target):
         raise InputError(
             f"{target} exists and was not made by 'srlib degrade'; --force replaces it"
         )

@@ -63,7 +63,7 @@ def file_name(name: str, where: str) -> str:
 
 
 def apart(outputs: Iterable[str | Path], inputs: Iterable[str | Path]) -> None:
-    """Raise InputError for an output that is one of the inputs, whatever link or spelling is used."""
+    """Raise InputError for an output that is one of the inputs, however it is spelled."""
     there = [Path(p) for p in inputs if os.path.exists(p)]
     for output in filter(os.path.exists, outputs):
         if any(source.samefile(output) for source in there):

@@ -51,7 +51,8 @@ def read_table(
     rows = {f"{path}, row {number}": cells for number, cells in enumerate(lines, 1) if any(cells)}
     if len(rows) < 2:
         raise InputError(
-            f"{path}: expected a header and at least one row, got {len(rows)} lines; see csv/README.md"
+            f"{path}: expected a header and at least one row, got {len(rows)} lines; "
+            "see csv/README.md"
         )
     (_, header), *rest = rows.items()
     _check(path, [*filter(None, header)], needed, optional)

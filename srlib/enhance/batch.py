@@ -47,7 +47,7 @@ def run(
 
     No bad scan stops the others. ``workers`` processes share the memory. ``tell`` hears what is read
     and what to mind, in the process that does it; with several workers it can be pickled.
-    ``dtype``: see ``headers.SourceHeader.set_type``. ``force`` replaces what is there. ``settings`` are the
+    ``dtype``: see ``SourceHeader.set_type``. ``force`` replaces what is there. ``settings`` are the
     fields of a ``prediction.Request``. What this and earlier runs left half-written when they were killed is swept
     away. Raises InputError for weights that are not there.
     """

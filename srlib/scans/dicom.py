@@ -55,7 +55,7 @@ class Slice:
 
 
 def is_dicom(path: str | Path) -> bool:
-    """Whether a path is a folder (as no other scan is), or named as, or begins as DICOM files do."""
+    """Whether a path is a folder (as no other scan is), or has the name or first bytes of DICOM."""
     path = Path(path)
     with suppress(OSError):  # whoever reads the file reports that it cannot be read
         if path.is_dir() or path.suffix.lower() in SUFFIXES:

@@ -122,7 +122,7 @@ def voxels(image: nib.spatialimages.SpatialImage) -> np.ndarray:
 
 
 def _read_on(file: nib.openers.ImageOpener) -> None:
-    """Read a compressed file to its end; as gzip itself, ignore what follows a whole gzip stream."""
+    """Read a compressed file to its end; ignore what follows a whole gzip stream, as gzip does."""
     try:
         while file.read(2**20):
             pass

@@ -71,7 +71,7 @@ def grid_locations(
     stride: int | Sequence[int] | None = None,
     border: Sequence[int] | None = None,
 ) -> list[PatchLocation]:
-    """Locations on a regular grid that cover the volume; the last one per axis is moved back inside.
+    """Locations on a regular grid that cover the volume; the last ones are moved back inside.
 
     A volume smaller than a patch gets one location that begins at 0 and reaches beyond it (see
     ``extract``). By default the stride is the patch size (no overlap). ``border`` voxels at the
