@@ -1,4 +1,4 @@
-"""Image quality of arrays, equal to scikit-image's figures at a fraction of its memory."""
+"""Measure the image quality of arrays, with the numbers of scikit-image in less memory."""
 
 import math
 from collections.abc import Sequence
@@ -9,27 +9,30 @@ from skimage import metrics as reference
 from srlib.core.paths import InputError
 
 RADIUS = 3  # voxels, of the windows of SSIM
-SLAB = 24  # slices per call of scikit-image: its memory grows with the slab, its halo's overhead shrinks
+SLAB = 24  # slices per call of scikit-image, whose memory grows with the slab
 ORDINARY = 2  # data ranges from zero, up to which scikit-image may compute in float32
 
 
 def _pair(
     hr: np.ndarray, sr: np.ndarray, mask: np.ndarray | None, data_range: float = 1
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The voxels that count of two scans, in numbers that hold their squares; InputError as ``psnr``."""
+    """The voxels of two scans that count, in a type that holds their squares; InputError as
+    ``psnr``.
+    """
     if not 0 < data_range < math.inf:
         raise InputError(f"data_range must be positive and finite, got {data_range}")
     if hr.shape != sr.shape:
         raise InputError(
-            f"the scans differ in shape: {hr.shape} and {sr.shape}; resample one onto the other's grid"
+            f"the scans differ in shape: {hr.shape} and {sr.shape}; resample one onto the other's "
+            "grid"
         )
     if not hr.size:
         raise InputError(f"the scans have no voxels, their shape is {hr.shape}")
     if mask is not None:
         if mask.dtype != bool or mask.shape != hr.shape or not mask.any():
             raise InputError(
-                f"expected a boolean mask of shape {hr.shape} that is not empty, e.g. brain > 0; got "
-                f"{mask.dtype} of shape {mask.shape} with {np.count_nonzero(mask)} voxels"
+                f"expected a boolean mask of shape {hr.shape} that is not empty, e.g. brain > 0; "
+                f"got {mask.dtype} of {mask.shape} with {np.count_nonzero(mask)} voxels"
             )
         hr, sr = hr[mask], sr[mask]
     hr, sr = _real(hr), _real(sr)
@@ -42,40 +45,46 @@ def _pair(
     return hr, sr
 
 
+def _largest(data: np.ndarray) -> float:
+    """Largest absolute value."""
+    return max(-float(data.min()), float(data.max()))
+
+
 def _real(data: np.ndarray) -> np.ndarray:
-    """Numbers that differences and squares can be taken of: float32 at least, float64 where its squares would be none."""
-    usual = 1e-12 < max(abs(float(end)) for end in (data.min(), data.max())) < 1e12
-    return data.astype(np.result_type(data, np.float32 if usual else np.float64), copy=False)
+    """Convert to float32, or to float64 where float32 does not hold the squares."""
+    kind = np.float32 if 1e-12 < _largest(data) < 1e12 else np.float64
+    return data.astype(np.result_type(data, kind), copy=False)
 
 
 def psnr(
-    hr: np.ndarray, sr: np.ndarray, data_range: float, mask: np.ndarray | None = None
+    hr: np.ndarray, sr: np.ndarray, data_range: float, *, mask: np.ndarray | None = None
 ) -> float:
-    """Peak signal-to-noise ratio in dB, over all voxels or those of a boolean mask; infinite for equal scans.
+    """Peak signal-to-noise ratio in dB over all voxels or a boolean mask; infinite for equal scans.
 
-    Raises InputError when shapes differ, a voxel that counts is not finite, the mask is empty or not boolean, or the
-    range is not positive.
+    Raises InputError when shapes differ, a voxel that counts is not finite, the mask is empty or
+    not boolean, or the range is not positive.
     """
     hr, sr = _pair(hr, sr, mask, data_range)
     with np.errstate(divide="ignore"):
         return float(reference.peak_signal_noise_ratio(hr, sr, data_range=data_range))
 
 
-def nrmse(hr: np.ndarray, sr: np.ndarray, mask: np.ndarray | None = None) -> float:
-    """Root of the squared error over the squared ``hr`` (scikit-image's Euclidean normalisation); infinite for no truth.
+def nrmse(hr: np.ndarray, sr: np.ndarray, *, mask: np.ndarray | None = None) -> float:
+    """Root of the squared error over the squared ``hr`` (scikit-image's Euclidean normalisation).
 
-    Raises InputError as ``psnr``; nan where both scans are zero.
+    It is infinite where only ``hr`` is zero, nan where both are. Raises InputError as ``psnr``.
     """
     hr, sr = _pair(hr, sr, mask)
     with np.errstate(divide="ignore", invalid="ignore"):
         return float(reference.normalized_root_mse(hr, sr))
 
 
-def sharpness(hr: np.ndarray, sr: np.ndarray, mask: np.ndarray | None = None) -> float:
-    """Gradient energy of ``sr`` over that of ``hr``: 1 is as sharp as the truth, below is blurred, above is noisy (ours).
+def sharpness(hr: np.ndarray, sr: np.ndarray, *, mask: np.ndarray | None = None) -> float:
+    """Gradient energy of ``sr`` over that of ``hr`` (ours): below 1 is blurred, above 1 is noisy.
 
-    The energy is the sum of squared differences of neighbouring voxels along the three axes, both of them inside
-    the boolean mask where there is one. Raises InputError as ``psnr``; nan when ``hr`` is constant.
+    The energy is the sum of squared differences of neighbouring voxels along all axes, both of them
+    inside the boolean mask if there is one. Raises InputError as ``psnr``; nan when ``hr`` is
+    constant.
     """
     _pair(hr, sr, mask)
     return float(np.divide(_gradient_energy(sr, mask), _gradient_energy(hr, mask) or np.nan))
@@ -96,15 +105,16 @@ def ssim(
     hr: np.ndarray,
     sr: np.ndarray,
     data_range: float,
+    *,
     mask: np.ndarray | None = None,
     kind: str = "3d",
 ) -> float:
     """Structural similarity: mean of the local map over the interior, or over a boolean mask.
 
-    Windows are uniform, 7 voxels wide. ``kind`` '3d' uses cubic ones; '2d' is the mean over the
-    slices of the last axis, which is another number. Windows that reach over the volume's face are
-    left out, as in scikit-image; with a mask every voxel of the mask counts. Raises InputError as
-    ``psnr``, and for volumes below the window.
+    Windows are uniform, 7 voxels wide. ``kind`` '3d' uses cubes; '2d' is the mean over the slices
+    of the last axis, which is another number. Windows that reach over the volume's face are left
+    out, as in scikit-image; with a mask every voxel of the mask counts. Raises InputError as
+    ``psnr``, and for volumes smaller than a window.
     """
     return _ssim(hr, sr, data_range, [mask], kind)[0]
 
@@ -128,8 +138,8 @@ def _ssim(
     halo = RADIUS if kind == "3d" else 0
     interior[halo : len(hr) - halo, RADIUS:-RADIUS, RADIUS:-RADIUS] = True
     regions = [interior if mask is None else np.moveaxis(mask, 2, 0) for mask in masks]
-    # float32 holds the windows' variances, differences of squares, to five digits of the range's square
-    largest = max(abs(float(end)) for v in (hr, sr) for end in (v.min(), v.max()))
+    # float32 holds the variances, differences of squares, to five digits of the squared range
+    largest = max(_largest(hr), _largest(sr))
     ordinary = largest <= ORDINARY * data_range and 1e-12 < data_range < 1e12
     slab = SLAB if ordinary else SLAB // 2
     totals = np.zeros(len(regions))
@@ -149,10 +159,7 @@ def _ssim(
         raise InputError(
             "voxels are NaN or infinite within the windows of SSIM; replace them first"
         )
-    return [
-        float(total / np.count_nonzero(region))
-        for total, region in zip(totals, regions, strict=True)
-    ]
+    return [float(t / np.count_nonzero(r)) for t, r in zip(totals, regions, strict=True)]
 
 
 def _fits(shape: Sequence[int], kind: str) -> bool:
@@ -161,18 +168,18 @@ def _fits(shape: Sequence[int], kind: str) -> bool:
 
 
 def centre(array: np.ndarray) -> np.ndarray:
-    """View of the middle 90 % of the first two axes, for metrics away from the borders, as in the SRResNet code."""
+    """View of the middle 90 % of the first two axes, as the SRResNet code measures it."""
     return array[tuple(slice(n // 20, n - n // 20) for n in array.shape[:2])]
 
 
 def evaluate(
-    hr: np.ndarray, sr: np.ndarray, data_range: float, mask: np.ndarray | None = None
+    hr: np.ndarray, sr: np.ndarray, data_range: float, *, mask: np.ndarray | None = None
 ) -> dict[str, dict[str, float]]:
-    """All metrics by region: ``volume`` (every voxel) and, where a boolean mask is given, ``mask``.
+    """All metrics by region: ``volume`` (every voxel) and, for a boolean mask, ``mask``.
 
-    Equal to calling each metric by itself. ``data_range`` in the scans' own units. Scans (X, Y, Z)
-    below the windows of ``ssim3d``, as 2-D images, or of ``ssim2d`` have none: nan. Raises
-    InputError as ``psnr``.
+    They equal those of the single functions. ``data_range`` is in the scans' own units. Scans
+    (X, Y, Z) smaller than the windows of ``ssim3d``, as 2-D images, or of ``ssim2d`` get nan.
+    Raises InputError as ``psnr``.
     """
     masks = [None] if mask is None else [None, mask]
     ssims = []
@@ -182,10 +189,10 @@ def evaluate(
     found = {}
     for name, region, ssim3d, ssim2d in zip(("volume", "mask"), masks, *ssims, strict=False):
         found[name] = {
-            "psnr": psnr(hr, sr, data_range, region),
+            "psnr": psnr(hr, sr, data_range, mask=region),
             "ssim3d": ssim3d,
             "ssim2d": ssim2d,
-            "nrmse": nrmse(hr, sr, region),
-            "sharpness": sharpness(hr, sr, region),
+            "nrmse": nrmse(hr, sr, mask=region),
+            "sharpness": sharpness(hr, sr, mask=region),
         }
     return found

@@ -14,8 +14,8 @@ METRICS = {
     "psnr": psnr,
     "ssim3d": ssim,
     "ssim2d": partial(ssim, kind="2d"),
-    "nrmse": lambda hr, sr, data_range, mask=None: nrmse(hr, sr, mask),
-    "sharpness": lambda hr, sr, data_range, mask=None: sharpness(hr, sr, mask),
+    "nrmse": lambda hr, sr, data_range, mask=None: nrmse(hr, sr, mask=mask),
+    "sharpness": lambda hr, sr, data_range, mask=None: sharpness(hr, sr, mask=mask),
 }
 
 
@@ -47,10 +47,10 @@ def test_ssim_is_that_of_scikit_image(pair, shape):
     hr, sr, mask = pair(shape)
     mean, local = reference.structural_similarity(hr, sr, data_range=9.0, full=True)
     assert ssim(hr, sr, 9.0) == pytest.approx(mean, abs=1e-5)
-    assert ssim(hr, sr, 9.0, mask) == pytest.approx(local[mask].mean(), abs=1e-5)
+    assert ssim(hr, sr, 9.0, mask=mask) == pytest.approx(local[mask].mean(), abs=1e-5)
     mean, local = per_slice(hr, sr, 9.0)
     assert ssim(hr, sr, 9.0, kind="2d") == pytest.approx(mean, abs=1e-5)
-    assert ssim(hr, sr, 9.0, mask, kind="2d") == pytest.approx(local[mask].mean(), abs=1e-5)
+    assert ssim(hr, sr, 9.0, mask=mask, kind="2d") == pytest.approx(local[mask].mean(), abs=1e-5)
 
 
 @pytest.mark.parametrize("n", [7, 8, 23, 24, 25, 26, 29, 30, 31, 47, 48, 49, 51, 72, 73])
@@ -58,7 +58,7 @@ def test_ssim_does_not_depend_on_where_slabs_end(pair, n):
     hr, sr, mask = pair((11, 12, n))
     mean, local = reference.structural_similarity(hr, sr, data_range=9.0, full=True)
     assert ssim(hr, sr, 9.0) == pytest.approx(mean, abs=1e-5)
-    assert ssim(hr, sr, 9.0, mask) == pytest.approx(local[mask].mean(), abs=1e-5)
+    assert ssim(hr, sr, 9.0, mask=mask) == pytest.approx(local[mask].mean(), abs=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(13, 15, 11), (8, 7, 25)])
@@ -69,21 +69,21 @@ def test_psnr_and_nrmse_are_those_of_scikit_image(pair, shape):
     )
     assert nrmse(hr, sr) == pytest.approx(reference.normalized_root_mse(hr, sr), rel=1e-5)
     error = np.mean((hr[mask].astype(float) - sr[mask]) ** 2)
-    assert psnr(hr, sr, 9.0, mask) == pytest.approx(10 * np.log10(81 / error), rel=1e-5)
+    assert psnr(hr, sr, 9.0, mask=mask) == pytest.approx(10 * np.log10(81 / error), rel=1e-5)
     energy = np.mean(hr[mask].astype(float) ** 2)
-    assert nrmse(hr, sr, mask) == pytest.approx(np.sqrt(error / energy), rel=1e-5)
+    assert nrmse(hr, sr, mask=mask) == pytest.approx(np.sqrt(error / energy), rel=1e-5)
 
 
 def test_what_lies_outside_the_mask_does_not_change_psnr_and_nrmse(pair):
     hr, sr, mask = pair((9, 10, 11))
     other = np.where(mask, sr, sr + 100)
-    assert psnr(hr, sr, 9.0, mask) == psnr(hr, other, 9.0, mask)
-    assert nrmse(hr, sr, mask) == nrmse(hr, other, mask)
+    assert psnr(hr, sr, 9.0, mask=mask) == psnr(hr, other, 9.0, mask=mask)
+    assert nrmse(hr, sr, mask=mask) == nrmse(hr, other, mask=mask)
 
 
 def test_identical_scans_are_perfect(pair):
     hr, _, mask = pair((13, 12, 25))
-    for scores in evaluate(hr, hr, 9.0, mask).values():
+    for scores in evaluate(hr, hr, 9.0, mask=mask).values():
         assert scores["psnr"] == np.inf
         assert scores["nrmse"] == 0
         assert scores["ssim3d"] == scores["ssim2d"] == pytest.approx(1, abs=1e-6)
@@ -95,7 +95,7 @@ def test_evaluate_gives_every_metric_its_own_figure_in_every_region(pair):
         expected = {
             name: metric(hr, sr, data_range=9.0, mask=inside) for name, metric in METRICS.items()
         }
-        assert evaluate(hr, sr, 9.0, mask)[region] == pytest.approx(expected, rel=1e-12)
+        assert evaluate(hr, sr, 9.0, mask=mask)[region] == pytest.approx(expected, rel=1e-12)
         assert len(set(expected.values())) == len(METRICS)
     assert list(evaluate(hr, sr, 9.0)) == ["volume"]
 
@@ -148,13 +148,13 @@ def test_an_unknown_kind_is_refused(pair):
 
 def test_sharpness_is_the_ratio_of_gradient_energies(pair):
     hr, _, mask = pair((13, 12, 25))
-    assert sharpness(hr, hr) == sharpness(hr, hr, mask) == 1
+    assert sharpness(hr, hr) == sharpness(hr, hr, mask=mask) == 1
     assert sharpness(hr, 2 * hr) == pytest.approx(4)
     assert sharpness(hr, ndimage.uniform_filter(hr, 3)) < 0.5
     inside = np.zeros((5, 5, 5), dtype=bool)
     inside[1:3, 1, 1] = True
     ramp = np.arange(5.0)[:, None, None] * np.ones((5, 5, 5))
-    assert sharpness(ramp, np.where(inside, 3 * ramp, 100), inside) == pytest.approx(9)
+    assert sharpness(ramp, np.where(inside, 3 * ramp, 100), mask=inside) == pytest.approx(9)
     assert np.isnan(sharpness(np.ones((4, 4, 4)), np.zeros((4, 4, 4))))
 
 
@@ -200,8 +200,8 @@ def test_ssim_is_that_of_double_precision_however_far_from_zero(offset, span):
 @pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e20, 1e34])
 def test_figures_do_not_hang_on_the_unit(pair, scale):
     hr, sr, mask = pair((13, 12, 11))
-    expected = evaluate(hr, sr, 9.0, mask)
-    found = evaluate(hr * np.float32(scale), sr * np.float32(scale), 9.0 * scale, mask)
+    expected = evaluate(hr, sr, 9.0, mask=mask)
+    found = evaluate(hr * np.float32(scale), sr * np.float32(scale), 9.0 * scale, mask=mask)
     for region, values in expected.items():
         assert found[region] == pytest.approx(values, rel=1e-4)
 
@@ -221,7 +221,7 @@ def test_figures_do_not_hang_on_the_unit(pair, scale):
 def test_what_is_too_small_for_a_window_has_all_other_figures(pair, shape, without):
     hr, sr, _ = pair(shape)
     mask = np.ones(shape, dtype=bool)
-    for found in evaluate(hr, sr, 1.0, mask).values():
+    for found in evaluate(hr, sr, 1.0, mask=mask).values():
         assert {name for name, value in found.items() if np.isnan(value)} == without
         assert found["psnr"] == pytest.approx(psnr(hr, sr, 1.0))
 
@@ -231,7 +231,7 @@ def test_a_mask_of_one_voxel_and_a_truth_of_zeros(pair):
     hr, sr, mask = pair((9, 9, 9))
     mask[:] = False
     mask[4, 4, 4] = True
-    found = evaluate(hr, sr, 9.0, mask)["mask"]
+    found = evaluate(hr, sr, 9.0, mask=mask)["mask"]
     assert found["psnr"] == pytest.approx(
         10 * np.log10(81 / (hr[4, 4, 4] - sr[4, 4, 4]) ** 2), rel=1e-5
     )

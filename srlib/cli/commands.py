@@ -209,7 +209,7 @@ def priors(manifest, classes, out, split, force):
     from srlib.synthesis import priors as intensities
 
     subjects = data.read_manifest(manifest, split)
-    keep(out, force)
+    keep(out, force=force)
     found = label_maps.measure(subjects, intensities.read_classes(classes))
     for contrast, prior in found.items():
         scans = sum({contrast, "labels"} <= set(s.files) for s in subjects)

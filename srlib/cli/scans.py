@@ -63,7 +63,7 @@ def degrade(source, target, degradation, window, on_grid, force, **options):
             f"--window: expected two numbers, the lower one first, got {low:g} and {high:g}"
         )
     apart([target, target.parent], [source])  # nor among the slices of a DICOM series
-    ours = "degradation" in (headers.read_record(target) or {})
+    ours = "degradation" in headers.read_record(target)
     if os.path.lexists(target) and not ours and not force:
         raise InputError(
             f"{target} exists and was not made by 'srlib degrade'; --force replaces it"
@@ -82,11 +82,10 @@ def degrade(source, target, degradation, window, on_grid, force, **options):
         "window": window,
         "on_grid": on_grid,
     }
-    header = headers.kept(
-        source, hr.affine, lr.affine, lr.shape, f"srlib degrade {degradation}", record
-    )
-    headers.store_as(header, "float32", source, lr.data)
-    click.echo(volume.save(lr, target, header.get_data_dtype(), header))
+    old, name = headers.read_header(source), f"srlib degrade {degradation}"
+    header = old.derive(lr.affine, lr.shape, description=name, record=record)
+    old.set_type(header, "float32", lr.data)
+    click.echo(volume.save(lr, target, dtype=header.get_data_dtype(), header=header))
 
 
 @click.command()
@@ -163,7 +162,7 @@ def _evaluate_scan(hr, sr, mask, data_range):
             raise InputError(
                 f"{hr}: the truth is constant and has no range; set one with --data-range"
             )
-    row = metrics.evaluate(truth.data, placed.data, data_range, inside)[region]
+    row = metrics.evaluate(truth.data, placed.data, data_range, mask=inside)[region]
     row |= {
         "region": region,
         "data_range": data_range,

@@ -1,14 +1,14 @@
-"""Parts of an experiment: frozen dataclasses that check their numbers and come back equal from JSON."""
+"""Base class of an experiment's parts: frozen dataclasses that check their numbers."""
 
 import dataclasses
 import math
 from collections.abc import Collection, Mapping
 from numbers import Integral, Real
-from typing import Annotated, ClassVar, get_args, get_origin
+from typing import Annotated, Any, ClassVar, get_args, get_origin
 
 from srlib.core.paths import InputError, choose
 
-# numbers with the least and the greatest value that they take
+# numbers with their least and greatest value
 Whole = Annotated[int, 0, math.inf]
 Count = Annotated[int, 1, math.inf]
 Number = Annotated[float, 0, math.inf]
@@ -18,7 +18,7 @@ Size = Count | tuple[Count, Count, Count]  # voxels, of all axes or of each
 
 
 class Part:
-    """What parts share: lists become tuples, and each field must be of its annotated kind.
+    """Turn lists into tuples, so that JSON gives an equal part, and check each field's annotation.
 
     ``choices`` lists the names that a field may hold. Raises InputError for any other value.
     """
@@ -37,17 +37,16 @@ class Part:
 
 
 def as_tuples(value: object) -> object:
-    """The same value with tuples in place of all lists, since JSON does not tell the two apart."""
+    """Turn all lists in a value into tuples, since JSON writes both alike."""
     if isinstance(value, dict):
         return {name: as_tuples(part) for name, part in value.items()}
     return tuple(map(as_tuples, value)) if isinstance(value, list | tuple) else value
 
 
-def _fits(value: object, kind: object) -> bool:
-    if isinstance(kind, type) or get_origin(kind) is Mapping:
-        kind = get_origin(kind) or kind
-        return isinstance(value, Mapping if kind is Mapping else kind)
+def _fits(value: Any, kind: Any) -> bool:
     parts, origin = get_args(kind), get_origin(kind)
+    if isinstance(kind, type) or origin is Mapping:
+        return isinstance(value, origin or kind)
     if origin is Annotated:
         number = Integral if parts[0] is int else Real
         low, high = kind.__metadata__
@@ -61,8 +60,8 @@ def _fits(value: object, kind: object) -> bool:
     return any(_fits(value, part) for part in parts)
 
 
-def _kind(kind: object) -> str:
-    """An annotation in words."""
+def _kind(kind: Any) -> str:
+    """An annotation in words, for messages."""
     if get_origin(kind) is Annotated:
         low, high = kind.__metadata__
         most = f" and at most {high}" if high < math.inf else ""

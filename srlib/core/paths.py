@@ -1,4 +1,4 @@
-"""Where things lie, how files are written whole or not at all, and the one error for bad input."""
+"""Find folders and files, write files atomically, and define the one error for bad input."""
 
 import functools
 import hashlib
@@ -17,22 +17,16 @@ from typing import TypeVar
 
 T = TypeVar("T")
 RESULTS_VERSION = 1  # raise it when the same inputs give other results
-BUILT_IN = (
-    "example.csv",
-    "example_us.csv",
-    "example_ct.csv",
-)  # manifests in the checkout's csv/ that the project makes
-DAY = (
-    86_400  # seconds after which a temporary file that nobody has touched is taken for left behind
-)
+BUILT_IN = ("example.csv", "example_us.csv", "example_ct.csv")  # made by the project, in csv/
+DAY = 86_400  # seconds after which an untouched temporary file counts as left behind
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used; the message says what was expected, what was got, what to do."""
+    """Unusable user input: the message says what was expected, what was got and what to do."""
 
 
 class ScanWarning(UserWarning):
-    """A result should not be trusted without a look: the message says what was seen in the scan or in the result."""
+    """A reason to check a result: the message says what was seen in the scan or the result."""
 
 
 def first_line(err: Exception) -> str:
@@ -41,7 +35,7 @@ def first_line(err: Exception) -> str:
 
 
 def choose(table: Mapping[str, T], name: str, what: str) -> T:
-    """The entry ``name`` of a table; InputError that lists what there is when it has none. ``what`` names the kind."""
+    """The entry ``name`` of a table; InputError lists the known names. ``what`` is their kind."""
     if name not in table:
         raise InputError(f"unknown {what} {name!r}; expected one of {', '.join(table)}")
     return table[name]
@@ -50,33 +44,32 @@ def choose(table: Mapping[str, T], name: str, what: str) -> T:
 def checkout() -> Path | None:
     """Folder of the checkout that this package lies in; None when it is installed without one."""
     folder = Path(__file__).resolve().parents[2]
-    return (
-        folder
-        if (folder / "notebooks").is_dir() and (folder / "pyproject.toml").is_file()
-        else None
-    )
+    found = (folder / "notebooks").is_dir() and (folder / "pyproject.toml").is_file()
+    return folder if found else None
 
 
 def file_name(name: str, where: str) -> str:
-    """The name itself, where it can be that of a file within a folder; InputError, which begins with ``where``, otherwise."""
-    if (
-        name in ("", ".", "..")
-        or any(c in "/\\" or c < " " for c in name)
-        or len(os.fsencode(name)) > 200
-    ):
+    """Return a name that can name a file in a folder; InputError, after ``where``, for any other.
+
+    Refused are no name, a slash, a first dot, unprintable letters and more than 200 bytes.
+    """
+    letters = name.isprintable() and not set(name) & {"/", "\\"}
+    if not name or name.startswith(".") or not letters or len(name.encode()) > 200:
         raise InputError(
-            f"{where}: {name!r} cannot name a file; expected a name without slashes, up to 200 bytes long"
+            f"{where}: {name!r} cannot name a file; expected printable letters, no slash, no first "
+            "dot, up to 200 bytes"
         )
     return name
 
 
 def apart(outputs: Iterable[str | Path], inputs: Iterable[str | Path]) -> None:
-    """Raise InputError for an output that is one of the inputs, whatever links or spelling lead there."""
+    """Raise InputError for an output that is one of the inputs, however it is spelled."""
     there = [Path(p) for p in inputs if os.path.exists(p)]
     for output in filter(os.path.exists, outputs):
         if any(source.samefile(output) for source in there):
             raise InputError(
-                f"{output} is an input; inputs and outputs must be different files, choose another place"
+                f"{output} is an input; inputs and outputs must be different files, choose another "
+                "place"
             )
 
 
@@ -86,7 +79,7 @@ def root() -> Path:
 
 
 def locate(path: str | Path) -> Path:
-    """A file as named; a relative one that is not in the working directory is looked for in the checkout."""
+    """A file as named; a relative one missing in the working directory is taken in the checkout."""
     path, beside = Path(path), root() / path
     return beside if beside.exists() and not path.exists() else path
 
@@ -96,23 +89,23 @@ def _place(variable: str, default: Path) -> Path:
 
 
 def data_dir() -> Path:
-    """Folder of made or fetched volumes: ``SRLIB_DATA``, else ``data/`` in the checkout."""
+    """Folder of created or fetched volumes: ``SRLIB_DATA``, else ``data/`` in the checkout."""
     return _place("SRLIB_DATA", root() / "data")
 
 
 def published_dir() -> Path:
-    """Folder of original authors' files: ``SRLIB_PUBLISHED``, else ``published/`` of the data folder."""
+    """Folder of the authors' files: ``SRLIB_PUBLISHED``, else ``published/`` in the data folder."""
     return _place("SRLIB_PUBLISHED", data_dir() / "published")
 
 
 def published_file(name: str) -> Path | None:
-    """A file that the original authors published, by its name; None when it is not at hand."""
+    """A file that the original authors published, by its name; None where it is missing."""
     file = published_dir() / Path(name).name
     return file if file.is_file() else None
 
 
 def shipped_file(name: str) -> Path | None:
-    """Weights that come with the package, by their name; None where there are none of it."""
+    """Weights that come with the package, by their name; None where there are none."""
     file = Path(__file__).parents[1] / "shipped" / f"{name}.safetensors"
     return file if file.is_file() else None
 
@@ -123,25 +116,25 @@ def results_root() -> Path:
 
 
 def results_dir(profile: str, cohort: str | Path = "csv/example.csv") -> Path:
-    """Folder of one profile's results; cohorts other than the built-in one get a folder of their own."""
-    with suppress(OSError):  # what is to be written there says why it cannot be
+    """Folder of one profile's results; any cohort but the built-in one has a folder of its own."""
+    with suppress(OSError):  # whoever writes there reports why it cannot
         results_root().mkdir(parents=True, exist_ok=True)
     label = cohort_label(cohort)
     return results_root() / (profile if label == "example" else f"{profile}_{label}")
 
 
 def built_in(manifest: str | Path) -> str:
-    """Name of the manifest in the checkout's ``csv/`` that the project makes itself, however it is spelled; or ""."""
+    """Name of a manifest in the checkout's ``csv/`` that the project makes; "" for any other."""
     path, folder = locate(manifest).resolve(), checkout()
     return path.stem if folder and path.parent == folder / "csv" and path.name in BUILT_IN else ""
 
 
 def cohort_label(cohort: str | Path) -> str:
-    """What folders, run_ids and tables call a manifest: its name, of which no second one in the results has the like.
+    """Name of a manifest in folders, run_ids and tables, unique within the results.
 
-    The first manifest of a name keeps it: the link ``cohorts/NAME`` in the folder of all results leads to it, and is
-    made here, where that folder is there. Others get a part of their path's hash, as does a manifest that is not there.
-    Delete the link to set a name free.
+    The first manifest of a name keeps it: the link ``cohorts/NAME`` in the folder of all results
+    leads to it, and is made here, where that folder exists. Other and missing manifests get a part
+    of their path's hash. Delete the link to set a name free.
     """
     path = locate(cohort)
     if name := built_in(path):
@@ -150,7 +143,7 @@ def cohort_label(cohort: str | Path) -> str:
     link = results_root() / "cohorts" / path.stem
     target = os.path.relpath(path, link.parent)  # so that a project can move as a whole
     if path.is_file() and f"{path.stem}.csv" not in BUILT_IN:
-        with suppress(OSError):  # it is taken, or nothing can be written there
+        with suppress(OSError):  # the name is taken, or nothing can be written there
             link.parent.mkdir(exist_ok=True)
             link.symlink_to(target)
         if not os.path.lexists(link) or (link.is_symlink() and os.readlink(link) == target):
@@ -166,7 +159,8 @@ def make_dir(path: Path) -> Path:
             pass
     except OSError as err:
         raise InputError(
-            f"cannot write to {path}: {err.strerror}; choose another folder or change its permissions"
+            f"cannot write to {path}: {err.strerror}; choose another folder or change its "
+            "permissions"
         ) from err
     return path
 
@@ -175,13 +169,13 @@ def make_dir(path: Path) -> Path:
 def atomic(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that replaces it on success and vanishes on failure.
 
-    The suffixes are kept, since writers choose the format by them. No two writers share a temporary path, so the last
-    one to end wins. Raises InputError, naming ``path``, for what the system refuses: no folder, no right, no space.
+    It keeps the suffixes, since writers choose the format by them. No two writers share a temporary
+    path, so the last one to end wins. Raises InputError, naming ``path``, where the folder is
+    missing or the system refuses to write.
     """
     path = Path(path)
-    temporary = path.with_name(
-        f".{os.getpid()}-{_machine()}{secrets.token_hex(4)}.{_tail(path.name)}"
-    )
+    unique = f"{os.getpid()}-{_machine()}{secrets.token_hex(4)}"
+    temporary = path.with_name(f".{unique}.{_tail(path.name)}")
     try:
         yield temporary
         os.replace(temporary, path)
@@ -192,16 +186,14 @@ def atomic(path: str | Path) -> Iterator[Path]:
         raise InputError(f"cannot write {path}: {reason}") from err
     except UnicodeEncodeError as err:
         name = ascii(err.object[max(err.start - 20, 0) : err.end + 20])
-        raise InputError(
-            f"cannot write {path}: {name} is not UTF-8; rename what is called so"
-        ) from err
+        raise InputError(f"cannot write {path}: {name} is not UTF-8; rename it") from err
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
 def unspoilt(path: str | Path) -> str | Path:
-    """The path itself; OSError where it is a ZIP archive, as PyTorch writes, with a part that is not as its checksum."""
+    """Return the path; OSError for a ZIP archive, as PyTorch writes, with a damaged part."""
     if zipfile.is_zipfile(path):
         try:
             with zipfile.ZipFile(path) as parts:
@@ -209,15 +201,15 @@ def unspoilt(path: str | Path) -> str | Path:
         except (zipfile.BadZipFile, NotImplementedError, zlib.error) as err:
             raise OSError(first_line(err)) from err
         if damaged:
-            raise OSError(f"{damaged} is not what its checksum says")
+            raise OSError(f"{damaged} differs from its checksum")
     return path
 
 
 @functools.cache
 def _machine() -> str:
-    """Eight letters for where a process number names one process: a container on a Linux machine since it started.
+    """Eight letters that name where process numbers are unique: a container or a running Linux.
 
-    Empty where the system does not say that.
+    Empty on other systems.
     """
     with suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8")
@@ -232,10 +224,10 @@ def _tail(name: str) -> str:
 
 
 def sweep(folder: Path, names: Iterable[str]) -> None:
-    """Delete the temporary files that writers of files of these names left in a folder when they were killed.
+    """Delete the temporary files that killed writers of files of these names left in a folder.
 
-    A process of this machine is asked whether it lives; one of another machine counts as ended when
-    it has not touched its file for a day.
+    A file of this machine goes when its process has ended; a file of another machine when it has
+    not been touched for a day.
     """
     tails = set(map(_tail, names))
     for path in folder.glob(".*-*.*"):
@@ -248,7 +240,7 @@ def sweep(folder: Path, names: Iterable[str]) -> None:
 
 
 def _ended(process: int) -> bool:
-    """Whether no process of this number lives on this Linux machine; a zombie's command is empty."""
+    """Whether no process of this number runs on this Linux machine; a zombie has no command."""
     try:
         os.kill(process, 0)
         return not Path(f"/proc/{process}/cmdline").read_bytes()
@@ -265,7 +257,7 @@ def sha256(path: str | Path) -> str:
 
 
 def source_hash() -> str:
-    """Hash of the package's own source, by which stale results are told from fresh ones."""
+    """Hash of the package's own source, which tells stale results from fresh ones."""
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parents[1].rglob("*.py")):
         digest.update(path.name.encode() + path.read_bytes())
@@ -273,30 +265,20 @@ def source_hash() -> str:
 
 
 def source_commit() -> dict[str, str]:
-    """Commit of the checkout that this package lies in, and whether what computes results differs from it."""
+    """Commit of the checkout that this package lies in, and whether its sources differ from it."""
     own = checkout()
-    environment = {
-        k: v for k, v in os.environ.items() if not k.startswith("GIT_")
-    }  # a hook's name another repository
+    # a hook's GIT_ variables name another repository
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
 
     def git(*words: str) -> str:
-        done = subprocess.run(
-            ["git", *words],
-            cwd=own,
-            env=environment,
-            capture_output=True,
-            encoding="utf-8",
-            check=True,
-        )
-        return done.stdout.strip()
+        return subprocess.check_output(
+            ["git", *words], cwd=own, env=environment, stderr=subprocess.DEVNULL, encoding="utf-8"
+        ).strip()
 
     with suppress(OSError, subprocess.CalledProcessError):
         if own and Path(git("rev-parse", "--show-toplevel")).samefile(own):
-            changed = git(
-                "status", "--porcelain", "--", "srlib", "notebooks", "csv", "pyproject.toml"
-            )
-            return {
-                "commit": git("rev-parse", "--short=12", "HEAD"),
-                "dirty": "yes" if changed else "no",
-            }
+            sources = ("srlib", "notebooks", "csv", "pyproject.toml")
+            changed = git("status", "--porcelain", "--", *sources)
+            commit = git("rev-parse", "--short=12", "HEAD")
+            return {"commit": commit, "dirty": "yes" if changed else "no"}
     return {"commit": "unknown", "dirty": "unknown"}

@@ -1,4 +1,4 @@
-"""CSV files that people write, and those we write for them: one reader for all, one writer."""
+"""Read the CSV files that people write, and write our own."""
 
 import csv
 import io
@@ -11,19 +11,13 @@ from pathlib import Path
 
 from srlib.core.paths import InputError, atomic, file_name, first_line
 
-VOLUMES = (
-    "t1",
-    "t2",
-    "image",
-    "labels",
-    "lr",
-    "mask",
-)  # columns of a manifest, in the order written
+# columns of a manifest that name volumes, in the order written
+VOLUMES = ("t1", "t2", "image", "labels", "lr", "mask")
 SEPARATORS = {";": "semicolons", "\t": "tabs", "\0": "the zeros of UTF-16"}
 
 
 class Row(dict[str, str]):
-    """The cells of a row by column; ``place`` says where it stands, for messages."""
+    """The cells of a row by column; ``place`` is the file and row, for messages."""
 
     place: str
 
@@ -31,21 +25,19 @@ class Row(dict[str, str]):
 def read_table(
     path: str | Path, needed: Sequence[str] = (), optional: Sequence[str] | None = None
 ) -> list[Row]:
-    """Rows of a CSV by column, without the spaces around cells, rows of empty cells, and columns of neither name nor cell.
+    """Read the rows of a CSV, without spaces around cells, empty rows and empty nameless columns.
 
-    A cell that is missing at the end of a row is empty. Columns other than the ``needed`` and the ``optional`` ones are
-    refused, where these are given. Raises InputError, naming row and column: not UTF-8, no commas, a quote that
-    never closes, a column that is unknown, missing, twice there or without a name, a row that is too long or ends
-    before a needed column, no row at all.
+    A missing cell at the end of a row is empty. Where ``optional`` columns are given, all columns
+    but these and the ``needed`` ones are refused. Raises InputError, naming row and column, for a
+    file that is not UTF-8 or has no commas, a quote that never closes, a column that is unknown,
+    missing, repeated or nameless, a row that is too long or ends before a needed column, and a
+    table without rows.
     """
     try:
         text = Path(path).read_bytes().decode("utf-8-sig")
         if text.count('"') % 2:
             raise csv.Error("a quote never closes")
-        lines = [
-            [c.strip() for c in cells]
-            for cells in csv.reader(io.StringIO(text, ""), skipinitialspace=True)
-        ]
+        lines = list(csv.reader(io.StringIO(text, ""), skipinitialspace=True))
     except UnicodeDecodeError as err:
         raise InputError(
             f"{path}: cannot be read as a CSV, since it is not UTF-8; save it as 'CSV UTF-8'"
@@ -55,10 +47,12 @@ def read_table(
         raise InputError(
             f"{path}: cannot be read as a CSV ({reason}); give the path of one"
         ) from err
+    lines = [[cell.strip() for cell in cells] for cells in lines]
     rows = {f"{path}, row {number}": cells for number, cells in enumerate(lines, 1) if any(cells)}
     if len(rows) < 2:
         raise InputError(
-            f"{path}: expected a header and at least one row, got {len(rows)} lines; see csv/README.md"
+            f"{path}: expected a header and at least one row, got {len(rows)} lines; "
+            "see csv/README.md"
         )
     (_, header), *rest = rows.items()
     _check(path, [*filter(None, header)], needed, optional)
@@ -102,15 +96,11 @@ def _row(place: str, header: list[str], cells: list[str], needed: Sequence[str])
 
 
 def check_name(name: str, place: str, taken: dict[str, str]) -> None:
-    """A subject's name, which will name files; it is added to those ``taken``.
+    """Check a subject's name, which will name files, and add it to those ``taken``.
 
-    Raises InputError, naming the place: no name, one with a slash, a first dot or what cannot be printed, and one that
-    differs from another by case, spaces or the form of its accents alone, which file systems take for the same.
+    Raises InputError, naming the place, as ``file_name``, and for a name that differs from another
+    one only by case, spaces or the form of its accents, since file systems take both for the same.
     """
-    if name.startswith(".") or not name.isprintable():
-        raise InputError(
-            f"{place}: {name!r} cannot name a file; expected printable letters, no slash and no first dot"
-        )
     key = " ".join(unicodedata.normalize("NFKC", file_name(name, place)).casefold().split())
     if key in taken:
         also = "" if taken[key] == name else f", once as {taken[key]}"
@@ -121,25 +111,30 @@ def check_name(name: str, place: str, taken: dict[str, str]) -> None:
 
 
 def write_table(
-    path: str | Path, columns: Sequence[str], rows: Iterable[Sequence[object]], force: bool = False
+    path: str | Path,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    force: bool = False,
 ) -> Path:
     """Write a CSV, UTF-8 and atomically; the same rows give the same bytes.
 
-    Raises InputError when something else is there, unless ``force``, and for a name that is not UTF-8.
+    Raises InputError for a name that is not UTF-8, and, without ``force``, when ``path`` holds
+    something else.
     """
-    buffer = io.StringIO()
+    path, buffer = Path(path), io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows([columns, *rows])
     text = buffer.getvalue()
     with suppress(OSError):
-        if Path(path).read_bytes() == text.encode(errors="surrogatepass"):
-            return Path(path)
-    keep(path, force)
+        if path.read_bytes() == text.encode(errors="surrogatepass"):
+            return path
+    keep(path, force=force)
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
-    return Path(path)
+    return path
 
 
-def keep(path: str | Path, force: bool = False) -> None:
-    """Raise InputError when something is at ``path`` already, unless ``force``: nothing is replaced unasked."""
+def keep(path: str | Path, *, force: bool = False) -> None:
+    """Raise InputError when ``path`` exists, unless ``force``: nothing is replaced unasked."""
     if os.path.lexists(path) and not force:
         raise InputError(f"{path} exists; --force replaces it, or choose another name")

@@ -33,12 +33,12 @@ def convert(
     one name, an output that exists unless ``force``, and an unreadable image.
     """
     find, dtype = choose(COLLECTIONS, collection, "collection")
-    keep(manifest, force)
+    keep(manifest, force=force)
     rows, readers, taken = [], {}, {}
     for name, split, read in find(Path(folder)):
         check_name(name, str(folder), taken)
         file = Path(out, f"{name}.nii.gz").absolute()
-        keep(file, force)
+        keep(file, force=force)
         rows.append((name, split, file))
         readers[file] = read
     if not rows:
@@ -49,7 +49,7 @@ def convert(
     make_dir(Path(out))
     for file, read in readers.items():
         save(read(), file, dtype=dtype)
-    return write_table(manifest, ("subject", "split", "image"), rows, force)
+    return write_table(manifest, ("subject", "split", "image"), rows, force=force)
 
 
 def _deeplesion(folder: Path) -> Listed:

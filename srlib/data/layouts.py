@@ -118,7 +118,7 @@ def write_manifest(
         check_name(name, str(folder), taken)
         files = [found[name].get(column) for column in columns]
         table.append([name, splits[people[name]], *(file and _near(file, base) for file in files)])
-    return write_table(out, ["subject", "split", *columns], table, force)
+    return write_table(out, ["subject", "split", *columns], table, force=force)
 
 
 def _near(file: Path, base: Path) -> str:

@@ -142,7 +142,7 @@ def bring(reference: Volume, grid: Volume, *, order: int = 3) -> Volume:
     fields of view do not meet.
     """
     low = max(float(reference.data.min()), usual_range(reference.data)[0])
-    return resample_to(reference, grid, order, outside=low, what="the reference")
+    return resample_to(reference, grid, order=order, outside=low, what="the reference")
 
 
 def network_input(scan: Volume, reference: Volume | None, rule: str) -> np.ndarray:

@@ -51,7 +51,7 @@ class Degradation(Part):
 
         Order 1 is trilinear, 3 cubic.
         """
-        return resample(lr, shape, fine_grid(lr, self.coarser, self.align)[1], order=order)
+        return resample(lr, shape, fine_grid(lr, self.coarser, align=self.align)[1], order=order)
 
     def check_fits(self, shape: Sequence[int]) -> None:
         """Raise InputError where a factor exceeds an axis of more than one voxel."""
@@ -165,7 +165,7 @@ class GaussianDownsample(Degradation):
         self.check_fits(hr.shape)
         sigma = np.where(np.greater(self.factor, 1), self.sigma, 0.0)
         blurred = hr.with_data(ndimage.gaussian_filter(hr.data, sigma, mode="reflect"))
-        grid = coarse_grid(hr.shape, hr.affine, self.factor, self.align)
+        grid = coarse_grid(hr, self.factor, align=self.align)
         lr = resample(blurred, *grid, order=self.order)
         return rician(lr, self.noise, np.random.default_rng(0), signed=is_signed(hr))
 
@@ -194,7 +194,7 @@ class BlockAverage(Degradation):
 
     def __call__(self, hr: Volume) -> Volume:
         self.check_fits(hr.shape)
-        shape, affine = coarse_grid(hr.shape, hr.affine, self.factor)
+        shape, affine = coarse_grid(hr, self.factor)
         missing = np.multiply(shape, self.factor) - hr.shape
         padded = np.pad(hr.data, [(0, n) for n in missing], mode="edge")
         return Volume(block_reduce(padded, self.factor, np.mean), affine)

@@ -26,8 +26,7 @@ from srlib.enhance.workers import STOPPED, share
 from srlib.inference.checks import gaps
 from srlib.inference.prediction import Prediction, Request
 from srlib.scans import headers
-from srlib.scans.dicom import read_thickness
-from srlib.scans.formats import fingerprint, is_whole, load, read_shape
+from srlib.scans.formats import fingerprint, is_whole, load, read_grid
 from srlib.scans.volume import describe, save
 from srlib.systems.trained import Model, find_weights
 
@@ -50,7 +49,7 @@ def run(
 
     A bad scan does not stop the others. ``workers`` processes share the memory. ``tell`` receives
     progress and warnings, in the process that enhances the scan; it must be picklable if there are
-    several workers. ``dtype``: see ``headers.store_as``. ``force`` replaces existing outputs.
+    several workers. ``dtype``: see ``SourceHeader.set_type``. ``force`` replaces existing outputs.
     ``settings`` are the fields of a ``prediction.Request``. Temporary files of killed runs are
     deleted. Raises InputError if the weights are missing.
     """
@@ -149,7 +148,7 @@ class Enhancer:
 
         Raises InputError if another file is there.
         """
-        there = {p: headers.read_record(p) or {} for p in job.scans if os.path.lexists(p)}
+        there = {p: headers.read_record(p) for p in job.scans if os.path.lexists(p)}
         for path, old in there.items():
             if not record.items() <= old.items():
                 raise InputError(
@@ -182,11 +181,12 @@ class Enhancer:
                 "the result is not finite; rescale the scan's intensities, they are too large or "
                 "too small"
             )
-        notes = headers.doubts(job.source) + made.warnings + gaps(scan, read_thickness(job.source))
+        source = headers.read_header(job.source)
+        notes = source.warnings() + made.warnings + gaps(scan, source.thickness)
         if not self.force:
             self._earlier(job, record)  # raises if another process has written there meanwhile
         made = Prediction(made.image, job.uncertainty and made.uncertainty, notes)
-        self._write(job, record | {"spacing_in": scan.spacing_mm}, scan, made, plan)
+        self._write(job, record | {"spacing_in": scan.spacing_mm}, source, made, plan)
         for note in notes:
             self._tell(job, f"warning: {note}")
         if job.page:
@@ -207,7 +207,7 @@ class Enhancer:
         Raises InputError for one slice where the model needs more, and for too many voxels.
         """
         if not is_whole(job.source):
-            self._check_size(read_shape(job.source))  # before it is read
+            self._check_size(read_grid(job.source)[0])  # before it is read
         scan, experiment = load(job.source), self.model.experiment
         flat = layout(self.model.network) is torch.channels_last
         if min(scan.shape[: 2 if flat else 3]) < 2:
@@ -230,19 +230,17 @@ class Enhancer:
                 "allowed; choose a larger spacing, or allow more (--max-memory)"
             )
 
-    def _write(self, job, record, scan, made, plan):
+    def _write(self, job, record, source, made, plan):
         """Write the uncertainty, then the scan; add a note on the voxel type to the warnings."""
         sr = made.image
         done = f"srlib {self.model.experiment.name} {plan.made}"
-        header = headers.kept(job.source, scan.affine, sr.affine, sr.shape, done, record)
+        header = source.derive(sr.affine, sr.shape, description=done, record=record)
         if job.uncertainty:
-            save(made.uncertainty, job.uncertainty, np.float32, header)
-        note = headers.store_as(header, record["settings"]["dtype"], job.source, sr.data)
-        if note:
-            made.warnings.append(note)
+            save(made.uncertainty, job.uncertainty, dtype=np.float32, header=header)
+        made.warnings.extend(source.set_type(header, record["settings"]["dtype"], sr.data))
         if made.warnings:
             headers.write_record(header, record | {"warnings": made.warnings})
-        save(sr, job.target, header.get_data_dtype(), header)
+        save(sr, job.target, dtype=header.get_data_dtype(), header=header)
 
 
 def _is_newer(page, target):

@@ -52,7 +52,7 @@ def evaluate(
         )
         for kind, scan in zip(KINDS, (pair.hr, pair.lr, sr), strict=True):
             save(scan, folder / f"{subject.name}_{kind}.nii.gz")
-        quality = metrics.evaluate(pair.hr.data, sr.data, float(np.ptp(pair.hr.data)), mask)
+        quality = metrics.evaluate(pair.hr.data, sr.data, float(np.ptp(pair.hr.data)), mask=mask)
         if mask is not None:
             joint = float(
                 max(pair.hr.data.max(), sr.data.max()) - min(pair.hr.data.min(), sr.data.min())

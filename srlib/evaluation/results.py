@@ -143,7 +143,7 @@ def measured(
     rows = []
     for name, estimate in estimates.items():
         placed = resample_to(estimate, truth, least=1, what=name)
-        quality = metrics.evaluate(truth.data, placed.data, peak, mask)
+        quality = metrics.evaluate(truth.data, placed.data, peak, mask=mask)
         where = {"run_id": (runs or {}).get(name, name), "experiment": name, **key}
         for part, values in quality.items():
             where["region"] = region if part == "volume" else part

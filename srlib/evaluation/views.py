@@ -137,7 +137,7 @@ def section(
     if not finite.all():
         slab = slab.with_data(np.where(finite, slab.data, np.nan))
         order = min(order, 1)  # by which NaN stays where it is
-    return np.rot90(resample(slab, shape, affine, order, np.nan).data[:, :, 0])
+    return np.rot90(resample(slab, shape, affine, order=order, outside=np.nan).data[:, :, 0])
 
 
 def difference(

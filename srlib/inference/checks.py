@@ -75,7 +75,7 @@ def _smoothness(data: np.ndarray, lag: int) -> float:
 
 
 def gaps(volume: Volume, thickness_mm: float | None) -> list[str]:
-    """A line if slices along the last axis are thinner than their distance (``images.read_thickness``); NIfTI says not."""
+    """A line if slices along the last axis are thinner than their distance (``SourceHeader.thickness``); NIfTI says not."""
     spacing = volume.spacing_mm[2]
     if thickness_mm is None or volume.shape[2] == 1 or thickness_mm >= 0.98 * spacing:
         return []

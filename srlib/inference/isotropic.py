@@ -206,7 +206,7 @@ def isotropic(scan: Volume, spacing_mm: float, order: int = 1) -> Volume:
     """
     ratio = np.divide(spacing_mm, scan.spacing_mm)
     blurred = ndimage.gaussian_filter(scan.data, np.where(ratio > 1 - 1e-4, ratio / 4, 0))
-    grid = coarse_grid(scan.shape, scan.affine, ratio)
+    grid = coarse_grid(scan, ratio)
     return reorient(
         resample(
             scan.with_data(blurred), *grid, order=order, mode="nearest" if order == 1 else "mirror"

@@ -121,7 +121,7 @@ class SameGrid(Part):
     ) -> Prediction:
         """What the network makes of a scan on its own grid."""
         same = np.allclose(plan.finer, 1)
-        on_grid = scan if same else resample(scan, *fine_grid(scan, plan.finer, request.align))
+        on_grid = scan if same else resample(scan, *fine_grid(scan, plan.finer, align=request.align))
         return Prediction(
             self.on_grid(
                 on_grid, network, pairs, reference, tiles, plan.coarser, request.flip, scan
@@ -231,7 +231,7 @@ class CoarseToFine(SameGrid):
     ) -> Prediction:
         """What the network makes of a scan; where scan lines were left out, voxel 0 stays where it is."""
         align = "first" if pairs.degradation().align == "first" else request.align
-        affine = fine_grid(scan, network.factor, align)[1]
+        affine = fine_grid(scan, network.factor, align=align)[1]
         return Prediction(Volume(self._finer(scan, network, pairs, tiles), affine))
 
     def on_pair(

@@ -36,7 +36,7 @@ def run_tiled(
     shape = channels.shape[1:]
     copies, voxel = WORKING_COPIES * channels.nbytes * math.prod(factor), 4 * network.live_channels
     room = (allowed - copies) / voxel
-    todo, largest = tiles(shape, network.halo, room, getattr(network, "multiple", 1))
+    todo, largest = tiles(shape, network.halo, room, multiple=getattr(network, "multiple", 1))
     if not todo:
         least, whole = (
             math.ceil((copies + voxel * n) / 1e7) / 100 for n in (largest, math.prod(shape))
@@ -65,9 +65,9 @@ def run_patches(
     mDCSRN's evaluation: Chen et al., MICCAI 2018. Unlike ``run_tiled`` the result depends on the
     patches, wherever the network sees farther than the margin.
     """
-    places = grid_locations(data.shape, patch_size, patch_size - 2 * margin)
+    places = grid_locations(data.shape, patch_size, stride=patch_size - 2 * margin)
     parts = (_run(network, data[None], place)[0] for place in places)
-    return stitch(parts, places, data.shape, margin)
+    return stitch(parts, places, data.shape, margin=margin)
 
 
 @torch.inference_mode()

@@ -1,6 +1,4 @@
-"""DICOM slices: how they are told from other files, what their headers say of their place, and
-their pixels.
-"""
+"""Read DICOM slices: recognise them, check their headers, place them and decode their pixels."""
 
 import re
 import warnings
@@ -18,26 +16,32 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 from srlib.core.paths import InputError, first_line
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
-# the mark after the preamble, or where there is none an element of group 2 or 8,
-# with a VR or with a length
+# the mark after the preamble; without one an element of group 2 or 8, with a VR or with a length
 BEGINS = re.compile(
     rb".{128}DICM|[\x02\x08]\0.\0([A-Z]{2}|..\0\0)|\0[\x02\x08]..[A-Z]{2}", re.DOTALL
 )
 PLACE = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}
-SECTIONS = ("CT", "MR", "PT", "NM")  # modalities whose slices are nothing without their place
+SECTIONS = ("CT", "MR", "PT", "NM")  # modalities whose slices must have a place
 ROUGH = 2e-3  # of directions: what three decimals leave of right angles
 AIR = -1024.0  # HU: no tissue has less, but padding may
-GREY = 8 / 255  # of the range: by how much lossy compression parts the colours of grey pixels
+GREY = 8 / 255  # of the range: how far lossy compression may part the colours of grey pixels
 SIDES = ("MinX0", "MaxX1", "MinY0", "MaxY1")
+# regions of an ultrasound image that show tissue in two dimensions, measured in cm
+TISSUE = {
+    "RegionSpatialFormat": 1,
+    "RegionDataType": 1,
+    "PhysicalUnitsXDirection": 3,
+    "PhysicalUnitsYDirection": 3,
+}
 
 
 @dataclass(frozen=True, eq=False)
 class Slice:
-    """A grey DICOM image: ``shape`` (columns, rows), spacing (x, y) in mm, position and directions
-    (x, y) in LPS, mm.
+    """A grey DICOM image: ``shape`` (columns, rows), spacing (x, y) and position in mm, directions
+    (x, y) in LPS.
 
-    One that does not say where in the patient it lies has no ``position``, and the image's own
-    directions.
+    ``position`` is None where the header does not place the image in the patient; the directions
+    are then the image's own. ``thickness`` is in mm, None where the header lacks it.
     """
 
     file: Path
@@ -51,14 +55,12 @@ class Slice:
 
 
 def is_dicom(path: str | Path) -> bool:
-    """Whether a path is a folder, as no other scan is, is named as DICOM files are, or begins as
-    they do.
-    """
+    """Whether a path is a folder (as no other scan is), or has the name or first bytes of DICOM."""
     path = Path(path)
-    with suppress(OSError):  # what cannot be read is explained by who reads it
-        return (
-            path.is_dir() or path.suffix.lower() in SUFFIXES or (path.is_file() and _begins(path))
-        )
+    with suppress(OSError):  # whoever reads the file reports that it cannot be read
+        if path.is_dir() or path.suffix.lower() in SUFFIXES:
+            return True
+        return path.is_file() and _begins(path)
     return False
 
 
@@ -76,12 +78,13 @@ def is_series(folder: Path) -> bool:
     return False
 
 
-def read_slices(path: str | Path) -> list[Slice]:
-    """The image of a file, or those of a folder that holds one series, sorted by position.
+def read_series(path: str | Path) -> tuple[list[Slice], np.ndarray]:
+    """Read the headers of a file, or of a folder that holds one series: (slices, affine).
 
-    Files that are not DICOM or hold no image are passed over. Raises InputError for none, several
-    series, slices on other grids, several images without a position, and for each that cannot be
-    used (a line that names it).
+    Slices are sorted by position; the affine is nibabel's (RAS+, mm), or that of a picture for an
+    image without a position. Files that are not DICOM or hold no image are ignored. Raises
+    InputError for no image, several series, several images without a position, slices on different
+    grids or at uneven distances, and any slice with an unusable header.
     """
     path, slices = Path(path), list(_images(path))
     if not slices:
@@ -93,63 +96,59 @@ def read_slices(path: str | Path) -> list[Slice]:
         raise InputError(
             f"{path}: {len(series)} series in one folder ({series[0]}, ...); part them"
         )
-    if len(slices) > 1 and (unplaced := [s.file for s in slices if s.position is None]):
+    first, several = slices[0], len(slices) > 1
+    unplaced = [s.file for s in slices if s.position is None]
+    if unplaced and several:
         raise InputError(
             f"{unplaced[0]}: one of {len(slices)} images, without a position; give it by itself"
         )
-    grids = [(s.shape, *np.round([*s.axes.flat, *s.spacing], 3)) for s in slices]
-    usual = slices[grids.index(Counter(grids).most_common(1)[0][0])]
-    like = usual.file.name
-    for s in slices:
-        near = np.allclose(s.axes, usual.axes, atol=ROUGH) and np.allclose(
-            s.spacing, usual.spacing, atol=1e-4
-        )
-        if s.shape != usual.shape or not near:
-            raise InputError(
-                f"{s.file}: its size, spacing or orientation is not that of {like}; remove it"
-            )
-    return sorted(
-        slices,
-        key=lambda s: 0.0 if s.position is None else float(np.cross(*usual.axes) @ s.position),
-    )
-
-
-def affine_of(path: str | Path, slices: list[Slice]) -> np.ndarray:
-    """Affine of a series' sorted slices, nibabel's (RAS+, mm); for one without a position that of a
-    picture.
-
-    The places are fitted by a line. InputError where that leaves more than a twentieth of the
-    spacing and more than the rounding of the positions explains: then slices are missing, doubled
-    or beside it.
-    """
-    first = min(slices, key=lambda s: s.file)
+    _check_grids(slices)
     normal = np.cross(*first.axes)
     step = normal * (first.thickness or 1)
-    if first.position is None:
-        return np.diag([*first.spacing, step[2], 1.0])
-    start, index = slices[0].position, np.arange(len(slices))
-    if len(slices) > 1:
-        origins = np.stack([s.position for s in slices])
-        centred = index - index.mean()
-        step = centred @ (origins - origins.mean(0)) / np.square(centred).sum()
-        start = origins.mean(0) - index.mean() * step
-        _check_line(path, origins, step, origins - start - index[:, None] * step, normal)
+    if unplaced:
+        return slices, np.diag([*first.spacing, step[2], 1.0])
+    slices.sort(key=lambda s: float(normal @ s.position))
+    start = slices[0].position
+    if several:
+        start, step = _fit_line(path, np.stack([s.position for s in slices]), normal)
     x, y = first.axes * first.spacing[:, None]
     lps = np.vstack([np.stack([x, y, step, start], axis=1), [0, 0, 0, 1]])
-    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps
+    return slices, np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps
 
 
-def _check_line(
-    path: str | Path, origins: np.ndarray, step: np.ndarray, stray: np.ndarray, normal: np.ndarray
-) -> None:
-    """InputError where positions ``stray`` from a line of equal steps along about the normal."""
+def _check_grids(slices: list[Slice]) -> None:
+    """InputError for a slice whose size, spacing or orientation is not that of most slices."""
+    grids = [(s.shape, *np.round([*s.axes.flat, *s.spacing], 3)) for s in slices]
+    usual = slices[grids.index(Counter(grids).most_common(1)[0][0])]
+    for s in slices:
+        if (
+            s.shape != usual.shape
+            or not np.allclose(s.axes, usual.axes, atol=ROUGH)
+            or not np.allclose(s.spacing, usual.spacing, atol=1e-4)
+        ):
+            raise InputError(
+                f"{s.file}: its size, spacing or orientation is not that of {usual.file.name}; "
+                "remove it"
+            )
+
+
+def _fit_line(path: Path, origins: np.ndarray, normal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Fit sorted positions by a line of equal steps: (start, step).
+
+    Raises InputError where a position strays by more than a twentieth of the step and more than the
+    rounding of the positions explains: slices are missing, doubled or beside the line.
+    """
+    index = np.arange(len(origins))
+    centred = index - index.mean()
+    step = centred @ (origins - origins.mean(0)) / np.square(centred).sum()
+    start = origins.mean(0) - index.mean() * step
+    stray = origins - start - index[:, None] * step
     mm, gaps = np.linalg.norm(step), np.diff(origins @ normal)
     along = step / max(mm, 1e-3)
     decimals = next((d for d in range(6) if np.abs(origins - origins.round(d)).max() < 1e-6), 6)
-    rounding = 1.2 * 10.0**-decimals * np.abs(along).sum()  # what it adds to a distance at most
-    slack = max(
-        0.05 * mm, min(rounding, 0.3 * mm)
-    )  # where a slice is missing, a distance is 0.33 more than their mean
+    rounding = 1.2 * 10.0**-decimals * np.abs(along).sum()  # the most it adds to a distance
+    # where a slice is missing, a distance is 0.33 more than their mean
+    slack = max(0.05 * mm, min(rounding, 0.3 * mm))
     uneven = np.abs(np.diff(origins @ along) - mm).max()
     if (
         along @ normal < 0.1
@@ -160,55 +159,42 @@ def _check_line(
             f"{path}: slices are {gaps.min():.4g} to {gaps.max():.4g} mm apart along their normal, "
             "expected one distance and one line; look for missing or doubled slices"
         )
-
-
-def read_thickness(path: str | Path) -> float | None:
-    """Thickness in mm of a DICOM series' first slice; slices may lie farther apart. None where
-    its header lacks it.
-    """
-    return getattr(first_image(path), "thickness", None)
+    return start, step
 
 
 def first_image(path: str | Path) -> Slice | None:
-    """The first image by name of a DICOM file or folder; None where there is none, and of other
-    files.
-    """
+    """The first image by name of a DICOM file or folder; None for any other file."""
     return next(_images(path), None) if is_dicom(path) else None
 
 
-def doubts(image: Slice) -> list[str]:
+def header_warnings(image: Slice) -> list[str]:
     """What a header leaves open about the intensities, a line each."""
     header, found = image.header, []
     if header.PhotometricInterpretation == "MONOCHROME1":
         found.append("MONOCHROME1: larger numbers are darker, and they are kept as they are")
-    if (
-        header.get("Modality") == "CT"
-        and "RescaleSlope" not in header
-        and "ModalityLUTSequence" not in header
-    ):
+    scaled = "RescaleSlope" in header or "ModalityLUTSequence" in header
+    if header.get("Modality") == "CT" and not scaled:
         found.append("a CT without RescaleSlope and RescaleIntercept: its numbers need not be HU")
     return found
 
 
 def _images(path: str | Path) -> Iterator[Slice]:
+    """The images of a file or folder; in a folder, files that are not DICOM are ignored."""
     path = Path(path)
     with explained(path, "cannot be read", "change its permissions"):
         files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
-    return (s for file in files if (s := _read(file, alone=file == path)) is not None)
-
-
-def _read(file: Path, alone: bool) -> Slice | None:
-    """None for what holds no image, and in a folder for what is not DICOM."""
-    with explained(file, "not a readable DICOM file"):
-        begins = _begins(file)
-        image = pydicom.dcmread(file, force=begins) if begins or alone else {}
-        return _slice(file, image) if "PixelData" in image else None
+    for file in files:
+        with explained(file, "not a readable DICOM file"):
+            begins = _begins(file)
+            image = pydicom.dcmread(file, force=begins) if begins or file == path else {}
+            found = _slice(file, image) if "PixelData" in image else None
+        if found:
+            yield found
 
 
 @contextmanager
 def explained(file: str | Path, what: str, advice: str = "copy it again") -> Iterator[None]:
-    """Turn every exception into an InputError of one line that names the file, says ``what`` is
-    wrong, and what to do.
+    """Turn every exception into an InputError of one line: the file, ``what`` is wrong, what to do.
 
     Libraries raise exceptions of many kinds for damaged files. Their warnings are silenced: the
     callers judge files themselves.
@@ -224,98 +210,81 @@ def explained(file: str | Path, what: str, advice: str = "copy it again") -> Ite
 
 
 def _slice(file: Path, image: pydicom.Dataset) -> Slice:
-    """What is used of a header, every tag checked."""
+    """Read the used tags of a header; InputError for any that is damaged."""
     if "TransferSyntaxUID" not in image.file_meta:  # of a file without preamble
         implicit, little = image.original_encoding
         explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
         image.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
-    modality = image.get("Modality")
     place = {tag: _numbers(image, tag, n) for tag, n in PLACE.items()}
+    position, axes, spacing = place.values()
     missing = [tag for tag, value in place.items() if value is None]
-    unplaced = {*PLACE} - {*missing} <= {"PixelSpacing"} and modality not in SECTIONS
+    modality = image.get("Modality")
+    unplaced = position is None and axes is None and modality not in SECTIONS
     _check_grey_slice(image, unplaced)
-    if missing and not unplaced:
+    if unplaced:
+        axes, spacing = np.eye(3)[:2], _pixel_size(image)
+    elif missing:
         raise InputError(
             f"expected {', '.join(PLACE)}, got no {' and no '.join(missing)}; export all"
         )
-    position, axes, spacing = (
-        (None, np.eye(3)[:2], _pixel_size(image)) if unplaced else place.values()
-    )
     axes = axes.reshape(2, 3)
-    tags = (
-        "Rows",
-        "Columns",
-        "BitsStored",
-        "HighBit",
-        "SliceThickness",
-        "RescaleSlope",
-        "RescaleIntercept",
-    )
-    rows, columns, bits, high, thickness, slope, intercept = (_number(image, tag) for tag in tags)
+    rows, columns = (_number(image, tag) or 0 for tag in ("Rows", "Columns"))
+    bits, high = _number(image, "BitsStored"), _number(image, "HighBit")
+    slope, intercept = _number(image, "RescaleSlope"), _number(image, "RescaleIntercept")
+    thickness = _number(image, "SliceThickness") or 0
+    square = np.allclose(axes @ axes.T, np.eye(2), atol=ROUGH)
     expected = {
-        "Rows": ((rows or 0) >= 1, "1 or more"),
-        "Columns": ((columns or 0) >= 1, "1 or more"),
+        "Rows": (rows >= 1, "1 or more"),
+        "Columns": (columns >= 1, "1 or more"),
         "HighBit": (None in (bits, high) or high == bits - 1, "BitsStored - 1"),
         "RescaleSlope": (slope != 0, "another number than 0"),
-        "SliceThickness": (0 <= (thickness or 0) < 1e4, "mm"),
+        "SliceThickness": (0 <= thickness < 1e4, "mm"),
         "PixelSpacing": (((spacing > 1e-6) & (spacing < 1e4)).all(), "mm"),
-        "ImageOrientationPatient": (
-            np.allclose(axes @ axes.T, np.eye(2), atol=ROUGH),
-            "directions at right angles",
-        ),
+        "ImageOrientationPatient": (square, "directions at right angles"),
     }
     for tag, (sound, what) in expected.items():
         if not sound:
             raise InputError(
                 f"its {tag} is {image.get(tag)}, expected {what}; repair the header first"
             )
-    if (
-        "RescaleSlope" in image or "RescaleIntercept" in image
-    ):  # pydicom ignores one where the other is missing
+    # pydicom ignores one of them where the other is missing
+    if "RescaleSlope" in image or "RescaleIntercept" in image:
         image.RescaleSlope, image.RescaleIntercept = 1 if slope is None else slope, intercept or 0
     series, shape = str(image.get("SeriesInstanceUID")), (int(columns), int(rows))
     return Slice(file, image, series, shape, spacing[::-1], axes, position, thickness or None)
 
 
 def _check_grey_slice(image: pydicom.Dataset, unplaced: bool) -> None:
-    """InputError for several frames, and for colours, which only images ``unplaced`` in the
-    patient may have.
-    """
+    """InputError for several frames, and for colours where an image has a place in the patient."""
     frames, samples = (_number(image, tag) or 1 for tag in ("NumberOfFrames", "SamplesPerPixel"))
-    colour, several = (
-        str(image.get("PhotometricInterpretation")),
-        "SharedFunctionalGroupsSequence" in image,
+    colour = str(image.get("PhotometricInterpretation"))
+    if frames != 1 or "SharedFunctionalGroupsSequence" in image:
+        advice = "each frame as a file of its own (enhanced series: as classic slices)"
+    elif not unplaced and (samples != 1 or not colour.startswith("MONOCHROME")):
+        advice = "it in grey"
+    else:
+        return
+    raise InputError(
+        f"expected one grey slice per file, got {frames:g} frames, {colour}; export {advice}"
     )
-    several = several or int(frames) != 1
-    if several or (not unplaced and (int(samples) != 1 or not colour.startswith("MONOCHROME"))):
-        advice = (
-            "each frame as a file of its own (enhanced series: as classic slices)"
-            if several
-            else "it in grey"
-        )
-        raise InputError(
-            f"expected one grey slice per file, got {frames:g} frames, {colour}; export {advice}"
-        )
 
 
 def _numbers(image: pydicom.Dataset, tag: str, count: int) -> np.ndarray | None:
-    """The numbers of a tag; None when it is missing or empty. InputError names the tag where it
-    holds others.
-    """
+    """The numbers of a tag; None when it is missing or empty. InputError for any other content."""
     try:
         value = image.get(tag)
         numbers = np.array([] if value is None or value == "" else value, dtype=float).reshape(-1)
-    except (
-        Exception
-    ) as err:  # pydicom and NumPy raise ValueError, TypeError, OverflowError and others
+    except Exception as err:  # pydicom and NumPy raise ValueError, TypeError and others
         raise InputError(
             f"its {tag} cannot be read ({first_line(err)}); repair the header first"
         ) from err
-    if len(numbers) and (len(numbers) != count or not (np.abs(numbers) < 1e9).all()):
+    if not len(numbers):
+        return None
+    if len(numbers) != count or not (np.abs(numbers) < 1e9).all():
         raise InputError(
             f"its {tag} is {value}, expected {count} finite numbers; repair the header first"
         )
-    return numbers if len(numbers) else None
+    return numbers
 
 
 def _number(image: pydicom.Dataset, tag: str) -> float | None:
@@ -323,30 +292,20 @@ def _number(image: pydicom.Dataset, tag: str) -> float | None:
     return None if numbers is None else float(numbers[0])
 
 
-def _tissue(image: pydicom.Dataset) -> list[pydicom.Dataset]:
-    """Regions of an ultrasound image that show tissue in two dimensions and are measured in cm."""
-    wanted = {
-        "RegionSpatialFormat": 1,
-        "RegionDataType": 1,
-        "PhysicalUnitsXDirection": 3,
-        "PhysicalUnitsYDirection": 3,
-    }
-    regions = image.get("SequenceOfUltrasoundRegions") or ()
-    return [
-        region
-        for region in regions
-        if all(region.get(tag) == value for tag, value in wanted.items())
-    ]
+def _tissue(image: pydicom.Dataset, tags: list[str]) -> list[list[float]]:
+    """The numbers of these tags for each region of TISSUE that has them all."""
+    found = []
+    for region in image.get("SequenceOfUltrasoundRegions") or ():
+        if all(region.get(tag) == value for tag, value in TISSUE.items()):
+            found.append([_number(region, tag) for tag in tags])
+    return [numbers for numbers in found if None not in numbers]
 
 
 def _pixel_size(image: pydicom.Dataset) -> np.ndarray:
-    """Spacing (y, x) in mm of an image that does not say where it lies; of X-rays that at the
-    detector, if need be.
+    """Spacing (y, x) in mm of an image without a place: of its ultrasound regions, its pixels, or
+    the detector of an X-ray.
     """
-    sizes = [
-        [_number(region, f"PhysicalDelta{axis}") for axis in "YX"] for region in _tissue(image)
-    ]
-    found = [np.abs(size) * 10 for size in sizes if None not in size]
+    found = [np.abs(size) * 10 for size in _tissue(image, ["PhysicalDeltaY", "PhysicalDeltaX"])]
     if any(not np.allclose(size, found[0], rtol=1e-3) for size in found):
         raise InputError(
             f"{len(found)} regions whose pixels differ in size; export each as an image of its own"
@@ -364,38 +323,30 @@ def _pixel_size(image: pydicom.Dataset) -> np.ndarray:
 def pixels(image: Slice) -> np.ndarray:
     """Rescaled values (columns, rows), float32: HU for CT, whose padding below AIR becomes AIR.
 
-    Of colours, which must be grey where an ultrasound image shows tissue, the mean. InputError for
-    others, and for pixels that cannot be decoded.
+    Colours are averaged; they must be grey where an ultrasound image shows tissue. Raises
+    InputError for other colours, and for pixels that cannot be decoded.
     """
-    header = image.header
-    with explained(
-        image.file,
-        "its pixels cannot be decoded",
-        "copy it again, or decompress it, e.g. by dcmdjpeg",
-    ):
+    header, advice = image.header, "copy it again, or decompress it, e.g. by dcmdjpeg"
+    with explained(image.file, "its pixels cannot be decoded", advice):
         stored = header.pixel_array
         if header.PhotometricInterpretation == "PALETTE COLOR":
             stored = apply_color_lut(stored, header)
         values = apply_modality_lut(stored, header) if stored.ndim == 2 else _grey(header, stored)
-        padding, limit = (
-            _number(header, tag) for tag in ("PixelPaddingValue", "PixelPaddingRangeLimit")
-        )
+        padding = _number(header, "PixelPaddingValue")
+        limit = _number(header, "PixelPaddingRangeLimit")
         if header.get("Modality") == "CT" and padding is not None:
             low, high = sorted((padding, padding if limit is None else limit))
-            padded = (stored.astype(np.int64) - int(low)) % 2 ** int(
-                header.BitsAllocated
-            ) <= high - low
-            values = np.where(padded, np.maximum(values, AIR), values)
+            above = (stored.astype(np.int64) - int(low)) % 2 ** int(header.BitsAllocated)
+            values = np.where(above <= high - low, np.maximum(values, AIR), values)
         return np.asarray(values, dtype=np.float32).T
 
 
 def _grey(header: pydicom.Dataset, colours: np.ndarray) -> np.ndarray:
     spread = np.ptp(colours.astype(float), axis=-1)
-    boxes = [
-        [_number(region, f"RegionLocation{side}") for side in SIDES] for region in _tissue(header)
-    ]
-    boxes = [map(int, box) for box in boxes if None not in box]
-    parts = [spread[top : low + 1, left : right + 1] for left, right, top, low in boxes] or [spread]
-    if max(part.max(initial=0) for part in parts) > GREY * np.iinfo(colours.dtype).max:
+    parts = []
+    for box in _tissue(header, [f"RegionLocation{side}" for side in SIDES]):
+        left, right, top, low = map(int, box)
+        parts.append(spread[top : low + 1, left : right + 1])
+    if max(part.max(initial=0) for part in parts or [spread]) > GREY * np.iinfo(colours.dtype).max:
         raise InputError("expected one grey slice per file, got colours; export it in grey")
     return colours.astype(float).mean(-1)

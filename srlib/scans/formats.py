@@ -1,6 +1,4 @@
-"""Scans of any format: NIfTI and MGH, PNG, DICOM, and the DeepLesion and Duke ultrasound
-collections.
-"""
+"""Read scans of any format: NIfTI, MGH, PNG, NumPy, DICOM, DeepLesion and Duke ultrasound."""
 
 import hashlib
 import math
@@ -17,27 +15,18 @@ from srlib.core.paths import InputError, ScanWarning, sha256
 from srlib.core.tables import read_table
 from srlib.scans import dicom, volume
 from srlib.scans.dicom import explained
-from srlib.scans.headers import MAX_VOXELS, is_whole, opened
-from srlib.scans.volume import Volume
+from srlib.scans.headers import MAX_VOXELS, is_whole, open_image
+from srlib.scans.volume import Grid, Volume
 
 HU_ZERO = 32768  # of DeepLesion's 16-bit PNG
-SCANS = (
-    ".nii",
-    ".nii.gz",
-    ".mgh",
-    ".mgz",
-    ".hdr",
-    ".img",
-    ".npz",
-)  # what is looked for in a folder
+SCANS = (".nii", ".nii.gz", ".mgh", ".mgz", ".hdr", ".img", ".npz")  # the scans of a folder
 DEEP = ("I;16", "I")  # Pillow's modes of 16 bits
-Grid = tuple[tuple[int, int, int], np.ndarray]  # shape, affine
 GEOMETRY = ("initial_radius", "final_radius", "initial_angle", "final_angle")
 
 
 def load(path: str | Path) -> Volume:
-    """Read a scan: DICOM, a file or a folder of slices, by its content, others by their suffix
-    (NIfTI, MGH, PNG, NumPy).
+    """Read a scan of any format: DICOM (a file or a folder of slices) by its content, other formats
+    (NIfTI, MGH, Analyze, PNG, NumPy) by their suffix.
     """
     path = Path(path)
     if dicom.is_dicom(path):
@@ -46,45 +35,38 @@ def load(path: str | Path) -> Volume:
 
 
 def scans_in(folder: str | Path) -> list[Path]:
-    """NIfTI, MGH, Analyze and ``.npz`` files of a folder and its folders of DICOM slices, sorted;
-    none if it is none.
+    """List the scans of a folder, sorted: NIfTI, MGH, Analyze, ``.npz``, and folders of slices.
 
-    Single DICOM files count where there are such scans, else the folder itself is a series. Of a
-    pair of files the ``.hdr``; links that lead nowhere are among them.
+    Single DICOM files count where there are such scans; otherwise the folder itself is a series. A
+    pair of files is named by its ``.hdr``. Links that lead nowhere are listed too.
     """
     entries = sorted(Path(folder).glob("[!.]*"))
-    pairs = {p.with_suffix("") for p in entries if p.suffix.lower() == ".hdr"}
-    entries = [p for p in entries if p.suffix.lower() != ".img" or p.with_suffix("") not in pairs]
-    scans = {
-        p for p in entries if (dicom.is_series(p) if p.is_dir() else p.name.lower().endswith(SCANS))
-    }
-    single = {
-        p
-        for p in entries
-        if scans and not p.is_dir() and p.name.upper() != "DICOMDIR" and dicom.is_dicom(p)
-    }
-    return sorted(scans | single)
+    headers = {p.with_suffix("") for p in entries if p.suffix.lower() == ".hdr"}
+    scans, single = [], []
+    for path in entries:
+        if path.suffix.lower() == ".img" and path.with_suffix("") in headers:
+            continue
+        if dicom.is_series(path) if path.is_dir() else path.name.lower().endswith(SCANS):
+            scans.append(path)
+        elif not path.is_dir() and path.name.upper() != "DICOMDIR" and dicom.is_dicom(path):
+            single.append(path)
+    return sorted(scans + single) if scans else []
 
 
 def read_grid(path: str | Path) -> Grid:
-    """Shape and affine of a scan: from the header of NIfTI and MGH files, from the whole of
-    others.
+    """Shape and affine of a scan: from the header of NIfTI, MGH and Analyze, from the whole of
+    other files.
     """
     path = Path(path)
     if is_whole(path):
         scan = load(path)
         return scan.shape, scan.affine
-    image, shape = opened(path)
+    image, shape = open_image(path)
     return shape, image.affine
 
 
-def read_shape(path: str | Path) -> tuple[int, int, int]:
-    """Shape of a scan, read as by ``read_grid``."""
-    return read_grid(path)[0]
-
-
 def load_png(
-    path: str | Path, spacing_mm: Sequence[float] = (1.0, 1.0, 1.0), deeplesion: bool = False
+    path: str | Path, *, spacing_mm: Sequence[float] = (1.0, 1.0, 1.0), deeplesion: bool = False
 ) -> Volume:
     """Read an 8- or 16-bit grey PNG as (X, Y, 1): x along the image's columns, y down its rows,
     affine diag(spacing).
@@ -105,9 +87,7 @@ def load_png(
 
 
 def load_npz(path: str | Path) -> Volume:
-    """Read the one array, (X, Y, Z) or (X, Y), of a NumPy archive: RAS axes of 1 mm, since it
-    holds no geometry.
-    """
+    """Read the one array, (X, Y, Z) or (X, Y), of a NumPy archive, on RAS axes of 1 mm."""
     with explained(path, "expected a readable .npz file with one array", "save it anew"):
         with np.load(path, allow_pickle=False) as arrays:
             if sum(part.file_size for part in arrays.zip.infolist()) > 8 * MAX_VOXELS:
@@ -116,34 +96,36 @@ def load_npz(path: str | Path) -> Volume:
                 raise ValueError(f"it holds {len(arrays.files)}: {', '.join(arrays.files)}")
             data = arrays[arrays.files[0]]
         data = data[..., None] if data.ndim == 2 else data
-        if (
-            data.ndim != 3
-            or data.dtype.kind not in "iuf"
-            or not data.size
-            or not np.isfinite(data).all()
-        ):
+        numbers = data.dtype.kind in "iuf" and data.size and np.isfinite(data).all()
+        if data.ndim != 3 or not numbers:
             raise InputError(
                 f"expected finite numbers (X, Y, Z), got {data.dtype} of {data.shape}; save these"
             )
         return Volume(data, np.eye(4))
 
 
+def _matlab(path: str | Path, name: str, axes: int) -> np.ndarray:
+    """Read a real array of so many axes from a MATLAB file (version 5)."""
+    with explained(path, "not a readable MATLAB 5 file"):
+        data = np.asarray(loadmat(path, variable_names=[name]).get(name, 0))
+    if data.ndim != axes or data.dtype.kind not in "iuf":
+        raise InputError(
+            f"{path}: expected real numbers of {axes} axes in the variable {name}, got "
+            f"{data.dtype} of {data.shape}; save it anew"
+        )
+    return data
+
+
 def load_mat(path: str | Path, like: Volume) -> Volume:
-    """Read ``out_final``, a 3-D array, from a MATLAB file (version 5) onto the grid of ``like``.
+    """Read ``out_final``, as the truncation script writes it, from a MATLAB file onto the grid of
+    ``like``.
 
     Raises InputError, naming the file, when it does not fit.
     """
-    with explained(path, "not a readable MATLAB 5 file"):
-        data = loadmat(path, variable_names=["out_final"]).get("out_final")
-        if data is None:
-            raise InputError(
-                "it holds no variable 'out_final'; expected a file of the truncation script"
-            )
-        if data.shape != like.shape or data.dtype.kind not in "iuf":
-            raise InputError(
-                f"expected real numbers of shape {like.shape}, got {data.dtype} of {data.shape}"
-            )
-        return like.with_data(data)
+    data = _matlab(path, "out_final", 3)
+    if data.shape != like.shape:
+        raise InputError(f"{path}: expected the shape {like.shape}, got {data.shape}; save it anew")
+    return like.with_data(data)
 
 
 def load_dicom(path: str | Path) -> Volume:
@@ -152,33 +134,31 @@ def load_dicom(path: str | Path) -> Volume:
 
     (X, Y, Z) along the image's columns, its rows and the slice normal; the affine is nibabel's
     (RAS+, mm). Slices are sorted by position, their spacing comes from the positions (of a single
-    slice, its thickness). Files that are not DICOM or hold no image are passed over. Single
-    ultrasound images, X-rays and captures do not say where they lie: their axes are those of
-    ``load_png``, their spacing that of the ultrasound region that shows tissue, else PixelSpacing
-    or ImagerPixelSpacing; grey ones stored in colours are read too. Raises InputError for several
+    slice, its thickness). Files that are not DICOM or hold no image are ignored. Single ultrasound
+    images, X-rays and captures have no place in the patient: their axes are those of ``load_png``,
+    their spacing that of the ultrasound region that shows tissue, else PixelSpacing or
+    ImagerPixelSpacing; grey ones stored in colours are read too. Raises InputError for several
     series, slices that are missing, doubled or on other grids, colour, multi-frame, missing
-    geometry, damaged tags, and pixels that cannot be decoded. Warns (ScanWarning) of what
-    ``dicom.doubts`` finds.
+    geometry, damaged tags, and pixels that cannot be decoded. Emits a ScanWarning for each line of
+    ``dicom.header_warnings``.
     """
-    slices = dicom.read_slices(path)
+    slices, affine = dicom.read_series(path)
     voxels = len(slices) * math.prod(slices[0].shape)
     if voxels > MAX_VOXELS:
         raise InputError(
             f"{path}: its headers say {voxels:,} voxels, more than {MAX_VOXELS:,}; crop it"
         )
-    affine = dicom.affine_of(path, slices)
-    for line in dicom.doubts(slices[0]):
+    for line in dicom.header_warnings(slices[0]):
         warnings.warn(f"{path}: {line}", ScanWarning, stacklevel=2)
     return Volume(np.stack([dicom.pixels(s) for s in slices], axis=-1), affine)
 
 
 def deeplesion_rows(folder: str | Path) -> list[tuple[Path, str, tuple[float, float, float]]]:
-    """Key slices that lie in DeepLesion's ``folder``: (file, split, spacing in mm of x, y and the
-    slices), sorted.
+    """List the key slices in DeepLesion's ``folder``, sorted: (file, split, spacing in mm).
 
-    As the replicated loader chooses them from ``DL_info.csv``: 512 x 512, not noisy, pixels of 0.6
-    mm at least, slices 1 to 6 mm apart; splits as published. Raises InputError for a missing or
-    other CSV, for a patient in two splits, and when no file is there.
+    They are chosen from ``DL_info.csv`` as by the replicated loader: 512 x 512, not noisy, pixels
+    of 0.6 mm at least, slices 1 to 6 mm apart; splits as published. Raises InputError for a missing
+    or other CSV, for a patient in two splits, and when no file is there.
     """
     table = Path(folder) / "DL_info.csv"
     found, splits = {}, {}
@@ -189,7 +169,7 @@ def deeplesion_rows(folder: str | Path) -> list[tuple[Path, str, tuple[float, fl
             x, y, z = (float(v) for v in row["Spacing_mm_px_"].split(","))
             size, noisy = [int(v) for v in row["Image_size"].split(",")], int(row["Possibly_noisy"])
             if not np.isfinite([x, y, z]).all() or "/" in row["File_name"]:
-                raise ValueError("a spacing that is none, or a path for a name")
+                raise ValueError("a spacing that is not finite, or a path for a name")
             patient = series.split("_")[0]
             if splits.setdefault(patient, split) != split:
                 raise InputError(f"patient {patient} is in two splits; copy it again")
@@ -204,25 +184,18 @@ def deeplesion_rows(folder: str | Path) -> list[tuple[Path, str, tuple[float, fl
 
 
 def load_duke(path: str | Path, table: str | Path) -> tuple[np.ndarray, dict[str, float]]:
-    """Read a record of Duke ultrasound: (beam, depth) float32 in the file's units, and its polar
-    geometry.
+    """Read a record of Duke ultrasound: the image (beam, depth) as float32, and its geometry.
 
     The image is ``dtce``, as the scanner post-processed it. Geometry: ``initial_radius`` and
     ``final_radius`` in depth samples, ``initial_angle`` and ``final_angle`` in radians, from the
     file's row in ``table``, one of the published CSV splits. Raises InputError when file, image or
     geometry is missing or damaged.
     """
-    path = Path(path)
-    with explained(path, "not a readable MATLAB 5 file"):
-        polar = np.asarray(loadmat(path, variable_names=["dtce"]).get("dtce", 0))
-    if polar.ndim != 2 or polar.dtype.kind not in "iuf":
-        raise InputError(
-            f"{path}: expected numbers (depth, beam) in the variable dtce, got {polar.dtype}"
-        )
+    polar = _matlab(path, "dtce", 2)
     with explained(path, f"no geometry in {table}", "give the CSV that lists it"):
-        row = next((r for r in read_table(table) if r["filename"] == path.name), {})
+        row = next((r for r in read_table(table) if r["filename"] == Path(path).name), {})
         geometry = {name: float(row[name]) for name in GEOMETRY}
-        if not np.isfinite([*geometry.values()]).all():
+        if not all(map(math.isfinite, geometry.values())):
             raise ValueError("numbers that are not finite")
     return polar.T.astype(np.float32), geometry
 

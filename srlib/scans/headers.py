@@ -1,6 +1,4 @@
-"""Headers of scan files: what they must say before voxels are read, and what that of an enhanced
-scan keeps.
-"""
+"""Check the headers of scan files before voxels are read, and write those of enhanced scans."""
 
 import gzip
 import json
@@ -8,6 +6,7 @@ import math
 import struct
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -19,18 +18,17 @@ from PIL import Image
 
 from srlib.core.paths import InputError
 from srlib.scans import dicom
-from srlib.scans.dicom import explained, is_dicom
+from srlib.scans.dicom import explained
 
 MAX_VOXELS = 10**9  # of a scan: more is refused before memory is taken
 PACKED = (".gz", ".mgz", ".bz2", ".zst")  # names of files that end with a checksum
-GZIP_RATIO = 1032  # what deflate compresses at most
+GZIP_RATIO = 1032  # the highest compression of deflate
 DTYPES = ("float32", "int16", "uint8", "uint16", "int32", "same")
 SHEAR = 1e-3  # cosine between axes from which on a transform is no rotation
-FEW_LEVELS = 255  # intensities over a smaller range lose what was enhanced when they are rounded
+FEW_LEVELS = 255  # intensities over a smaller range lose detail when they are rounded
 COMMENT = 6  # code of a comment among NIfTI's extensions
-MGH_TAG = struct.Struct(
-    ">iq"
-)  # kind and length of what follows an MGH's footer, as in FreeSurfer's tags.h
+# kind and length of what follows an MGH's footer, as in FreeSurfer's tags.h
+MGH_TAG = struct.Struct(">iq")
 MGH_COMMAND = 3  # there, the kind of a command line
 ADVICE = (
     "copy it again, or name it as what it is (.nii.gz, .nii, .mgz, .hdr, .img, .npz, .png, .dcm)"
@@ -38,9 +36,7 @@ ADVICE = (
 
 
 def _loaded(path: str | Path) -> nib.spatialimages.SpatialImage:
-    """A file as nibabel opens it, without its log: nibabel mends headers and says so, ``opened``
-    judges them.
-    """
+    """Open a file by nibabel, without the log of the header's repairs: ``open_image`` judges it."""
     logger = nib.imageglobals.logger
     logger.disabled = True
     try:
@@ -49,13 +45,12 @@ def _loaded(path: str | Path) -> nib.spatialimages.SpatialImage:
         logger.disabled = False
 
 
-def opened(path: str | Path) -> tuple[nib.spatialimages.SpatialImage, tuple[int, int, int]]:
-    """A NIfTI, MGH or Analyze file whose header is that of a real 3-D scan, and its shape; no
-    voxels are read.
+def open_image(path: str | Path) -> tuple[nib.spatialimages.SpatialImage, tuple[int, int, int]]:
+    """Open a NIfTI, MGH or Analyze file that holds one real 3-D scan: (image, shape).
 
-    A plain image (X, Y) has one slice. Raises InputError, naming the file, for any other, a spacing
-    that is not positive, a singular affine, more than MAX_VOXELS, and more voxels than a compressed
-    file can hold.
+    No voxels are read. A plain image (X, Y) has one slice. Raises InputError, naming the file, for
+    any other file, a spacing that is not positive, a singular affine, more than MAX_VOXELS, and
+    more voxels than a compressed file can hold.
     """
     path = Path(path)
     if not path.is_file():
@@ -75,6 +70,7 @@ def _check_voxels(image: nib.spatialimages.SpatialImage) -> None:
             f"expected NIfTI, MGH or Analyze, got {type(image).__name__}; convert it first"
         )
     shape, kind = tuple(map(int, image.shape)), image.get_data_dtype()
+    count = math.prod(shape)
     if len(shape) < 2 or min(shape) < 1 or math.prod(shape[3:]) > 1:
         raise InputError(
             f"expected a 3-D scan, got shape {shape}; split it into such, or repair its header"
@@ -82,13 +78,13 @@ def _check_voxels(image: nib.spatialimages.SpatialImage) -> None:
     if kind.kind not in "iuf":
         found = "".join(kind.names or [str(kind)])
         raise InputError(f"expected real numbers, got voxels of {found}; convert the scan first")
-    if math.prod(shape) > MAX_VOXELS:
+    if count > MAX_VOXELS:
         raise InputError(
             f"its header says {shape} voxels, more than {MAX_VOXELS:,}; crop or repair it"
         )
     file = Path(image.file_map["image"].filename)
     held = file.stat().st_size
-    if file.name.lower().endswith("gz") and math.prod(shape) * kind.itemsize > held * GZIP_RATIO:
+    if file.name.lower().endswith("gz") and count * kind.itemsize > held * GZIP_RATIO:
         raise InputError(
             f"its header says {shape} voxels, more than its {held} bytes can hold; copy it again"
         )
@@ -96,7 +92,7 @@ def _check_voxels(image: nib.spatialimages.SpatialImage) -> None:
 
 def _check_place(image: nib.spatialimages.SpatialImage) -> None:
     with image.file_map.get("header", image.file_map["image"]).get_prepare_fileobj("rb") as file:
-        # nibabel turns a zero into 1 and takes negative numbers as positive ones, but not here
+        # unchecked: nibabel's repair turns a zero into 1 and negative numbers into positive ones
         header = type(image.header).from_fileobj(file, check=False)
     spacing = tuple(map(float, header.get_zooms()))
     if not all(0 < mm < np.inf for mm, n in zip(spacing, image.shape, strict=False) if n > 1):
@@ -112,11 +108,10 @@ def _check_place(image: nib.spatialimages.SpatialImage) -> None:
 
 
 def voxels(image: nib.spatialimages.SpatialImage) -> np.ndarray:
-    """The voxels of an image from ``opened``, float32; compressed files are first read to their
-    end.
+    """Read the voxels of an image from ``open_image`` as float32.
 
-    There a checksum stands: reading raises for a file that is cut off or whose content is not that
-    of its checksum.
+    Compressed files are first read to their end, where a checksum stands. Reading raises for a file
+    that is cut off or that differs from its checksum.
     """
     for part in ("header", "image"):
         holder = image.file_map.get(part)
@@ -127,9 +122,7 @@ def voxels(image: nib.spatialimages.SpatialImage) -> np.ndarray:
 
 
 def _read_on(file: nib.openers.ImageOpener) -> None:
-    """Read a compressed file to its end; what follows a whole gzip stream is not looked at, as
-    by gzip itself.
-    """
+    """Read a compressed file to its end; ignore what follows a whole gzip stream, as gzip does."""
     try:
         while file.read(2**20):
             pass
@@ -139,70 +132,108 @@ def _read_on(file: nib.openers.ImageOpener) -> None:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a scan's shape is known from the whole of its files alone: DICOM, PNG and NumPy."""
-    return is_dicom(path) or path.suffix.lower() in (".png", ".npz")
+    """Whether the shape of a scan is only known once its files are read: DICOM, PNG and NumPy."""
+    return dicom.is_dicom(path) or path.suffix.lower() in (".png", ".npz")
 
 
-def _image(path: Path) -> nib.spatialimages.SpatialImage | None:
-    return None if is_whole(path) else _loaded(path)
+@dataclass(frozen=True, eq=False)
+class SourceHeader:
+    """The header of a scan file, read once, from which that of an enhanced scan is derived.
 
-
-def doubts(path: Path) -> list[str]:
-    """What a scan's header leaves open about its place or its size, a line each."""
-    image = _image(path)
-    if isinstance(image, nib.Nifti1Pair):
-        unit = {1: "metre", 3: "micron"}.get(int(image.header["xyzt_units"]) % 8)
-        return [f"the header's unit is {unit}, which is taken wherever mm is meant"] if unit else []
-    if isinstance(image, nib.analyze.AnalyzeImage):
-        return ["an Analyze header does not say which side is left"]
-    return dicom.doubts(first) if (first := dicom.first_image(path)) else []
-
-
-def kept(
-    source: Path,
-    affine: np.ndarray,
-    made_affine: np.ndarray,
-    shape: Sequence[int],
-    done: str,
-    record: Mapping,
-) -> nib.Nifti1Header:
-    """Header of a scan of ``shape`` at ``made_affine`` that was made from ``source``, which lies at
-    ``affine``.
-
-    Of a NIfTI: its version, units, display range, and both transforms with their codes, moved as
-    the voxels were; of MGH and DICOM: scanner coordinates. A sheared transform (a tilted gantry)
-    stands in the sform alone, as a qform cannot hold it. ``done`` becomes the description,
-    ``record`` a comment in JSON.
+    ``image`` is set for NIfTI, MGH and Analyze, ``first`` (the first image by name) for DICOM.
     """
-    image = _image(source)
-    old = image.header if isinstance(image, nib.Nifti1Pair) else None
-    new = (nib.Nifti2Header if isinstance(old, nib.Nifti2Header) else nib.Nifti1Header)()
-    new.set_data_shape(shape)
-    new.set_zooms(voxel_sizes(made_affine))
-    if old is not None:
-        for field in ("xyzt_units", "cal_min", "cal_max", "aux_file"):
-            new[field] = old[field]
-        moved = np.linalg.inv(affine) @ made_affine
-        for read, write in (
-            (old.get_qform, partial(_set_qform, new)),
-            (old.get_sform, new.set_sform),
+
+    image: nib.spatialimages.SpatialImage | None
+    first: dicom.Slice | None
+
+    @property
+    def thickness(self) -> float | None:
+        """Slice thickness in mm by DICOM, where slices may lie farther apart; else None."""
+        return self.first and self.first.thickness
+
+    def warnings(self) -> list[str]:
+        """What the header leaves open about place, size or intensities, a line each."""
+        if isinstance(self.image, nib.Nifti1Pair):
+            unit = {1: "metre", 3: "micron"}.get(int(self.image.header["xyzt_units"]) % 8)
+            return [f"the header's unit is {unit}; it is read as mm"] if unit else []
+        if isinstance(self.image, nib.analyze.AnalyzeImage):
+            return ["an Analyze header does not say which side is left"]
+        return dicom.header_warnings(self.first) if self.first else []
+
+    def derive(
+        self, affine: np.ndarray, shape: Sequence[int], *, description: str, record: Mapping
+    ) -> nib.Nifti1Header:
+        """Header of a scan of ``shape`` at ``affine`` that was made from this one.
+
+        From a NIfTI it takes the version, units, display range, and both transforms with their
+        codes, moved as the voxels were; from MGH and DICOM scanner coordinates. A sheared transform
+        (a tilted gantry) stands in the sform alone, as a qform cannot hold it. ``record`` becomes a
+        comment in JSON.
+        """
+        old = self.image.header if isinstance(self.image, nib.Nifti1Pair) else None
+        new = (nib.Nifti2Header if isinstance(old, nib.Nifti2Header) else nib.Nifti1Header)()
+        new.set_data_shape(shape)
+        new.set_zooms(voxel_sizes(affine))
+        if old is not None:
+            for field in ("xyzt_units", "cal_min", "cal_max", "aux_file"):
+                new[field] = old[field]
+            moved = np.linalg.inv(self.image.affine) @ affine
+            transforms = {old.get_qform: partial(_set_qform, new), old.get_sform: new.set_sform}
+            for read, write in transforms.items():
+                with suppress(Exception):  # the unused one may hold anything
+                    matrix, code = read(coded=True)
+                    if code:
+                        write(matrix @ moved, code)
+        elif isinstance(self.image, nib.MGHImage) or (
+            self.first and self.first.position is not None
         ):
-            with suppress(Exception):  # the one that is not used may hold anything
-                matrix, code = read(coded=True)
-                if code:
-                    write(matrix @ moved, code)
-    elif isinstance(image, nib.MGHImage) or (
-        (first := dicom.first_image(source)) and first.position is not None
-    ):
-        _set_qform(new, made_affine, "scanner")
-        new.set_sform(made_affine, "scanner")
-    if not np.allclose(new.get_best_affine(), made_affine, atol=1e-3):
-        new.set_sform(made_affine, "aligned")
-    if int(new["xyzt_units"]) % 8 not in (1, 2, 3):
-        new.set_xyzt_units("mm")
-    new["descrip"] = done.encode("ascii", "replace")[:79]
-    write_record(new, record)
-    return new
+            _set_qform(new, affine, "scanner")
+            new.set_sform(affine, "scanner")
+        if not np.allclose(new.get_best_affine(), affine, atol=1e-3):
+            new.set_sform(affine, "aligned")
+        if int(new["xyzt_units"]) % 8 not in (1, 2, 3):
+            new.set_xyzt_units("mm")
+        new["descrip"] = description.encode("ascii", "replace")[:79]
+        write_record(new, record)
+        return new
+
+    def set_type(self, header: nib.Nifti1Header, dtype: str, data: np.ndarray) -> list[str]:
+        """Set the voxel type, slope and intercept of a derived header; return notes on the change.
+
+        ``dtype`` is one of DTYPES. Integers are scaled only where their range is too small for the
+        values, or that of the values too small for rounding. ``same`` keeps type, slope and
+        intercept of the source; it is int16 for DICOM and float32 for files without a type.
+        """
+        low, high = float(data.min()), float(data.max())
+        image = self.image if dtype == "same" else None
+        slope, inter, notes = 1, 0, []
+        if image is not None:
+            kind = image.get_data_dtype().newbyteorder("=")
+            slope, inter = image.dataobj.slope, image.dataobj.inter
+        else:
+            own = "int16" if self.first else "float32"
+            kind = np.dtype(own if dtype == "same" else dtype)
+        if kind.kind == "f":
+            kind, slope, inter = np.dtype(np.float64 if kind.itemsize > 4 else np.float32), 1, 0
+        else:
+            least, most = limits(kind)
+            ends = (np.array([low, high]) - inter) / slope
+            fits = np.array_equal(np.clip(ends, least, most), ends)
+            if image is not None and not fits:
+                held = f"what the input's {kind} holds"
+                notes = [f"values of {low:.4g} to {high:.4g} were clipped to {held}"]
+            elif image is None and (not fits or high - low < FEW_LEVELS):
+                slope = max((high - low) / (most - least), float(np.finfo(np.float32).tiny))
+                inter = low - least * slope
+                notes = [f"stored as {kind} times {slope:.6g} plus {inter:.6g}"]
+        header.set_data_dtype(kind)
+        header.set_slope_inter(slope, inter)
+        return notes
+
+
+def read_header(path: Path) -> SourceHeader:
+    """Read the header of a scan file that was loaded before, and so is known to be sound."""
+    return SourceHeader(None if is_whole(path) else _loaded(path), dicom.first_image(path))
 
 
 def _set_qform(header: nib.Nifti1Header, affine: np.ndarray, code: int | str) -> None:
@@ -211,46 +242,8 @@ def _set_qform(header: nib.Nifti1Header, affine: np.ndarray, code: int | str) ->
     header.set_qform(None if sheared else affine, 0 if sheared else code)
 
 
-def store_as(header: nib.Nifti1Header, dtype: str, source: Path, data: np.ndarray) -> str:
-    """Set a header's voxel type, one of DTYPES, and its slope and intercept; what there is to tell
-    about it, if any.
-
-    Integers are scaled only where their range is too small for the values or the values' too small
-    for rounding. ``same``: type, slope and intercept of the source; of DICOM int16, and float32 of
-    files without a type of their own.
-    """
-    image = _image(source) if dtype == "same" else None
-    if image is not None:
-        kind, slope, inter = (
-            image.get_data_dtype().newbyteorder("="),
-            image.dataobj.slope,
-            image.dataobj.inter,
-        )
-    else:
-        own = "int16" if is_dicom(source) else "float32"
-        kind, slope, inter = np.dtype(own if dtype == "same" else dtype), 1, 0
-    low, high, note = float(data.min()), float(data.max()), ""
-    if kind.kind == "f":
-        kind, slope, inter = np.dtype(np.float64 if kind.itemsize > 4 else np.float32), 1, 0
-    else:
-        least, most = limits(kind)
-        ends = (np.array([low, high]) - inter) / slope
-        fits = np.array_equal(np.clip(ends, least, most), ends)
-        if image is not None and not fits:
-            note = (
-                f"values of {low:.4g} to {high:.4g} were clipped to what the input's {kind} holds"
-            )
-        elif image is None and (not fits or high - low < FEW_LEVELS):
-            slope = max((high - low) / (most - least), float(np.finfo(np.float32).tiny))
-            inter = low - least * slope
-            note = f"stored as {kind} times {slope:.6g} plus {inter:.6g}, as the header says"
-    header.set_data_dtype(kind)
-    header.set_slope_inter(slope, inter)
-    return note
-
-
 def limits(dtype: type | np.dtype) -> tuple[np.float64, np.float64]:
-    """Lowest and highest float64 that an integer type holds; the highest of 64 bits lies below
+    """Lowest and highest float64 that an integer type holds; of 64 bits the highest is lower than
     the type's own.
     """
     info = np.iinfo(dtype)
@@ -258,34 +251,32 @@ def limits(dtype: type | np.dtype) -> tuple[np.float64, np.float64]:
 
 
 def write_record(header: nib.Nifti1Header, record: Mapping[str, object]) -> None:
-    """Make a record, in JSON, the one comment of a NIfTI header from ``kept``."""
+    """Make a record, in JSON, the one comment of a NIfTI header."""
     content = json.dumps(record, sort_keys=True).encode()
     header.extensions[:] = [nib.nifti1.Nifti1Extension("comment", content)]
 
 
 def comment(header: nib.Nifti1Header | None) -> bytes:
-    """The first comment of a NIfTI header, as ``write_record`` leaves it; empty where there is
-    none.
-    """
+    """The first comment of a NIfTI header, as of ``write_record``; empty where there is none."""
     extensions = header.extensions if header is not None else ()
     return next((e.get_content().rstrip(b"\0") for e in extensions if e.get_code() == COMMENT), b"")
 
 
 def append_to_mgh(path: Path, text: bytes) -> None:
     """Add a text, if any, to a written ``.mgz`` as FreeSurfer's tag of the command line, which
-    readers pass over.
+    readers ignore.
     """
     if text:
         with open(path, "ab") as file:
             file.write(gzip.compress(MGH_TAG.pack(MGH_COMMAND, len(text)) + text, mtime=0))
 
 
-def read_record(path: Path) -> dict[str, object] | None:
-    """The record that ``volume.save`` wrote into a file; None where there is none."""
-    with suppress(Exception):  # whatever is wrong with the file, it was not written so
+def read_record(path: Path) -> dict[str, object]:
+    """The record that ``volume.save`` wrote into a file; empty where there is none."""
+    with suppress(Exception):  # whatever is wrong with the file, srlib did not write it
         record = json.loads(_text(path))
-        return record if isinstance(record, dict) and "srlib" in record else None
-    return None
+        return record if isinstance(record, dict) and "srlib" in record else {}
+    return {}
 
 
 def _text(path: Path) -> str | bytes:

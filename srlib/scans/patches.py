@@ -1,4 +1,4 @@
-"""Where patches and tiles lie in a volume, and how they are cut out and put back."""
+"""Place patches and tiles in a volume, cut them out and put them back."""
 
 import itertools
 import math
@@ -29,7 +29,7 @@ class PatchLocation:
 
 @dataclass(frozen=True)
 class Tile:
-    """A part of a volume to compute: ``outer`` is read, ``core`` is written; both in voxels of the volume."""
+    """A part of a volume: ``outer`` is read, ``core`` is written; both in voxels of the volume."""
 
     outer: PatchLocation
     core: PatchLocation
@@ -37,27 +37,26 @@ class Tile:
     @property
     def inner(self) -> PatchLocation:
         """Where the core lies inside the outer box."""
-        return PatchLocation(
-            tuple(np.subtract(self.core.start, self.outer.start).tolist()), self.core.size
-        )
+        start = np.subtract(self.core.start, self.outer.start).tolist()
+        return PatchLocation(tuple(start), self.core.size)
 
 
 def per_axis(
     value: float | Sequence[float],
     name: str = "patch_size",
     dims: int = 3,
+    *,
     least: float = 1,
     kind: type = int,
 ) -> tuple:
     """One number for every axis, or one per axis, as a tuple of ``dims`` numbers of a kind.
 
-    Raises InputError, which begins with ``name``: another count, a number below ``least`` or not
-    finite, and a fraction where the kind is int.
+    Raises InputError, which begins with ``name``, for another count, a number below ``least`` or
+    not finite, and a fraction where the kind is int.
     """
     values = (value,) * dims if np.isscalar(value) else tuple(value)
-    if len(values) != dims or not all(
-        np.isfinite(v) and v >= least and kind(v) == v for v in values
-    ):
+    valid = all(np.isfinite(v) and v >= least and kind(v) == v for v in values)
+    if len(values) != dims or not valid:
         number = "whole number" if kind is int else "number"
         raise InputError(
             f"{name}: expected one {number} >= {least}, or one per axis ({dims}), got {value}"
@@ -68,15 +67,16 @@ def per_axis(
 def grid_locations(
     shape: Sequence[int],
     patch_size: int | Sequence[int] = 64,
+    *,
     stride: int | Sequence[int] | None = None,
     border: Sequence[int] | None = None,
 ) -> list[PatchLocation]:
-    """Locations on a regular grid that cover the volume; the last one per axis is moved back inside.
+    """Locations on a regular grid that cover the volume; the last ones are moved back inside.
 
     A volume smaller than a patch gets one location that begins at 0 and reaches beyond it (see
-    ``extract``). The stride is the patch size when not given (no overlap); ``border`` voxels at the
-    faces of each axis are left out, as far as a patch still fits. Raises InputError for sizes that
-    are none, and a stride above the patch size.
+    ``extract``). By default the stride is the patch size (no overlap). ``border`` voxels at the
+    faces of each axis are left out where a patch still fits. Raises InputError for invalid sizes
+    and a stride above the patch size.
     """
     size = per_axis(patch_size, "patch_size", len(shape))
     step = per_axis(size if stride is None else stride, "stride", len(shape))
@@ -103,7 +103,7 @@ def random_locations(
 
 
 def extract(array: np.ndarray, location: PatchLocation) -> np.ndarray:
-    """The patch at a location of the last axes of ``array``; where it reaches beyond the volume it is zero."""
+    """The patch at a location of the last axes of ``array``; beyond the volume it is zero."""
     patch = array[(..., *location.slices)]
     leading = patch.shape[: -len(location.size)]
     missing = np.subtract((*leading, *location.size), patch.shape)
@@ -114,12 +114,13 @@ def stitch(
     patches: Iterable[np.ndarray],
     locations: Iterable[PatchLocation],
     shape: Sequence[int],
+    *,
     margin: int = 0,
 ) -> np.ndarray:
-    """Put patches back into a volume of the given shape (last axes); voxels are written, never averaged.
+    """Put patches back into a volume of the given shape (last axes), without averaging.
 
-    ``margin`` voxels are left out at each face of a patch, except where the patch touches the volume's
-    own face. Raises InputError when the patches leave a hole.
+    ``margin`` voxels are left out at each face of a patch, except at the volume's own faces. Raises
+    InputError when the patches leave a hole.
     """
     out, holes = None, np.ones(tuple(shape), dtype=bool)
     for patch, location in zip(patches, locations, strict=True):
@@ -128,9 +129,9 @@ def stitch(
         start = np.add(location.start, margin * (np.array(location.start) > 0))
         stop = np.add(location.start, location.size)
         stop = np.where(stop < shape, stop - margin, shape)
-        tile = Tile(location, PatchLocation(tuple(start), tuple(stop - start)))
-        out[(..., *tile.core.slices)] = patch[(..., *tile.inner.slices)]
-        holes[tile.core.slices] = False
+        core = PatchLocation(tuple(start), tuple(stop - start))
+        out[(..., *core.slices)] = patch[(..., *Tile(location, core).inner.slices)]
+        holes[core.slices] = False
     if holes.any():
         raise InputError(
             f"{holes.sum()} voxels lie in no patch; use a stride of at most patch_size - 2 * margin"
@@ -142,14 +143,15 @@ def tiles(
     shape: Sequence[int],
     halo: int | Sequence[int],
     max_voxels: float,
+    *,
     multiple: int | Sequence[int] = 1,
 ) -> tuple[list[Tile], int]:
-    """Tiles that share out a volume, and the voxels of the largest one, its halo included.
+    """Divide a volume into tiles: (tiles, voxels of the largest one with its halo).
 
     The longest axis is halved until no tile exceeds ``max_voxels``, so a volume that fits is one
     tile. Halos lie on inner faces only, and all boxes begin at multiples of ``multiple`` (for
-    networks that pool). Halo and multiple: one number, or one per axis. Where not even the smallest
-    tiles fit, none are given, and their size.
+    networks that pool). Halo and multiple are one number, or one per axis. Where even the smallest
+    tiles are too large, the list is empty.
     """
     halo, multiple, core = (
         np.broadcast_to(v, len(shape)).tolist() for v in (halo, multiple, shape)

@@ -1,4 +1,4 @@
-"""Where scans meet: one on the grid of another, by the affines of both."""
+"""Bring a scan onto the grid of another one by the affines of both."""
 
 import numpy as np
 
@@ -9,8 +9,9 @@ SAME = 0.01  # voxels by which two grids may differ anywhere and still be one: h
 
 
 def covered(scan: Volume, grid: Volume) -> float:
-    """Share of a grid's voxel centres in a scan's field of view, which ends half a voxel beyond
-    its outermost centres.
+    """Share of a grid's voxel centres in a scan's field of view.
+
+    The field of view ends half a voxel beyond the outermost voxel centres.
     """
     mapping = np.linalg.inv(scan.affine) @ grid.affine
     x, y, z = np.ogrid[tuple(map(slice, grid.shape))]
@@ -27,8 +28,7 @@ def _differ(one: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> bool:
 
 
 def _turned(scan: Volume, grid: Volume) -> Volume | None:
-    """A scan in the voxels of a grid: its axes turned to the grid's, its affine a shift by whole
-    voxels.
+    """A scan with its axes turned to those of a grid, its affine a shift by whole voxels of it.
 
     None where they share no lattice.
     """
@@ -39,8 +39,8 @@ def _turned(scan: Volume, grid: Volume) -> Volume | None:
 
 
 def same_lattice(scan: Volume, grid: Volume) -> bool:
-    """Whether two grids are one but for the order and direction of their axes and whole voxels
-    between their faces.
+    """Whether the voxel centres of two grids coincide: only the order and direction of the axes and
+    the extent may differ.
     """
     return _turned(scan, grid) is not None
 
@@ -48,15 +48,16 @@ def same_lattice(scan: Volume, grid: Volume) -> bool:
 def resample_to(
     scan: Volume,
     grid: Volume,
+    *,
     order: int = 3,
     outside: float | None = None,
     least: float = 0.0,
     what: str = "the scan",
 ) -> Volume:
-    """A scan on another grid of its world, placed by both affines; nothing is registered.
+    """Resample a scan on another grid of its world by both affines; nothing is registered.
 
-    On its own grid it is the scan itself; on its own lattice (``same_lattice``) its voxels, not
-    interpolated; else a spline of the given order. For what lies beyond its field of view see
+    A scan on the grid itself is returned as it is; one on its lattice (``same_lattice``) keeps its
+    voxel values; any other is interpolated by splines of the given order. ``outside`` as in
     ``resample``. Raises InputError, which calls the scan ``what``, when it covers less than the
     share ``least`` of the grid, or nothing of it.
     """
@@ -72,6 +73,6 @@ def resample_to(
         )
     turned = _turned(scan, grid)
     if turned is None or (share < 1 and outside is None):
-        return resample(scan, grid.shape, grid.affine, order, outside)
+        return resample(scan, grid.shape, grid.affine, order=order, outside=outside)
     start = -turned.affine[:3, 3].astype(int)
-    return grid.with_data(crop_or_pad(turned, start, grid.shape, outside or 0.0).data)
+    return grid.with_data(crop_or_pad(turned, start, grid.shape, outside=outside or 0.0).data)

@@ -1,4 +1,4 @@
-"""Scans in memory: float32 voxels with the affine that places them in the world, in mm."""
+"""Hold, load, save, resample and crop a scan: float32 voxels with an affine in mm."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +13,10 @@ from scipy import ndimage
 
 from srlib.core.paths import InputError, atomic, choose
 from srlib.scans.dicom import explained
-from srlib.scans.headers import append_to_mgh, comment, limits, opened, voxels
+from srlib.scans.headers import append_to_mgh, comment, limits, open_image, voxels
 from srlib.scans.intensity import HU_WINDOW, STREAKS, background
+
+Grid = tuple[tuple[int, int, int], np.ndarray]  # shape, affine
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,10 +53,10 @@ def load(path: str | Path) -> Volume:
     """Read a NIfTI, MGH or Analyze scan; slope and intercept are applied, and an image (X, Y) has
     one slice.
 
-    Raises InputError, naming the file, for anything that is not one finite, real scan of positive
-    spacing, and for a compressed file whose content is not that of its checksum.
+    Raises InputError, naming the file, for anything but one finite, real scan of positive spacing,
+    and for a compressed file that differs from its checksum.
     """
-    image, shape = opened(path)
+    image, shape = open_image(path)
     with explained(path, "unreadable or truncated scan"):
         data = voxels(image).reshape(shape)
         bad = data.size - np.count_nonzero(np.isfinite(data))
@@ -66,14 +68,16 @@ def load(path: str | Path) -> Volume:
 def save(
     volume: Volume,
     path: str | Path,
+    *,
     dtype: type = np.float32,
     header: nib.Nifti1Header | None = None,
 ) -> Path:
     """Write NIfTI (``.nii``, ``.nii.gz``), ``.mgz`` or a slice as ``.png``, atomically.
 
-    Integers are rounded and clipped to their range. A NIfTI ``header`` (``headers.kept``) gives
-    what an affine does not say; values are stored by its slope and intercept. Its record stands in
-    files of every kind.
+    Integers are rounded and clipped to their range. A NIfTI ``header`` from
+    ``SourceHeader.derive`` adds what an affine does not say: codes, slope, intercept, and the
+    record, which is written to files of every kind. Raises InputError for any other suffix, several
+    slices in a PNG, and a type or slope that an ``.mgz`` cannot hold.
     """
     path = Path(path)
     if path.suffix.lower() == ".png":
@@ -96,9 +100,8 @@ def save(
         image.header.set_xyzt_units("mm")
     else:
         image_type = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
-        image = image_type(
-            data, None, header, dtype=dtype
-        )  # given an affine, nibabel sets codes of its own
+        # given an affine, nibabel sets codes of its own
+        image = image_type(data, None, header, dtype=dtype)
         image.header.set_slope_inter(slope, inter)
     with atomic(path) as temporary:
         nib.save(image, temporary)
@@ -108,9 +111,7 @@ def save(
 
 
 def _save_png(volume: Volume, path: Path, header: nib.Nifti1Header | None) -> Path:
-    """To be looked at, x along the columns: 16 bits from the minimum to the maximum; units and
-    place are lost.
-    """
+    """Write a slice for display, x along the columns: 16 bits from the minimum to the maximum."""
     if volume.shape[2] != 1:
         raise InputError(
             f"{path}: a PNG holds one slice, got {volume.shape[2]}; give a name ending in .nii.gz"
@@ -124,64 +125,58 @@ def _save_png(volume: Volume, path: Path, header: nib.Nifti1Header | None) -> Pa
     return path
 
 
-def coarse_grid(
-    shape: Sequence[int], affine: np.ndarray, factor: Sequence[float], align: str = "center"
-):
+def coarse_grid(volume: Volume, factor: Sequence[float], *, align: str = "center") -> Grid:
     """Grid that is ``factor`` times coarser per axis over the same field of view: (shape, affine).
 
     ``center``: spacing grows by the factor, the first voxel centre moves by (factor - 1) / 2 fine
-    voxels, and ceil(N / factor) voxels cover the field, but for 1e-4 of a voxel, since headers
-    round. ``corners``: first and last voxel centres coincide on both grids, as in SciPy's ``zoom``;
-    the spacing then grows by (N - 1) / (n - 1).
+    voxels, and ceil(N / factor) voxels cover the field, with 1e-4 of a voxel to spare, since
+    headers round. ``corners``: first and last voxel centres coincide on both grids, as in SciPy's
+    ``zoom``; the spacing then grows by (N - 1) / (n - 1).
     """
-    shape, factor = np.asarray(shape), np.asarray(factor, dtype=float)
-    count = (
-        np.ceil(shape / factor - 1e-4)
-        if align == "center"
-        else np.maximum(np.round(shape / factor), 1)
-    )
-    return _grid(shape, affine, count.astype(int), factor, align)
+    exact = np.divide(volume.shape, factor)
+    count = np.ceil(exact - 1e-4) if align == "center" else np.round(exact)
+    return _grid(volume, count, np.asarray(factor, dtype=float), align)
 
 
-def fine_grid(volume: Volume, factor: Sequence[float], align: str = "center"):
+def fine_grid(volume: Volume, factor: Sequence[float], *, align: str = "center") -> Grid:
     """Grid that is ``factor`` times finer per axis over the same field of view: (shape, affine).
 
-    With ``first`` voxel 0 stays where it is, as where scan lines were left out.
+    ``center`` and ``corners`` as in ``coarse_grid``; with ``first`` voxel 0 keeps its place, as
+    where scan lines were left out.
     """
-    shape, factor = np.asarray(volume.shape), np.asarray(factor, dtype=float)
-    count = np.maximum(np.round(shape * factor), 1).astype(int)
-    return _grid(shape, volume.affine, count, 1 / factor, align)
+    count = np.round(np.multiply(volume.shape, factor))
+    return _grid(volume, count, np.divide(1, factor), align)
 
 
-def _grid(shape: np.ndarray, affine: np.ndarray, count: np.ndarray, step: np.ndarray, align: str):
-    """Grid of ``count`` voxels, each as long as ``step`` voxels of the grid (shape, affine):
-    (shape, affine).
-    """
-    shifts = {"center": (step - 1) / 2, "corners": np.zeros(3), "first": np.zeros(3)}
+def _grid(volume: Volume, count: np.ndarray, step: np.ndarray, align: str) -> Grid:
+    """Grid of ``count`` voxels, each as long as ``step`` voxels of the volume."""
+    count = np.maximum(count, 1).astype(int)
+    shifts = {"center": (step - 1) / 2, "corners": 0 * step, "first": 0 * step}
     shift = choose(shifts, align, "alignment")
     if align == "corners":
-        step = np.where(count == shape, 1.0, (shape - 1) / np.maximum(count - 1, 1))
-    return tuple(count.tolist()), affine @ from_matvec(np.diag(step), shift)
+        last = np.subtract(volume.shape, 1)
+        step = np.where(count == volume.shape, 1.0, last / np.maximum(count - 1, 1))
+    return tuple(count.tolist()), volume.affine @ from_matvec(np.diag(step), shift)
 
 
 def resample(
     volume: Volume,
     shape: Sequence[int],
     affine: np.ndarray,
+    *,
     order: int = 3,
     outside: float | None = None,
     mode: str = "mirror",
 ) -> Volume:
-    """Spline interpolation of the given order on another grid.
+    """Interpolate a scan on another grid by splines of the given order.
 
-    Beyond the outermost centres the scan goes on by SciPy's ``mode``; beyond the field of view,
-    half a voxel from them, it is ``outside`` where that is given.
+    Beyond the outermost centres the scan is continued by SciPy's ``mode``; beyond the field of
+    view, half a voxel from them, it is ``outside`` where that is given.
     """
     matrix, offset = to_matvec(np.linalg.inv(volume.affine) @ affine)
     diagonal = np.diag(matrix)
-    if (
-        np.abs(matrix - np.diag(diagonal)).max() < 1e-6
-    ):  # same axes: SciPy's separable path, many times faster
+    # for the same axes SciPy's separable path is many times faster
+    if np.abs(matrix - np.diag(diagonal)).max() < 1e-6:
         matrix = diagonal
     # voxel centres that coincide up to rounding must not be read from beyond the edge
     place = {"matrix": matrix, "offset": np.round(offset, 9), "output_shape": tuple(shape)}
@@ -193,15 +188,14 @@ def resample(
 
 
 def axcodes(volume: Volume) -> str:
-    """World directions of the voxel axes, the nearest where they are oblique: RAS and the like."""
+    """World directions of the voxel axes, such as RAS; the nearest ones where they are oblique."""
     return "".join(nib.aff2axcodes(volume.affine))
 
 
 def describe(volume: Volume) -> str:
-    """What geometry and intensities a scan has, in a line."""
-    shape, spacing = (
-        " x ".join(f"{v:.4g}" for v in values) for values in (volume.shape, volume.spacing_mm)
-    )
+    """Geometry and intensities of a scan in a line."""
+    shape = " x ".join(map(str, volume.shape))
+    spacing = " x ".join(f"{mm:.4g}" for mm in volume.spacing_mm)
     intensities = f"{volume.data.min():.4g} to {volume.data.max():.4g}"
     return f"{shape} voxels of {spacing} mm, axes {axcodes(volume)}, intensities {intensities}"
 
@@ -215,11 +209,11 @@ def reorient(volume: Volume, axes: str = "RAS") -> Volume:
 
 
 def crop_or_pad(
-    volume: Volume, start: Sequence[int], shape: Sequence[int], outside: float | None = None
+    volume: Volume, start: Sequence[int], shape: Sequence[int], *, outside: float | None = None
 ) -> Volume:
-    """The box of ``shape`` voxels that begins at voxel ``start`` (may be negative).
+    """The box of ``shape`` voxels that begins at voxel ``start``, which may be negative.
 
-    Beyond the scan it is ``outside``, its ``background`` where that is not given.
+    Beyond the scan it is ``outside``, by default the scan's ``background``.
     """
     start, shape = np.asarray(start), np.asarray(shape)
     low, high = (np.clip(edge, 0, volume.shape) for edge in (start, start + shape))
@@ -234,22 +228,19 @@ def crop_or_pad(
 
 def central(volume: Volume, size: int) -> Volume:
     """The middle ``size`` voxels of each axis, or all of them where there are fewer."""
-    return framed(volume, [min(n, size) for n in volume.shape])
+    return framed(volume, np.minimum(volume.shape, size))
 
 
 def framed(volume: Volume, shape: Sequence[int]) -> Volume:
-    """The middle of a scan in a frame of ``shape`` voxels; its ``background`` where the frame is
-    larger than the scan.
-    """
+    """The middle ``shape`` voxels; beyond the scan its ``background``."""
     return crop_or_pad(volume, np.subtract(volume.shape, shape) // 2, shape)
 
 
-def to_window(volume: Volume, rule: str, reconstructed: bool = False) -> Volume:
-    """A scan as measured, clipped to what an intensity rule knows: HU_WINDOW for ``hu``; for
-    training and prediction.
+def to_window(volume: Volume, rule: str, *, reconstructed: bool = False) -> Volume:
+    """Clip a scan to the range of an intensity rule: HU_WINDOW for ``hu``, for others none.
 
-    A scan that was ``reconstructed`` from few views of a clipped one lies beyond by its streaks, as
-    in training: within STREAKS times the window it stays as it is.
+    Streaks put a scan that was ``reconstructed`` from few views of a clipped scan beyond the
+    window, also in training: up to STREAKS times the window it is left as it is.
     """
     if rule != "hu":
         return volume

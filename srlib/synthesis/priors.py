@@ -217,7 +217,7 @@ def write_priors(priors: Mapping[str, Prior], path: str | Path, *, force: bool =
         for index, parts in enumerate(np.transpose(prior, (2, 0, 1))):
             for quantity, (mean, std) in zip(QUANTITIES, parts, strict=True):
                 rows.append((modality, index, quantity, f"{mean:.6f}", f"{std:.6f}"))
-    return write_table(path, PRIORS, rows, force)
+    return write_table(path, PRIORS, rows, force=force)
 
 
 def read_priors(path: str | Path) -> dict[str, Prior]:

@@ -14,7 +14,7 @@ from srlib.core.paths import InputError
 from srlib.data.manifest import Subject
 from srlib.data.pairs import ObservationModel
 from srlib.models.network import Network
-from srlib.scans.formats import read_shape
+from srlib.scans.formats import read_grid
 from srlib.scans.intensity import fit_scaling, plateau, usual_range
 from srlib.scans.patches import PatchLocation, extract, grid_locations, per_axis, random_locations
 from srlib.training.streams import POOL, patch_stream
@@ -127,7 +127,7 @@ class PairDataset:
         self._load = functools.lru_cache(maxsize=2 * POOL)(self._load)
 
     def _shape(self, subject: Subject, task: str) -> tuple[int, ...]:
-        whole = self.pairs.frame or read_shape(subject.file(self.pairs.contrast))
+        whole = self.pairs.frame or read_grid(subject.file(self.pairs.contrast))[0]
         usable = self.pairs.degradation(task).usable(whole)
         return tuple(n // f for n, f in zip(usable, self.factor, strict=True))
 
@@ -160,7 +160,7 @@ class PairDataset:
         """An item's patch locations on the grid; at most ``samples``, always the same ones."""
         part, shape = self.part, self.shapes[index]
         stride = None if part.stride is None else self._on_input(part.stride)
-        places = grid_locations(shape, self._on_input(part.patch_size), stride, part.border)
+        places = grid_locations(shape, self._on_input(part.patch_size), stride=stride, border=part.border)
         if part.samples is None or len(places) <= part.samples:
             return places
         chosen = np.random.default_rng(index).permutation(len(places))[: part.samples]

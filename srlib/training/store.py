@@ -73,7 +73,7 @@ def write_store(
         raise InputError(
             "its examples are new ones all the time; a store holds fixed ones, of sampling 'grid'"
         )
-    keep(path, force)
+    keep(path, force=force)
     counts = [len(dataset.grid(index)) for index in range(len(dataset))]
     make_dir(Path(path).parent)
     bar = tqdm(total=sum(counts), desc="patches", unit="patch", disable=not progress)

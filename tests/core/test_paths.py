@@ -13,13 +13,14 @@ from srlib.core import paths
 from srlib.core.paths import InputError, apart, atomic, file_name, sweep, unspoilt
 
 
-@pytest.mark.parametrize("name", ["a", "sub-01", "a.b c", "größe", "\udce9", "..a", "x" * 200])
+@pytest.mark.parametrize("name", ["a", "sub-01", "a.b c", "größe", "x" * 200])
 def test_a_name_of_a_file_is_left_as_it_is(name):
     assert file_name(name, "row 2") == name
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".", "..", "../escaped", "/abs", "a/b", "a\\b", "a\nb", "a\0", "x" * 201]
+    "name",
+    ["", ".", "..", "..a", "\udce9", "../escaped", "/abs", "a/b", "a\\b", "a\nb", "a\0", "x" * 201],
 )
 def test_a_name_that_leads_elsewhere_is_refused(name):
     with pytest.raises(InputError, match=r"^row 2: .* cannot name a file"):

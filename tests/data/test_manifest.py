@@ -521,7 +521,7 @@ def test_a_given_lr_is_taken_where_it_lies_though_its_shape_is_that_of_the_truth
     assert list(systems.get("recnn_free").pairs.baselines(pair)) == [
         "zero_filled"
     ]  # nothing is to be interpolated
-    coarse = resample(lr, *coarse_grid(lr.shape, lr.affine, (2, 2, 2)))
+    coarse = resample(lr, *coarse_grid(lr, (2, 2, 2)))
     straight = made(tmp_path, coarse)
     turned = made(tmp_path, reorient(coarse, axes))
     np.testing.assert_allclose(turned.on_grid.data, straight.on_grid.data, atol=1e-5)

@@ -37,7 +37,7 @@ def scans(noise):
         brighter = (a * x + b * y + c * z) / (abs(a) + abs(b) + abs(c))
         texture = ndimage.gaussian_filter(noise(shape) - 0.5, 1)
         fine = Volume((x**2 + y**2 + z**2 < 0.8) * (500 + 400 * brighter + 500 * texture), affine)
-        return resample(fine, *coarse_grid(fine.shape, fine.affine, (1, 1, 4)), order=1), fine
+        return resample(fine, *coarse_grid(fine, (1, 1, 4)), order=1), fine
 
     return make
 
@@ -140,7 +140,7 @@ def test_a_spectrum_knows_cycles_per_mm():
 def test_what_was_added_beyond_nyquist_is_told(noise, tmp_path):
     """White noise on a grid twice as fine has half of its variance beyond the input's Nyquist."""
     after = Volume(noise((64, 64, 64)), np.eye(4))
-    before = resample(after, *coarse_grid(after.shape, after.affine, (1, 1, 2)))
+    before = resample(after, *coarse_grid(after, (1, 1, 2)))
     text = write_report(before, after, tmp_path / "r.html", title="t", warnings=[]).read_text()
     (share,) = re.findall(r"measured there: inferior to superior (\S+) %", text)
     assert 45 < float(share) < 55

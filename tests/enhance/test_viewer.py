@@ -52,7 +52,7 @@ def pictures(parts) -> list[np.ndarray]:
 def scans(blob, oblique):
     """A blob, sampled 2 x 1 x 3 times coarser in the same world, and the fine one."""
     fine = blob((50, 44, 46), oblique, 4.0, (6.3, -3.4, 4.2))
-    return resample(fine, *coarse_grid(fine.shape, fine.affine, (2, 1, 3))), fine
+    return resample(fine, *coarse_grid(fine, (2, 1, 3))), fine
 
 
 def brightest(image: np.ndarray) -> np.ndarray:

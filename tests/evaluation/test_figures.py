@@ -102,7 +102,7 @@ def test_differences_are_in_every_plane_on_one_symmetric_scale_with_a_bar(shape,
 def test_what_is_compared_meets_in_the_world(blob, oblique):
     """Another grid, other axes: the difference to the same scan is small, and where it ends it is not drawn."""
     scan = blob((30, 28, 26), oblique, 5.0)
-    coarse = resample(scan, *coarse_grid(scan.shape, scan.affine, (2, 2, 1)))
+    coarse = resample(scan, *coarse_grid(scan, (2, 2, 1)))
     turned = Volume(
         scan.data[::-1].transpose(1, 0, 2),
         scan.affine @ [[0, -1, 0, 29], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]],
@@ -145,7 +145,7 @@ def test_right_is_on_the_right_and_the_letters_say_so(affine, to_world):
 
 def test_splines_are_asked_for_by_name_and_a_scan_has_no_difference_to_itself():
     fine = Volume(np.random.default_rng(0).random((24, 24, 24)), np.eye(4))
-    coarse = resample(fine, *coarse_grid(fine.shape, fine.affine, (1, 1, 4)), order=1)
+    coarse = resample(fine, *coarse_grid(fine, (1, 1, 4)), order=1)
     scans = {"coarse": coarse, "cubic": coarse, "fine": fine}
     figure = figures.planes(scans, "coarse", (1,), {"cubic"})
     voxels, cubic, _ = (image.get_array() for image in panels(figure)[3:6])  # coronal

@@ -83,7 +83,7 @@ def test_the_reference_is_the_second_channel(blob, rotate):
 @pytest.mark.parametrize("align", ["center", "corners"])
 def test_a_reference_may_be_finer_than_the_scan(blob, oblique, align):
     hr, other = (blob((25, 24, 23), oblique, sigma=3, offset=(x, 0, 0)) for x in (-2, 2))
-    lr = resample(hr, *coarse_grid(hr.shape, hr.affine, (2, 2, 2), align))
+    lr = resample(hr, *coarse_grid(hr, (2, 2, 2), align=align))
     sr = super_resolve(lr, adding(), factor=(2, 2, 2), reference=other, align=align)
     expected = resample(Volume(hr.data + 0.1 * other.data, oblique), sr.shape, sr.affine)
     inside = (slice(2, -3),) * 3

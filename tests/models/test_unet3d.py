@@ -171,7 +171,7 @@ def test_tiles_give_the_whole(lively):
     network = lively(width=3, levels=2).to(memory_format=torch.channels_last_3d)
     data = np.random.default_rng(0).random((71, 40, 75), dtype=np.float32)
     whole = network(torch.from_numpy(data)[None, None])[0, 0].numpy()
-    todo, _ = tiles(data.shape, network.halo, data.size // 4, network.multiple)
+    todo, _ = tiles(data.shape, network.halo, data.size // 4, multiple=network.multiple)
     assert len(todo) > 4
     out = np.full_like(data, np.nan)
     for tile in todo:

@@ -27,18 +27,22 @@ from skimage import io
 from srlib.cli.commands import main
 from srlib.core.paths import InputError, ScanWarning
 from srlib.enhance import jobs
-from srlib.scans import headers, volume
-from srlib.scans.dicom import read_thickness
+from srlib.scans import volume
 from srlib.scans.formats import (
     deeplesion_rows,
     load,
     load_dicom,
     load_duke,
     load_png,
-    read_shape,
+    read_grid,
     scans_in,
 )
+from srlib.scans.headers import read_header
 from srlib.scans.volume import save
+
+
+def derived(source: Path, affine: np.ndarray, shape: tuple) -> nib.Nifti1Header:
+    return read_header(source).derive(affine, shape, description="", record={})
 
 
 def refused(call, match: str) -> None:
@@ -364,10 +368,10 @@ def test_dicom_is_told_by_its_content(series, tmp_path: Path, name: str) -> None
     slice_2 = sorted(series().iterdir())[2]
     file = shutil.copy(slice_2, tmp_path / name)
     np.testing.assert_array_equal(load(file).data, load(slice_2).data)
-    assert read_shape(file) == (4, 6, 1)
-    header = headers.kept(Path(file), np.eye(4), np.eye(4), (4, 6, 1), "", {})
+    assert read_grid(file)[0] == (4, 6, 1)
+    header = derived(Path(file), np.eye(4), (4, 6, 1))
     assert int(header["qform_code"]) == int(header["sform_code"]) == 1
-    headers.store_as(header, "same", Path(file), load(file).data)
+    read_header(Path(file)).set_type(header, "same", load(file).data)
     assert header.get_data_dtype() == np.int16
 
 
@@ -408,7 +412,7 @@ def test_what_is_not_dicom_and_has_no_suffix_is_explained(tmp_path: Path, noise)
     os.rename(
         save(volume.Volume(noise((4, 5, 6)), np.eye(4)), tmp_path / "a.nii"), tmp_path / "scan"
     )
-    for read in (load, read_shape):
+    for read in (load, read_grid):
         refused(
             lambda read=read: read(tmp_path / "scan"),
             r"scan: unreadable scan .* name it as what it is .\.nii\.gz",
@@ -462,16 +466,14 @@ def test_a_tilted_gantry_stands_in_the_sform_alone(
     for code, folder in folders.items():
         read = load_dicom(folder)
         for made in (read.affine, read.affine @ np.diag([0.5, 0.5, 0.25, 1])):
-            header = headers.kept(folder, read.affine, made, read.shape, "", {})
-            back = nib.load(save(read, tmp_path / "a.nii.gz", np.float32, header))
+            header = derived(folder, made, read.shape)
+            back = nib.load(save(read, tmp_path / "a.nii.gz", dtype=np.float32, header=header))
             assert int(back.header["qform_code"]) == code and int(back.header["sform_code"]) == 1
             np.testing.assert_allclose(back.affine, made, atol=1e-5)
             np.testing.assert_allclose(
                 back.header.get_zooms(), np.linalg.norm(made[:3, :3], axis=0), rtol=1e-6
             )
-            again = headers.kept(
-                tmp_path / "a.nii.gz", made, made @ np.diag([0.5, 1, 1, 1]), read.shape, "", {}
-            )
+            again = derived(tmp_path / "a.nii.gz", made @ np.diag([0.5, 1, 1, 1]), read.shape)
             assert (
                 int(again["qform_code"]) == code and int(again["sform_code"]) == 1
             )  # and from NIfTI to NIfTI
@@ -495,7 +497,7 @@ def test_a_qform_that_would_be_sheared_is_left_out(tmp_path: Path) -> None:
     image = nib.Nifti1Image(np.zeros((4, 4, 4), np.float32), sheared)
     image.set_qform(straight, 1)
     nib.save(image, tmp_path / "a.nii")
-    header = headers.kept(tmp_path / "a.nii", sheared, np.eye(4), (4, 4, 4), "", {})
+    header = derived(tmp_path / "a.nii", np.eye(4), (4, 4, 4))
     assert int(header["qform_code"]) == 0
     np.testing.assert_allclose(header.get_best_affine(), np.eye(4), atol=1e-6)
 
@@ -544,7 +546,8 @@ def test_what_a_header_leaves_open_is_told(series) -> None:
     assert [
         "MONOCHROME1" in str(w.message) or "need not be HU" in str(w.message) for w in told
     ] == [True, True]
-    assert len(headers.doubts(folder)) == 2 and headers.doubts(series(name="plain")) == []
+    assert len(read_header(folder).warnings()) == 2
+    assert read_header(series(name="plain")).warnings() == []
 
 
 def test_names_that_are_not_utf8_are_enhanced_reported_and_listed(
@@ -634,7 +637,7 @@ def test_an_ultrasound_image_has_the_spacing_of_its_region(tmp_path: Path) -> No
     spectrum, second = (2, 1, 4, 0.5, 0.5), (1, 1, 3, -0.02, 0.03)
     several = load(ultrasound(tmp_path / "IM2", ECHO, (spectrum, (1, 1, 3, 0.02, 0.03), second)))
     np.testing.assert_allclose(several.affine, image.affine)
-    header = headers.kept(tmp_path / "IM1", image.affine, image.affine, image.shape, "", {})
+    header = derived(tmp_path / "IM1", image.affine, image.shape)
     assert (
         int(header["qform_code"]) == 0 and int(header["sform_code"]) == 2
     )  # no scanner says where it lies
@@ -820,9 +823,9 @@ def test_bad_duke_records(record: Path, tmp_path: Path) -> None:
 
 def test_the_thickness_of_slices_is_known_where_a_header_says_it(series, tmp_path: Path) -> None:
     folder = series()
-    assert read_thickness(folder) == read_thickness(sorted(folder.iterdir())[2]) == 1.25
-    assert (
-        read_thickness(series(lambda header, index: header.__delattr__("SliceThickness"), "bare"))
-        is None
-    )
-    assert read_thickness(tmp_path / "scan.nii.gz") is None
+    for source in (folder, sorted(folder.iterdir())[2]):
+        assert read_header(source).thickness == 1.25
+    bare = series(lambda header, index: header.__delattr__("SliceThickness"), "bare")
+    assert read_header(bare).thickness is None
+    path = save(volume.Volume(np.zeros((2, 3, 4)), np.eye(4)), tmp_path / "scan.nii.gz")
+    assert read_header(path).thickness is None

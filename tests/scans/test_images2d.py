@@ -254,7 +254,7 @@ def test_cells_of_a_manifest_may_be_png_dicom_or_a_series(tmp_path):
     (tmp_path / "m.csv").write_text(text)
     files = [next(iter(s.files.values())) for s in data.read_manifest(tmp_path / "m.csv")]
     png, dicom, series, *as_t1 = map(formats.load, files)
-    assert png.shape == formats.read_shape(tmp_path / "a.png") == (5, 4, 1)
+    assert png.shape == formats.read_grid(tmp_path / "a.png")[0] == (5, 4, 1)
     assert dicom.shape == (128, 128, 1)
     for other in (series, *as_t1):
         np.testing.assert_array_equal(dicom.data, other.data)

@@ -15,8 +15,8 @@ from srlib.scans.patches import (
 
 
 def roundtrip(data, shape, patch_size, stride=None, margin=0):
-    places = grid_locations(shape, patch_size, stride)
-    return stitch([extract(data, p) for p in places], places, shape, margin)
+    places = grid_locations(shape, patch_size, stride=stride)
+    return stitch([extract(data, p) for p in places], places, shape, margin=margin)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_stitching_gives_the_volume_for_random_settings(noise):
 
 
 def test_the_margin_of_a_patch_is_not_used_inside():
-    shape, places = (20,), grid_locations((20,), 8, 4)
+    shape, places = (20,), grid_locations((20,), 8, stride=4)
     patches = [np.pad(np.ones(4), 2, constant_values=-1) for _ in places]
     out = stitch(patches, places, shape, margin=2)
     np.testing.assert_array_equal(out, [-1, -1] + [1] * 16 + [-1, -1])
@@ -75,7 +75,7 @@ def test_holes_are_refused(noise):
 )
 def test_impossible_sizes_are_refused(patch_size, stride):
     with pytest.raises(InputError):
-        grid_locations((12, 12, 12), patch_size, stride)
+        grid_locations((12, 12, 12), patch_size, stride=stride)
 
 
 def test_a_patch_beyond_the_volume_is_padded_with_zeros():
@@ -113,7 +113,7 @@ def test_a_scaled_location_is_the_same_box_on_the_finer_grid(noise):
 )
 def test_tiles_share_out_the_volume_with_full_halos_inside(shape, halo, max_voxels, multiple):
     written = np.zeros(shape, dtype=int)
-    todo, largest = tiles(shape, halo, max_voxels, multiple)
+    todo, largest = tiles(shape, halo, max_voxels, multiple=multiple)
     assert largest == max(np.prod(t.outer.size) for t in todo)
     for tile in todo:
         written[tile.core.slices] += 1
@@ -150,11 +150,11 @@ def test_a_budget_below_the_smallest_tile_has_none():
     assert tiles((30, 30, 30), 5, 11**3)[1] == 11**3
     for budget in (11**3 - 1, 0, -1, np.nan):
         assert tiles((30, 30, 30), 5, budget) == ([], 11**3)
-    assert tiles((30, 40, 5), (4, 8, 0), 0, (4, 8, 1)) == ([], 12 * 24 * 1)
+    assert tiles((30, 40, 5), (4, 8, 0), 0, multiple=(4, 8, 1)) == ([], 12 * 24 * 1)
 
 
 def test_a_border_is_left_out_as_far_as_a_patch_fits():
-    places = grid_locations((40, 21, 30), 10, 7, border=(5, 8, 0))
+    places = grid_locations((40, 21, 30), 10, stride=7, border=(5, 8, 0))
     starts = [sorted({p.start[axis] for p in places}) for axis in range(3)]
     assert starts[0] == [5, 12, 19, 25] and starts[2] == [0, 7, 14, 20]  # 5 to 35, and all
     assert starts[1] == [5, 6]  # 21 voxels hold a patch of 10 with 5 off each face, not 8

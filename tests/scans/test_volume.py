@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from srlib.core.paths import InputError
 from srlib.scans import volume
-from srlib.scans.formats import read_shape
+from srlib.scans.formats import read_grid
 from srlib.scans.intensity import fit_scaling
 from srlib.scans.space import covered, resample_to, same_lattice
 from srlib.scans.volume import (
@@ -33,17 +33,17 @@ def test_save_then_load_gives_the_same_scan(tmp_path, affine, noise, suffix):
     np.testing.assert_array_equal(back.data, scan.data)
     assert back.data.dtype == np.float32
     np.testing.assert_allclose(back.affine, affine, atol=1e-5)
-    assert read_shape(tmp_path / f"a{suffix}") == (7, 6, 5)
+    assert read_grid(tmp_path / f"a{suffix}")[0] == (7, 6, 5)
     np.testing.assert_allclose(back.spacing_mm, scan.spacing_mm, rtol=1e-5)
 
 
 def test_integers_are_rounded_and_clipped(tmp_path):
     scan = Volume(np.array([[[-5.0, 0.6, 254.7, 300.0]]]), np.eye(4))
     np.testing.assert_array_equal(
-        load(save(scan, tmp_path / "a.nii", np.uint8)).data[0, 0], [0, 1, 255, 255]
+        load(save(scan, tmp_path / "a.nii", dtype=np.uint8)).data[0, 0], [0, 1, 255, 255]
     )
     scan = Volume(np.array([[[-4e4, -1.6, 4095.4, 4e4]]]), np.eye(4))
-    path = save(scan, tmp_path / "b.nii.gz", np.int16)
+    path = save(scan, tmp_path / "b.nii.gz", dtype=np.int16)
     np.testing.assert_array_equal(load(path).data[0, 0], [-32768, -2, 4095, 32767])
     assert nib.load(path).get_data_dtype() == np.int16
 
@@ -61,7 +61,7 @@ def test_slope_and_intercept_are_applied(tmp_path, oblique, suffix):
 
 def test_a_trailing_single_axis_is_dropped(tmp_path, noise):
     nib.save(nib.Nifti1Image(noise((4, 5, 6, 1)), np.eye(4)), tmp_path / "a.nii")
-    assert load(tmp_path / "a.nii").shape == read_shape(tmp_path / "a.nii") == (4, 5, 6)
+    assert load(tmp_path / "a.nii").shape == read_grid(tmp_path / "a.nii")[0] == (4, 5, 6)
 
 
 @pytest.mark.parametrize("shape", [(6, 5), (6, 5, 1), (6, 5, 1, 1)])
@@ -69,7 +69,7 @@ def test_an_image_of_two_axes_has_one_slice(tmp_path, noise, shape):
     image = noise(shape)
     nib.save(nib.Nifti1Image(image, np.diag([0.5, 0.7, 1, 1])), tmp_path / "a.nii.gz")
     scan = load(tmp_path / "a.nii.gz")
-    assert scan.shape == read_shape(tmp_path / "a.nii.gz") == (6, 5, 1)
+    assert scan.shape == read_grid(tmp_path / "a.nii.gz")[0] == (6, 5, 1)
     np.testing.assert_array_equal(scan.data[..., 0], image.reshape(6, 5))
     np.testing.assert_allclose(scan.spacing_mm[:2], (0.5, 0.7), rtol=1e-6)
 
@@ -200,7 +200,7 @@ def test_a_bad_file_is_refused_in_one_line_with_its_name(tmp_path, name):
 def test_a_bad_header_is_refused_without_reading_the_voxels(tmp_path, name):
     BAD[name](tmp_path / name)
     with pytest.raises(InputError, match=name) as error:
-        read_shape(tmp_path / name)
+        read_grid(tmp_path / name)
     assert "\n" not in str(error.value)
 
 
@@ -264,7 +264,7 @@ FACTORS = [(2, 2, 2), (1, 2, 3), (2.5, 1.5, 1), (1.25, 4, 1.7)]
 @pytest.mark.parametrize("factor", FACTORS)
 def test_a_coarse_grid_keeps_the_field_of_view(affine, to_world, factor):
     shape, factor = (21, 24, 25), np.array(factor)
-    coarse, placed = coarse_grid(shape, affine, factor)
+    coarse, placed = coarse_grid(Volume(np.zeros(shape), affine), factor)
     assert coarse == tuple(np.ceil(np.divide(shape, factor)).astype(int))
     np.testing.assert_allclose(to_world(placed, (0, 0, 0)), to_world(affine, (factor - 1) / 2))
     np.testing.assert_allclose(
@@ -277,16 +277,16 @@ def test_a_coarse_grid_keeps_the_field_of_view(affine, to_world, factor):
 @pytest.mark.parametrize("align", ["center", "corners"])
 def test_fine_and_coarse_grids_undo_each_other(affine, factor, align):
     scan = Volume(np.zeros((20, 40, 10)), affine)
-    shape, finer = fine_grid(scan, factor, align)
-    coarse, placed = coarse_grid(shape, finer, factor, align)
+    shape, finer = fine_grid(scan, factor, align=align)
+    coarse, placed = coarse_grid(Volume(np.zeros(shape), finer), factor, align=align)
     assert coarse == scan.shape
     np.testing.assert_allclose(placed, affine, atol=1e-9)
 
 
 def test_an_unknown_alignment_is_refused():
     for call in (
-        lambda: coarse_grid((4, 4, 4), np.eye(4), (2, 2, 2), "edges"),
-        lambda: fine_grid(Volume(ONES, np.eye(4)), (2, 2, 2), "edges"),
+        lambda: coarse_grid(Volume(ONES, np.eye(4)), (2, 2, 2), align="edges"),
+        lambda: fine_grid(Volume(ONES, np.eye(4)), (2, 2, 2), align="edges"),
     ):
         with pytest.raises(InputError, match="edges"):
             call()
@@ -296,12 +296,12 @@ def test_an_unknown_alignment_is_refused():
 @pytest.mark.parametrize("order", [0, 1, 3])
 def test_the_corners_grid_is_that_of_scipy_zoom(noise, oblique, factor, order):
     scan = Volume(noise((21, 24, 25)), oblique)
-    down = resample(scan, *coarse_grid(scan.shape, oblique, factor, "corners"), order=order)
+    down = resample(scan, *coarse_grid(scan, factor, align="corners"), order=order)
     zoomed = ndimage.zoom(scan.data, 1 / np.array(factor), order=order)
     if order:  # nearest neighbours may differ where a sample lies half-way
         np.testing.assert_allclose(down.data, zoomed, atol=2e-5)
     assert down.shape == zoomed.shape
-    up = resample(scan, *fine_grid(scan, factor, "corners"), order=order)
+    up = resample(scan, *fine_grid(scan, factor, align="corners"), order=order)
     assert up.shape == ndimage.zoom(scan.data, factor, order=order).shape
     if order:
         np.testing.assert_allclose(up.data, ndimage.zoom(scan.data, factor, order=order), atol=2e-5)
@@ -320,7 +320,7 @@ def test_a_ramp_stays_where_it_is(affine, factor, direction):
     ramp = Volume(np.tensordot(slope, millimetres(shape, affine), 1), affine)
     out = resample(
         ramp,
-        *(coarse_grid(shape, affine, factor) if direction == "coarse" else fine_grid(ramp, factor)),
+        *(coarse_grid if direction == "coarse" else fine_grid)(ramp, factor),
     )
     error = np.abs(out.data - np.tensordot(slope, millimetres(out.shape, out.affine), 1))
     voxel = millimetres(out.shape, np.linalg.inv(affine) @ out.affine)
@@ -335,7 +335,7 @@ def test_a_ramp_stays_where_it_is(affine, factor, direction):
 def test_a_blob_stays_where_it_is(affine, blob, centre_of_mass, factor):
     scan = blob((31, 30, 29), affine, sigma=3.0)
     finest = min(scan.spacing_mm)
-    for grid in (coarse_grid(scan.shape, affine, factor), fine_grid(scan, factor)):
+    for grid in (coarse_grid(scan, factor), fine_grid(scan, factor)):
         moved = centre_of_mass(resample(scan, *grid)) - centre_of_mass(scan)
         assert np.linalg.norm(moved) < 0.05 * finest
 
@@ -381,7 +381,7 @@ def test_other_lattices_are_interpolated(affine, blob, centre_of_mass):
     scan = blob((25, 24, 23), affine)
     for grid in (
         fine_grid(scan, (1.5, 2, 1)),
-        coarse_grid(scan.shape, affine, (1, 1, 1.2)),
+        coarse_grid(scan, (1, 1, 1.2)),
         (scan.shape, moved(affine)),
     ):
         grid = Volume(np.zeros(grid[0]), grid[1])

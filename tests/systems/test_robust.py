@@ -294,7 +294,7 @@ def test_wild_voxels_do_not_change_the_scan_far_from_them(chequered, kind):
     cold, peak = super_resolve(lr, load_model(), factor=(2, 2, 2)), float(np.ptp(hr.data))
     spline = resample(lr, cold.shape, cold.affine)
     gain, whole = (
-        psnr(hr.data, v.data, peak, far) - psnr(hr.data, spline.data, peak, far)
+        psnr(hr.data, v.data, peak, mask=far) - psnr(hr.data, spline.data, peak, mask=far)
         for v in (hot, cold)
     )
     assert gain > (
