@@ -22,14 +22,11 @@ from srlib.training.games import (
     Training,
     Wasserstein,
 )
-from srlib.training.streams import ahead, batches
+from srlib.training.streams import Show, ahead, batches
 
 ROWS = 20  # of history.csv, at most: one per 5 % of the steps
 Game = Supervised | Wasserstein | LeastSquares | CrossEntropy
 Check = Callable[[Mapping[str, torch.nn.Module], torch.device], dict[str, float]]
-Show = Callable[
-    [Mapping[str, float], torch.nn.Module], None
-]  # of a row of history.csv and the generator
 
 
 @dataclass(frozen=True)

@@ -240,14 +240,14 @@ def test_the_classes_decide_the_segmenters_channels(folder, segmenter):
         "validation PSNR (dB, range 1)",
         "validation Dice",
     ]
-    assert THICK.examples.fitted(THICK.network, read_tables(folder)) == THICK.network
+    assert read_tables(folder).complete(THICK.network) == THICK.network
 
 
 @pytest.mark.parametrize("name, fall", [("synthsr_segmenter", 0.3), ("synthsr_laplace", 0.1)])
 def test_a_single_example_is_learnt(folder, name, fall):
     experiment = systems.get(name, "smoke").changed(max_steps=20, learning_rate=1e-2)
     experiment = experiment.changed(
-        network=experiment.examples.fitted(experiment.network, read_tables(folder))
+        network=read_tables(folder).complete(experiment.network)
     )
     players = make_players(experiment)
     lr, truth = (torch.from_numpy(side)[None] for side in dataset(folder, experiment)[0])
