@@ -1,6 +1,4 @@
-"""Training losses: supervised ones by name, and the Wasserstein and the least-squares game of two
-networks.
-"""
+"""Compute training losses: supervised ones by name, and those of critics and discriminators."""
 
 from functools import partial
 
@@ -12,8 +10,6 @@ from srlib.core.paths import InputError
 
 REAL, FAKE = (0.7, 1.2), (0.0, 0.3)  # ranges of the soft labels (Sanchez & Vilaplana, MIDL 2018)
 WINDOW = 7  # voxels, uniform, as in the metric
-# weights of Wang et al., 2003, finest scale first
-SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 
 def ssim(sr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
@@ -23,28 +19,21 @@ def ssim(sr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
     Images (B, C, X, Y) or (B, C, X, Y, 1), volumes (B, C, X, Y, Z), in [0, 1]. Deviation: the
     SRResNet code has an 11-wide Gaussian window. Raises InputError for images below the window.
     """
-    luminance, contrast = _similarity(_squeezed(sr, WINDOW), _squeezed(hr, WINDOW))
+    sr, hr = _squeezed(sr), _squeezed(hr)
+    mean = partial(
+        functional.avg_pool2d if sr.dim() == 4 else functional.avg_pool3d,
+        kernel_size=WINDOW,
+        stride=1,
+    )
+    count, c1, c2 = WINDOW ** (sr.dim() - 2), 0.01**2, 0.03**2
+    shift, unbiased = hr.mean().detach(), count / (count - 1)  # variances are those of samples
+    sr, hr = sr - shift, hr - shift  # variances stay, their rounding errors shrink
+    a, b = mean(sr), mean(hr)
+    both, covariance = mean(sr**2 + hr**2) - a**2 - b**2, mean(sr * hr) - a * b
+    a, b = a + shift, b + shift
+    luminance = (2 * a * b + c1) / (a**2 + b**2 + c1)
+    contrast = (2 * unbiased * covariance + c2) / (unbiased * both + c2)
     return 1 - (luminance * contrast).mean()
-
-
-def ms_ssim(sr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
-    """1 - multi-scale SSIM (Wang et al., Asilomar 2003), mean over images and channels; shapes as
-    ``ssim``.
-
-    Five scales, each the 2-fold average of the finer one (an odd last row or column is dropped);
-    contrast-structure terms of all, the luminance of the coarsest. A term may be negative, its
-    power may not: an image's mean is raised to 1e-6 at least, where its gradient is zero. Raises
-    InputError for images below 112 voxels per axis.
-    """
-    least = WINDOW * 2 ** (len(SCALES) - 1)
-    sr, hr, product = _squeezed(sr, least), _squeezed(hr, least), 1.0
-    for scale, weight in enumerate(SCALES, 1):
-        luminance, terms = _similarity(sr, hr)
-        if scale == len(SCALES):
-            terms = luminance * terms
-        product = product * terms.flatten(2).mean(2).clamp(min=1e-6) ** weight
-        sr, hr = _pool(sr, 2), _pool(hr, 2)
-    return 1 - product.mean()
 
 
 def l1_l2(sr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
@@ -82,31 +71,13 @@ def ssim_l1_l2(sr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
     return 0.8 * ssim(sr, hr) + 0.1 * functional.l1_loss(sr, hr) + 0.1 * functional.mse_loss(sr, hr)
 
 
-def _squeezed(x: torch.Tensor, least: int) -> torch.Tensor:
+def _squeezed(x: torch.Tensor) -> torch.Tensor:
     x = x[..., 0] if x.dim() == 5 and x.shape[-1] == 1 else x
-    if min(x.shape[2:]) < least:
+    if min(x.shape[2:]) < WINDOW:
         raise InputError(
-            f"this loss needs at least {least} voxels per axis, got {tuple(x.shape[2:])}"
+            f"this loss needs at least {WINDOW} voxels per axis, got {tuple(x.shape[2:])}"
         )
     return x
-
-
-def _pool(x: torch.Tensor, size: int, stride: int | None = None) -> torch.Tensor:
-    """Means over windows of an image (B, C, X, Y) or a volume (B, C, X, Y, Z)."""
-    return (functional.avg_pool2d if x.dim() == 4 else functional.avg_pool3d)(x, size, stride)
-
-
-def _similarity(sr: torch.Tensor, hr: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Luminance and contrast-structure maps over whole windows; variances are those of samples."""
-    mean = partial(_pool, size=WINDOW, stride=1)
-    count, c1, c2 = WINDOW ** (sr.dim() - 2), 0.01**2, 0.03**2
-    shift, unbiased = hr.mean().detach(), count / (count - 1)
-    sr, hr = sr - shift, hr - shift  # variances stay, their rounding errors shrink
-    a, b = mean(sr), mean(hr)
-    both, covariance = mean(sr**2 + hr**2) - a**2 - b**2, mean(sr * hr) - a * b
-    a, b = a + shift, b + shift
-    luminance = (2 * a * b + c1) / (a**2 + b**2 + c1)
-    return luminance, (2 * unbiased * covariance + c2) / (unbiased * both + c2)
 
 
 def mse_gdl(sr: torch.Tensor, hr: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
@@ -166,19 +137,8 @@ LOSSES = {
     "mse_gdl_sum": partial(mse_gdl, reduction="sum"),
     "ssim": ssim,
     "ssim_slices": ssim_slices,
-    "ms_ssim": ms_ssim,
     "ssim_l1_l2": ssim_l1_l2,
 }
-
-
-def wasserstein_critic(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
-    """What the critic minimises: mean D(fake) - mean D(real) (Arjovsky et al., ICML 2017)."""
-    return fake.mean() - real.mean()
-
-
-def wasserstein_generator(fake: torch.Tensor) -> torch.Tensor:
-    """What the generator minimises beside its supervised loss: -mean D(fake)."""
-    return -fake.mean()
 
 
 def mix(real: torch.Tensor, fake: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
@@ -198,12 +158,6 @@ def gradient_penalty(scores: torch.Tensor, points: torch.Tensor) -> torch.Tensor
     """
     (gradient,) = torch.autograd.grad(scores.sum(), points, create_graph=True)
     return ((gradient.flatten(1).norm(dim=1) - 1) ** 2).mean()
-
-
-def clip_weights(network: torch.nn.Module, bound: float) -> None:
-    """Clamp every parameter to [-bound, bound], in place (Arjovsky et al., ICML 2017)."""
-    for parameter in network.parameters():
-        parameter.data.clamp_(-bound, bound)
 
 
 def least_squares(scores: torch.Tensor, labels: np.ndarray) -> torch.Tensor:

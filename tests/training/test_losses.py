@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from scipy import ndimage
 from torch import nn
 
 from srlib import metrics
@@ -36,23 +35,6 @@ def test_mix_lies_between_its_ends():
     mixed = losses.mix(real, fake, torch.tensor([0.0, 0.25, 1.0]))
     assert mixed.flatten(1).mean(1).tolist() == [1.0, 0.75, 0.0]
     assert mixed.requires_grad and mixed.is_leaf
-
-
-def test_wasserstein_signs():
-    high, low = torch.tensor([3.0, 5.0]), torch.tensor([1.0, 1.0])
-    assert (
-        losses.wasserstein_critic(real=high, fake=low) == -3
-    )  # a critic that separates has a low loss
-    assert losses.wasserstein_critic(real=low, fake=high) == 3
-    assert losses.wasserstein_generator(high) < losses.wasserstein_generator(
-        low
-    )  # to please the critic is good
-
-
-def test_clipping_bounds_every_weight():
-    network = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1))
-    losses.clip_weights(network, 0.01)
-    assert max(p.abs().max() for p in network.parameters()) <= 0.01
 
 
 @pytest.mark.parametrize("name, expected", [("l1", 2.0), ("l2", 5.0)])
@@ -108,38 +90,6 @@ def test_ssim_is_the_metric(shape):
     assert losses.ssim(hr, hr).item() == pytest.approx(0, abs=1e-6)
 
 
-def reference_ms_ssim(sr, hr):
-    """Of one image, from SciPy's uniform filter."""
-    weights, product = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333), 1.0
-    c1, c2 = 0.01**2, 0.03**2
-    a, b = sr.astype(np.float64), hr.astype(np.float64)
-    for scale, weight in enumerate(weights):
-        mean = [ndimage.uniform_filter(x, 7)[3:-3, 3:-3] for x in (a, b, a * a, b * b, a * b)]
-        va, vb, cov = (
-            (m - p) * 49 / 48
-            for m, p in zip(mean[2:], (mean[0] ** 2, mean[1] ** 2, mean[0] * mean[1]), strict=True)
-        )
-        local = (2 * cov + c2) / (va + vb + c2)
-        if scale == 4:
-            local = local * (2 * mean[0] * mean[1] + c1) / (mean[0] ** 2 + mean[1] ** 2 + c1)
-        product *= max(local.mean(), 1e-6) ** weight
-        n, m = (s // 2 * 2 for s in a.shape)
-        a, b = (x[:n, :m].reshape(n // 2, 2, m // 2, 2).mean((1, 3)) for x in (a, b))
-    return product
-
-
-@pytest.mark.parametrize("size", [(112, 112), (121, 150)])
-def test_ms_ssim_is_that_of_its_definition(size):
-    sr, hr = pair_of_images((2, 2, *size))
-    sr[0, 0] = 1 - hr[0, 0]  # contrast reversed: negative terms
-    sr[1, 0] = 0.5 * hr[1, 0]  # darker
-    images = zip(sr.reshape(-1, *size).numpy(), hr.reshape(-1, *size).numpy(), strict=True)
-    expected = np.mean([reference_ms_ssim(a, b) for a, b in images])
-    assert 1 - losses.ms_ssim(sr, hr).item() == pytest.approx(expected, abs=1e-5)
-    assert losses.ms_ssim(sr[..., None], hr[..., None]) == losses.ms_ssim(sr, hr)
-    assert losses.ms_ssim(hr, hr).item() == pytest.approx(0, abs=1e-6)
-
-
 @pytest.mark.parametrize(
     ("loss", "shape"),
     [("ssim", (1, 2, 8, 9)), ("ssim", (1, 1, 7, 8, 7)), ("ssim_l1_l2", (2, 1, 8, 7, 1))],
@@ -149,27 +99,6 @@ def test_gradients_of_ssim(loss, shape):
     assert torch.autograd.gradcheck(
         lambda x: losses.LOSSES[loss](x, hr), sr.clamp(0.01, 0.99).requires_grad_()
     )
-
-
-def test_gradients_of_ms_ssim():
-    sr, hr = pair_of_images((1, 1, 112, 112), dtype=torch.float64)
-    x = sr.requires_grad_()
-    (gradient,) = torch.autograd.grad(losses.ms_ssim(x, hr), x)
-    generator = torch.Generator().manual_seed(1)
-    for _ in range(5):  # along random directions: 112 x 112 is too large for every pixel
-        way = torch.randn(x.shape, generator=generator, dtype=x.dtype)
-        with torch.no_grad():
-            slope = (losses.ms_ssim(x + 1e-5 * way, hr) - losses.ms_ssim(x - 1e-5 * way, hr)) / 2e-5
-        assert (gradient * way).sum().item() == pytest.approx(slope.item(), rel=1e-6)
-
-
-def test_reversed_contrast_has_a_finite_gradient():
-    _, hr = pair_of_images((1, 1, 112, 112))
-    sr = (1 - hr).requires_grad_()
-    loss = losses.ms_ssim(sr, hr)
-    loss.backward()
-    assert loss.item() > 0.9
-    assert sr.grad.isfinite().all()
 
 
 def test_absolute_and_squared_error_by_hand():
@@ -185,7 +114,7 @@ def test_the_combined_loss_is_its_parts():
     torch.testing.assert_close(losses.LOSSES["ssim_l1_l2"](sr, hr), expected)
 
 
-@pytest.mark.parametrize(("name", "least"), [("ssim", 7), ("ssim_l1_l2", 7), ("ms_ssim", 112)])
+@pytest.mark.parametrize(("name", "least"), [("ssim", 7), ("ssim_l1_l2", 7)])
 def test_images_below_the_windows_are_refused(name, least):
     for shape in ((1, 1, least, least), (1, 1, least, least + 3, 1)):
         assert losses.LOSSES[name](*pair_of_images(shape)).isfinite()
@@ -229,7 +158,7 @@ def test_ssim_of_slices_is_the_metrics_mean_over_the_axes():
     sr, hr = pair_of_images((2, 1, 12, 9, 15))
     volumes = [list(x[:, 0].numpy()) for x in (hr, sr)]
     expected = [
-        metrics.ssim(a, b, 1.0, kind="2d", axis=axis)
+        metrics.ssim(np.moveaxis(a, axis, 2), np.moveaxis(b, axis, 2), 1.0, kind="2d")
         for a, b in zip(*volumes, strict=True)
         for axis in range(3)
     ]
