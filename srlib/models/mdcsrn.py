@@ -1,4 +1,4 @@
-"""mDCSRN: the multi-level densely connected super-resolution network."""
+"""Define mDCSRN, the multi-level densely connected super-resolution network, and its critic."""
 
 import torch
 from torch import nn
@@ -8,9 +8,7 @@ from srlib.models.layers import Judge, channels_last, zero
 
 
 class DenseUnit(nn.Module):
-    """BatchNorm, ELU, 3x3x3 convolution to ``growth`` maps, which are put behind the channels of
-    the input.
-    """
+    """BatchNorm, ELU, 3x3x3 convolution to ``growth`` maps, appended to the input's channels."""
 
     def __init__(self, channels: int, growth: int) -> None:
         super().__init__()
@@ -24,9 +22,9 @@ class DenseUnit(nn.Module):
 
 
 class MDCSRN(nn.Module):
-    """Generator of Chen et al., MICCAI 2018, Fig. 1: 411,648 parameters at growth 16, 4 blocks of 4
-    units.
+    """Generator of Chen et al., MICCAI 2018, Fig. 1.
 
+    411,648 parameters at growth 16 and 4 blocks of 4 units.
     Maps an interpolated or zero-filled scan to the full-resolution one on the same grid, (B, 1, X,
     Y, Z) to the same shape. Deviation, named and off by default: ``residual`` adds the input to the
     output and starts the last convolution at zero, so that training begins at the input instead of
@@ -85,17 +83,21 @@ class MDCSRN(nn.Module):
 
 
 class Critic(Judge):
-    """Critic of Chen et al., MICCAI 2018, Fig. 1: 31,155,777 parameters at width 64 and patches of
-    64^3.
+    """Critic of Chen et al., MICCAI 2018, Fig. 1.
 
+    31,155,777 parameters at width 64 and patches of 64^3.
     Scores patches, (B, 1, n, n, n) to (B,). Layer normalisation is over (C, X, Y, Z), so that the
     parameters depend on the ``patch_size`` n, which may be any. ``slope`` of the leaky ReLU: 1, as
     in the replicated code, is the identity.
     """
 
     def __init__(self, width: int = 64, patch_size: int = 64, slope: float = 0.2) -> None:
-        def norm(maps: int, size: tuple[int, ...]) -> nn.Module:
-            return nn.LayerNorm([maps, *size])
-
-        size, pool = [patch_size] * 3, nn.AdaptiveAvgPool3d(1)
-        super().__init__(nn.Conv3d, norm, width, size, slope, 16 * width, pool)
+        super().__init__(
+            nn.Conv3d,
+            lambda maps, size: nn.LayerNorm([maps, *size]),
+            width=width,
+            size=[patch_size] * 3,
+            slope=slope,
+            hidden=16 * width,
+            pool=nn.AdaptiveAvgPool3d(1),
+        )

@@ -1,4 +1,4 @@
-"""The network of an experiment, as a part: a model by its name, its width and its settings."""
+"""Build the network of an experiment from a model's name, its width and its settings."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ class Network(Part):
         choose(MODELS, self.model, "model")
 
     def build(self, seed: int = 0) -> torch.nn.Module:
-        """The network with weights drawn from the seed; InputError for settings that the model does not take."""
+        """The network with weights drawn from the seed; InputError as ``seeded``."""
         return seeded(
             lambda: MODELS[self.model](width=self.width, **self.model_args), seed, self.model
         )

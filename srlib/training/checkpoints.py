@@ -39,13 +39,13 @@ def contents(
 
 @dataclass(frozen=True)
 class Identity:
-    """What identifies a run; ``renew`` rewrites an earlier version's experiment as this one would."""
+    """The facts that identify a run; ``renew`` updates the JSON of an earlier experiment."""
 
     facts: Mapping[str, object]
     renew: Callable[[str], str] = str
 
     def difference(self, found: Mapping[str, object]) -> str:
-        """The differences from the run of a file with the facts ``found``; empty when there are none.
+        """The differences from the run with the facts ``found``; empty when there are none.
 
         The source hash is left out, since a comment changes it. A number that experiments did not
         have when the file was written counts as its default.
@@ -136,7 +136,7 @@ def remove(path: Path, identity: Identity) -> None:
 
 
 def states(players: Players) -> dict[str, dict[str, dict]]:
-    """The state dicts of the players' networks and optimisers, by name, as a checkpoint holds them."""
+    """The state dicts of the players' networks and optimisers, by kind and name."""
     networks = {name: part.state_dict() for name, part in players.networks.items()}
     optimizers = {name: part.state_dict() for name, part in players.optimizers.items()}
     return {"networks": networks, "optimizers": optimizers}
@@ -169,7 +169,7 @@ def resume(
 def require_finite(
     players: Players, pending: Sequence[Mapping[str, torch.Tensor]], step: int, checkpoint: Path
 ) -> None:
-    """Raise InputError when a loss since the last row, a weight or an optimiser's state is not finite."""
+    """Raise InputError when a pending loss, a weight or an optimiser's state is not finite."""
     found = states(players)
     held = [(name, loss) for losses in pending for name, loss in losses.items()]
     for name, state in found["optimizers"].items():

@@ -29,7 +29,7 @@ class Examples(Part):
     n_train: Count  # training subjects, at most
 
     def tasks(self, task: str) -> tuple[str, ...]:
-        """The tasks that a network is trained for, of an experiment that is measured on ``task``."""
+        """The tasks that a network is trained for when it is measured on ``task``."""
         return (task,)
 
     def columns(self, pairs: PairMaker, subject: Subject) -> tuple[str, ...]:
@@ -199,7 +199,7 @@ def foreground(hr: np.ndarray) -> np.ndarray:
 def fullest(
     subject: Subject, part: ScanPatches, pairs: PairMaker, count: int
 ) -> tuple[PairDataset, list[PatchLocation]]:
-    """A subject's dataset, and its ``count`` patches with the most foreground under its first task."""
+    """A subject's dataset, and its ``count`` patches with the most foreground."""
     dataset = dataclasses.replace(part, stride=None, samples=None).open([subject], pairs)
     shown = foreground(dataset[0][1])
     share = {p: np.mean(shown[p.scaled(dataset.factor).slices]) for p in dataset.grid(0)}

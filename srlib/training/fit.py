@@ -74,7 +74,7 @@ def fit(
     restart: bool = False,
     name: str = "",
 ) -> Path:
-    """Train networks, ``generator`` and perhaps ``critic``; return the path of ``model.safetensors``.
+    """Train networks, ``generator`` and perhaps ``critic``; return ``model.safetensors``'s path.
 
     ``stream(first)`` yields the patches from number ``first`` on. An interrupted training goes on
     from ``checkpoint.pt`` (written every ``checkpoint_every`` steps; by default a fifth of the run,

@@ -20,7 +20,7 @@ MAX_CHUNK_BYTES = 2**30  # what a file may ask to hold in memory for one read
 
 
 class _Target(io.FileIO):
-    """A file for HDF5 that hides failed writes from it, since HDF5 crashes when it closes after one.
+    """A file that hides failed writes from HDF5, which crashes when it closes after one.
 
     Leaving the file raises what the system refused.
     """
@@ -54,7 +54,9 @@ class _Target(io.FileIO):
 def write_store(
     dataset: PairDataset, path: str | Path, *, progress: bool = True, force: bool = False
 ) -> Path:
-    """Write all grid patches of a dataset, float32: (N, C, x, y, z) ``data``, (N, 1, x, y, z) ``label``.
+    """Write all grid patches of a dataset.
+
+    The arrays are float32: ``data`` (N, C, x, y, z) and ``label`` (N, 1, x, y, z).
 
     Names and axes are those of the published code. The file appears under its name only when it is
     complete. Raises InputError for an experiment that draws its patches at random, when something

@@ -18,7 +18,7 @@ Patch = tuple[np.ndarray, np.ndarray]  # input (C, x, y, z), truth (1 or 2, x, y
 
 
 def patch_stream(dataset: Any, seed: int, start: int = 0) -> Iterator[Patch]:
-    """Yield patches of a dataset without end, from number ``start`` on: a pure function of ``seed``.
+    """Yield endless patches of a dataset from number ``start`` on; a pure function of ``seed``.
 
     Each epoch shuffles the items (subjects, or the items of a patch store). Pools of a few items
     are loaded, the next one while this one is served, and their patches are mixed. Whole pools
@@ -53,7 +53,7 @@ def patch_stream(dataset: Any, seed: int, start: int = 0) -> Iterator[Patch]:
 
 
 def batches(patches: Iterator, size: int, first: int, share: int) -> Iterator[list[np.ndarray]]:
-    """Yield batches of ``size`` patches: of each, the ``share`` from ``first`` on, one array per side."""
+    """Yield, of each batch of ``size``, the ``share`` from ``first`` on: one array per side."""
     while True:
         batch = list(itertools.islice(patches, size))[first : first + share]
         yield [np.stack(arrays) for arrays in zip(*batch, strict=True)]

@@ -277,7 +277,7 @@ class SyntheticDataset:
             batch_size=self.part.per_scan,
             sampler=itertools.count(start - start % pool),
             num_workers=workers,
-            collate_fn=list,  # of arrays: tensors need shared memory, of which containers have little
+            collate_fn=list,  # of arrays: tensors would need shared memory
             worker_init_fn=_end_with_parent,
             generator=torch.Generator(),  # or it would draw from the global one
         )
@@ -285,7 +285,7 @@ class SyntheticDataset:
 
 
 def _end_with_parent(worker: int) -> None:
-    """Make a worker end when its parent was killed; otherwise it waits at their full pipe forever."""
+    """Make a worker end when its parent was killed; it would wait at their full pipe."""
 
     def wait() -> None:
         multiprocessing.parent_process().join()
@@ -295,7 +295,7 @@ def _end_with_parent(worker: int) -> None:
 
 
 def _mixed(loaded: Iterator, scans: int, seed: int, pool: int, skip: int) -> Iterator[Patch]:
-    """The shuffled examples of each pool of scans, from example ``skip`` of the pool ``pool`` on."""
+    """The shuffled examples of each pool of scans, from example ``skip`` of ``pool`` on."""
     try:
         for number in itertools.count(pool):
             items = [item for _ in range(scans) for item in next(loaded)]

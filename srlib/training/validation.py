@@ -109,7 +109,7 @@ def board_writer(pairs: Sequence[Patch], loss: str, folder: Path) -> Show:
 
 
 def snapshot_writer(subject: Subject, part: ScanPatches, pairs: PairMaker, folder: Path) -> Show:
-    """A function that writes the output for a scan's fullest patch, ``STEP_sr.nii.gz``, in scan units.
+    """A function that writes ``STEP_sr.nii.gz``: the output for a scan's fullest patch.
 
     ``hr.nii.gz`` and ``input.nii.gz`` beside it are the truth and the input. Affines keep each file
     in its place in the world.
