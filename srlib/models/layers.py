@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from math import prod
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 # the layers of SRGAN's discriminator after the first: feature maps in widths, and stride 2 or not
@@ -47,7 +47,7 @@ class Judge(nn.Module):
             nn.Linear(inputs, hidden), nn.LeakyReLU(slope), nn.Linear(hidden, 1)
         )
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return self.score(self.features(x))[:, 0]
 
 
@@ -62,7 +62,7 @@ class PixelShuffle3D(nn.Module):
         super().__init__()
         self.factor = tuple(factor)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         voxels = x.movedim(1, -1).unflatten(-1, (*self.factor, -1)).permute(0, 1, 4, 2, 5, 3, 6, 7)
         return voxels.flatten(5, 6).flatten(3, 4).flatten(1, 2).movedim(-1, 1)
 
@@ -73,13 +73,13 @@ def zero(layer: nn.Module) -> None:
         nn.init.zeros_(parameter)
 
 
-def padded(x: torch.Tensor, multiple: int, mode: str = "constant") -> torch.Tensor:
+def padded(x: Tensor, multiple: int, mode: str = "constant") -> Tensor:
     """Pad images or volumes at the end of each axis to a multiple of voxels (PyTorch's modes)."""
     missing = [pad for n in reversed(x.shape[2:]) for pad in (0, -n % multiple)]
     return functional.pad(x, missing, mode)
 
 
-def channels_last(x: torch.Tensor) -> torch.Tensor:
+def channels_last(x: Tensor) -> Tensor:
     """A volume with its channels last in memory, where convolutions are fastest.
 
     A single channel has no memory layout of its own, so a network's first layer cannot hand it on.

@@ -1,7 +1,7 @@
 """Define mDCSRN, the multi-level densely connected super-resolution network, and its critic."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from srlib.models.layers import Judge, channels_last, zero
@@ -15,7 +15,7 @@ class DenseUnit(nn.Module):
         self.norm = nn.BatchNorm3d(channels)
         self.conv = nn.Conv3d(channels, growth, 3, padding=1, bias=False)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         new = self.conv(functional.elu(self.norm(x), inplace=True))
         # joined on the channels-last view, which is several times faster on a CPU
         return torch.cat([x.movedim(1, -1), new.movedim(1, -1)], -1).movedim(-1, 1)
@@ -56,13 +56,13 @@ class MDCSRN(nn.Module):
         if residual:
             zero(self.last)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         out = channels_last(self.first(x))
         # A 1x1x1 convolution of concatenated features is a sum over the features: each is added to
         # the sums of the convolutions that will read it (all later compressions and the last) and
         # need not be kept.
         heads = [conv.weight.flatten(1) for conv in [*self.compress, self.last]]
-        sums: list[torch.Tensor | float] = [0.0] * len(heads)
+        sums: list[Tensor | float] = [0.0] * len(heads)
         read = 0
         for i, block in enumerate([[], *self.blocks]):
             if i > 1:

@@ -4,8 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from srlib.models.layers import channels_last, zero
@@ -24,7 +23,7 @@ class ConvolutionStack(nn.Module):
         self,
         channels: Sequence[int],
         kernels: Sequence[int],
-        start: Callable[[torch.Tensor], object],
+        start: Callable[[Tensor], object],
         faces: str = "zeros",
     ) -> None:
         super().__init__()
@@ -42,7 +41,7 @@ class ConvolutionStack(nn.Module):
             start(conv.weight)
             nn.init.zeros_(conv.bias)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         first, *others = self.children()
         x = channels_last(first(x))
         for conv in others:
@@ -78,7 +77,7 @@ class ReCNN(ConvolutionStack):
         if zero_last:
             zero(self.get_submodule(f"conv{layers}"))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         y = super().forward(x)
         return x[:, :1] + y if self.residual else y
 

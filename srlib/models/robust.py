@@ -1,7 +1,7 @@
 """Ours: a residual network for every factor, conditioned on a description of the degradation."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from srlib.models.layers import PixelShuffle3D, channels_last, padded, zero
@@ -38,10 +38,10 @@ class RobustSR(nn.Module):
         self.halo = PACK * (2 + 2 * blocks) + REACH
         self.live_channels = 8 + 4 * width // PACK**3
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return self.resolve(x[:, :1], x[:, 1:, 0, 0, 0])
 
-    def resolve(self, scan: torch.Tensor, description: torch.Tensor) -> torch.Tensor:
+    def resolve(self, scan: Tensor, description: Tensor) -> Tensor:
         """The same from a scan (B, 1, X, Y, Z) and its description (B, 15)."""
         sharp = self._filtered(scan, description.unflatten(1, (3, PER_AXIS)))
         gains = self.gains(description).unflatten(1, (-1, self.first.out_channels, 1, 1, 1))
@@ -59,7 +59,7 @@ class RobustSR(nn.Module):
             y = block(y, gain)
         return sharp + self.unpack(self.last(y))[:, :, : shape[0], : shape[1], : shape[2]]
 
-    def _filtered(self, scan: torch.Tensor, axes: torch.Tensor) -> torch.Tensor:
+    def _filtered(self, scan: Tensor, axes: Tensor) -> Tensor:
         """Filter the scan along each axis in turn.
 
         The numbers (B, 3, 5) of an axis and the mean of the other axes choose its filter.
@@ -87,13 +87,13 @@ def _perceptron(inputs: int, outputs: int) -> nn.Sequential:
 class Conditioned(nn.Module):
     """A network with the description of one scan, (15,): (B, 1, X, Y, Z) to (B, 1, X, Y, Z)."""
 
-    def __init__(self, network: RobustSR, description: torch.Tensor) -> None:
+    def __init__(self, network: RobustSR, description: Tensor) -> None:
         super().__init__()
         self.network, self.halo, self.multiple = network, network.halo, network.multiple
         self.live_channels = network.live_channels
         self.register_buffer("description", description[None])
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return self.network.resolve(x, self.description.expand(len(x), -1))
 
 
@@ -107,11 +107,11 @@ class _Block(nn.Module):
         with torch.no_grad():
             self.conv2.weight.mul_(0.3)  # or features would grow with every block
 
-    def forward(self, x: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor, gain: Tensor) -> Tensor:
         return x + self.conv2(functional.relu(self.conv1(x), inplace=True) * gain)
 
 
-def pack(x: torch.Tensor) -> torch.Tensor:
+def pack(x: Tensor) -> Tensor:
     """Cubes of voxels as channels: (B, C, 2 X, 2 Y, 2 Z) to (B, 8 C, X, Y, Z)."""
     for axis in (4, 3, 2):
         x = x.unflatten(axis, (-1, PACK))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from srlib.core.paths import InputError, choose
@@ -85,7 +85,7 @@ class SRGAN3D(nn.Module):
             reach = math.ceil((reach + around) / min(step)) + 1
         self.halo = 2 + 2 * blocks + reach
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         first = self.first_norm(channels_last(self.first(x)))
         y = first
         for block in self.blocks:
@@ -99,7 +99,7 @@ class SRGAN3D(nn.Module):
         return torch.tanh(y) if self.upsampler == "nn_resize" else y
 
 
-def interpolate(x: torch.Tensor, factor: Sequence[int]) -> torch.Tensor:
+def interpolate(x: Tensor, factor: Sequence[int]) -> Tensor:
     """Cubic interpolation (Keys, a = -1/2), centre-aligned. Ours.
 
     It maps (B, C, X, Y, Z) to (B, C, fX * X, fY * Y, fZ * Z).

@@ -1,7 +1,7 @@
 """Define SRResNet and SRGAN's discriminator for 2-D images, in forms for ultrasound and CT."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from srlib.core.paths import InputError
@@ -13,7 +13,7 @@ STEPS = {2**n: n for n in range(1, 7)}  # factor -> how often the grid is double
 class SliceNetwork(nn.Module):
     """A network of images (B, 1, X, Y) that also takes volumes (B, 1, X, Y, N) slice by slice."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         y = self.resolve(_slices(x))
         return y if x.dim() == 4 else y.unflatten(0, (len(x), -1)).movedim(1, -1)
 
@@ -75,7 +75,7 @@ class SRResNet2D(SliceNetwork):
         if residual:
             zero(self.last)
 
-    def resolve(self, images: torch.Tensor) -> torch.Tensor:
+    def resolve(self, images: Tensor) -> Tensor:
         """Images (B, 1, X, Y) to (B, 1, X', Y'); InputError for those too small to be reflected."""
         x, y = images.shape[2:]
         whole = images
@@ -106,7 +106,7 @@ class SRResNet2DRes(SliceNetwork):
         self.last = nn.Conv2d(width, factor, 3, padding=1)
         zero(self.last)
 
-    def resolve(self, images: torch.Tensor) -> torch.Tensor:
+    def resolve(self, images: Tensor) -> Tensor:
         """Images (B, 1, X, Y) to (B, 1, f X, Y)."""
         features = self.first(images)
         columns = self.last(features + self.body(features))
@@ -123,7 +123,7 @@ class ResidualBlock(nn.Module):
             nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width),
         )  # fmt: skip
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return x + self.layers(x)
 
 
@@ -147,7 +147,7 @@ class Discriminator2D(Judge):
             pool=None if shape else nn.AdaptiveAvgPool2d(1),
         )
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return super().forward(_slices(x))
 
 
@@ -161,17 +161,17 @@ def _body(width: int, blocks: int) -> list[nn.Module]:
     return [*layers, nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width)]
 
 
-def _slices(x: torch.Tensor) -> torch.Tensor:
+def _slices(x: Tensor) -> Tensor:
     """(B, 1, X, Y, N) as a batch (B N, 1, X, Y) of images; a batch of images as it is."""
     return x if x.dim() == 4 else x.movedim(-1, 1).flatten(0, 1)
 
 
-def _interleaved(columns: torch.Tensor) -> torch.Tensor:
+def _interleaved(columns: Tensor) -> Tensor:
     """The f output columns of each input column, (B, f, X, Y), as an image (B, 1, f X, Y)."""
     return columns.transpose(1, 2).flatten(1, 2)[:, None]
 
 
-def _cubic(x: torch.Tensor, factor: int) -> torch.Tensor:
+def _cubic(x: Tensor, factor: int) -> Tensor:
     """Cubic convolution (Keys, IEEE TASSP 1981) along X, (B, 1, X, Y) to (B, 1, f X, Y).
 
     Edge pixels are repeated beyond the image. Input pixel i lies on output pixel f i.

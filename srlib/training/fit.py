@@ -10,24 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from srlib.core.device import choose_device, fabric_devices, keep_freed_memory, layout
 from srlib.core.paths import InputError
 from srlib.training import checkpoints
-from srlib.training.games import (
-    CrossEntropy,
-    LeastSquares,
-    Players,
-    Supervised,
-    Training,
-    Wasserstein,
-)
+from srlib.training.games import Players, Supervised, Training
 from srlib.training.streams import Show, ahead, batches
 
 ROWS = 20  # of history.csv, at most: one per 5 % of the steps
-Game = Supervised | Wasserstein | LeastSquares | CrossEntropy
-Check = Callable[[Mapping[str, torch.nn.Module], torch.device], dict[str, float]]
+Check = Callable[[Mapping[str, nn.Module], torch.device], dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -57,17 +50,17 @@ class Machine:
 
 
 def fit(
-    networks: Mapping[str, torch.nn.Module],
+    networks: Mapping[str, nn.Module],
     stream: Callable[[int], Iterator],
     training: Training,
-    game: Game,
+    game: Supervised,  # or a kind of it
     folder: Path,
     *,
     identity: checkpoints.Identity,
     check: Check,
     machine: Machine = Machine(),
     seed: int = 0,
-    segmenter: torch.nn.Module | None = None,
+    segmenter: nn.Module | None = None,
     shows: Sequence[Show] = (),
     checkpoint_every: int | None = None,
     progress: bool = True,

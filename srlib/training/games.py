@@ -2,15 +2,16 @@
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from srlib.core.device import layout
-from srlib.core.parts import Count, Number, Part, Whole
+from srlib.core.parts import Count, Number, Part, Size, Whole
 from srlib.core.paths import InputError, first_line
 from srlib.models.mdcsrn import Critic
 from srlib.models.network import seeded
@@ -42,6 +43,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adagrad": torch.optim.Adagrad,
     "adadelta": torch.optim.Adadelta,
 }
+Losses = dict[str, Tensor]  # by name
 
 
 @dataclass(frozen=True)
@@ -73,14 +75,14 @@ class Training(Part):
         share = SCHEDULES[self.schedule](step, self.max_steps, **self.schedule_args)
         return self.learning_rate * share
 
-    def make_optimizer(self, network: torch.nn.Module) -> torch.optim.Optimizer:
+    def make_optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
         """The optimiser of a network's weights and biases."""
         groups: list[dict] = [{"params": [], "rate": 1.0}, {"params": [], "rate": self.bias_rate}]
         for name, parameter in network.named_parameters():
             groups[name.endswith("bias")]["params"].append(parameter)
         return OPTIMIZERS[self.optimizer](groups, lr=self.learning_rate, **self.optimizer_args)
 
-    def check(self, network: torch.nn.Module) -> None:
+    def check(self, network: nn.Module) -> None:
         """Raise InputError for settings that the optimiser or the schedule does not take."""
         try:
             self.make_optimizer(network)
@@ -104,11 +106,11 @@ class Players:
 
     def __init__(
         self,
-        networks: Mapping[str, torch.nn.Module],
+        networks: Mapping[str, nn.Module],
         training: Training,
         fabric: Any,
         seed: int,
-        segmenter: torch.nn.Module | None = None,
+        segmenter: nn.Module | None = None,
     ) -> None:
         self.networks, self.training, self.fabric = dict(networks), training, fabric
         self.seed, self.segmenter = seed, segmenter
@@ -125,7 +127,7 @@ class Players:
         """Random numbers of a step: a function of the seed, the step and the process alone."""
         return np.random.default_rng([self.seed, index, self.fabric.global_rank])
 
-    def supervised(self, output: torch.Tensor, truth: torch.Tensor) -> dict[str, torch.Tensor]:
+    def supervised(self, output: Tensor, truth: Tensor) -> Losses:
         """Losses against the truth (B, 1 or 2, X, Y, Z), by name.
 
         With a segmenter the truth's second channel holds classes; the weighted Dice of the
@@ -138,7 +140,7 @@ class Players:
         dice = losses.dice(self._middle(found), self._middle(truth[:, 1:]))
         return {"loss": loss + self.training.dice_weight * dice, "dice_loss": dice}
 
-    def _middle(self, x: torch.Tensor) -> torch.Tensor:
+    def _middle(self, x: Tensor) -> Tensor:
         """The part of a patch that the loss sees."""
         size = self.training.loss_crop
         if size is None:
@@ -146,7 +148,7 @@ class Players:
         starts = [max(n - size, 0) // 2 for n in x.shape[2:]]
         return x[(..., *(slice(start, start + size) for start in starts))]
 
-    def update(self, name: str, index: int, loss: torch.Tensor) -> None:
+    def update(self, name: str, index: int, loss: Tensor) -> None:
         """One step of a network's optimiser."""
         optimizer = self.optimizers[name]
         for group in optimizer.param_groups:
@@ -156,26 +158,25 @@ class Players:
         optimizer.step()
 
 
-def _image(x: torch.Tensor) -> torch.Tensor:
+def _image(x: Tensor) -> Tensor:
     """The first channel of an output or a truth; uncertainty or classes may follow."""
     # a slice's gradient has another layout, and rounds differently
     return x if x.shape[1] == 1 else x[:, :1]
 
 
-def _detached(terms: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _detached(terms: Losses) -> Losses:
     return {name: term.detach() for name, term in terms.items()}
 
 
 @dataclass(frozen=True)
 class Supervised(Part):
-    """One network, and a loss between its output and the truth."""
+    """One network, and a loss between its output and the truth; the base of all games."""
 
-    def critic(self, width: int, patch_size: int | Sequence[int], seed: int = 0) -> None:
+    def critic(self, width: int, patch_size: Size, seed: int = 0) -> nn.Module | None:
         """None: there is no critic."""
+        return None
 
-    def step(
-        self, players: Players, index: int, lr: torch.Tensor, hr: torch.Tensor
-    ) -> dict[str, torch.Tensor]:
+    def step(self, players: Players, index: int, lr: Tensor, hr: Tensor) -> Losses:
         """One update; returns the losses by name."""
         players.networks["generator"].train()
         terms = players.supervised(players.models["generator"](lr), hr)
@@ -184,7 +185,7 @@ class Supervised(Part):
 
 
 @dataclass(frozen=True)
-class Wasserstein(Part):
+class Wasserstein(Supervised):
     """A generator and a Wasserstein critic; each step updates one of them.
 
     Chen et al., MICCAI 2018: the critic alone at first, then a fixed number of critic steps for
@@ -204,7 +205,7 @@ class Wasserstein(Part):
     strength: Number = 10.0  # of the penalty; the bound of the weights where they are clipped
     slope: Number = 0.2  # of the critic's LeakyReLU
 
-    def critic(self, width: int, patch_size: int | Sequence[int], seed: int = 0) -> torch.nn.Module:
+    def critic(self, width: int, patch_size: Size, seed: int = 0) -> nn.Module:
         """The critic, four times as wide as the generator, as in the paper (64 to 16)."""
         return seeded(lambda: Critic(4 * width, patch_size, self.slope), seed, "the critic")
 
@@ -216,29 +217,24 @@ class Wasserstein(Part):
         turn = place % (self.per_generator + 1)
         return "generator" if place < self.extra_every and turn == self.per_generator else "critic"
 
-    def step(
-        self, players: Players, index: int, lr: torch.Tensor, hr: torch.Tensor
-    ) -> dict[str, torch.Tensor]:
+    def step(self, players: Players, index: int, lr: Tensor, hr: Tensor) -> Losses:
         """One update of either network; returns its losses by name."""
         move = self._move_critic if self.who_moves(index) == "critic" else self._move_generator
         return _detached(move(players, index, lr, hr))
 
-    def _move_critic(
-        self, players: Players, index: int, lr: torch.Tensor, hr: torch.Tensor
-    ) -> dict:
+    def _move_critic(self, players: Players, index: int, lr: Tensor, hr: Tensor) -> dict:
         generator, critic = players.networks["generator"].eval(), players.models["critic"]
         players.networks["critic"].requires_grad_(True)
         with torch.no_grad():
             hr, sr = _image(hr), _image(generator(lr)).contiguous()
-        if self.constraint == "clip":
-            real, fake = critic(torch.cat([hr, sr])).split(len(hr))
-            loss = distance = fake.mean() - real.mean()
-        else:
+        points = []
+        if self.constraint == "penalty":
             share = players.draw(index).random(len(hr), dtype=np.float32)
-            points = losses.mix(hr, sr, torch.from_numpy(share))
-            real, fake, between = critic(torch.cat([hr, sr, points])).split(len(hr))
-            distance = fake.mean() - real.mean()
-            loss = distance + self.strength * losses.gradient_penalty(between, points)
+            points = [losses.mix(hr, sr, torch.from_numpy(share))]
+        real, fake, *between = critic(torch.cat([hr, sr, *points])).split(len(hr))
+        loss = distance = fake.mean() - real.mean()
+        if points:
+            loss = distance + self.strength * losses.gradient_penalty(*between, *points)
         players.update("critic", index, loss)
         if self.constraint == "clip":  # Arjovsky et al., ICML 2017
             with torch.no_grad():
@@ -246,9 +242,7 @@ class Wasserstein(Part):
                     parameter.clamp_(-self.strength, self.strength)
         return {"critic_loss": loss, "gap": -distance}
 
-    def _move_generator(
-        self, players: Players, index: int, lr: torch.Tensor, hr: torch.Tensor
-    ) -> dict:
+    def _move_generator(self, players: Players, index: int, lr: Tensor, hr: Tensor) -> dict:
         players.networks["generator"].train()
         players.networks["critic"].requires_grad_(False)
         sr = players.models["generator"](lr)
@@ -258,7 +252,7 @@ class Wasserstein(Part):
         return {**terms, "adversarial": adversarial}
 
 
-class _BothMove(Part):
+class _BothMove(Supervised):
     """A generator and a discriminator, both updated at every step, the discriminator first."""
 
     choices: ClassVar = {"labels": ("per_step", "code", "hard"), "moves": ("both", "critic")}
@@ -268,14 +262,12 @@ class _BothMove(Part):
 
     against: ClassVar  # (scores (B,), labels (B,)) to a loss
 
-    def critic(self, width: int, patch_size: int | Sequence[int], seed: int = 0) -> torch.nn.Module:
+    def critic(self, width: int, patch_size: Size, seed: int = 0) -> nn.Module:
         """The discriminator, as wide as the generator, as in both papers."""
         critic = seeded(lambda: self.make_critic(width, patch_size), seed, "the discriminator")
         return critic.to(memory_format=layout(critic))
 
-    def step(
-        self, players: Players, index: int, lr: torch.Tensor, hr: torch.Tensor
-    ) -> dict[str, torch.Tensor]:
+    def step(self, players: Players, index: int, lr: Tensor, hr: Tensor) -> Losses:
         """One update of each network; returns their losses by name."""
         critic, draw, both = players.networks["critic"], players.draw(index), self.moves == "both"
         real, fake = losses.draw_labels(draw, len(hr), self.labels)
@@ -308,7 +300,7 @@ class LeastSquares(_BothMove):
     labels: str = "per_step"  # rule of losses.draw_labels
     slope: Number = 0.2  # of the discriminator's LeakyReLU
 
-    def make_critic(self, width: int, patch_size: int | Sequence[int]) -> torch.nn.Module:
+    def make_critic(self, width: int, patch_size: Size) -> nn.Module:
         """3D-SRGAN's discriminator."""
         return Discriminator3D(width, patch_size, self.slope)
 
@@ -323,6 +315,6 @@ class CrossEntropy(_BothMove):
     labels: str = "hard"  # rule of losses.draw_labels
     moves: str = "both"  # or the "critic" alone
 
-    def make_critic(self, width: int, patch_size: int | Sequence[int]) -> torch.nn.Module:
+    def make_critic(self, width: int, patch_size: Size) -> nn.Module:
         """SRGAN's discriminator of images."""
         return Discriminator2D(width, per_axis(patch_size)[:2])

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.random import Generator
 from scipy import ndimage
 
 from srlib.core.parts import Number, Part
@@ -41,7 +42,7 @@ class Mixture(Part):
 
 
 def synthesize(
-    rng: np.random.Generator,
+    rng: Generator,
     label_map: LabelMap,
     generation: Generation,
     mixture: Mixture,
@@ -70,7 +71,7 @@ def synthesize(
 
 
 def degrade(
-    rng: np.random.Generator, hr: Volume, mixture: Mixture
+    rng: Generator, hr: Volume, mixture: Mixture
 ) -> tuple[Volume, tuple[float, float, float]]:
     """A scan with a random degradation, on its own grid, and the factor per axis."""
     kernel = mixture.kernels[rng.integers(len(mixture.kernels))]
@@ -91,7 +92,7 @@ def degrade(
     return degradation.to_grid(noisy(lr), hr.shape), factor
 
 
-def _factor(rng: np.random.Generator, mixture: Mixture, whole: bool) -> tuple[float, float, float]:
+def _factor(rng: Generator, mixture: Mixture, whole: bool) -> tuple[float, float, float]:
     """One, two or all axes are coarser; of factors along more than one axis, half are 2."""
     axes = rng.permutation(3)[: rng.choice((1, 2, 3), p=(0.3, 0.2, 0.5))]
     value = rng.uniform(1.5, mixture.thick if len(axes) == 1 else mixture.isotropic)

@@ -14,6 +14,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
+from numpy.random import Generator
 from torch.utils.data import DataLoader
 
 from srlib.core.parts import Count, Length, Size
@@ -131,7 +132,7 @@ class SyntheticScans(_LabelMaps):
 
     def example(
         self,
-        rng: np.random.Generator,
+        rng: Generator,
         label_map: LabelMap,
         priors: Mapping[str, Prior],
         real: np.ndarray | None,
@@ -178,7 +179,7 @@ class RandomDegradations(_LabelMaps):
 
     def draw(
         self,
-        rng: np.random.Generator,
+        rng: Generator,
         label_map: LabelMap,
         priors: Mapping[str, Prior],
         real: None = None,
@@ -244,7 +245,7 @@ class SyntheticDataset:
 
     def source(
         self, index: int
-    ) -> tuple[np.random.Generator, LabelMap, Mapping[str, Prior], np.ndarray | None]:
+    ) -> tuple[Generator, LabelMap, Mapping[str, Prior], np.ndarray | None]:
         """What scan ``index`` is drawn from: random numbers, label map, priors, real scan."""
         rng = np.random.default_rng([self.seed, index])
         label_map, real = self.load(int(rng.integers(len(self.subjects))))

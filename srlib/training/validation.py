@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 from torch.nn import functional
 
 from srlib.core.paths import InputError, make_dir
@@ -19,7 +20,7 @@ from srlib.training.streams import Patch, Show
 
 
 @contextmanager
-def _evaluating(*networks: torch.nn.Module) -> Iterator[None]:
+def _evaluating(*networks: nn.Module) -> Iterator[None]:
     """Put networks in evaluation mode, without gradients; afterwards restore their modes."""
     modes = [network.training for network in networks]
     try:
@@ -34,7 +35,7 @@ def _evaluating(*networks: torch.nn.Module) -> Iterator[None]:
 
 def validation(
     pairs: Sequence[Patch], loss: str
-) -> Callable[[Mapping[str, torch.nn.Module], torch.device], dict[str, float]]:
+) -> Callable[[Mapping[str, nn.Module], torch.device], dict[str, float]]:
     """A function that measures networks on fixed (input, truth) pairs; nan when there are none.
 
     ``val_psnr``: PSNR of the image in dB (data range 1 in the network's units). For the loss
@@ -44,7 +45,7 @@ def validation(
     """
     measure, name = (_dice, "val_dice") if loss == "dice" else (_psnr, "val_psnr")
 
-    def check(networks: Mapping[str, torch.nn.Module], device: torch.device) -> dict[str, float]:
+    def check(networks: Mapping[str, nn.Module], device: torch.device) -> dict[str, float]:
         generator, critic = networks["generator"], networks.get("critic")
         row: dict[str, list[float]] = {name: []} | ({"val_gap": []} if critic else {})
         with _evaluating(*networks.values()):
@@ -59,11 +60,11 @@ def validation(
     return check
 
 
-def _psnr(sr: torch.Tensor, hr: torch.Tensor) -> float:
+def _psnr(sr: Tensor, hr: Tensor) -> float:
     return float(-10 * torch.log10(functional.mse_loss(sr[:, :1], hr)))
 
 
-def _dice(logits: torch.Tensor, classes: torch.Tensor) -> float:
+def _dice(logits: Tensor, classes: Tensor) -> float:
     found, scores = logits.argmax(1, keepdim=True), []
     for k in range(1, logits.shape[1]):
         p, g = found == k, classes == k
@@ -72,7 +73,7 @@ def _dice(logits: torch.Tensor, classes: torch.Tensor) -> float:
     return float(np.mean(scores or math.nan))
 
 
-def _run(network: torch.nn.Module, given: np.ndarray) -> np.ndarray:
+def _run(network: nn.Module, given: np.ndarray) -> np.ndarray:
     """The output (C, X, Y, Z) for one input, in evaluation mode."""
     with _evaluating(network):
         device = next(network.parameters()).device
@@ -93,7 +94,7 @@ def board_writer(pairs: Sequence[Patch], loss: str, folder: Path) -> Show:
         ) from err
     board = SummaryWriter(str(make_dir(folder)))
 
-    def write(row: Mapping[str, float], network: torch.nn.Module) -> None:
+    def write(row: Mapping[str, float], network: nn.Module) -> None:
         for name, value in row.items():
             board.add_scalar(name, value, row["step"])
         for given, truth in pairs[:1]:
@@ -122,7 +123,7 @@ def snapshot_writer(subject: Subject, part: ScanPatches, pairs: PairMaker, folde
     affine = crop_or_pad(pair.hr, target.start, (1, 1, 1)).affine
     given = extract(pair.network_input, place)
 
-    def write(row: Mapping[str, float], network: torch.nn.Module) -> None:
+    def write(row: Mapping[str, float], network: nn.Module) -> None:
         sr = pair.scaling.invert(_run(network, given)[0])
         save(Volume(sr, affine), folder / f"{row['step']:06d}_sr.nii.gz")
 
