@@ -71,7 +71,8 @@ def train_all(
                     raise InputError(f"{name} needs {first}, which must be trained before it")
                 file = "critic.safetensors" if option == "start_critic" else "model.safetensors"
                 options[option] = weights[first].with_name(file)
-        tables = experiment.examples.tables_of(classes, priors)
+        if experiment.examples.reads == "labels":
+            options |= {"classes": classes, "priors": priors}
         weights[name] = train_recorded(
             name,
             profile,
@@ -81,6 +82,5 @@ def train_all(
             device=device,
             folder=folder,
             **options,
-            **tables,
         )
     return weights

@@ -16,7 +16,7 @@ from srlib.degradations.resolution import Degradation
 from srlib.inference.checks import content, findings, header
 from srlib.inference.tiles import run_tiled
 from srlib.models.conditioning import describe_degradation
-from srlib.models.robust import Told
+from srlib.models.robust import Conditioned
 from srlib.scans.intensity import HU_WINDOW, fit_scaling, usual_range, wild
 from srlib.scans.volume import Volume, fine_grid, resample, to_window
 
@@ -121,7 +121,9 @@ class SameGrid(Part):
     ) -> Prediction:
         """What the network makes of a scan on its own grid."""
         same = np.allclose(plan.finer, 1)
-        on_grid = scan if same else resample(scan, *fine_grid(scan, plan.finer, align=request.align))
+        on_grid = (
+            scan if same else resample(scan, *fine_grid(scan, plan.finer, align=request.align))
+        )
         return Prediction(
             self.on_grid(
                 on_grid, network, pairs, reference, tiles, plan.coarser, request.flip, scan
@@ -289,7 +291,9 @@ class AnyFactor(SameGrid):
         scaling = fit_scaling(calm.data, pairs.intensity)
         given = network_input(calm, None, pairs.intensity)
         facts = describe_degradation(given[0], factor or pairs.degradation().coarser)
-        network = Told(network, torch.from_numpy(facts).to(next(network.parameters()).device))
+        network = Conditioned(
+            network, torch.from_numpy(facts).to(next(network.parameters()).device)
+        )
         made = tiles(network, given)
         if flip:
             made += tiles(network, given[:, ::-1, ::-1, ::-1])[::-1, ::-1, ::-1]

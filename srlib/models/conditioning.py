@@ -1,41 +1,38 @@
-"""What a network for any degradation is given beside a scan: the factor, and what the scan shows of blur and noise."""
+"""Describe the degradation of a scan, as the conditioning input of a network."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 LAGS = (1, 2, 4, 8)  # voxels
-LOOK = 112  # voxels per axis
+MIDDLE = 112  # voxels per axis
 
 
 def describe_degradation(scan: np.ndarray, factor: Sequence[float]) -> np.ndarray:
-    """What a network is told of a scan (X, Y, Z) on the fine grid: (15,), five numbers per axis.
+    """The description of a scan (X, Y, Z) on the fine grid, float32 (15,): five numbers per axis.
 
-    The first is 1 / factor. The others are logarithms of how the mean squared difference of voxels grows with their
-    distance of 1 to 8 voxels, each over the next one's, after the differences of neighbouring differences over those of
-    neighbours: they show kernel and noise, and do not change with a scan's units. The middle of the scan is read, as
-    much as is painted in training, and of it every other line of the other axes. What an axis of fewer than 9 voxels
-    cannot show is the mean of what the other axes show.
+    The first is 1 / factor. The others are logarithms of ratios of energies. An energy is the mean
+    square of the second differences (over 3, as for white noise), or of the differences of voxels
+    1, 2, 4 and 8 apart; each is divided by the next. They show kernel and noise, and do not change
+    with a scan's units. Only the middle of the scan is read, the size of training scans, and every
+    other line of it. An axis of fewer than 9 voxels takes the mean of the other axes for what it
+    cannot show. Ours.
     """
-    scan = scan[
-        tuple(slice(max(n - LOOK, 0) // 2, max(n - LOOK, 0) // 2 + LOOK) for n in scan.shape)
-    ]
+    starts = [max(n - MIDDLE, 0) // 2 for n in scan.shape]
+    scan = scan[tuple(slice(start, start + MIDDLE) for start in starts)]
     growth = np.array(
         [_growth(np.moveaxis(scan, axis, -1)[::2, ::2], f > 1) for axis, f in enumerate(factor)]
     )
     unseen = np.isnan(growth)
     seen = np.where(unseen, 0, growth).sum(0) / np.maximum(3 - unseen.sum(0), 1)
     growth = np.where(unseen, seen, growth)
-    return np.concatenate([[1 / f, *row] for f, row in zip(factor, growth, strict=True)]).astype(
-        np.float32
-    )
+    return np.column_stack([1 / np.array(factor), growth]).ravel().astype(np.float32)
 
 
 def _growth(lines: np.ndarray, interpolated: bool) -> np.ndarray:
-    """The four logarithms of ``describe_degradation`` along the last axis, nan where it is too short for the distance."""
-    if (
-        interpolated and lines.shape[-1] <= LAGS[-1]
-    ):  # a few slices between which there is nothing but the spline
+    """The four logarithms along the last axis; nan where it is too short for the distance."""
+    # a few slices, and only the spline between them
+    if interpolated and lines.shape[-1] <= LAGS[-1]:
         return np.full(len(LAGS), np.nan)
     steps = [np.diff(lines, 2), *(lines[..., lag:] - lines[..., :-lag] for lag in LAGS)]
     energy = np.array(

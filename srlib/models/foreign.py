@@ -1,6 +1,4 @@
-"""Weights in other programs' files. They are read by a process of its own, with limits, in which no
-error does harm.
-"""
+"""Read weights of other programs in a child process, with limits on time and memory."""
 
 import subprocess
 import sys
@@ -14,8 +12,8 @@ from safetensors.numpy import save
 
 from srlib.core.paths import InputError, first_line, unspoilt
 
-SECONDS, GIB = 60, 2  # that reading a file may take, and of memory
-MOST = 10_000  # arrays of a file
+SECONDS, GIB = 60, 2  # limits of time and memory for a file
+MOST = 10_000  # arrays in a file
 
 # Field numbers of caffe.proto
 LAYER, NAME, BLOBS = 100, 1, 7
@@ -24,12 +22,12 @@ FIXED = {1: 8, 5: 4}  # wire type -> its size in bytes
 
 
 def read_foreign(path: str | Path) -> bytes:
-    """The weights of a Caffe model, a Keras HDF5 file or a PyTorch state dict, as safetensors of
-    float32.
+    """The weights of a Caffe model, a Keras HDF5 file or a PyTorch state dict, as safetensors.
 
-    Arrays keep their axes. In a ``.caffemodel`` and an ``.h5`` the i-th array of a layer is called
-    ``layer.i``; others keep their names. Nothing in the file is run. InputError, naming the file,
-    when it is damaged, of another kind, not finite, or takes more than a minute or 2 GiB.
+    Values become float32; arrays keep their axes. In a ``.caffemodel`` and an ``.h5`` the i-th
+    array of a layer is called ``layer.i``; others keep their names. No code in the file is run.
+    Raises InputError, naming the file, when it is damaged, of another kind, not finite, or takes
+    more than a minute or 2 GiB.
     """
     command = [sys.executable, "-m", "srlib.models.foreign", Path(path).resolve()]
     try:
@@ -48,8 +46,9 @@ def read_foreign(path: str | Path) -> bytes:
 
 
 def caffe(path: Path) -> dict[str, np.ndarray]:
-    """A Caffe model, in protobuf's wire format: a convolution's arrays are its weights (out, in,
-    ...) and its bias.
+    """Read a Caffe model, in protobuf's wire format.
+
+    A convolution's arrays are its weights (out, in, ...) and its bias.
     """
     arrays = {}
     for number, layer in _fields(memoryview(path.read_bytes())):
@@ -101,7 +100,7 @@ def _varint(message: bytes | memoryview, at: int) -> tuple[int, int]:
 
 
 def keras(path: Path) -> dict[str, np.ndarray]:
-    """What ``model.save_weights`` and ``model.save`` of Keras 1 and 2 write.
+    """Read what ``model.save_weights`` and ``model.save`` of Keras 1 and 2 write.
 
     A convolution's arrays are its kernel (..., in, out) and its bias; those of a batch norm gamma,
     beta, moving mean and moving variance.
@@ -118,12 +117,12 @@ def keras(path: Path) -> dict[str, np.ndarray]:
 
 
 def _names(group: h5py.Group, attribute: str) -> list[str]:
-    """A list of names; older Keras has them as fixed-size bytes, without any as empty numbers."""
+    """A list of names; older Keras has fixed-size bytes, or empty numbers for no name."""
     return list(np.asarray(group.attrs[attribute]).astype(str))
 
 
 def pytorch(path: Path) -> dict[str, np.ndarray]:
-    """A state dict that ``torch.save`` wrote."""
+    """Read a state dict that ``torch.save`` wrote."""
     import torch  # seconds that the other readers need not wait
 
     state = torch.load(unspoilt(path), map_location="cpu", weights_only=True)
@@ -146,11 +145,12 @@ def convert(path: Path) -> bytes:
 
 
 def main() -> None:
-    """Write the file that the command line names to the standard output, as safetensors; end with a
-    line otherwise.
+    """Write the file named on the command line to standard output, as safetensors.
+
+    End with one line on an error.
     """
     path = Path(sys.argv[1])
-    with suppress(ImportError, OSError, ValueError):  # of systems that know no such limit
+    with suppress(ImportError, OSError, ValueError):  # the system has no such limit
         import resource
 
         pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])

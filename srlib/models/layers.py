@@ -1,30 +1,29 @@
-"""What networks of several systems are made of."""
+"""Layers that networks of several systems share."""
 
 from collections.abc import Callable, Sequence
 from math import prod
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
-# of SRGAN's discriminator, behind its first layer: feature maps in widths, and whether the grid is
-# halved
+# the layers of SRGAN's discriminator after the first: feature maps in widths, and stride 2 or not
 LADDER = ((1, True), (2, False), (2, True), (4, False), (4, True), (8, False), (8, True))
 
 
 class Judge(nn.Module):
-    """SRGAN's discriminator (Ledig et al., CVPR 2017, Fig. 4), of which all critics here are forms:
-    patches to (B,).
+    """SRGAN's discriminator (Ledig et al., CVPR 2017, Fig. 4), the base of all critics here.
 
-    ``conv`` is the class of its convolutions, ``norm`` makes a normalisation of (maps, size).
-    Patches have the ``size`` (voxels per axis), unless a ``pool`` averages the features over the
-    patch. An axis of at most ``least`` voxels is not halved.
+    It maps patches to scores (B,). ``conv`` is the class of its convolutions; ``norm`` makes a
+    normalisation of (maps, size). Patches have the ``size`` (voxels per axis), unless a ``pool``
+    averages the features over the patch. An axis of at most ``least`` voxels is not halved.
     """
 
     def __init__(
         self,
         conv: type[nn.Module],
         norm: Callable[[int, tuple[int, ...]], nn.Module],
+        *,
         width: int,
         size: Sequence[int],
         slope: float,
@@ -48,23 +47,22 @@ class Judge(nn.Module):
             nn.Linear(inputs, hidden), nn.LeakyReLU(slope), nn.Linear(hidden, 1)
         )
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return self.score(self.features(x))[:, 0]
 
 
 class PixelShuffle3D(nn.Module):
-    """Channels to voxels, (B, fX * fY * fZ * C, X, Y, Z) to (B, C, fX * X, fY * Y, fZ * Z), any
-    factor per axis.
+    """Channels to voxels: (B, fX * fY * fZ * C, X, Y, Z) to (B, C, fX * X, fY * Y, fZ * Z).
 
     Channel ((a * fY + b) * fZ + c) * C + k becomes map k at sub-voxel (a, b, c). That is the order
-    of 3D-SRGAN's code but for its x and y.
+    of 3D-SRGAN's code except for its x and y.
     """
 
     def __init__(self, factor: Sequence[int]) -> None:
         super().__init__()
         self.factor = tuple(factor)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         voxels = x.movedim(1, -1).unflatten(-1, (*self.factor, -1)).permute(0, 1, 4, 2, 5, 3, 6, 7)
         return voxels.flatten(5, 6).flatten(3, 4).flatten(1, 2).movedim(-1, 1)
 
@@ -75,15 +73,13 @@ def zero(layer: nn.Module) -> None:
         nn.init.zeros_(parameter)
 
 
-def padded(x: torch.Tensor, multiple: int, mode: str = "constant") -> torch.Tensor:
-    """Images or volumes, continued behind the end of each axis to a multiple of voxels (a ``mode``
-    of PyTorch's pad).
-    """
+def padded(x: Tensor, multiple: int, mode: str = "constant") -> Tensor:
+    """Pad images or volumes at the end of each axis to a multiple of voxels (PyTorch's modes)."""
     missing = [pad for n in reversed(x.shape[2:]) for pad in (0, -n % multiple)]
     return functional.pad(x, missing, mode)
 
 
-def channels_last(x: torch.Tensor) -> torch.Tensor:
+def channels_last(x: Tensor) -> Tensor:
     """A volume with its channels last in memory, where convolutions are fastest.
 
     A single channel has no memory layout of its own, so a network's first layer cannot hand it on.

@@ -1,32 +1,30 @@
-"""mDCSRN: the multi-level densely connected super-resolution network."""
+"""Define mDCSRN, the multi-level densely connected super-resolution network, and its critic."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from srlib.models.layers import Judge, channels_last, zero
 
 
 class DenseUnit(nn.Module):
-    """BatchNorm, ELU, 3x3x3 convolution to ``growth`` maps, which are put behind the channels of
-    the input.
-    """
+    """BatchNorm, ELU, 3x3x3 convolution to ``growth`` maps, appended to the input's channels."""
 
     def __init__(self, channels: int, growth: int) -> None:
         super().__init__()
         self.norm = nn.BatchNorm3d(channels)
         self.conv = nn.Conv3d(channels, growth, 3, padding=1, bias=False)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         new = self.conv(functional.elu(self.norm(x), inplace=True))
         # joined on the channels-last view, which is several times faster on a CPU
         return torch.cat([x.movedim(1, -1), new.movedim(1, -1)], -1).movedim(-1, 1)
 
 
 class MDCSRN(nn.Module):
-    """Generator of Chen et al., MICCAI 2018, Fig. 1: 411,648 parameters at growth 16, 4 blocks of 4
-    units.
+    """Generator of Chen et al., MICCAI 2018, Fig. 1.
 
+    411,648 parameters at growth 16 and 4 blocks of 4 units.
     Maps an interpolated or zero-filled scan to the full-resolution one on the same grid, (B, 1, X,
     Y, Z) to the same shape. Deviation, named and off by default: ``residual`` adds the input to the
     output and starts the last convolution at zero, so that training begins at the input instead of
@@ -58,13 +56,13 @@ class MDCSRN(nn.Module):
         if residual:
             zero(self.last)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         out = channels_last(self.first(x))
         # A 1x1x1 convolution of concatenated features is a sum over the features: each is added to
         # the sums of the convolutions that will read it (all later compressions and the last) and
         # need not be kept.
         heads = [conv.weight.flatten(1) for conv in [*self.compress, self.last]]
-        sums: list[torch.Tensor | float] = [0.0] * len(heads)
+        sums: list[Tensor | float] = [0.0] * len(heads)
         read = 0
         for i, block in enumerate([[], *self.blocks]):
             if i > 1:
@@ -85,17 +83,21 @@ class MDCSRN(nn.Module):
 
 
 class Critic(Judge):
-    """Critic of Chen et al., MICCAI 2018, Fig. 1: 31,155,777 parameters at width 64 and patches of
-    64^3.
+    """Critic of Chen et al., MICCAI 2018, Fig. 1.
 
+    31,155,777 parameters at width 64 and patches of 64^3.
     Scores patches, (B, 1, n, n, n) to (B,). Layer normalisation is over (C, X, Y, Z), so that the
     parameters depend on the ``patch_size`` n, which may be any. ``slope`` of the leaky ReLU: 1, as
     in the replicated code, is the identity.
     """
 
     def __init__(self, width: int = 64, patch_size: int = 64, slope: float = 0.2) -> None:
-        def norm(maps: int, size: tuple[int, ...]) -> nn.Module:
-            return nn.LayerNorm([maps, *size])
-
-        size, pool = [patch_size] * 3, nn.AdaptiveAvgPool3d(1)
-        super().__init__(nn.Conv3d, norm, width, size, slope, 16 * width, pool)
+        super().__init__(
+            nn.Conv3d,
+            lambda maps, size: nn.LayerNorm([maps, *size]),
+            width=width,
+            size=[patch_size] * 3,
+            slope=slope,
+            hidden=16 * width,
+            pool=nn.AdaptiveAvgPool3d(1),
+        )

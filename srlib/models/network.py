@@ -1,9 +1,10 @@
-"""The network of an experiment, as a part: a model by its name, its width and its settings."""
+"""Build the network of an experiment from a model's name, its width and its settings."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
+from torch import nn
 
 from srlib.core.parts import Count, Part
 from srlib.core.paths import InputError, choose, first_line
@@ -22,14 +23,14 @@ class Network(Part):
         super().__post_init__()
         choose(MODELS, self.model, "model")
 
-    def build(self, seed: int = 0) -> torch.nn.Module:
-        """The network with weights drawn from the seed; InputError for settings that the model does not take."""
+    def build(self, seed: int = 0) -> nn.Module:
+        """The network with weights drawn from the seed; InputError as ``seeded``."""
         return seeded(
             lambda: MODELS[self.model](width=self.width, **self.model_args), seed, self.model
         )
 
 
-def seeded(make: Callable[[], torch.nn.Module], seed: int, name: str) -> torch.nn.Module:
+def seeded(make: Callable[[], nn.Module], seed: int, name: str) -> nn.Module:
     """What ``make`` builds with weights drawn from the seed; global random state is left as it was.
 
     Raises InputError, with the network's ``name``, when it does not take its settings.

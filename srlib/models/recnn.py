@@ -1,20 +1,19 @@
-"""SRReCNN3D and SRCNN3D: plain stacks of 3-D convolutions over an interpolated scan."""
+"""Define SRReCNN3D and SRCNN3D: stacks of 3-D convolutions over an interpolated scan."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from srlib.models.layers import channels_last, zero
 
 
 class ConvolutionStack(nn.Module):
-    """Convolutions on one grid, (B, channels[0], X, Y, Z) to (B, channels[-1], X, Y, Z), ReLU after
-    all but the last.
+    """Convolutions on one grid, with ReLU after all but the last.
 
+    They map (B, channels[0], X, Y, Z) to (B, channels[-1], X, Y, Z).
     They are named ``conv1`` to ``convL``, as in the published Caffe files. ``faces`` says what lies
     beyond the scan: 'zeros', or 'replicate' for its outermost voxels. ``start`` draws a layer's
     weights; biases start at zero.
@@ -24,7 +23,7 @@ class ConvolutionStack(nn.Module):
         self,
         channels: Sequence[int],
         kernels: Sequence[int],
-        start: Callable[[torch.Tensor], object],
+        start: Callable[[Tensor], object],
         faces: str = "zeros",
     ) -> None:
         super().__init__()
@@ -42,7 +41,7 @@ class ConvolutionStack(nn.Module):
             start(conv.weight)
             nn.init.zeros_(conv.bias)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         first, *others = self.children()
         x = channels_last(first(x))
         for conv in others:
@@ -51,9 +50,9 @@ class ConvolutionStack(nn.Module):
 
 
 class ReCNN(ConvolutionStack):
-    """(Multi)SRReCNN3D, Pham et al., CMIG 2019: 888,769 parameters at 10 layers of 64 filters,
-    3x3x3.
+    """(Multi)SRReCNN3D, Pham et al., CMIG 2019.
 
+    888,769 parameters at 10 layers of 64 filters, 3x3x3.
     Channel 0 is the interpolated scan, to which the result is added (``residual``); a second one is
     the high-resolution reference of another contrast. Weights start as in the code that writes the
     training network: normal, std sqrt(2 / (k^3 n)) with n the *input* channels of the layer; biases
@@ -78,15 +77,15 @@ class ReCNN(ConvolutionStack):
         if zero_last:
             zero(self.get_submodule(f"conv{layers}"))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         y = super().forward(x)
         return x[:, :1] + y if self.residual else y
 
 
 class SRCNN3D(ConvolutionStack):
-    """SRCNN3D, Pham et al., ISBI 2017: three layers, by default 9-1-5 with 64-32-1 filters; gives
-    the image itself.
+    """SRCNN3D, Pham et al., ISBI 2017: three layers, by default 9-1-5 with 64-32-1 filters.
 
+    The output is the image itself, not a residual.
     Weights start as in the code: normal, std 0.001; biases at zero. Every layer sees the outermost
     voxels repeated beyond the faces, as in the published CPU script (its GPU script repeats those
     of the input only, which differs within 2 voxels of a face).

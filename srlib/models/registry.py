@@ -1,4 +1,4 @@
-"""Networks by name; each maps (batch, channels, X, Y, Z) to (batch, 1 or more, X', Y', Z')."""
+"""List the networks by name; each maps (B, channels, X, Y, Z) to (B, 1 or more, X', Y', Z')."""
 
 from srlib.models.mdcsrn import MDCSRN
 from srlib.models.recnn import SRCNN3D, ReCNN

@@ -1,11 +1,11 @@
-"""3D-SRGAN: a residual network that upsamples at its end, and its discriminator."""
+"""Define 3D-SRGAN: a residual network that upsamples at its end, and its discriminator."""
 
 import math
 from collections.abc import Sequence
 from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from srlib.core.paths import InputError, choose
@@ -19,9 +19,9 @@ UPSAMPLERS = {"subpixel": (2, 0), "subpixel_nn": (0, 1), "nn_resize": (1, 2)}
 
 
 class SRGAN3D(nn.Module):
-    """Generator of Sanchez & Vilaplana, MIDL 2018: LR grid (B, C, X, Y, Z) to HR grid (B, 1, fX *
-    X, fY * Y, fZ * Z).
+    """Generator of Sanchez & Vilaplana, MIDL 2018.
 
+    It maps the LR grid, (B, C, X, Y, Z), to the HR grid, (B, 1, fX * X, fY * Y, fZ * Z).
     ``factor``: one number or one per axis, of 1, 2, 4, 8. Each doubling is one block of 2 *
     ``width`` filters for all axes that still need it. ``upsampler``: 'subpixel', convolution and
     pixel shuffle; 'subpixel_nn', transposed convolution that starts as a 3^3 convolution with
@@ -85,7 +85,7 @@ class SRGAN3D(nn.Module):
             reach = math.ceil((reach + around) / min(step)) + 1
         self.halo = 2 + 2 * blocks + reach
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         first = self.first_norm(channels_last(self.first(x)))
         y = first
         for block in self.blocks:
@@ -99,10 +99,10 @@ class SRGAN3D(nn.Module):
         return torch.tanh(y) if self.upsampler == "nn_resize" else y
 
 
-def interpolate(x: torch.Tensor, factor: Sequence[int]) -> torch.Tensor:
-    """Cubic interpolation (Keys, a = -1/2) of (B, C, X, Y, Z) to (B, C, fX * X, fY * Y, fZ * Z),
-    centre-aligned. Ours.
+def interpolate(x: Tensor, factor: Sequence[int]) -> Tensor:
+    """Cubic interpolation (Keys, a = -1/2), centre-aligned. Ours.
 
+    It maps (B, C, X, Y, Z) to (B, C, fX * X, fY * Y, fZ * Z).
     PyTorch has it as its anti-aliased bicubic mode, which smooths only when the grid gets coarser.
     The other mode (a = -3/4) bends a ramp by 0.05 LR voxels.
     """
@@ -124,11 +124,15 @@ class Discriminator3D(Judge):
     def __init__(
         self, width: int = 32, patch_size: int | Sequence[int] = (128, 128, 92), slope: float = 0.3
     ) -> None:
-        def norm(maps: int, size: tuple[int, ...]) -> nn.Module:
-            return nn.BatchNorm3d(maps, track_running_stats=False)
-
         super().__init__(
-            nn.Conv3d, norm, width, per_axis(patch_size), slope, 32 * width, least=2, bias=False
+            nn.Conv3d,
+            lambda maps, size: nn.BatchNorm3d(maps, track_running_stats=False),
+            width=width,
+            size=per_axis(patch_size),
+            slope=slope,
+            hidden=32 * width,
+            least=2,
+            bias=False,
         )
         _start(self)
 
@@ -138,9 +142,7 @@ def _conv_norm(channels: int, maps: int) -> list[nn.Module]:
 
 
 def _upsampling(channels: int, filters: int, factor: tuple[int, ...], kind: str) -> nn.Sequential:
-    """One block: twice as fine along each axis whose ``factor`` is 2, as fine as before where it is
-    1.
-    """
+    """One block that refines each axis by its ``factor``, 1 or 2."""
     leaky = nn.LeakyReLU(SLOPE, inplace=True)
     if kind == "subpixel_nn":
         return nn.Sequential(

@@ -1,7 +1,7 @@
-"""SRResNet and the discriminator of SRGAN for 2-D images, in their forms for ultrasound and CT."""
+"""Define SRResNet and SRGAN's discriminator for 2-D images, in forms for ultrasound and CT."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from srlib.core.paths import InputError
@@ -11,11 +11,9 @@ STEPS = {2**n: n for n in range(1, 7)}  # factor -> how often the grid is double
 
 
 class SliceNetwork(nn.Module):
-    """A network of images, ``resolve`` (B, 1, X, Y), that also takes volumes slice by slice, (B, 1,
-    X, Y, N).
-    """
+    """A network of images (B, 1, X, Y) that also takes volumes (B, 1, X, Y, N) slice by slice."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         y = self.resolve(_slices(x))
         return y if x.dim() == 4 else y.unflatten(0, (len(x), -1)).movedim(1, -1)
 
@@ -77,7 +75,7 @@ class SRResNet2D(SliceNetwork):
         if residual:
             zero(self.last)
 
-    def resolve(self, images: torch.Tensor) -> torch.Tensor:
+    def resolve(self, images: Tensor) -> Tensor:
         """Images (B, 1, X, Y) to (B, 1, X', Y'); InputError for those too small to be reflected."""
         x, y = images.shape[2:]
         whole = images
@@ -92,8 +90,7 @@ class SRResNet2D(SliceNetwork):
 
 
 class SRResNet2DRes(SliceNetwork):
-    """Ours, to learn within minutes: SRResNet's first convolution and blocks on the input's grid,
-    plus that input.
+    """Ours, to learn within minutes: SRResNet's first convolution and blocks, plus the input.
 
     (B, 1, X, Y, N) to (B, 1, f X, Y, N), ``factor`` f, LR column i on HR column f i. The last
     convolution gives all f columns at once (Shi et al., CVPR 2016), as differences to the cubically
@@ -109,7 +106,7 @@ class SRResNet2DRes(SliceNetwork):
         self.last = nn.Conv2d(width, factor, 3, padding=1)
         zero(self.last)
 
-    def resolve(self, images: torch.Tensor) -> torch.Tensor:
+    def resolve(self, images: Tensor) -> Tensor:
         """Images (B, 1, X, Y) to (B, 1, f X, Y)."""
         features = self.first(images)
         columns = self.last(features + self.body(features))
@@ -126,27 +123,31 @@ class ResidualBlock(nn.Module):
             nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width),
         )  # fmt: skip
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return x + self.layers(x)
 
 
 class Discriminator2D(Judge):
-    """Discriminator of Ledig et al., CVPR 2017, Fig. 4: (B, 1, X, Y) or (B, 1, X, Y, N) to B or B N
-    logits.
+    """Discriminator of Ledig et al., CVPR 2017, Fig. 4.
 
+    It maps images (B, 1, X, Y) to B logits, and volumes (B, 1, X, Y, N) to B N.
     ``shape`` (X, Y) fixes the image size, as in the code (541,564,609 parameters at 512 x 512,
     batch-norm statistics counted). Deviations: without it features are averaged over the image, so
     that any size will do; logits instead of a sigmoid.
     """
 
     def __init__(self, width: int = 64, shape: tuple[int, int] | None = None) -> None:
-        def norm(maps: int, size: tuple[int, ...]) -> nn.Module:
-            return nn.BatchNorm2d(maps)
+        super().__init__(
+            nn.Conv2d,
+            lambda maps, size: nn.BatchNorm2d(maps),
+            width=width,
+            size=shape or (1, 1),
+            slope=0.2,
+            hidden=16 * width,
+            pool=None if shape else nn.AdaptiveAvgPool2d(1),
+        )
 
-        pool = None if shape else nn.AdaptiveAvgPool2d(1)
-        super().__init__(nn.Conv2d, norm, width, shape or (1, 1), 0.2, 16 * width, pool)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return super().forward(_slices(x))
 
 
@@ -160,23 +161,20 @@ def _body(width: int, blocks: int) -> list[nn.Module]:
     return [*layers, nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width)]
 
 
-def _slices(x: torch.Tensor) -> torch.Tensor:
+def _slices(x: Tensor) -> Tensor:
     """(B, 1, X, Y, N) as a batch (B N, 1, X, Y) of images; a batch of images as it is."""
     return x if x.dim() == 4 else x.movedim(-1, 1).flatten(0, 1)
 
 
-def _interleaved(columns: torch.Tensor) -> torch.Tensor:
-    """The f columns that lie from each input column on, (B, f, X, Y), as one image each (B, 1, f X,
-    Y).
-    """
+def _interleaved(columns: Tensor) -> Tensor:
+    """The f output columns of each input column, (B, f, X, Y), as an image (B, 1, f X, Y)."""
     return columns.transpose(1, 2).flatten(1, 2)[:, None]
 
 
-def _cubic(x: torch.Tensor, factor: int) -> torch.Tensor:
-    """Cubic convolution (Keys, IEEE TASSP 1981) along X, (B, 1, X, Y) to (B, 1, f X, Y), edge
-    pixels repeated beyond.
+def _cubic(x: Tensor, factor: int) -> Tensor:
+    """Cubic convolution (Keys, IEEE TASSP 1981) along X, (B, 1, X, Y) to (B, 1, f X, Y).
 
-    Input pixel i lies on output pixel f i.
+    Edge pixels are repeated beyond the image. Input pixel i lies on output pixel f i.
     """
     place = torch.arange(factor, device=x.device) / factor
     d = (place[:, None] - torch.arange(-2, 3, device=x.device)).abs()

@@ -1,22 +1,22 @@
-"""SynthSR's 3-D U-Net."""
+"""Define SynthSR's 3-D U-Net."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from srlib.models.layers import channels_last, padded, zero
 
 
 class UNet3D(nn.Module):
-    """U-Net of Iglesias et al., NeuroImage 2021, (B, in_channels, X, Y, Z) to (B, out_channels, X,
-    Y, Z).
+    """U-Net of Iglesias et al., NeuroImage 2021.
 
-    Two 3^3 convolutions with ELU per level, batch norm at its end, ``width`` features that double
-    at each of the ``levels``: 13,242,049 values with one input channel, moving statistics included.
-    Inputs of any shape are zero-padded at their end to a multiple of ``multiple`` and cut back
-    (ours). ``residual_channel`` adds that input channel to output channel 0; then the last layer
-    starts at zero (ours). ``momentum`` is that of the moving statistics, Keras's by default.
-    Weights start as in Keras: Glorot uniform.
+    It maps (B, in_channels, X, Y, Z) to (B, out_channels, X, Y, Z). Two 3^3 convolutions with ELU
+    per level, batch norm at its end, ``width`` features that double at each of the ``levels``:
+    13,242,049 values with one input channel, moving statistics included. Inputs of any shape are
+    zero-padded at their end to a multiple of ``multiple`` and cut back (ours). ``residual_channel``
+    adds that input channel to output channel 0; then the last layer starts at zero (ours).
+    ``momentum`` is that of the moving statistics, Keras's by default. Weights start as in Keras:
+    Glorot uniform.
     """
 
     def __init__(
@@ -52,10 +52,10 @@ class UNet3D(nn.Module):
         if residual_channel is not None:
             zero(self.last)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         shape = x.shape[2:]
         y = padded(x, self.multiple)
-        skips: list[torch.Tensor] = []
+        skips: list[Tensor] = []
         for level in self.down:
             if skips:
                 y = functional.max_pool3d(y, 2)
@@ -72,7 +72,7 @@ class UNet3D(nn.Module):
 
 
 class _Level(nn.Module):
-    """Two convolutions; their output is the skip, and batch norm behind it is what goes on."""
+    """Two convolutions, whose output is the skip; batch norm follows for the next level."""
 
     def __init__(self, channels: int, features: int, momentum: float) -> None:
         super().__init__()
@@ -80,18 +80,18 @@ class _Level(nn.Module):
         self.conv2 = nn.Conv3d(features, features, 3, padding=1)
         self.norm = nn.BatchNorm3d(features, eps=1e-3, momentum=momentum)  # Keras's epsilon
 
-    def rest(self, y: torch.Tensor) -> torch.Tensor:
+    def rest(self, y: Tensor) -> Tensor:
         """What follows the first convolution."""
         y = functional.elu(channels_last(y), inplace=True)
         return functional.elu(self.conv2(y), inplace=True)
 
 
-def _joined(conv: nn.Conv3d, skip: torch.Tensor, below: torch.Tensor) -> torch.Tensor:
-    """A convolution of both joined, skip first, ``below`` twice as fine, which is never made so.
+def _joined(conv: nn.Conv3d, skip: Tensor, below: Tensor) -> Tensor:
+    """Convolve the skip joined with ``below`` at twice its resolution, without upsampling it.
 
-    Of the coarse voxels a fine one at 2 i sees i - 1 once and i twice along an axis, one at 2 i + 1
-    sees i twice and i + 1 once: a transposed convolution by sums of the weights, with a third of
-    the work and half of the memory.
+    Along an axis a fine voxel at 2 i sees coarse voxel i - 1 once and i twice, a fine voxel at
+    2 i + 1 sees i twice and i + 1 once. That is a transposed convolution by sums of the weights,
+    with a third of the work and half of the memory.
     """
     weight = conv.weight.split([skip.shape[1], below.shape[1]], dim=1)
     y = functional.conv3d(skip, weight[0], conv.bias, padding=1)

@@ -68,8 +68,9 @@ def train(
     _check_starts(experiment, starts)
     examples, pairs = experiment.examples, experiment.pairs
     tables = examples.read_tables(classes, priors, alone=not (store or snapshots))
-    experiment = experiment.changed(network=examples.fitted(experiment.network, tables))
     hashes = tables.hashes() if tables else {}
+    if tables:
+        experiment = experiment.changed(network=tables.complete(experiment.network))
     if segmenter and read_metadata(segmenter).get("classes") != hashes.get("classes"):
         raise InputError(
             f"{segmenter}: trained with another table of classes than {classes}; train it with this one"

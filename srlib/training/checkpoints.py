@@ -1,6 +1,5 @@
-"""Runs of training as files: what tells one from another, checkpoints that they go on from, and what they leave."""
+"""Identify runs of training; write and read their checkpoints and results."""
 
-import csv
 import io
 import json
 import sys
@@ -9,12 +8,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from srlib.core.paths import InputError, atomic, first_line, sha256, source_hash, unspoilt
 from srlib.data.manifest import Subject
 from srlib.models.weights import read_metadata, save_weights
 from srlib.scans.formats import fingerprint
+from srlib.training.games import Players
 
 SHOWN = 4  # differences between two runs, at most, in one line
 
@@ -22,45 +23,41 @@ SHOWN = 4  # differences between two runs, at most, in one line
 def contents(
     subjects: Sequence[Subject], columns: Callable[[Subject], Sequence[str]]
 ) -> dict[str, dict[str, str]]:
-    """SHA-256 of every file that training reads of subjects, by their names and ``columns``.
+    """Fingerprints of all files that training reads of subjects, by their names and ``columns``.
 
-    Raises InputError for a file that cannot be read or is missing, and for two subjects of one name.
+    Raises InputError for a file that is missing or cannot be read, and for two subjects of one
+    name.
     """
     found: dict[str, dict[str, str]] = {}
     for subject in subjects:
         if subject.name in found:
             raise InputError(f"two subjects are called {subject.name}; give each a name of its own")
-        found[subject.name] = {
-            column: fingerprint(subject.file(column)) for column in columns(subject)
-        }
+        files = {column: subject.file(column) for column in columns(subject)}
+        found[subject.name] = {column: fingerprint(file) for column, file in files.items()}
     return found
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What a run is known by; ``renew`` gives what an earlier version wrote of an experiment as this one writes it."""
+    """The facts that identify a run; ``renew`` updates the JSON of an earlier experiment."""
 
     facts: Mapping[str, object]
     renew: Callable[[str], str] = str
 
     def difference(self, found: Mapping[str, object]) -> str:
-        """What tells it from the run that a file was found to belong to, in one line; empty when they are the same.
+        """The differences from the run with the facts ``found``; empty when there are none.
 
-        The hash of the source, which also a comment changes, is left out. A number that experiments did not have when
-        the file was written counts as its default.
+        The source hash is left out, since a comment changes it. A number that experiments did not
+        have when the file was written counts as its default.
         """
         if "results_version" not in found:
-            return (
-                "it is of an earlier srlib, which knew scans by their size and not by their content"
-            )
+            return "it is from an earlier srlib, which identified scans by size, not by content"
         old, new = dict(self._leaves(found)), dict(self._leaves(self.facts))
-        names = [
-            name for name in dict.fromkeys([*new, *old]) if old.get(name, ...) != new.get(name, ...)
-        ]
-        shown = [
-            f"{name} {_short(old.get(name))} -> {_short(new.get(name))}" for name in names[:SHOWN]
-        ]
-        return ", ".join(shown) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+        every = dict.fromkeys([*new, *old])
+        names = [name for name in every if old.get(name, ...) != new.get(name, ...)]
+        said = [f"{name} {_short(old.get(name))} -> {_short(new.get(name))}" for name in names]
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        return ", ".join(said[:SHOWN]) + more
 
     def _leaves(self, value: object, name: str = "") -> Iterator[tuple[str, object]]:
         if name == "experiment" and isinstance(value, str):
@@ -80,7 +77,7 @@ def _short(value: object) -> str:
 
 
 def set_aside(path: Path, key: str = "") -> Path:
-    """Rename a file beside itself, with a hash of its content in its name when no ``key`` is given; its new path."""
+    """Add ``key``, by default a hash of the content, to a file's name; return its new path."""
     kept = path.with_stem(f"{path.stem}-{key or sha256(path)[:12]}")
     try:
         return path.replace(kept)
@@ -88,27 +85,13 @@ def set_aside(path: Path, key: str = "") -> Path:
         raise InputError(f"{path} cannot be renamed to {kept.name}: {err.strerror}") from err
 
 
-def stamp(path: Path) -> tuple[int, int] | None:
-    """What changes whenever ``save`` writes a file anew; None where there is none."""
-    with suppress(FileNotFoundError):
-        found = path.stat()
-        return found.st_ino, found.st_mtime_ns
-    return None
+def save(path: Path, identity: Identity, progress: Mapping[str, object], players: Players) -> None:
+    """Replace the run's checkpoint by its progress and the players' states.
 
-
-def save(
-    path: Path,
-    identity: Identity,
-    progress: Mapping[str, object],
-    players: object,
-    seen: tuple[int, int] | None,
-) -> tuple[int, int] | None:
-    """Write a training's progress and the players' states in place of the file with the stamp ``seen``; its new stamp.
-
-    Raises InputError, and leaves what is there, when another run wrote it meanwhile or the system refuses.
+    Raises InputError, and leaves what is there, when another run wrote it meanwhile or the system
+    refuses.
     """
-    if stamp(path) not in (None, seen):
-        read(path, identity)
+    read(path, identity)
     content = io.BytesIO()  # in memory first, since torch makes other errors of a full disk
     torch.save(
         {"identity": identity.facts, **progress, **states(players), "source": source_hash()},
@@ -116,14 +99,13 @@ def save(
     )
     with atomic(path) as temporary:
         temporary.write_bytes(content.getbuffer())
-    return stamp(path)
 
 
-def read(path: Path, identity: Identity, restart: bool = False) -> dict[str, object] | None:
-    """What ``save`` wrote for this very run; None when there is none. Nothing in it is run.
+def read(path: Path, identity: Identity, restart: bool = False) -> dict | None:
+    """What ``save`` wrote for this run; None when there is no file. No code in it is run.
 
-    With ``restart`` it is set aside, whatever it is. Raises InputError, and leaves the file as it is, when it is damaged
-    or another run's.
+    With ``restart`` any file is set aside. Raises InputError, and leaves the file as it is, when it
+    is damaged or another run's.
     """
     if not path.is_file():
         return None
@@ -135,11 +117,13 @@ def read(path: Path, identity: Identity, restart: bool = False) -> dict[str, obj
         other = identity.difference(state["identity"])
     except Exception as err:  # whatever comes of a damaged file
         raise InputError(
-            f"{path}: damaged checkpoint ({first_line(err)}); delete it to start again, or set it aside by --restart"
+            f"{path}: damaged checkpoint ({first_line(err)}); "
+            "delete it to start again, or set it aside by --restart"
         ) from err
     if other:
         raise InputError(
-            f"{path} is another run's: {other}; train in another folder, or set it aside by --restart (restart=True)"
+            f"{path} is another run's: {other}; "
+            "train in another folder, or set it aside by --restart (restart=True)"
         )
     return state
 
@@ -151,21 +135,19 @@ def remove(path: Path, identity: Identity) -> None:
             path.unlink()
 
 
-def states(players: object) -> dict[str, dict[str, dict]]:
-    """The state dicts of the players' networks and optimisers, by name, as a checkpoint holds them."""
-    parts = {"networks": players.networks, "optimizers": players.optimizers}
-    return {
-        kind: {name: part.state_dict() for name, part in held.items()}
-        for kind, held in parts.items()
-    }
+def states(players: Players) -> dict[str, dict[str, dict]]:
+    """The state dicts of the players' networks and optimisers, by kind and name."""
+    networks = {name: part.state_dict() for name, part in players.networks.items()}
+    optimizers = {name: part.state_dict() for name, part in players.optimizers.items()}
+    return {"networks": networks, "optimizers": optimizers}
 
 
 def resume(
-    state: Mapping[str, object], players: object, device: torch.device, path: Path
+    state: dict, players: Players, device: torch.device, path: Path
 ) -> tuple[int, list, list]:
-    """Load what ``read`` gave into players: (step, history, losses since its last row).
+    """Load what ``read`` returned into players: (step, history, losses since its last row).
 
-    Raises InputError when its networks are of other shapes.
+    Raises InputError when its networks have other shapes.
     """
     if state["source"] != source_hash():
         print(f"{path} was written by other source code; going on from it", file=sys.stderr)
@@ -179,40 +161,37 @@ def resume(
         return state["step"], state["history"], pending
     except (RuntimeError, ValueError, KeyError, AttributeError) as err:
         raise InputError(
-            f"{path}: does not fit this version's networks ({first_line(err)}); set it aside by --restart"
+            f"{path}: does not fit this version's networks ({first_line(err)}); "
+            "set it aside by --restart"
         ) from err
 
 
 def require_finite(
-    players: object, pending: Sequence[Mapping[str, torch.Tensor]], step: int, checkpoint: Path
+    players: Players, pending: Sequence[Mapping[str, torch.Tensor]], step: int, checkpoint: Path
 ) -> None:
-    """Raise InputError when a loss since the last row, a weight, a statistic or an optimiser's state is inf or nan."""
-    found, held = states(players), {}
-    for losses in pending:
-        for name, loss in losses.items():
-            held.setdefault(name, []).append(loss)
+    """Raise InputError when a pending loss, a weight or an optimiser's state is not finite."""
+    found = states(players)
+    held = [(name, loss) for losses in pending for name, loss in losses.items()]
     for name, state in found["optimizers"].items():
-        held[name] = list(found["networks"][name].values())
-        held[f"{name}'s optimizer"] = [v for part in state["state"].values() for v in part.values()]
-    tensors = [
-        (name, value) for name, values in held.items() for value in values if torch.is_tensor(value)
-    ]
+        held += [(name, value) for value in found["networks"][name].values()]
+        for part in state["state"].values():
+            held += [(f"{name}'s optimizer", value) for value in part.values()]
+    names, values = zip(*((name, v) for name, v in held if torch.is_tensor(v)), strict=True)
     device = next(players.networks["generator"].parameters()).device
-    finite = torch.stack(
-        [value.isfinite().all().to(device) for _, value in tensors]
-    ).tolist()  # the one wait for a GPU
-    wrong = dict.fromkeys(name for (name, _), fine in zip(tensors, finite, strict=True) if not fine)
-    if wrong:
+    finite = torch.stack([value.isfinite().all().to(device) for value in values])
+    fine = finite.tolist()  # the one wait for a GPU
+    if wrong := dict.fromkeys(name for name, good in zip(names, fine, strict=True) if not good):
         kept = f"; {checkpoint} holds the last good step" if checkpoint.is_file() else ""
         raise InputError(
-            f"training diverged at step {step} (not finite: {', '.join(wrong)}); lower the learning rate{kept}"
+            f"training diverged at step {step} (not finite: {', '.join(wrong)}); "
+            f"lower the learning rate{kept}"
         )
 
 
 def finish(
-    folder: Path, identity: Identity, players: object, history: Sequence[Mapping[str, float]]
+    folder: Path, identity: Identity, players: Players, history: Sequence[Mapping[str, float]]
 ) -> None:
-    """Write ``history.csv`` and the players' weights; another run's get names of their own, with a hash in them, before."""
+    """Write ``history.csv`` and the players' weights; first rename another run's, by a hash."""
     final = folder / "model.safetensors"
     if final.is_file() and (other := identity.difference(read_metadata(final))):
         key = sha256(final)[:12]
@@ -222,19 +201,11 @@ def finish(
             f"{final}: another run's weights were there and are kept as {kept.name}; {other}",
             file=sys.stderr,
         )
-    names = list(dict.fromkeys(name for row in history for name in row))
-    with (
-        atomic(folder / "history.csv") as temporary,
-        open(temporary, "w", newline="", encoding="utf-8") as file,
-    ):
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        writer.writerows(
-            {k: v if k == "step" else f"{v:.6g}" for k, v in row.items()} for row in history
-        )
-    for name, network in reversed(
-        players.networks.items()
-    ):  # the generator last: its file says that all is done
+    rows = [{k: v if k == "step" else f"{v:.6g}" for k, v in row.items()} for row in history]
+    with atomic(folder / "history.csv") as temporary:
+        pd.DataFrame(rows).to_csv(temporary, index=False, lineterminator="\r\n")
+    # the generator last: its file says that all is done
+    for name, network in reversed(players.networks.items()):
         state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
         path = final if name == "generator" else folder / f"{name}.safetensors"
         save_weights(state, path, {**identity.facts, "source": source_hash()})

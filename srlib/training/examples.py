@@ -1,4 +1,4 @@
-"""Training examples from degraded scans: the part of an experiment, and its dataset."""
+"""Cut training examples from degraded scans: the part of an experiment, and its dataset."""
 
 import dataclasses
 import functools
@@ -13,83 +13,71 @@ from srlib.core.parts import Count, Part, Share, Size, Whole
 from srlib.core.paths import InputError
 from srlib.data.manifest import Subject
 from srlib.data.pairs import ObservationModel
-from srlib.models.network import Network
 from srlib.scans.formats import read_grid
 from srlib.scans.intensity import fit_scaling, plateau, usual_range
 from srlib.scans.patches import PatchLocation, extract, grid_locations, per_axis, random_locations
-from srlib.training.streams import POOL, patch_stream
+from srlib.training.streams import POOL, Patch, patch_stream
 
-LOOKED_AT = 2  # validation scans
-FULLEST = 4  # patches of each
-Example = tuple[
-    np.ndarray, np.ndarray
-]  # input (C, X, Y, Z) and truth (1 or more, X', Y', Z') of a network
+FULLEST = 4  # patches of each validation scan
+
+
+class Examples(Part):
+    """A source of training examples: what the parts for scans and for label maps share."""
+
+    reads: ClassVar = "a scan"  # what each subject must have
+    n_val: ClassVar[int | None] = None  # validation subjects, at most
+    n_train: Count  # training subjects, at most
+
+    def tasks(self, task: str) -> tuple[str, ...]:
+        """The tasks that a network is trained for when it is measured on ``task``."""
+        return (task,)
+
+    def columns(self, pairs: ObservationModel, subject: Subject) -> tuple[str, ...]:
+        """The columns of the manifest that are read of a subject."""
+        return pairs.columns(subject)
+
+    def usable(self, subjects: Sequence[Subject]) -> list[Subject]:
+        """The subjects that have what is read."""
+        return list(subjects)
+
+    def select(self, subjects: Sequence[Subject]) -> list[Subject]:
+        """The subjects to train on: the first ``n_train`` usable ones by name."""
+        return sorted(self.usable(subjects), key=lambda subject: subject.name)[: self.n_train]
+
+    def select_val(self, subjects: Sequence[Subject]) -> list[Subject]:
+        """The subjects to validate on."""
+        return self.usable(subjects)[: self.n_val]
 
 
 @dataclass(frozen=True)
-class ScanPatches(Part):
+class ScanPatches(Examples):
     """Patches of scans that a task degrades, on a grid or at random places."""
 
     choices: ClassVar = {"sampling": ("grid", "random")}
-    reads: ClassVar = "a scan"  # what each subject must have
+    n_val: ClassVar = 2
 
     patch_size: Size  # voxels of the truth
     n_train: Count  # training subjects, at most
     more_tasks: tuple[str, ...] = ()  # further tasks whose pairs are mixed into the training
     sampling: str = "grid"  # patches on a grid, or "random" ones
     stride: Size | None = None  # voxels between patches of the grid; None: they do not overlap
-    border: tuple[Whole, Whole, Whole] = (
-        0,
-        0,
-        0,
-    )  # voxels at each face that no patch of the grid enters
+    border: tuple[Whole, Whole, Whole] = (0, 0, 0)  # voxels at each face without grid patches
     samples: Count | None = None  # patches per scan, at most
-    min_foreground: Share = (
-        0.0  # random patches are redrawn below this share of non-background voxels
-    )
-    per_patch: bool = (
-        False  # the intensity rule is fitted on each patch of the truth instead of on the scan
-    )
+    min_foreground: Share = 0.0  # least share of non-background voxels of a random patch
+    per_patch: bool = False  # fit the intensity rule on each patch of the truth, not on the scan
 
     def tasks(self, task: str) -> tuple[str, ...]:
         """The tasks that a network is trained for."""
         return (task, *self.more_tasks)
 
-    def columns(self, pairs: ObservationModel, subject: Subject) -> tuple[str, ...]:
-        """The columns of the manifest that are read of a subject."""
-        return pairs.columns(subject)
-
-    def select(self, subjects: Sequence[Subject]) -> list[Subject]:
-        """The subjects to train on: the first ``n_train`` by name."""
-        return sorted(subjects, key=lambda subject: subject.name)[: self.n_train]
-
-    def select_val(self, subjects: Sequence[Subject]) -> list[Subject]:
-        """The subjects to validate on."""
-        return list(subjects[:LOOKED_AT])
-
     def read_tables(
         self, classes: str | Path | None, priors: str | Path | None, *, alone: bool = True
     ) -> None:
-        """None; InputError for tables of labels, which are of no use here."""
+        """Raise InputError for tables of labels, which scans do not need."""
         if classes or priors:
             raise InputError(
                 "it is trained on scans, not on label maps; leave out classes and priors"
             )
-
-    def tables_of(
-        self, classes: str | Path | None, priors: str | Path | None
-    ) -> dict[str, str | Path | None]:
-        """Which of the tables of labels are read: none."""
-        return {}
-
-    @property
-    def fixed(self) -> bool:
-        """Whether the patches are the same in every epoch."""
-        return self.sampling == "grid"
-
-    def fitted(self, network: Network, tables: None = None) -> Network:
-        """The network for these examples: itself."""
-        return network
 
     def open(
         self,
@@ -104,17 +92,18 @@ class ScanPatches(Part):
 
     def held_out(
         self, subjects: Sequence[Subject], pairs: ObservationModel, *, tables: None = None
-    ) -> list[Example]:
-        """The four patches with the most foreground of each of the first two subjects."""
+    ) -> list[Patch]:
+        """The four patches with the most foreground of each subject."""
         chosen = (fullest(subject, self, pairs, FULLEST) for subject in subjects)
         return [dataset.read(0, place) for dataset, places in chosen for place in places]
 
 
 class PairDataset:
-    """Scaled (input, truth) arrays, (C, X, Y, Z) and (X, Y, Z) float32, of subjects under training tasks.
+    """Scaled (input, truth) arrays, (C, X, Y, Z) and (X, Y, Z) float32, of subjects.
 
-    Item ``i`` is a subject under one of the tasks; the last few are kept in memory. Where the network sees the
-    low-resolution grid, patches lie on that grid, and the truth's are ``factor`` times larger.
+    Item ``i`` is a subject under one of the training tasks. The last few items are kept in memory.
+    Where the network sees the low-resolution grid, patches lie on that grid, and the truth's are
+    ``factor`` times larger. Raises InputError when that factor is no whole number.
     """
 
     def __init__(
@@ -122,9 +111,11 @@ class PairDataset:
     ) -> None:
         self.part, self.pairs, self.seed = part, pairs, seed
         self.items = [(subject, task) for subject in subjects for task in part.tasks(pairs.task)]
-        self.factor = _whole_factor(pairs) if pairs.coarse else (1, 1, 1)
+        self.factor = (1, 1, 1)
+        if pairs.coarse:
+            self.factor = per_axis(pairs.degradation().coarser, "factor from grid to grid")
         self.shapes = [self._shape(*item) for item in self.items]
-        self._load = functools.lru_cache(maxsize=2 * POOL)(self._load)
+        self._load = functools.lru_cache(maxsize=2 * POOL)(self._make)
 
     def _shape(self, subject: Subject, task: str) -> tuple[int, ...]:
         whole = self.pairs.frame or read_grid(subject.file(self.pairs.contrast))[0]
@@ -134,16 +125,16 @@ class PairDataset:
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, index: int) -> Example:
+    def __getitem__(self, index: int) -> Patch:
         return self._load(index)
 
-    def _load(self, index: int) -> Example:
+    def _make(self, index: int) -> Patch:
         pair = self.pairs.make(*self.items[index])
         if self.part.per_patch:
             return pair.seen.data[None], pair.hr.data
         return pair.network_input, pair.scaling.apply(pair.hr.data)
 
-    def stream(self, start: int = 0) -> Iterator[Example]:
+    def stream(self, start: int = 0) -> Iterator[Patch]:
         """Endless patches from number ``start`` on; a pure function of the seed."""
         return patch_stream(self, self.seed, start)
 
@@ -152,7 +143,8 @@ class PairDataset:
         sizes = per_axis(voxels)
         if any(n % f for n, f in zip(sizes, self.factor, strict=True)):
             raise InputError(
-                f"{sizes} voxels are no multiple of the factor {self.factor}; choose another patch size"
+                f"{sizes} voxels are no multiple of the factor {self.factor}; "
+                "choose another patch size"
             )
         return tuple(n // f for n, f in zip(sizes, self.factor, strict=True))
 
@@ -160,7 +152,9 @@ class PairDataset:
         """An item's patch locations on the grid; at most ``samples``, always the same ones."""
         part, shape = self.part, self.shapes[index]
         stride = None if part.stride is None else self._on_input(part.stride)
-        places = grid_locations(shape, self._on_input(part.patch_size), stride=stride, border=part.border)
+        places = grid_locations(
+            shape, self._on_input(part.patch_size), stride=stride, border=part.border
+        )
         if part.samples is None or len(places) <= part.samples:
             return places
         chosen = np.random.default_rng(index).permutation(len(places))[: part.samples]
@@ -168,7 +162,7 @@ class PairDataset:
 
     def locations(self, index: int, rng: np.random.Generator) -> list[PatchLocation]:
         """One epoch's patch locations of an item; their number depends on its shape alone."""
-        grid, (_, hr), chosen = self.grid(index), self[index], []
+        grid, (_, hr), chosen = self.grid(index), self[index], []  # loaded now, ahead of ``read``
         if self.part.sampling == "grid":
             return grid
         shown = foreground(hr)
@@ -179,29 +173,29 @@ class PairDataset:
             chosen.append(candidates[enough[0] if enough else int(np.argmax(shares))])
         return chosen
 
-    def read(self, index: int, location: PatchLocation) -> Example:
+    def read(self, index: int, location: PatchLocation) -> Patch:
         """An item's patch as (input (C, x, y, z), truth (1, x, y, z)).
 
-        Where patches are scaled one by one, a patch that the rule cannot scale is scaled as its scan is.
+        Where each patch is scaled on its own, a patch that the rule cannot scale is scaled as its
+        whole scan.
         """
-        whole = self[index]
-        given, truth = (
-            extract(whole[0], location),
-            extract(whole[1], location.scaled(self.factor))[None],
-        )
+        scan, whole = self[index]
+        given = extract(scan, location)
+        truth = extract(whole, location.scaled(self.factor))[None]
         if not self.part.per_patch:
             return given, truth
         try:
             scaling = fit_scaling(truth, self.pairs.intensity)
         except InputError:
-            scaling = fit_scaling(whole[1], self.pairs.intensity)
+            scaling = fit_scaling(whole, self.pairs.intensity)
         return scaling.apply(given), scaling.apply(truth)
 
 
 def foreground(hr: np.ndarray) -> np.ndarray:
     """Where a scan in a network's units, about [0, 1], shows something, boolean: above 0.05.
 
-    Off the ``plateau`` where that is another value, as when the mean was brought to 0; wild voxels do not count.
+    Where the ``plateau`` is another value, as when the mean was brought to 0: more than 0.05 from
+    it. Wild voxels do not count.
     """
     held = np.clip(hr, *usual_range(hr))
     held = hr if np.array_equal(held, hr) else fit_scaling(held).apply(held)
@@ -212,16 +206,8 @@ def foreground(hr: np.ndarray) -> np.ndarray:
 def fullest(
     subject: Subject, part: ScanPatches, pairs: ObservationModel, count: int
 ) -> tuple[PairDataset, list[PatchLocation]]:
-    """A subject's dataset, and its patches with the most foreground under the own task."""
+    """A subject's dataset, and its ``count`` patches with the most foreground."""
     dataset = dataclasses.replace(part, stride=None, samples=None).open([subject], pairs)
     shown = foreground(dataset[0][1])
     share = {p: np.mean(shown[p.scaled(dataset.factor).slices]) for p in dataset.grid(0)}
     return dataset, sorted(share, key=lambda p: -share[p])[:count]
-
-
-def _whole_factor(pairs: ObservationModel) -> tuple[int, int, int]:
-    """The factor of the task, which a network from grid to grid needs in whole numbers."""
-    factor = pairs.degradation().coarser
-    if any(f != int(f) for f in factor):
-        raise InputError(f"a network from grid to grid needs a whole factor, got {factor}")
-    return tuple(int(f) for f in factor)

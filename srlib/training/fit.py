@@ -1,4 +1,4 @@
-"""The training loop on Lightning Fabric, with exact resume and a history."""
+"""Train networks on Lightning Fabric, with exact resume and a history."""
 
 import sys
 import time
@@ -7,44 +7,35 @@ from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from srlib.core.device import choose_device, fabric_devices, keep_freed_memory, layout
 from srlib.core.paths import InputError
 from srlib.training import checkpoints
-from srlib.training.games import (
-    CrossEntropy,
-    LeastSquares,
-    Players,
-    Supervised,
-    Training,
-    Wasserstein,
-)
-from srlib.training.streams import ahead, batches
+from srlib.training.games import Players, Supervised, Training
+from srlib.training.streams import Show, ahead, batches
 
 ROWS = 20  # of history.csv, at most: one per 5 % of the steps
-Game = Supervised | Wasserstein | LeastSquares | CrossEntropy
-Check = Callable[[Mapping[str, torch.nn.Module], torch.device], dict[str, float]]
-Show = Callable[
-    [Mapping[str, float], torch.nn.Module], None
-]  # of a row of history.csv and the generator
+Check = Callable[[Mapping[str, nn.Module], torch.device], dict[str, float]]
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where a training runs: a device, and how many processes share each batch."""
+    """Where a training runs: a device, and the number of processes that share each batch."""
 
     device: str = "auto"
     processes: int = 1
 
     def check(self) -> None:
-        """Raise InputError when it is not there."""
+        """Raise InputError when the device is not there."""
         fabric_devices(choose_device(self.device), self.processes)
 
-    def fabric(self, precision: str) -> object:
-        """Lightning's Fabric there, launched."""
+    def fabric(self, precision: str) -> Any:
+        """Lightning's Fabric on the device, launched."""
         from lightning_fabric import Fabric  # three seconds of import that only training needs
 
         chosen = choose_device(self.device)
@@ -59,39 +50,44 @@ class Machine:
 
 
 def fit(
-    networks: Mapping[str, torch.nn.Module],
+    networks: Mapping[str, nn.Module],
     stream: Callable[[int], Iterator],
     training: Training,
-    game: Game,
+    game: Supervised,  # or a kind of it
     folder: Path,
     *,
     identity: checkpoints.Identity,
     check: Check,
     machine: Machine = Machine(),
     seed: int = 0,
-    segmenter: torch.nn.Module | None = None,
+    segmenter: nn.Module | None = None,
     shows: Sequence[Show] = (),
     checkpoint_every: int | None = None,
     progress: bool = True,
     restart: bool = False,
     name: str = "",
 ) -> Path:
-    """Train networks, ``generator`` and perhaps ``critic``, on ``stream(first)``; return ``model.safetensors``.
+    """Train networks, ``generator`` and perhaps ``critic``; return ``model.safetensors``'s path.
 
-    An interrupted training goes on from ``checkpoint.pt`` (written every ``checkpoint_every`` steps; by default a fifth
-    of the run, at most 1,000) and ends in the same weights, to the bit, as an uninterrupted one on one CPU process. It is
-    known by its ``identity``. ``history.csv``: step, learning rate, mean losses, what ``check`` measures, patches per
-    second, share of the time spent waiting for patches; each row is also given to ``shows``. With several processes each
-    takes its share of a batch (Fabric's DDP) and batch-norm statistics are the first process's. Raises InputError when
-    training diverges, and for another run's checkpoint: nothing that is not finite is ever saved.
+    ``stream(first)`` yields the patches from number ``first`` on. An interrupted training goes on
+    from ``checkpoint.pt`` (written every ``checkpoint_every`` steps; by default a fifth of the run,
+    at most 1,000) and, on one CPU process, ends in the same weights to the bit as an uninterrupted
+    one. ``identity`` tells runs apart. ``history.csv`` holds step, learning rate, mean losses, what
+    ``check`` measures, patches per second, and the share of the time spent waiting for patches;
+    each row is also given to ``shows``. With several processes each takes its share of a batch
+    (Fabric's DDP), and batch-norm statistics are the first process's. Raises InputError when
+    training diverges, before anything that is not finite is saved, and for another run's
+    checkpoint.
     """
     checkpoint = folder / "checkpoint.pt"
-    seen, state = checkpoints.stamp(checkpoint), checkpoints.read(checkpoint, identity, restart)
+    state = checkpoints.read(checkpoint, identity, restart)
     fabric = machine.fabric(training.precision)
     generator = networks["generator"]
     generator.to(memory_format=layout(generator))
     players = Players(networks, training, fabric, seed, segmenter)
-    step, history, pending = 0, [], []
+    step = 0
+    history: list[dict[str, float]] = []
+    pending: list[dict[str, torch.Tensor]] = []
     if state:
         step, history, pending = checkpoints.resume(state, players, fabric.device, checkpoint)
     share, last = training.batch_size // machine.processes, training.max_steps
@@ -100,14 +96,14 @@ def fit(
     del patches  # it ends with the source
     save_every = checkpoint_every or min(1000, -(-last // 5))
     row_every = -(-last // ROWS)
-    first, shown_every = fabric.global_rank == 0, 0.5 if sys.stderr.isatty() else 15
+    first = fabric.global_rank == 0
     bar = tqdm(
         total=last,
         initial=step,
         desc=name,
         unit="step",
         disable=not (progress and first),
-        mininterval=shown_every,
+        mininterval=0.5 if sys.stderr.isatty() else 15,
     )
     clock = _Clock(step)
     kept = keep_freed_memory() if fabric.device.type == "cpu" else nullcontext()
@@ -125,23 +121,16 @@ def fit(
             if row:
                 speed = clock.read(step, training.batch_size)
                 means = _means(pending)
-                measured = check(players.networks, fabric.device)
-                history.append(
-                    {
-                        "step": step,
-                        "learning_rate": training.rate(step - 1),
-                        **means,
-                        **measured,
-                        **speed,
-                    }
-                )
-                bar.set_postfix(**_shown(means, speed), refresh=False)
+                measured = check(networks, fabric.device)
+                facts = {"step": step, "learning_rate": training.rate(step - 1)}
+                history.append({**facts, **means, **measured, **speed})
+                bar.set_postfix(means, refresh=False)
                 for show in shows if first else ():
-                    show(history[-1], players.networks["generator"])
+                    show(history[-1], generator)
                 pending, clock = [], _Clock(step)
             if save and first:
-                progress_made = {"step": step, "history": history, "pending": pending}
-                seen = checkpoints.save(checkpoint, identity, progress_made, players, seen)
+                made = {"step": step, "history": history, "pending": pending}
+                checkpoints.save(checkpoint, identity, made, players)
     if first:
         checkpoints.finish(folder, identity, players, history)
         checkpoints.remove(checkpoint, identity)
@@ -150,7 +139,7 @@ def fit(
 
 
 class _Clock:
-    """How fast patches were used since a step, and how long they were waited for within ``with``."""
+    """Measure the speed since a step, and the time spent waiting within ``with``."""
 
     def __init__(self, step: int) -> None:
         self.step, self.began, self.waited = step, time.perf_counter(), 0.0
@@ -170,12 +159,6 @@ class _Clock:
         }
 
 
-def _shown(means: Mapping[str, float], speed: Mapping[str, float]) -> dict[str, str]:
-    """What the bar says of a row."""
-    losses = {name: f"{means[name]:.4f}" for name in ("loss", "critic_loss") if name in means}
-    return {**losses, "patches": f"{speed['patches_per_s']:.1f}/s"}
-
-
 def _means(pending: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, float]:
     """The mean of each loss over the steps that have it."""
     names = sorted({name for losses in pending for name in losses})
@@ -186,7 +169,7 @@ def _means(pending: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, float]:
 
 
 def check_numbers(**numbers: int | None) -> None:
-    """Raise InputError for a ``seed`` or ``checkpoint_every`` that is no whole number of 0 or 1 and more."""
+    """Raise InputError for a number below 1 (``seed``: below 0) or not whole; None passes."""
     for name, value in numbers.items():
         least = 0 if name == "seed" else 1
         if value is not None and not (isinstance(value, Integral) and value >= least):

@@ -1,16 +1,17 @@
-"""What one training step does: the parts that update a network alone, or against a critic."""
+"""Update networks by one training step: alone, or against a critic."""
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from srlib.core.device import layout
-from srlib.core.parts import Count, Number, Part, Whole
+from srlib.core.parts import Count, Number, Part, Size, Whole
 from srlib.core.paths import InputError, first_line
 from srlib.models.mdcsrn import Critic
 from srlib.models.network import seeded
@@ -19,7 +20,7 @@ from srlib.models.srresnet2d import Discriminator2D
 from srlib.scans.patches import per_axis
 from srlib.training import losses
 
-# name -> share of the learning rate at a step of max_steps, given the schedule_args
+# name -> share of the learning rate at a step, given max_steps and the schedule_args
 SCHEDULES: dict[str, Callable[..., float]] = {
     "constant": lambda step, max_steps: 1.0,
     "cosine": lambda step, max_steps: 0.5 * (1 + math.cos(math.pi * step / max_steps)),
@@ -42,14 +43,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adagrad": torch.optim.Adagrad,
     "adadelta": torch.optim.Adadelta,
 }
-PRECISIONS = (
-    "32-true",
-    "64-true",
-    "16-mixed",
-    "bf16-mixed",
-    "16-true",
-    "bf16-true",
-)  # of Lightning Fabric
+Losses = dict[str, Tensor]  # by name
 
 
 @dataclass(frozen=True)
@@ -60,7 +54,7 @@ class Training(Part):
         "loss": losses.LOSSES,
         "optimizer": OPTIMIZERS,
         "schedule": SCHEDULES,
-        "precision": PRECISIONS,
+        "precision": ("32-true", "16-mixed", "bf16-mixed"),
     }
 
     max_steps: Count
@@ -77,27 +71,26 @@ class Training(Part):
     dice_weight: Number = 0.0  # of a segmenter's Dice in the loss
 
     def rate(self, step: int) -> float:
-        """Learning rate of a step, counted from 0: a pure function, so that resuming needs no scheduler state."""
+        """Learning rate of a step, counted from 0."""
         share = SCHEDULES[self.schedule](step, self.max_steps, **self.schedule_args)
         return self.learning_rate * share
 
-    def make_optimizer(self, network: torch.nn.Module) -> torch.optim.Optimizer:
+    def make_optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
         """The optimiser of a network's weights and biases."""
-        named = list(network.named_parameters())
-        groups = [
-            {"params": [p for n, p in named if n.endswith("bias") == biases], "rate": rate}
-            for biases, rate in ((False, 1.0), (True, self.bias_rate))
-        ]
+        groups: list[dict] = [{"params": [], "rate": 1.0}, {"params": [], "rate": self.bias_rate}]
+        for name, parameter in network.named_parameters():
+            groups[name.endswith("bias")]["params"].append(parameter)
         return OPTIMIZERS[self.optimizer](groups, lr=self.learning_rate, **self.optimizer_args)
 
-    def check(self, network: torch.nn.Module) -> None:
+    def check(self, network: nn.Module) -> None:
         """Raise InputError for settings that the optimiser or the schedule does not take."""
         try:
             self.make_optimizer(network)
             rates = [self.rate(step) for step in (0, self.max_steps - 1)]
         except (TypeError, ValueError, ArithmeticError) as err:
             raise InputError(
-                f"{self.optimizer} or {self.schedule} does not take its settings ({first_line(err)})"
+                f"{self.optimizer} or {self.schedule} does not take its settings "
+                f"({first_line(err)})"
             ) from err
         if not all(0 <= rate < math.inf for rate in rates):
             raise InputError(
@@ -108,16 +101,16 @@ class Training(Part):
 class Players:
     """The networks of a training, ``generator`` and perhaps ``critic``, with their optimisers.
 
-    A ``segmenter``, which is frozen in evaluation mode, adds the Dice of what it makes of the output.
+    A ``segmenter``, frozen in evaluation mode, adds the Dice of the segmented output to the loss.
     """
 
     def __init__(
         self,
-        networks: Mapping[str, torch.nn.Module],
+        networks: Mapping[str, nn.Module],
         training: Training,
-        fabric: object,
+        fabric: Any,
         seed: int,
-        segmenter: torch.nn.Module | None = None,
+        segmenter: nn.Module | None = None,
     ) -> None:
         self.networks, self.training, self.fabric = dict(networks), training, fabric
         self.seed, self.segmenter = seed, segmenter
@@ -134,23 +127,28 @@ class Players:
         """Random numbers of a step: a function of the seed, the step and the process alone."""
         return np.random.default_rng([self.seed, index, self.fabric.global_rank])
 
-    def supervised(self, output: torch.Tensor, truth: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Loss against the truth (B, 1, X, Y, Z) by name.
+    def supervised(self, output: Tensor, truth: Tensor) -> Losses:
+        """Losses against the truth (B, 1 or 2, X, Y, Z), by name.
 
-        With a segmenter the truth's second channel holds classes; the weighted Dice of the segmented output is part of
-        the loss, and stands beside it.
+        With a segmenter the truth's second channel holds classes; the weighted Dice of the
+        segmented output is part of the loss, and is also given on its own.
         """
-
-        def middle(x: torch.Tensor) -> torch.Tensor:
-            return _middle(x, self.training.loss_crop)
-
-        loss = losses.LOSSES[self.training.loss](middle(output), middle(_image(truth)))
+        loss = losses.LOSSES[self.training.loss](self._middle(output), self._middle(_image(truth)))
         if self.segmenter is None:
             return {"loss": loss}
-        dice = losses.dice(middle(self.segmenter(_image(output).clamp(0, 1))), middle(truth[:, 1:]))
+        found = self.segmenter(_image(output).clamp(0, 1))
+        dice = losses.dice(self._middle(found), self._middle(truth[:, 1:]))
         return {"loss": loss + self.training.dice_weight * dice, "dice_loss": dice}
 
-    def update(self, name: str, index: int, loss: torch.Tensor) -> None:
+    def _middle(self, x: Tensor) -> Tensor:
+        """The part of a patch that the loss sees."""
+        size = self.training.loss_crop
+        if size is None:
+            return x
+        starts = [max(n - size, 0) // 2 for n in x.shape[2:]]
+        return x[(..., *(slice(start, start + size) for start in starts))]
+
+    def update(self, name: str, index: int, loss: Tensor) -> None:
         """One step of a network's optimiser."""
         optimizer = self.optimizers[name]
         for group in optimizer.param_groups:
@@ -160,34 +158,25 @@ class Players:
         optimizer.step()
 
 
-def _middle(x: torch.Tensor, size: int | None) -> torch.Tensor:
-    if size is None:
-        return x
-    starts = [max(n - size, 0) // 2 for n in x.shape[2:]]
-    return x[(..., *(slice(start, start + size) for start in starts))]
+def _image(x: Tensor) -> Tensor:
+    """The first channel of an output or a truth; uncertainty or classes may follow."""
+    # a slice's gradient has another layout, and rounds differently
+    return x if x.shape[1] == 1 else x[:, :1]
 
 
-def _image(x: torch.Tensor) -> torch.Tensor:
-    """The first channel of a network's output or of the truth; an uncertainty or classes may follow."""
-    return (
-        x if x.shape[1] == 1 else x[:, :1]
-    )  # the gradient of a slice has another layout, and rounds differently
-
-
-def _detached(terms: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _detached(terms: Losses) -> Losses:
     return {name: term.detach() for name, term in terms.items()}
 
 
 @dataclass(frozen=True)
 class Supervised(Part):
-    """One network, and a loss between its output and the truth."""
+    """One network, and a loss between its output and the truth; the base of all games."""
 
-    def critic(self, width: int, patch_size: int | Sequence[int], seed: int = 0) -> None:
+    def critic(self, width: int, patch_size: Size, seed: int = 0) -> nn.Module | None:
         """None: there is no critic."""
+        return None
 
-    def step(
-        self, players: Players, index: int, lr: torch.Tensor, hr: torch.Tensor
-    ) -> dict[str, torch.Tensor]:
+    def step(self, players: Players, index: int, lr: Tensor, hr: Tensor) -> Losses:
         """One update; returns the losses by name."""
         players.networks["generator"].train()
         terms = players.supervised(players.models["generator"](lr), hr)
@@ -196,12 +185,13 @@ class Supervised(Part):
 
 
 @dataclass(frozen=True)
-class Wasserstein(Part):
-    """A generator and a Wasserstein critic, of which each step updates one; the other stays as it is.
+class Wasserstein(Supervised):
+    """A generator and a Wasserstein critic; each step updates one of them.
 
-    Chen et al., MICCAI 2018: the critic alone at first, then a fixed number of critic steps for each generator step,
-    and after every so many of these steps a run of extra critic steps. While the critic moves, the generator is in
-    evaluation mode: not even its batch-norm statistics change, and the critic judges what users would get.
+    Chen et al., MICCAI 2018: the critic alone at first, then a fixed number of critic steps for
+    each generator step, and after every so many of these steps a run of extra critic steps. While
+    the critic moves, the generator is in evaluation mode: its batch-norm statistics do not change,
+    and the critic judges what users would get.
     """
 
     choices: ClassVar = {"constraint": ("penalty", "clip")}
@@ -215,72 +205,69 @@ class Wasserstein(Part):
     strength: Number = 10.0  # of the penalty; the bound of the weights where they are clipped
     slope: Number = 0.2  # of the critic's LeakyReLU
 
-    def critic(self, width: int, patch_size: int | Sequence[int], seed: int = 0) -> torch.nn.Module:
-        """The critic, as wide beside a generator of ``width`` as in the paper (64 to 16)."""
+    def critic(self, width: int, patch_size: Size, seed: int = 0) -> nn.Module:
+        """The critic, four times as wide as the generator, as in the paper (64 to 16)."""
         return seeded(lambda: Critic(4 * width, patch_size, self.slope), seed, "the critic")
 
     def who_moves(self, step: int) -> str:
-        """``critic`` or ``generator``: the network that a step updates, steps counted from 0."""
+        """The network that a step updates, ``critic`` or ``generator``; steps count from 0."""
         if step < self.critic_steps:
             return "critic"
         place = (step - self.critic_steps) % (self.extra_every + self.extra)
         turn = place % (self.per_generator + 1)
         return "generator" if place < self.extra_every and turn == self.per_generator else "critic"
 
-    def step(
-        self, players: Players, index: int, lr: torch.Tensor, hr: torch.Tensor
-    ) -> dict[str, torch.Tensor]:
+    def step(self, players: Players, index: int, lr: Tensor, hr: Tensor) -> Losses:
         """One update of either network; returns its losses by name."""
         move = self._move_critic if self.who_moves(index) == "critic" else self._move_generator
         return _detached(move(players, index, lr, hr))
 
-    def _move_critic(
-        self, players: Players, index: int, lr: torch.Tensor, hr: torch.Tensor
-    ) -> dict:
+    def _move_critic(self, players: Players, index: int, lr: Tensor, hr: Tensor) -> dict:
         generator, critic = players.networks["generator"].eval(), players.models["critic"]
         players.networks["critic"].requires_grad_(True)
         with torch.no_grad():
             hr, sr = _image(hr), _image(generator(lr)).contiguous()
-        if self.constraint == "clip":
-            real, fake = critic(torch.cat([hr, sr])).split(len(hr))
-            loss = distance = losses.wasserstein_critic(real, fake)
-        else:
+        points = []
+        if self.constraint == "penalty":
             share = players.draw(index).random(len(hr), dtype=np.float32)
-            points = losses.mix(hr, sr, torch.from_numpy(share))
-            real, fake, between = critic(torch.cat([hr, sr, points])).split(len(hr))
-            distance = losses.wasserstein_critic(real, fake)
-            loss = distance + self.strength * losses.gradient_penalty(between, points)
+            points = [losses.mix(hr, sr, torch.from_numpy(share))]
+        real, fake, *between = critic(torch.cat([hr, sr, *points])).split(len(hr))
+        loss = distance = fake.mean() - real.mean()
+        if points:
+            loss = distance + self.strength * losses.gradient_penalty(*between, *points)
         players.update("critic", index, loss)
-        if self.constraint == "clip":
-            losses.clip_weights(players.networks["critic"], self.strength)
+        if self.constraint == "clip":  # Arjovsky et al., ICML 2017
+            with torch.no_grad():
+                for parameter in players.networks["critic"].parameters():
+                    parameter.clamp_(-self.strength, self.strength)
         return {"critic_loss": loss, "gap": -distance}
 
-    def _move_generator(
-        self, players: Players, index: int, lr: torch.Tensor, hr: torch.Tensor
-    ) -> dict:
+    def _move_generator(self, players: Players, index: int, lr: Tensor, hr: Tensor) -> dict:
         players.networks["generator"].train()
         players.networks["critic"].requires_grad_(False)
         sr = players.models["generator"](lr)
         terms = players.supervised(sr, hr)
-        adversarial = losses.wasserstein_generator(
-            players.networks["critic"](_image(sr).contiguous())
-        )
+        adversarial = -players.networks["critic"](_image(sr).contiguous()).mean()
         players.update("generator", index, terms["loss"] + self.weight * adversarial)
         return {**terms, "adversarial": adversarial}
 
 
-class _BothMove(Part):
+class _BothMove(Supervised):
     """A generator and a discriminator, both updated at every step, the discriminator first."""
 
     choices: ClassVar = {"labels": ("per_step", "code", "hard"), "moves": ("both", "critic")}
-    against: ClassVar[
-        Callable[[torch.Tensor, np.ndarray], torch.Tensor]
-    ]  # scores and labels to a loss
     moves: ClassVar = "both"
+    weight: Number
+    labels: str
 
-    def step(
-        self, players: Players, index: int, lr: torch.Tensor, hr: torch.Tensor
-    ) -> dict[str, torch.Tensor]:
+    against: ClassVar  # (scores (B,), labels (B,)) to a loss
+
+    def critic(self, width: int, patch_size: Size, seed: int = 0) -> nn.Module:
+        """The discriminator, as wide as the generator, as in both papers."""
+        critic = seeded(lambda: self.make_critic(width, patch_size), seed, "the discriminator")
+        return critic.to(memory_format=layout(critic))
+
+    def step(self, players: Players, index: int, lr: Tensor, hr: Tensor) -> Losses:
         """One update of each network; returns their losses by name."""
         critic, draw, both = players.networks["critic"], players.draw(index), self.moves == "both"
         real, fake = losses.draw_labels(draw, len(hr), self.labels)
@@ -289,9 +276,8 @@ class _BothMove(Part):
             output = players.models["generator"](lr)
         truth, hr, sr = hr, _image(hr), _image(output)
         critic.requires_grad_(True)
-        on_real, on_fake = (
-            players.models["critic"](side) for side in (hr, sr.detach())
-        )  # apart, for their batch norm
+        # apart, for their batch norm
+        on_real, on_fake = (players.models["critic"](side) for side in (hr, sr.detach()))
         critic_loss = self.against(on_real, real) + self.against(on_fake, fake)
         players.update("critic", index, critic_loss)
         terms = {"critic_loss": critic_loss, "gap": on_real.mean() - on_fake.mean()}
@@ -308,33 +294,27 @@ class _BothMove(Part):
 class LeastSquares(_BothMove):
     """3D-SRGAN's game (Sanchez & Vilaplana, MIDL 2018)."""
 
-    against = staticmethod(losses.least_squares)
+    against: ClassVar = staticmethod(losses.least_squares)
 
     weight: Number  # of the adversarial term in the generator's loss
     labels: str = "per_step"  # rule of losses.draw_labels
     slope: Number = 0.2  # of the discriminator's LeakyReLU
 
-    def critic(self, width: int, patch_size: int | Sequence[int], seed: int = 0) -> torch.nn.Module:
-        """The discriminator, as wide as the generator, as in the paper (32 to 32)."""
-        critic = seeded(
-            lambda: Discriminator3D(width, patch_size, self.slope), seed, "the discriminator"
-        )
-        return critic.to(memory_format=layout(critic))
+    def make_critic(self, width: int, patch_size: Size) -> nn.Module:
+        """3D-SRGAN's discriminator."""
+        return Discriminator3D(width, patch_size, self.slope)
 
 
 @dataclass(frozen=True)
 class CrossEntropy(_BothMove):
     """SRGAN's game (Ledig et al., CVPR 2017)."""
 
-    against = staticmethod(losses.cross_entropy)
+    against: ClassVar = staticmethod(losses.cross_entropy)
 
     weight: Number  # of the adversarial term in the generator's loss
     labels: str = "hard"  # rule of losses.draw_labels
     moves: str = "both"  # or the "critic" alone
 
-    def critic(self, width: int, patch_size: int | Sequence[int], seed: int = 0) -> torch.nn.Module:
-        """The discriminator of images, as wide as the generator, as in the paper (64 to 64)."""
-        critic = seeded(
-            lambda: Discriminator2D(width, per_axis(patch_size)[:2]), seed, "the discriminator"
-        )
-        return critic.to(memory_format=layout(critic))
+    def make_critic(self, width: int, patch_size: Size) -> nn.Module:
+        """SRGAN's discriminator of images."""
+        return Discriminator2D(width, per_axis(patch_size)[:2])

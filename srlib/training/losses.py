@@ -1,11 +1,11 @@
-"""Training losses: supervised ones by name, and the Wasserstein and the least-squares game of two
-networks.
-"""
+"""Compute training losses: supervised ones by name, and those of critics and discriminators."""
 
 from functools import partial
 
 import numpy as np
 import torch
+from numpy.random import Generator
+from torch import Tensor
 from torch.nn import functional
 
 from srlib.core.paths import InputError
@@ -16,7 +16,7 @@ WINDOW = 7  # voxels, uniform, as in the metric
 SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 
-def ssim(sr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
+def ssim(sr: Tensor, hr: Tensor) -> Tensor:
     """1 - SSIM, differentiable; SSIM is that of ``metrics.ssim``: 2-D for one slice, 3-D where
     there are more.
 
@@ -27,7 +27,7 @@ def ssim(sr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
     return 1 - (luminance * contrast).mean()
 
 
-def ms_ssim(sr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
+def ms_ssim(sr: Tensor, hr: Tensor) -> Tensor:
     """1 - multi-scale SSIM (Wang et al., Asilomar 2003), mean over images and channels; shapes as
     ``ssim``.
 
@@ -47,14 +47,14 @@ def ms_ssim(sr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
     return 1 - product.mean()
 
 
-def l1_l2(sr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
+def l1_l2(sr: Tensor, hr: Tensor) -> Tensor:
     """L1 + 20 L2, for images in [0, 1]: the first keeps empty background empty, the second finds
     edges in noise (ours).
     """
     return functional.l1_loss(sr, hr) + 20 * functional.mse_loss(sr, hr)
 
 
-def log_mse(sr: torch.Tensor, hr: torch.Tensor, floor: float = 1e-4) -> torch.Tensor:
+def log_mse(sr: Tensor, hr: Tensor, floor: float = 1e-4) -> Tensor:
     """Mean over a batch's patches of the logarithm of their squared error, which is their PSNR in
     other units.
 
@@ -65,7 +65,7 @@ def log_mse(sr: torch.Tensor, hr: torch.Tensor, floor: float = 1e-4) -> torch.Te
     return torch.log((sr - hr).square().flatten(1).mean(1) + floor).mean()
 
 
-def ssim_slices(sr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
+def ssim_slices(sr: Tensor, hr: Tensor) -> Tensor:
     """1 - SSIM of slices, 2-D, mean over the three orientations of volumes (B, C, X, Y, Z).
 
     Iglesias et al., NeuroImage 2021. Deviation: their code has an 11-wide Gaussian window. Raises
@@ -75,14 +75,14 @@ def ssim_slices(sr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
     return sum(ssim(*view) for view in views) / 3
 
 
-def ssim_l1_l2(sr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
+def ssim_l1_l2(sr: Tensor, hr: Tensor) -> Tensor:
     """0.8 (1 - SSIM) + 0.1 L1 + 0.1 L2, for images in [0, 1] (code of SRResNet for ultrasound and
     CT).
     """
     return 0.8 * ssim(sr, hr) + 0.1 * functional.l1_loss(sr, hr) + 0.1 * functional.mse_loss(sr, hr)
 
 
-def _squeezed(x: torch.Tensor, least: int) -> torch.Tensor:
+def _squeezed(x: Tensor, least: int) -> Tensor:
     x = x[..., 0] if x.dim() == 5 and x.shape[-1] == 1 else x
     if min(x.shape[2:]) < least:
         raise InputError(
@@ -91,12 +91,12 @@ def _squeezed(x: torch.Tensor, least: int) -> torch.Tensor:
     return x
 
 
-def _pool(x: torch.Tensor, size: int, stride: int | None = None) -> torch.Tensor:
+def _pool(x: Tensor, size: int, stride: int | None = None) -> Tensor:
     """Means over windows of an image (B, C, X, Y) or a volume (B, C, X, Y, Z)."""
     return (functional.avg_pool2d if x.dim() == 4 else functional.avg_pool3d)(x, size, stride)
 
 
-def _similarity(sr: torch.Tensor, hr: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _similarity(sr: Tensor, hr: Tensor) -> tuple[Tensor, Tensor]:
     """Luminance and contrast-structure maps over whole windows; variances are those of samples."""
     mean = partial(_pool, size=WINDOW, stride=1)
     count, c1, c2 = WINDOW ** (sr.dim() - 2), 0.01**2, 0.03**2
@@ -109,7 +109,7 @@ def _similarity(sr: torch.Tensor, hr: torch.Tensor) -> tuple[torch.Tensor, torch
     return luminance, (2 * unbiased * covariance + c2) / (unbiased * both + c2)
 
 
-def mse_gdl(sr: torch.Tensor, hr: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
+def mse_gdl(sr: Tensor, hr: Tensor, reduction: str = "mean") -> Tensor:
     """Squared error + gradient difference of two batches (B, C, X, Y, Z): sums in Sanchez &
     Vilaplana, MIDL 2018.
 
@@ -122,7 +122,7 @@ def mse_gdl(sr: torch.Tensor, hr: torch.Tensor, reduction: str = "mean") -> torc
     return error(sr, hr) + sum(gradients)
 
 
-def uncertainty(output: torch.Tensor) -> torch.Tensor:
+def uncertainty(output: Tensor) -> Tensor:
     """Scale b of the Laplace distribution about each voxel, (B, C, X, Y, Z), from an output (B, 2
     C, X, Y, Z).
 
@@ -132,7 +132,7 @@ def uncertainty(output: torch.Tensor) -> torch.Tensor:
     return 1e-5 + 0.02 * output.chunk(2, dim=1)[1].exp()
 
 
-def laplace(output: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
+def laplace(output: Tensor, hr: Tensor) -> Tensor:
     """Mean negative log-likelihood of a Laplace distribution, log(2 b) + |sr - hr| / b; ``output``:
     sr, then s of b.
     """
@@ -140,7 +140,7 @@ def laplace(output: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
     return ((2 * b).log() + (output.chunk(2, dim=1)[0] - hr).abs() / b).mean()
 
 
-def dice(logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+def dice(logits: Tensor, classes: Tensor) -> Tensor:
     """1 - soft Dice, mean over the K classes (background too) and the batch: logits (B, K, X, Y,
     Z), classes (B, 1, ...).
 
@@ -171,17 +171,7 @@ LOSSES = {
 }
 
 
-def wasserstein_critic(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
-    """What the critic minimises: mean D(fake) - mean D(real) (Arjovsky et al., ICML 2017)."""
-    return fake.mean() - real.mean()
-
-
-def wasserstein_generator(fake: torch.Tensor) -> torch.Tensor:
-    """What the generator minimises beside its supervised loss: -mean D(fake)."""
-    return -fake.mean()
-
-
-def mix(real: torch.Tensor, fake: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+def mix(real: Tensor, fake: Tensor, share: Tensor) -> Tensor:
     """Points between real and fake samples (B, C, X, Y, Z), ready for ``gradient_penalty``;
     ``share`` (B,) of real.
     """
@@ -189,7 +179,7 @@ def mix(real: torch.Tensor, fake: torch.Tensor, share: torch.Tensor) -> torch.Te
     return (share * real + (1 - share) * fake).detach().requires_grad_(True)
 
 
-def gradient_penalty(scores: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+def gradient_penalty(scores: Tensor, points: Tensor) -> Tensor:
     """Mean over the batch of (|gradient of the critic's score at a point| - 1)^2 (Gulrajani et al.,
     NeurIPS 2017).
 
@@ -200,36 +190,28 @@ def gradient_penalty(scores: torch.Tensor, points: torch.Tensor) -> torch.Tensor
     return ((gradient.flatten(1).norm(dim=1) - 1) ** 2).mean()
 
 
-def clip_weights(network: torch.nn.Module, bound: float) -> None:
-    """Clamp every parameter to [-bound, bound], in place (Arjovsky et al., ICML 2017)."""
-    for parameter in network.parameters():
-        parameter.data.clamp_(-bound, bound)
-
-
-def least_squares(scores: torch.Tensor, labels: np.ndarray) -> torch.Tensor:
+def least_squares(scores: Tensor, labels: np.ndarray) -> Tensor:
     """Mean of (score - label)^2 over a batch, (B,) each (Mao et al., ICCV 2017, without their
     factor 1/2).
     """
     return functional.mse_loss(scores, torch.from_numpy(labels).to(scores))
 
 
-def cross_entropy(scores: torch.Tensor, labels: np.ndarray) -> torch.Tensor:
+def cross_entropy(scores: Tensor, labels: np.ndarray) -> Tensor:
     """Binary cross-entropy of logits with labels over a batch, (B,) each (Goodfellow et al.,
     NeurIPS 2014).
     """
     return functional.binary_cross_entropy_with_logits(scores, torch.from_numpy(labels).to(scores))
 
 
-def wished_labels(rng: np.random.Generator, n: int, rule: str = "per_step") -> np.ndarray:
+def wished_labels(rng: Generator, n: int, rule: str = "per_step") -> np.ndarray:
     """Labels towards which a generator draws the scores of its ``n`` patches: those of real ones,
     never swapped.
     """
     return np.ones(n) if rule == "hard" else rng.uniform(*REAL, n)
 
 
-def draw_labels(
-    rng: np.random.Generator, n: int, rule: str = "per_step"
-) -> tuple[np.ndarray, np.ndarray]:
+def draw_labels(rng: Generator, n: int, rule: str = "per_step") -> tuple[np.ndarray, np.ndarray]:
     """Labels for ``n`` real and ``n`` generated patches, float32: what the discriminator's scores
     are drawn towards.
 

@@ -1,7 +1,8 @@
-"""Training patches in an HDF5 file (`data` and `label`), as the SRReCNN3D code and Caffe exchange them."""
+"""Write and read training patches as HDF5 (`data`, `label`), as the SRReCNN3D code and Caffe do."""
 
 import io
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import h5py
@@ -10,34 +11,24 @@ from tqdm import tqdm
 
 from srlib.core.paths import InputError, atomic, first_line, make_dir
 from srlib.core.tables import keep
-from srlib.training.examples import Example, PairDataset
-from srlib.training.streams import patch_stream
+from srlib.training.examples import PairDataset
+from srlib.training.streams import Patch, patch_stream
 
+NAMES = ("data", "label")
 CHUNK = 16  # patches read or written at once
 MAX_CHUNK_BYTES = 2**30  # what a file may ask to hold in memory for one read
-# what h5py raises for damaged or foreign files
-_DAMAGED = (
-    OSError,
-    KeyError,
-    RuntimeError,
-    ValueError,
-    TypeError,
-    OverflowError,
-    MemoryError,
-    AttributeError,
-)
 
 
 class _Target(io.FileIO):
-    """A file for HDF5, which crashes when it cannot close what it could not write: so it never hears of that.
+    """A file that hides failed writes from HDF5, which crashes when it closes after one.
 
-    What the system refused is raised when this file is left.
+    Leaving the file raises what the system refused.
     """
 
     refused: OSError | None = None
 
     def write(self, data: bytes) -> int:
-        """Write all; nothing any more once the system has refused."""
+        """Write all; nothing after the system has refused once."""
         left = memoryview(data).cast("B")
         try:
             while left and not self.refused:
@@ -61,42 +52,41 @@ class _Target(io.FileIO):
 
 
 def write_store(
-    dataset: PairDataset, path: str | Path, progress: bool = True, force: bool = False
+    dataset: PairDataset, path: str | Path, *, progress: bool = True, force: bool = False
 ) -> Path:
-    """Write all grid patches of a dataset: float32 (N, C, x, y, z) ``data`` and (N, 1, x, y, z) ``label``.
+    """Write all grid patches of a dataset.
 
-    Names and axes are those of the published code. The file appears under its name only when it is whole. Raises
-    InputError for an experiment that draws its patches at random, when something is there already unless ``force``, and
-    when the disk is full.
+    The arrays are float32: ``data`` (N, C, x, y, z) and ``label`` (N, 1, x, y, z).
+
+    Names and axes are those of the published code. The file appears under its name only when it is
+    complete. Raises InputError for an experiment that draws its patches at random, when something
+    is there already unless ``force``, and when the disk is full.
     """
-    if not dataset.part.fixed:
+    if getattr(dataset.part, "sampling", "random") != "grid":
         raise InputError(
             "its examples are new ones all the time; a store holds fixed ones, of sampling 'grid'"
         )
     keep(path, force=force)
     counts = [len(dataset.grid(index)) for index in range(len(dataset))]
     make_dir(Path(path).parent)
-    bar = tqdm(total=sum(counts), desc="patches", unit="patch", disable=not progress)
+    total, row = sum(counts), 0
+    bar = tqdm(total=total, desc="patches", unit="patch", disable=not progress)
     with (
-        atomic(Path(path)) as temporary,
+        atomic(path) as temporary,
         bar,
         _Target(temporary, "w+") as target,
         h5py.File(target, "w") as file,
     ):
-        row = 0
         for index in range(len(dataset)):
             places = dataset.grid(index)
             for first in range(0, len(places), CHUNK):
                 pairs = [dataset.read(index, place) for place in places[first : first + CHUNK]]
-                for name, patches in zip(
-                    ("data", "label"), map(np.stack, zip(*pairs, strict=True)), strict=True
-                ):
-                    if name not in file:
-                        shape = (sum(counts), *patches.shape[1:])
-                        file.create_dataset(
-                            name, shape, np.float32, chunks=(min(CHUNK, shape[0]), *shape[1:])
-                        )
-                    file[name][row : row + len(patches)] = patches
+                for name, patches in zip(NAMES, zip(*pairs, strict=True), strict=True):
+                    shape = patches[0].shape
+                    part = file.require_dataset(
+                        name, (total, *shape), np.float32, chunks=(min(CHUNK, total), *shape)
+                    )
+                    part[row : row + len(pairs)] = np.stack(patches)
                 if target.refused:
                     raise target.refused
                 row += len(pairs)
@@ -106,33 +96,35 @@ def write_store(
 
 
 class PatchStore:
-    """The patches of an HDF5 file, ours or one of the published code, as a dataset for ``patch_stream``.
+    """The patches of an HDF5 file, ours or the published code's, as a dataset for ``patch_stream``.
 
-    In ours an item is what one was in the dataset that was written, so the stream is that dataset's, patch by
-    patch; another file is one item. Raises InputError for a file that is damaged, cut off, or of another kind.
+    Our files keep the items of the dataset that was written, so the stream is that dataset's, patch
+    by patch; another file is one item. Raises InputError for a file that is damaged, cut off, or of
+    another kind.
     """
 
     def __init__(self, path: str | Path, seed: int = 0) -> None:
         self.path, self.seed = Path(path), seed
         if not self.path.is_file():
             raise InputError(f"{path}: no such file; write one with 'srlib store'")
-        try:
-            self._file = h5py.File(self.path, "r")
-        except _DAMAGED as err:
-            raise InputError(
-                f"{path}: not a readable HDF5 file ({first_line(err)}); write it again"
-            ) from err
-        try:
-            self.shapes = [self._checked(name) for name in ("data", "label")]
+        with ExitStack() as stack:
+            stack.enter_context(self._readable("the file"))
+            self._file = stack.enter_context(h5py.File(self.path, "r"))
+            self.shapes = [self._checked(name) for name in NAMES]
             self._first = self._checked_items()
-        except _DAMAGED as err:
-            self.close()
+            stack.pop_all()  # the file stays open
+
+    @contextmanager
+    def _readable(self, what: str) -> Iterator[None]:
+        """Raise whatever h5py makes of damaged content as an InputError of one line."""
+        try:
+            yield
+        except InputError as err:
+            raise InputError(f"{self.path}: {err}") from err
+        except Exception as err:
             raise InputError(
-                f"{path}: not a readable patch store ({first_line(err)}); write it again"
+                f"{self.path}: {what} is unreadable ({first_line(err)}); write it again"
             ) from err
-        except InputError:
-            self.close()
-            raise
 
     def close(self) -> None:
         """Close the file."""
@@ -142,44 +134,27 @@ class PatchStore:
         """The row at which each item begins, and the end of the last."""
         (n, *data), (m, *label) = self.shapes
         if n != m or data[1:] != label[1:] or label[0] != 1:
-            raise InputError(
-                f"{self.path}: data {self.shapes[0]} and label {self.shapes[1]} are not pairs of patches"
-            )
+            raise InputError(f"data {data} and label {label} are not pairs of patches")
         items = np.atleast_1d(self._file.attrs.get("items", n)).tolist()
         if not all(isinstance(count, int) and count > 0 for count in items) or sum(items) != n:
-            raise InputError(
-                f"{self.path}: its items {items[:5]} do not add up to its {n} patches; write it again"
-            )
+            raise InputError(f"items {items[:5]} do not add up to {n} patches; write it again")
         return np.cumsum([0, *items]).tolist()
 
     def _checked(self, name: str) -> tuple[int, ...]:
         """Shape of a dataset that lies whole in this very file."""
         if not isinstance(self._file.get(name, getlink=True), h5py.HardLink):
-            raise InputError(
-                f"{self.path}: {name!r} is missing or a link to elsewhere; expected 'data' and 'label'"
-            )
+            raise InputError(f"{name!r} is missing or a link to elsewhere; expected {NAMES}")
         part = self._file[name]
-        if (
-            not isinstance(part, h5py.Dataset)
-            or part.ndim != 5
-            or part.dtype.kind != "f"
-            or 0 in part.shape
-        ):
-            raise InputError(
-                f"{self.path}: {name!r} is not a set of patches, real numbers (N, C, x, y, z)"
-            )
+        if len(part.shape) != 5 or part.dtype.kind != "f" or 0 in part.shape:
+            raise InputError(f"{name!r} is not a set of patches, real numbers (N, C, x, y, z)")
         chunk = part.chunks or (1, *part.shape[1:])
         if np.prod(chunk, dtype=float) * part.dtype.itemsize > MAX_CHUNK_BYTES:
-            raise InputError(
-                f"{self.path}: chunks of {chunk} patches of {name!r} are too large to read"
-            )
+            raise InputError(f"chunks of {chunk} patches of {name!r} are too large to read")
         if part.is_virtual or part.external:
-            raise InputError(
-                f"{self.path}: {name!r} is stored in other files; expected one whole file"
-            )
+            raise InputError(f"{name!r} is stored in other files; expected one whole file")
         whole = np.prod(part.shape, dtype=float) * part.dtype.itemsize
-        if not part.id.get_create_plist().get_nfilters() and part.id.get_storage_size() < whole:
-            raise InputError(f"{self.path}: {name!r} was not written to its end; write it again")
+        if part.compression is None and part.id.get_storage_size() < whole:
+            raise InputError(f"{name!r} was not written to its end; write it again")
         return part.shape
 
     def __len__(self) -> int:
@@ -189,7 +164,7 @@ class PatchStore:
         """The rows of an item."""
         return range(self._first[index], self._first[index + 1])
 
-    def stream(self, start: int = 0) -> Iterator[Example]:
+    def stream(self, start: int = 0) -> Iterator[Patch]:
         """Endless patches from number ``start`` on; a pure function of the seed."""
         return patch_stream(self, self.seed, start)
 
@@ -197,13 +172,8 @@ class PatchStore:
         """The rows of an item, the same in every epoch."""
         return self.grid(index)
 
-    def read(self, index: int, row: int) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, index: int, row: int) -> Patch:
         """One patch: input (C, x, y, z) and truth (1, x, y, z), float32."""
-        try:
-            return tuple(
-                np.asarray(self._file[name][row], np.float32) for name in ("data", "label")
-            )
-        except _DAMAGED as err:
-            raise InputError(
-                f"{self.path}: patch {row} is unreadable ({first_line(err)}); write it again"
-            ) from err
+        with self._readable(f"patch {row}"):
+            given, truth = (self._file[name][row].astype(np.float32) for name in NAMES)
+        return given, truth

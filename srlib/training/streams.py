@@ -1,25 +1,28 @@
-"""Endless training examples: the stream of patches, batches of them, and a thread that stays a few ahead."""
+"""Serve endless training examples: a stream of patches, batches, and a thread that works ahead."""
 
 import itertools
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
+from torch.nn import Module
 
 POOL = 4  # subjects whose patches are mixed; two pools at most are in memory
 AHEAD = 4  # batches that wait for the network
+Show = Callable[[Mapping[str, float], Module], None]  # of a row of history.csv and the generator
+Patch = tuple[np.ndarray, np.ndarray]  # input (C, x, y, z), truth (1 or 2, x, y, z)
 
 
-def patch_stream(
-    dataset: object, seed: int, start: int = 0
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Endless (input, truth) patches, (C, x, y, z) and (1, x, y, z): a pure function of the seed, entered anywhere.
+def patch_stream(dataset: Any, seed: int, start: int = 0) -> Iterator[Patch]:
+    """Yield endless patches of a dataset from number ``start`` on; a pure function of ``seed``.
 
-    Each epoch shuffles the items (subjects, or the files of a patch store); pools of a few are loaded (the next
-    one while this one is served) and their patches mixed. Entering late skips whole pools without reading them.
+    Each epoch shuffles the items (subjects, or the items of a patch store). Pools of a few items
+    are loaded, the next one while this one is served, and their patches are mixed. Whole pools
+    before ``start`` are skipped without reading them.
     """
     counts = [len(dataset.grid(index)) for index in range(len(dataset))]
 
@@ -50,15 +53,19 @@ def patch_stream(
 
 
 def batches(patches: Iterator, size: int, first: int, share: int) -> Iterator[list[np.ndarray]]:
-    """Patches in batches of ``size``, of which a process takes its ``share`` from ``first`` on; (share, ...) per side."""
+    """Yield, of each batch of ``size``, the ``share`` from ``first`` on: one array per side."""
     while True:
         batch = list(itertools.islice(patches, size))[first : first + share]
         yield [np.stack(arrays) for arrays in zip(*batch, strict=True)]
 
 
 def ahead(items: Iterator) -> Iterator:
-    """The same items, made by a thread that stays a few ahead; its errors are raised here. Closing it ends the thread."""
-    ready, closed = queue.Queue(AHEAD), threading.Event()
+    """Yield the same items, made ahead by a thread.
+
+    The thread's errors are raised here. Closing the iterator ends the thread.
+    """
+    ready: queue.Queue = queue.Queue(AHEAD)
+    closed = threading.Event()
 
     def work(items: Iterator) -> None:
         try:

@@ -1,4 +1,4 @@
-"""What training looks at beside its loss: fixed patches of the validation scans, or examples of their label maps."""
+"""Measure and show networks on fixed validation patches during training."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 from torch.nn import functional
 
 from srlib.core.paths import InputError, make_dir
@@ -14,12 +15,13 @@ from srlib.data.manifest import Subject
 from srlib.data.pairs import ObservationModel
 from srlib.scans.patches import extract
 from srlib.scans.volume import Volume, crop_or_pad, save
-from srlib.training.examples import Example, ScanPatches, fullest
+from srlib.training.examples import ScanPatches, fullest
+from srlib.training.streams import Patch, Show
 
 
 @contextmanager
-def _looked_at(*networks: torch.nn.Module) -> Iterator[None]:
-    """Networks in evaluation mode, without gradients, so that a look changes nothing of them; then as they were."""
+def _evaluating(*networks: nn.Module) -> Iterator[None]:
+    """Put networks in evaluation mode, without gradients; afterwards restore their modes."""
     modes = [network.training for network in networks]
     try:
         with torch.no_grad():
@@ -32,58 +34,57 @@ def _looked_at(*networks: torch.nn.Module) -> Iterator[None]:
 
 
 def validation(
-    pairs: Sequence[Example], loss: str
-) -> Callable[[Mapping[str, torch.nn.Module], torch.device], dict[str, float]]:
-    """A function that measures networks on fixed (input, truth) pairs (nan when there are none).
+    pairs: Sequence[Patch], loss: str
+) -> Callable[[Mapping[str, nn.Module], torch.device], dict[str, float]]:
+    """A function that measures networks on fixed (input, truth) pairs; nan when there are none.
 
-    ``val_psnr`` of the image in dB (data range 1 in the network's units) or, where classes are what it learns,
-    ``val_dice``: the mean Dice of the most likely classes, over those but 0 that an example holds. With a critic,
-    ``val_gap``: its mean score of real minus generated patches.
+    ``val_psnr``: PSNR of the image in dB (data range 1 in the network's units). For the loss
+    ``dice`` it is ``val_dice``: the mean Dice of the most likely classes, over the classes but 0
+    that an example holds. With a critic, ``val_gap``: its mean score of real minus generated
+    patches.
     """
     measure, name = (_dice, "val_dice") if loss == "dice" else (_psnr, "val_psnr")
 
-    def check(networks: Mapping[str, torch.nn.Module], device: torch.device) -> dict[str, float]:
+    def check(networks: Mapping[str, nn.Module], device: torch.device) -> dict[str, float]:
         generator, critic = networks["generator"], networks.get("critic")
-        row = {name: [], "val_gap": []} if critic else {name: []}
-        with _looked_at(*networks.values()):
+        row: dict[str, list[float]] = {name: []} | ({"val_gap": []} if critic else {})
+        with _evaluating(*networks.values()):
             for pair in pairs:
                 lr, hr = (torch.from_numpy(side)[None].to(device) for side in pair)
                 sr, hr = generator(lr), hr[:, :1]  # classes may follow the image
                 row[name].append(measure(sr, hr))
                 if critic:
                     row["val_gap"].append(float(critic(hr) - critic(sr[:, :1])))
-        return {
-            name: float(np.mean(values)) if values else math.nan for name, values in row.items()
-        }
+        return {name: float(np.mean(values or math.nan)) for name, values in row.items()}
 
     return check
 
 
-def _psnr(sr: torch.Tensor, hr: torch.Tensor) -> float:
+def _psnr(sr: Tensor, hr: Tensor) -> float:
     return float(-10 * torch.log10(functional.mse_loss(sr[:, :1], hr)))
 
 
-def _dice(logits: torch.Tensor, classes: torch.Tensor) -> float:
-    found = logits.argmax(1, keepdim=True)
-    both = [(found == k, classes == k) for k in range(1, logits.shape[1])]
-    return float(
-        np.mean(
-            [float(2 * (p & g).sum() / (p.sum() + g.sum())) for p, g in both if g.any()]
-            or [math.nan]
-        )
-    )
+def _dice(logits: Tensor, classes: Tensor) -> float:
+    found, scores = logits.argmax(1, keepdim=True), []
+    for k in range(1, logits.shape[1]):
+        p, g = found == k, classes == k
+        if g.any():
+            scores.append(float(2 * (p & g).sum() / (p.sum() + g.sum())))
+    return float(np.mean(scores or math.nan))
 
 
-Show = Callable[
-    [Mapping[str, float], torch.nn.Module], None
-]  # of a row of history.csv and the generator
+def _run(network: nn.Module, given: np.ndarray) -> np.ndarray:
+    """The output (C, X, Y, Z) for one input, in evaluation mode."""
+    with _evaluating(network):
+        device = next(network.parameters()).device
+        return network(torch.from_numpy(given[None]).to(device))[0].cpu().numpy()
 
 
-def board_writer(pairs: Sequence[Example], loss: str, folder: Path) -> Show:
-    """A function that logs to TensorBoard: a row's values, and the middle slice of the first of the validation's pairs.
+def board_writer(pairs: Sequence[Patch], loss: str, folder: Path) -> Show:
+    """A function that logs rows of values and images to TensorBoard.
 
-    Input, output and truth as images, in the network's units; classes as greys. Raises InputError when tensorboard is
-    not installed.
+    The images are the middle slices of the first pair's input, output and truth, in the network's
+    units; classes are greys. Raises InputError when tensorboard is not installed.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter
@@ -93,16 +94,11 @@ def board_writer(pairs: Sequence[Example], loss: str, folder: Path) -> Show:
         ) from err
     board = SummaryWriter(str(make_dir(folder)))
 
-    def write(row: Mapping[str, float], network: torch.nn.Module) -> None:
+    def write(row: Mapping[str, float], network: nn.Module) -> None:
         for name, value in row.items():
             board.add_scalar(name, value, row["step"])
         for given, truth in pairs[:1]:
-            with _looked_at(network):
-                sr = (
-                    network(torch.from_numpy(given[None]).to(next(network.parameters()).device))[0]
-                    .cpu()
-                    .numpy()
-                )
+            sr = _run(network, given)
             if loss == "dice":
                 sr, truth = sr.argmax(0)[None] / (len(sr) - 1), truth / (len(sr) - 1)
             for name, side in (("input", given), ("output", sr), ("truth", truth)):
@@ -116,9 +112,10 @@ def board_writer(pairs: Sequence[Example], loss: str, folder: Path) -> Show:
 def snapshot_writer(
     subject: Subject, part: ScanPatches, pairs: ObservationModel, folder: Path
 ) -> Show:
-    """A function that writes what a network makes of a scan's fullest patch: ``STEP_sr.nii.gz``, in scan units.
+    """A function that writes ``STEP_sr.nii.gz``: the output for a scan's fullest patch.
 
-    The truth and the network's input stand beside it as ``hr.nii.gz`` and ``input.nii.gz``; each lies where it lay.
+    ``hr.nii.gz`` and ``input.nii.gz`` beside it are the truth and the input. Affines keep each file
+    in its place in the world.
     """
     make_dir(folder)
     dataset, (place,) = fullest(subject, part, pairs, 1)
@@ -126,14 +123,10 @@ def snapshot_writer(
     for name, volume, at in (("input", pair.seen, place), ("hr", pair.hr, target)):
         save(crop_or_pad(volume, at.start, at.size), folder / f"{name}.nii.gz")
     affine = crop_or_pad(pair.hr, target.start, (1, 1, 1)).affine
-    given = torch.from_numpy(extract(pair.network_input, place)[None])
+    given = extract(pair.network_input, place)
 
-    def write(row: Mapping[str, float], network: torch.nn.Module) -> None:
-        with _looked_at(network):
-            sr = network(given.to(next(network.parameters()).device))[0, 0]
-        save(
-            Volume(pair.scaling.invert(sr.cpu().numpy()), affine),
-            folder / f"{row['step']:06d}_sr.nii.gz",
-        )
+    def write(row: Mapping[str, float], network: nn.Module) -> None:
+        sr = pair.scaling.invert(_run(network, given)[0])
+        save(Volume(sr, affine), folder / f"{row['step']:06d}_sr.nii.gz")
 
     return write

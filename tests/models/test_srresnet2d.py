@@ -200,7 +200,10 @@ def test_tiles_give_the_whole(form, residual, size):
     whole = network(data[None, None])[0, 0]
     out = torch.full_like(whole, torch.nan)
     todo, _ = tiles(
-        data.shape, network.halo[:2], 11_000 if form == "ct" else 4_000, multiple=network.multiple[:2]
+        data.shape,
+        network.halo[:2],
+        11_000 if form == "ct" else 4_000,
+        multiple=network.multiple[:2],
     )
     assert len(todo) > 1
     for tile in todo:

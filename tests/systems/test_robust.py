@@ -1,4 +1,4 @@
-"""The network for every factor: what it is told, what it does not depend on, what it was trained on, and its weights."""
+"""The network for every factor: what conditions it, what it does not depend on, what it was trained on, and its weights."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from srlib.inference.prediction import without_wild
 from srlib.inference.tiles import run_tiled
 from srlib.metrics import psnr
 from srlib.models.conditioning import describe_degradation
-from srlib.models.robust import RobustSR, Told, pack
+from srlib.models.robust import Conditioned, RobustSR, pack
 from srlib.models.weights import read_metadata
 from srlib.scans import formats
 from srlib.scans.intensity import fit_scaling
@@ -65,8 +65,8 @@ def balls():
     )
 
 
-def told_network(network, data, factor=(2, 2, 2)):
-    return Told(network, torch.from_numpy(describe_degradation(data, factor)))
+def conditioned(network, data, factor=(2, 2, 2)):
+    return Conditioned(network, torch.from_numpy(describe_degradation(data, factor)))
 
 
 def test_packed_voxels_come_back():
@@ -77,29 +77,29 @@ def test_packed_voxels_come_back():
 
 def test_before_training_the_scan_comes_out_as_it_went_in(noise):
     data = noise((12, 13, 15))
-    assert np.array_equal(run_tiled(told_network(RobustSR(width=4).eval(), data), data), data)
+    assert np.array_equal(run_tiled(conditioned(RobustSR(width=4).eval(), data), data), data)
 
 
 @pytest.mark.parametrize("shape", [(20, 22, 24), (17, 21, 9), (16, 18, 1)])
 def test_units_and_window_of_a_scan_do_not_matter(network, noise, shape):
     data = noise(shape)
-    sr = run_tiled(told_network(network, data), data)
+    sr = run_tiled(conditioned(network, data), data)
     assert np.abs(sr - data).max() > 0.01
     other = (300 * data - 50).astype(np.float32)
     np.testing.assert_allclose(
-        run_tiled(told_network(network, other), other), 300 * sr - 50, atol=0.05
+        run_tiled(conditioned(network, other), other), 300 * sr - 50, atol=0.05
     )
 
 
 @pytest.mark.parametrize("shape", [(90, 41, 44), (83, 75, 9)])
 def test_tiles_give_what_the_whole_scan_gives(network, noise, shape):
     data = noise(shape)
-    told = told_network(network, data)
-    whole = told(torch.from_numpy(data)[None, None])[0, 0].numpy()
-    assert np.abs(run_tiled(told, data, 0.02) - whole).max() < 1e-5 * np.abs(whole).max()
+    made = conditioned(network, data)
+    whole = made(torch.from_numpy(data)[None, None])[0, 0].numpy()
+    assert np.abs(run_tiled(made, data, 0.02) - whole).max() < 1e-5 * np.abs(whole).max()
 
 
-def test_it_is_told_the_factor_and_shown_the_kernel(noise):
+def test_the_description_shows_factor_and_kernel(noise):
     scan = Volume(noise((48, 48, 48)), np.eye(4))
     sharp, blurred = (GaussianDownsample((2, 2, 2), s) for s in (0.5, 2.0))
     looks = [d.to_grid(d(scan), scan.shape).data for d in (sharp, blurred)]
@@ -217,7 +217,7 @@ def test_enhance_needs_no_more_than_in_and_out(tmp_path, template):
     assert "thick.nii.gz, enhanced" in page and "robust, x1 1 3" in page
 
 
-def test_what_a_scanner_interpolated_is_told(tmp_path, template):
+def test_a_scan_that_a_scanner_interpolated_gets_a_warning(tmp_path, template):
     hr = central(template, 64)
     pair = systems.get("robust").pairs.degrade(hr, "kspace_x2_3d")
     save(pair.lr, tmp_path / "filled.nii.gz")
@@ -299,7 +299,7 @@ def test_wild_voxels_do_not_change_the_scan_far_from_them(chequered, kind):
     )
     assert gain > (
         whole / 2 if kind == "slice" else whole - 0.5
-    )  # what a slice hid is gone, and with it some of what is told
+    )  # what a slice hid is gone, and with it some of the description
     assert abs(hot.data[~far] - cold.data[~far]).max() > peak  # it is not hidden either
 
 

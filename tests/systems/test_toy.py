@@ -91,7 +91,8 @@ def test_an_unknown_network_of_a_file_is_one_line(toy, cohort, tmp_path, monkeyp
     run("train", "toy", "--cohort", cohort, "--profile", "smoke", "--out", tmp_path / "run")
     monkeypatch.delitem(MODELS, "toy")
     result = CliRunner().invoke(
-        main, ["enhance", "a.nii", "b.nii", "--weights", str(tmp_path / "run" / "model.safetensors")]
+        main,
+        ["enhance", "a.nii", "b.nii", "--weights", str(tmp_path / "run" / "model.safetensors")],
     )
     assert result.exit_code == 1 and "unknown model 'toy'" in result.output
     assert result.output.count("\n") == 1

@@ -240,15 +240,13 @@ def test_the_classes_decide_the_segmenters_channels(folder, segmenter):
         "validation PSNR (dB, range 1)",
         "validation Dice",
     ]
-    assert THICK.examples.fitted(THICK.network, read_tables(folder)) == THICK.network
+    assert read_tables(folder).complete(THICK.network) == THICK.network
 
 
 @pytest.mark.parametrize("name, fall", [("synthsr_segmenter", 0.3), ("synthsr_laplace", 0.1)])
 def test_a_single_example_is_learnt(folder, name, fall):
     experiment = systems.get(name, "smoke").changed(max_steps=20, learning_rate=1e-2)
-    experiment = experiment.changed(
-        network=experiment.examples.fitted(experiment.network, read_tables(folder))
-    )
+    experiment = experiment.changed(network=read_tables(folder).complete(experiment.network))
     players = make_players(experiment)
     lr, truth = (torch.from_numpy(side)[None] for side in dataset(folder, experiment)[0])
     values = [float(experiment.game.step(players, index, lr, truth)["loss"]) for index in range(20)]
@@ -502,7 +500,7 @@ def test_a_chain_of_experiments_is_recorded_with_its_classes(folder, tmp_path):
         )
 
 
-def test_patches_of_several_painted_scans_are_mixed_and_the_stream_is_entered_anywhere(folder):
+def test_patches_of_several_synthetic_scans_are_mixed_and_the_stream_is_entered_anywhere(folder):
     robust = systems.get("robust_base", "smoke")
     ours = dataset(folder, robust)
     assert same(ours[11], dataset(folder, robust)[11]) and not same(ours[11], ours[12])
@@ -512,9 +510,9 @@ def test_patches_of_several_painted_scans_are_mixed_and_the_stream_is_entered_an
         for expected in whole[start : start + 4]:
             assert same(next(stream), expected)
         stream.close()
-    told = [tuple(given[1:, 0, 0, 0]) for given, _ in whole[:128]]
+    descriptions = [tuple(given[1:, 0, 0, 0]) for given, _ in whole[:128]]
     assert (
-        len(set(told)) == 16 and len(set(told[:8])) > 3
+        len(set(descriptions)) == 16 and len(set(descriptions[:8])) > 3
     )  # 8 patches of each scan, not one after the other
 
 
@@ -523,11 +521,9 @@ def test_the_recipe_trains_in_two_stages_and_its_network_enhances(folder, tmp_pa
     final = fit(folder, tmp_path / "robust", systems.get("robust", "smoke"), start=base)
     again = fit(folder, tmp_path / "again", systems.get("robust", "smoke"), start=base)
     assert final.read_bytes() == again.read_bytes()
-    weights.save_mean(base, final, tmp_path / "mean.safetensors")
-    one, other, mean = (load_file(path) for path in (base, final, tmp_path / "mean.safetensors"))
-    assert all(torch.allclose(mean[k], (one[k] + other[k]) / 2) for k in one)
-    with pytest.raises(InputError, match="two different networks"):
-        weights.save_mean(fit(folder, tmp_path / "thick"), final, tmp_path / "no.safetensors")
+    one, other = weights.load_weights(base), weights.load_weights(final)
+    mean = {name: value.lerp(other[name], 0.8) for name, value in one.items()}
+    weights.save_weights(mean, tmp_path / "mean.safetensors", weights.read_metadata(final))
     model, scan = (
         trained.load_model(tmp_path / "mean.safetensors"),
         Volume(noise((24, 22, 8)), np.diag([1, 1, 3.0, 1])),
