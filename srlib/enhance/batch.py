@@ -22,8 +22,9 @@ from srlib.core.paths import InputError, first_line, make_dir, sha256, sweep
 from srlib.enhance.jobs import SUMMARY, Job, Outcome, check_places
 from srlib.enhance.report import write_report
 from srlib.enhance.workers import STOPPED, share
+from srlib.inference.any_factor import THICK
 from srlib.inference.checks import gaps
-from srlib.inference.prediction import THICK, Request
+from srlib.inference.prediction import Request
 from srlib.scans import headers
 from srlib.scans.dicom import read_thickness
 from srlib.scans.formats import fingerprint, is_whole, load, read_shape

@@ -1,35 +1,38 @@
-"""What an experiment is: a named variant of a system, composed of parts."""
+"""Define an experiment: a named variant of a system, composed of parts."""
 
 import dataclasses
 import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 from srlib.core.parts import Count, Part, as_tuples
 from srlib.core.paths import InputError, choose
 from srlib.data.pairs import PairMaker
 from srlib.degradations.tasks import TASKS, Settings
+from srlib.inference.any_factor import AnyFactor
 from srlib.inference.isotropic import IsotropicSpacing
-from srlib.inference.prediction import AnyFactor, CoarseToFine, SameGrid
+from srlib.inference.prediction import CoarseToFine, SameGrid
 from srlib.models.network import Network
 from srlib.scans.intensity import INTENSITIES
 from srlib.synthesis.generation import Acquisition, Generation
 from srlib.training.examples import ScanPatches
-from srlib.training.games import CrossEntropy, LeastSquares, Supervised, Training, Wasserstein
+from srlib.training.fit import Game
+from srlib.training.games import Supervised, Training
 from srlib.training.mixture import Mixture
 from srlib.training.synthetic import RandomDegradations, SyntheticScans
 
 SCHEMA = 2  # of the JSON in weights files; raise it when fields change
 SLOTS = ("network", "examples", "training", "game", "prediction")
 PROSE = ("paper", "sources", "deviations")
-# the classes of parts by name; an own one is added here
+Examples = ScanPatches | SyntheticScans | RandomDegradations
+# the classes of parts by name; add a new one here, and to its union
 KINDS: dict[str, type[Part]] = {
     kind.__name__: kind
     for kind in (
-        Network, ScanPatches, SyntheticScans, RandomDegradations, Training, Supervised, Wasserstein, LeastSquares,
-        CrossEntropy, SameGrid, CoarseToFine, AnyFactor, IsotropicSpacing, Generation, Acquisition, Mixture,
+        Network, *get_args(Examples), Training, *get_args(Game), SameGrid, CoarseToFine, AnyFactor,
+        IsotropicSpacing, Generation, Acquisition, Mixture,
     )
 }  # fmt: skip
 
@@ -38,8 +41,9 @@ KINDS: dict[str, type[Part]] = {
 class Experiment(Part):
     """A published system on a task, with the source of each number and the deviations from the paper.
 
-    Its name, task and scans stand here, all else in its parts. No two parts have different fields of one name, so
-    ``changed`` and ``number`` find a field without its part.
+    Its name, task and scans stand here, all else in its parts. Different parts have no fields of
+    one name, unless these are equal, so ``changed`` and ``number`` find a field without its part.
+    Raises InputError for a part or a value of the wrong kind.
     """
 
     choices: ClassVar = {"intensity": INTENSITIES}
@@ -47,27 +51,24 @@ class Experiment(Part):
     name: str
     task: str  # key of TASKS
     network: Network
-    examples: Part
+    examples: Examples
     training: Training
-    prediction: SameGrid  # or a kind of it
-    game: Part = field(default_factory=Supervised)
+    prediction: SameGrid  # or a subclass
+    game: Game = field(default_factory=Supervised)
     paper: str = field(default="", compare=False)
     contrast: str = "t1"  # manifest column
     reference: str = ""  # manifest column of a second contrast, the network's second input channel
     intensity: str = "minmax"  # rule of intensity.fit_scaling, fitted on the network's input
-    frame: tuple[Count, Count, Count] | None = (
-        None  # voxels that each scan is cut or padded to, about its middle
-    )
+    # voxels that each scan is cut or padded to, about its middle
+    frame: tuple[Count, Count, Count] | None = None
     given: bool = False  # the manifest's lr column, where filled, is the low-resolution scan
     start: str = ""  # experiment whose trained weights the generator starts from
     start_critic: str = ""  # experiment whose trained critic the critic starts from
     segmenter: str = ""  # experiment whose trained network judges the output by its Dice
-    task_settings: Mapping[str, Settings] = field(
-        default_factory=dict
-    )  # of its tasks; else those of TASKS
-    sources: Mapping[str, str] = field(
-        default_factory=dict, compare=False
-    )  # number -> "paper", "code" or "ours: ..."
+    # of its tasks; else those of TASKS
+    task_settings: Mapping[str, Settings] = field(default_factory=dict)
+    # number -> "paper", "code" or "ours: ..."
+    sources: Mapping[str, str] = field(default_factory=dict, compare=False)
     deviations: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
@@ -91,38 +92,30 @@ class Experiment(Part):
         )
 
     def number(self, name: str) -> object:
-        """The value of a field, its own or of a part; what stands before a dot is for readers. InputError if there is none."""
+        """The value of a field, its own or of a part.
+
+        A prefix with a dot is for readers. Raises InputError for an unknown name.
+        """
         name = name.rpartition(".")[2]
-        for part in self._parts():
-            if name in _names(part):
+        slots = [getattr(self, slot) for slot in SLOTS]
+        nested = [value for part in slots for value in vars(part).values()]
+        for part in (self, *slots, *nested):
+            if isinstance(part, Part) and name in _names(part):
                 return getattr(part, name)
         raise InputError(f"{self.name} has no number {name!r}")
 
     def changed(self, **changes: object) -> "Experiment":
-        """The experiment with other values of its fields, or of fields of its parts, wherever they have one.
+        """The experiment with other values of its fields, or of all fields of that name in its parts.
 
-        A whole part is replaced by its slot. Raises InputError for a name that no part has.
+        A whole part is replaced by its slot. Raises InputError for an unknown name.
         """
-        slots = {slot: changes.get(slot, getattr(self, slot)) for slot in SLOTS}
-        unknown = [
-            name
-            for name in changes
-            if not any(name in _names(part) for part in (self, *slots.values()))
-        ]
-        if unknown:
-            raise InputError(f"{self.name} has no number {unknown[0]!r}")
-        for slot, part in slots.items():
-            own = {name: value for name, value in changes.items() if name in _names(part)}
-            slots[slot] = dataclasses.replace(part, **own)
-        own = {
-            name: value
-            for name, value in changes.items()
-            if name in _names(self) and name not in SLOTS
-        }
-        return dataclasses.replace(self, **own, **slots)
-
-    def _parts(self) -> tuple[Part, ...]:
-        return (self, *(getattr(self, slot) for slot in SLOTS), *_nested(self))
+        parts = {slot: changes.pop(slot, getattr(self, slot)) for slot in SLOTS}
+        known = _names(self).union(*map(_names, parts.values()))
+        for name in changes:
+            if name not in known:
+                raise InputError(f"{self.name} has no number {name!r}")
+        parts = {slot: _replaced(part, changes) for slot, part in parts.items()}
+        return _replaced(self, changes | parts)
 
     def to_json(self) -> str:
         """All fields that decide what is computed, as canonical JSON (prose left out)."""
@@ -130,21 +123,19 @@ class Experiment(Part):
         return json.dumps({"schema": SCHEMA, **fields}, sort_keys=True)
 
 
-def _nested(experiment: Experiment) -> tuple[Part, ...]:
-    values = [value for slot in SLOTS for value in vars(getattr(experiment, slot)).values()]
-    return tuple(value for value in values if isinstance(value, Part))
-
-
 def _names(part: Part) -> set[str]:
     return {entry.name for entry in dataclasses.fields(part)}
 
 
+def _replaced(part: Part, changes: Mapping[str, object]) -> Part:
+    names = _names(part) & changes.keys()
+    return dataclasses.replace(part, **{name: changes[name] for name in names})
+
+
 def _fields(value: object) -> object:
-    """A part as what JSON holds; ``kind`` names its class."""
+    """A part as JSON holds it; ``kind`` names its class."""
     if isinstance(value, Part):
-        named = {
-            entry.name: _fields(getattr(value, entry.name)) for entry in dataclasses.fields(value)
-        }
+        named = {name: _fields(getattr(value, name)) for name in _names(value)}
         return {**named, "kind": type(value).__name__}
     return tuple(map(_fields, value)) if isinstance(value, tuple) else value
 
@@ -158,7 +149,7 @@ def _part(value: object) -> object:
 
 
 def from_fields(fields: dict, prose: Mapping[str, object]) -> Experiment:
-    """The experiment of what JSON held."""
+    """The experiment that ``_fields`` described; ValueError for another schema."""
     if fields.pop("schema") != SCHEMA:
         raise ValueError("its schema is another srlib's")
     del fields["kind"]

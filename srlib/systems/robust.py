@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from srlib.inference.prediction import AnyFactor
+from srlib.inference.any_factor import AnyFactor
 from srlib.models.network import Network
 from srlib.synthesis.generation import Acquisition, Generation
 from srlib.systems.base import Experiment
