@@ -117,6 +117,17 @@ class Experiment(Part):
         parts = {slot: _replaced(part, changes) for slot, part in parts.items()}
         return _replaced(self, changes | parts)
 
+    def variant(self, name: str, *deviations: str, **changes: object) -> "Experiment":
+        """The experiment under another name, with further deviations and as ``changed``.
+
+        Sources and model_args are added to its own.
+        """
+        changes["sources"] = {**self.sources, **changes.get("sources", {})}
+        if more := changes.get("model_args"):
+            changes["model_args"] = {**self.network.model_args, **more}
+        changes.setdefault("deviations", (*self.deviations, *deviations))
+        return self.changed(name=name, **changes)
+
     def to_json(self) -> str:
         """All fields that decide what is computed, as canonical JSON (prose left out)."""
         fields = {name: value for name, value in _fields(self).items() if name not in PROSE}

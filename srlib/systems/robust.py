@@ -1,4 +1,4 @@
-"""Ours: one network for every degradation, told the factor, blind to the rest."""
+"""Ours: one network for every degradation, which knows the factor and is blind to the rest."""
 
 import dataclasses
 
@@ -50,16 +50,15 @@ ROBUST_BASE = Experiment(
         "the built-in tissue maps are not trained on, as they show the anatomy that is tested on",
     ),
 )
-# goes on where mild degradations count more, truths may be softer, and what is told is less to be trusted
-ROBUST = ROBUST_BASE.changed(
-    name="robust",
+# goes on where mild degradations count more, truths may be softer, and descriptions are less exact
+ROBUST = ROBUST_BASE.variant(
+    "robust",
     start="robust_base",
     max_steps=1_600,
     learning_rate=3e-4,
     loss="log_mse_50db",
     mixture=dataclasses.replace(MIXTURE, soft=0.8, jitter=(0.05, 0.03, 0.1, 0.2)),
     sources={
-        **ROBUST_BASE.sources,
         "max_steps": "ours: ten minutes on two cores",
         "learning_rate": "ours: Adam, 3e-4, cosine to zero",
         "loss": "ours: the logarithm of a patch's squared error, down to 50 dB",
