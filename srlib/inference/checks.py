@@ -124,7 +124,7 @@ def findings(
 
 
 def warn(lines: Sequence[str], name: str = "") -> None:
-    """Warn once (``ScanWarning``), each line headed by ``name``, at the line that called our caller.
+    """Warn once (``ScanWarning``) at the line that called our caller; ``name`` heads each line.
 
     Python shows equal warnings of one line once; here each scan's are shown, unless filtered.
     """

@@ -11,7 +11,7 @@ from srlib.core.parts import Length
 from srlib.core.paths import InputError
 from srlib.data.pairs import Pair, bring
 from srlib.inference.checks import header
-from srlib.inference.prediction import Plan, Prediction, Request, SameGrid, Setup
+from srlib.inference.prediction import Plan, Prediction, SameGrid, Setup
 from srlib.scans.intensity import Scaling, fit_scaling
 from srlib.scans.space import resample_to
 from srlib.scans.volume import Volume, coarse_grid, reorient, resample
@@ -70,14 +70,6 @@ class IsotropicSpacing(SameGrid):
     def uncertain(self) -> bool:
         """Whether the network gives an uncertainty."""
         return self.laplace
-
-    def check_request(self, request: Request) -> None:
-        """As ``SameGrid``; the line gives the spacing."""
-        try:
-            super().check_request(request)
-        except InputError as err:
-            made = f"this model gives scans of {self.spacing_mm:g} mm along all axes"
-            raise InputError(f"{made}: {err}") from err
 
     def plan(self, scan: Volume, setup: Setup) -> Plan:
         """The grid of the spacing; InputError for a setting that this prediction does not take."""

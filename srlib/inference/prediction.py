@@ -134,7 +134,7 @@ class SameGrid(Part):
             factor = request.factor or self.default_factor(scan, setup.pairs)
         if min(*factor, *filled) < 0.999:
             raise InputError(
-                f"factor and zero_filled must be at least 1 per axis, got {factor} and {filled}; "
+                f"factor and zero_filled must be 1 or more per axis, got {factor} and {filled}; "
                 f"the scan's spacing is {scan.spacing_mm} mm"
             )
         # whole voxels over the same field of view: the spacing gives way by up to half a voxel

@@ -5,41 +5,29 @@ import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, get_args
+from typing import ClassVar
 
 from srlib.core.parts import Count, Part, as_tuples
 from srlib.core.paths import InputError, choose
 from srlib.data.pairs import PairMaker
 from srlib.degradations.tasks import TASKS, Settings
-from srlib.inference.any_factor import AnyFactor
-from srlib.inference.isotropic import IsotropicSpacing
-from srlib.inference.prediction import CoarseToFine, SameGrid
+from srlib.inference.prediction import SameGrid
 from srlib.models.network import Network
 from srlib.scans.intensity import INTENSITIES
-from srlib.synthesis.generation import Acquisition, Generation
 from srlib.training.examples import ScanPatches
 from srlib.training.fit import Game
 from srlib.training.games import Supervised, Training
-from srlib.training.mixture import Mixture
 from srlib.training.synthetic import RandomDegradations, SyntheticScans
 
 SCHEMA = 2  # of the JSON in weights files; raise it when fields change
 SLOTS = ("network", "examples", "training", "game", "prediction")
 PROSE = ("paper", "sources", "deviations")
 Examples = ScanPatches | SyntheticScans | RandomDegradations
-# the classes of parts by name; add a new one here, and to its union
-KINDS: dict[str, type[Part]] = {
-    kind.__name__: kind
-    for kind in (
-        Network, *get_args(Examples), Training, *get_args(Game), SameGrid, CoarseToFine, AnyFactor,
-        IsotropicSpacing, Generation, Acquisition, Mixture,
-    )
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Experiment(Part):
-    """A published system on a task, with the source of each number and the deviations from the paper.
+    """A published system on a task, the source of each number and the deviations from the paper.
 
     Its name, task and scans stand here, all else in its parts. Different parts have no fields of
     one name, unless these are equal, so ``changed`` and ``number`` find a field without its part.
@@ -105,7 +93,7 @@ class Experiment(Part):
         raise InputError(f"{self.name} has no number {name!r}")
 
     def changed(self, **changes: object) -> "Experiment":
-        """The experiment with other values of its fields, or of all fields of that name in its parts.
+        """The experiment with other values of fields, its own or of all parts that have them.
 
         A whole part is replaced by its slot. Raises InputError for an unknown name.
         """
@@ -151,11 +139,19 @@ def _fields(value: object) -> object:
     return tuple(map(_fields, value)) if isinstance(value, tuple) else value
 
 
+def _kinds(part: type[Part]) -> dict[str, type[Part]]:
+    """A class of parts and all classes that inherit from it, by name."""
+    kinds = {part.__name__: part}
+    for kind in part.__subclasses__():
+        kinds |= _kinds(kind)
+    return kinds
+
+
 def _part(value: object) -> object:
     """The inverse of ``_fields``."""
     if isinstance(value, dict) and "kind" in value:
         named = {name: _part(part) for name, part in value.items() if name != "kind"}
-        return choose(KINDS, value["kind"], "part")(**named)
+        return choose(_kinds(Part), value["kind"], "part")(**named)
     return tuple(map(_part, value)) if isinstance(value, tuple) else value
 
 

@@ -7,9 +7,10 @@ from srlib.systems.base import SCHEMA
 # slot -> its fields in the flat record
 FIELDS = {
     "network": "model width model_args",
-    "training": "max_steps batch_size learning_rate loss optimizer optimizer_args bias_rate schedule "
-    "schedule_args precision loss_crop dice_weight",
-    "scans": "patch_size n_train more_tasks sampling stride border samples min_foreground per_patch",
+    "training": "max_steps batch_size learning_rate loss optimizer optimizer_args bias_rate "
+    "schedule schedule_args precision loss_crop dice_weight",
+    "scans": "patch_size n_train more_tasks sampling stride border samples min_foreground "
+    "per_patch",
     "own": "name task contrast reference intensity frame given start start_critic segmenter "
     "task_settings",
 }

@@ -26,7 +26,8 @@ MDCSRN = Experiment(
         "min_foreground": "ours: off, paper silent",
     },
     deviations=(
-        "intensities are scaled to [0, 1] per scan by its own minimum and maximum, since the paper's "
+        "intensities are scaled to [0, 1] per scan by its own minimum and maximum, since the "
+        "paper's "
         "division by 4095 fits 12-bit HCP scans only",
     ),
 )
@@ -73,7 +74,8 @@ MDCSRN_WGAN = MDCSRN.variant(
         "game.extra_every": "paper",
         "game.extra": "paper",
         "game.strength": "ours: 10, as Gulrajani et al., NeurIPS 2017; paper silent",
-        "game.slope": "paper: the critic is SRGAN's, whose slope is 0.2 (the replicated code's slope "
+        "game.slope": "paper: the critic is SRGAN's, whose slope is 0.2 (the replicated code's "
+        "slope "
         "of 1 is no activation)",
     },
 )

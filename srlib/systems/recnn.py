@@ -32,16 +32,19 @@ RECNN = Experiment(
         "patch_size": "code: 21x21x21",
         "stride": "code: 10",
         "border": "code: 10, 10 and 0 voxels",
-        "learning_rate": "code: Adam, 1e-3 in the solver generator's default (1e-4 in its template)",
+        "learning_rate": "code: Adam, 1e-3 in the solver generator's default (1e-4 in its "
+        "template)",
         "bias_rate": "code: a tenth of the weights' rate",
         "schedule_args": "code: a tenth from step 10,000 of 20,000 on",
         "samples": "code: no limit by default",
         "loss": "code: squared error",
     },
     deviations=(
-        "the last patch of each axis is moved back inside the scan, where the code leaves a rest at "
+        "the last patch of each axis is moved back inside the scan, where the code leaves a rest "
+        "at "
         "the far faces",
-        "intensities are scaled by minimum and maximum of the network's input, where the code trains "
+        "intensities are scaled by minimum and maximum of the network's input, where the code "
+        "trains "
         "on those of the full-resolution scan and, at test time, divides by the maximum and clips "
         "below at the minimum",
     ),

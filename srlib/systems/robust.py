@@ -14,7 +14,7 @@ MIXTURE = Mixture()
 
 ROBUST_BASE = Experiment(
     name="robust_base",
-    paper="ours; scans are painted as in Iglesias et al., NeuroImage 2021",
+    paper="ours; synthetic scans as in Iglesias et al., NeuroImage 2021",
     task="gaussian_x2",
     network=Network("robust", 32, {"blocks": 8}),
     examples=RandomDegradations(
@@ -40,13 +40,14 @@ ROBUST_BASE = Experiment(
         "n_train": "ours: all label maps at hand",
         "batch_size": "ours: 8 patches",
         "patch_size": "ours: 32",
-        "samples": "ours: 27 patches of each painted scan",
+        "samples": "ours: 27 patches of each synthetic scan",
         "learning_rate": "ours: Adam, 1e-3, cosine to zero",
         "loss": "ours: the logarithm of a patch's squared error",
         "mixture": "ours",
     },
     deviations=(
-        "the scan that SynthSR paints is the truth, and is degraded by the same degradations as all systems here",
+        "SynthSR's synthetic scan is the truth, and is degraded by the same degradations as all "
+        "systems here",
         "the built-in tissue maps are not trained on, as they show the anatomy that is tested on",
     ),
 )

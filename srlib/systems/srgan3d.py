@@ -31,7 +31,8 @@ SRGAN3D = Experiment(
     game=LSGAN,
     prediction=CoarseToFine(),
     sources={
-        "task": "code: Gaussian blur of 1 voxel, then every 4th voxel; its evaluation interpolates by "
+        "task": "code: Gaussian blur of 1 voxel, then every 4th voxel; its evaluation interpolates "
+        "by "
         "cubic splines",
         "width": "paper: 32 filters",
         "max_steps": "code: 10 epochs of 470 volumes, 4 steps each",
@@ -49,11 +50,13 @@ SRGAN3D = Experiment(
     deviations=(
         "the loss takes means: in the code's sums the adversarial weight of 0.1 is negligible (see "
         "srgan3d_code)",
-        "labels are soft, and swapped in a tenth of all steps, as the paper means it; the code draws "
+        "labels are soft, and swapped in a tenth of all steps, as the paper means it; the code "
+        "draws "
         "the swap once when it builds its graph and labels generated patches as real (see "
         "srgan3d_code)",
         "scans are degraded whole and then cut; the code degrades each patch",
-        "patches come from four volumes at a time, where the code takes a volume's eight patches in "
+        "patches come from four volumes at a time, where the code takes a volume's eight patches "
+        "in "
         "their order",
     ),
 )

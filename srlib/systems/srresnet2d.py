@@ -1,4 +1,4 @@
-"""SRResNet and SRGAN for ultrasound and CT: Ledig et al., CVPR 2017, its replicated code, and ours."""
+"""SRResNet and SRGAN for ultrasound and CT: Ledig et al., CVPR 2017, replicated code, and ours."""
 
 import dataclasses
 
@@ -13,8 +13,10 @@ SRGAN = CrossEntropy(weight=1e-6)
 
 _PUBLISHED = (
     "PReLU has one slope per channel; the code's has one per pixel, which fixes the image size",
-    "images of other sizes than 512 x 512 are cut into patches of it, with zeros beyond; the code reflects them",
-    "losses are divided by the code's L1 weight of 1,000; Adam's steps are the same but for its epsilon",
+    "images of other sizes than 512 x 512 are cut into patches of it, with zeros beyond; the code "
+    "reflects them",
+    "losses are divided by the code's L1 weight of 1,000; Adam's steps are the same but for its "
+    "epsilon",
 )
 
 SRRESNET_US = Experiment(
@@ -34,7 +36,8 @@ SRRESNET_US = Experiment(
     sources={
         "task": "code: every 4th column of the scan-converted image",
         "width": "code: 64 filters",
-        "max_steps": "code: 20 epochs, of 2,000 images (ours: the number that its page names for CT)",
+        "max_steps": "code: 20 epochs, of 2,000 images (ours: the number that its page names for "
+        "CT)",
         "n_train": "ours: 2,000 images, or stacks of them",
         "batch_size": "code: 1 image",
         "patch_size": "code: 512 x 512, one slice",

@@ -1,4 +1,4 @@
-"""SynthSR: Iglesias et al., NeuroImage 2021 and Science Advances 2023, and its code's six use cases."""
+"""SynthSR: Iglesias et al., NeuroImage 2021, Science Advances 2023; its code's six cases."""
 
 from srlib.inference.isotropic import IsotropicSpacing
 from srlib.models.network import Network
@@ -61,7 +61,8 @@ SYNTHSR_1 = Experiment(
     prediction=IsotropicSpacing(_CASE_1, spacing_mm=1.0, output="unit"),
     sources={
         **_SOURCES,
-        "patch_size": "code: whole label maps; ours: these in a frame that the network halves 5 times",
+        "patch_size": "code: whole label maps; ours: these in a frame that the network halves 5 "
+        "times",
     },
     deviations=_GEOMETRY,
 )
@@ -100,11 +101,13 @@ SYNTHSR_ANY = SYNTHSR_4.variant(
 )
 
 _SQUARED = (
-    "absolute error + 20 squared error: in few steps the painted target's noise hides edges from the "
+    "absolute error + 20 squared error: in few steps the synthetic target's noise hides edges from "
+    "the "
     "absolute error, and the squared one leaves a veil on the empty background"
 )
 _OURS = (
-    "the network predicts the difference to its interpolated input (global residual), starting at zero",
+    "the network predicts the difference to its interpolated input (global residual), starting at "
+    "zero",
     "Adam starts at 1e-3 and falls to zero by a cosine",
     "batch norm follows the last 50 batches; Keras's 100 take thousands of steps to settle",
     "slices are interpolated by cubic splines, where the code does it linearly",
@@ -112,7 +115,7 @@ _OURS = (
 )
 _CONTINUED = (*_GEOMETRY, _OURS[0], *_OURS[2:])
 
-# super-resolution of thick slices in the scan's own contrast, on the task that its rows are measured on
+# super-resolution of thick slices in the scan's own contrast, on the task of its rows
 SYNTHSR_THICK = SYNTHSR_2.variant(
     "synthsr_thick",
     max_steps=20_000,
@@ -226,10 +229,12 @@ SYNTHSR_PUBLISHED = SYNTHSR_1.changed(
     output="synthsr",
     model_args=_LEVELS,
     sources={
-        "task": "ours, for comparison with other systems: these weights take scans of any contrast and "
+        "task": "ours, for comparison with other systems: these weights take scans of any contrast "
+        "and "
         "resolution",
         "width": "paper: 24 features",
-        "max_steps": "code: 200 epochs of 1,000 steps, as its tutorial advises; that of the weights is "
+        "max_steps": "code: 200 epochs of 1,000 steps, as its tutorial advises; that of the "
+        "weights is "
         "not stated",
         "n_train": "code: 5 label maps in its tutorial; those behind the weights are not public",
         "batch_size": "code: 1",
@@ -238,7 +243,8 @@ SYNTHSR_PUBLISHED = SYNTHSR_1.changed(
         "loss": "code: absolute error",
     },
     deviations=(
-        "the weights were trained by their authors, on synthetic scans drawn from label maps, not on pairs",
+        "the weights were trained by their authors, on synthetic scans drawn from label maps, not "
+        "on pairs",
     ),
 )
 # T1 and T2 of a 64 mT scanner; the network's output is added to the T1
