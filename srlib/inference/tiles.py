@@ -22,8 +22,8 @@ def run_tiled(
 ) -> np.ndarray:
     """The network's output for a whole array, float32 (X, Y, Z) or (C, X, Y, Z), tile by tile.
 
-    Its shape is (X, Y, Z), or (K, X, Y, Z) for K > 1 output channels; its grid is ``network.factor``
-    times finer, or the same. Each tile carries a halo as wide as the network sees
+    Its shape is (X, Y, Z), or (K, X, Y, Z) for K > 1 output channels. Its grid is the same, or
+    ``network.factor`` times finer. Each tile carries a halo as wide as the network sees
     (``network.halo``), on inner faces only, so that the result is that of the whole array at once.
     Tiles are cut so that the network's ``live_channels`` feature maps and the scan itself stay
     within the budget, MAX_MEMORY_GB when it is None. Raises InputError for a budget that is too
@@ -62,8 +62,8 @@ def run_patches(
 ) -> np.ndarray:
     """The output of a same-grid network for an array (X, Y, Z), in overlapping patches.
 
-    ``margin`` voxels are cut from each patch (mDCSRN's evaluation: Chen et al., MICCAI 2018). Unlike
-    ``run_tiled`` the result depends on the patches where the network sees farther than the margin.
+    ``margin`` voxels are cut from each patch (mDCSRN's evaluation: Chen et al., MICCAI 2018).
+    Unlike ``run_tiled`` the result depends on the patches where the network sees farther.
     """
     places = grid_locations(data.shape, patch_size, patch_size - 2 * margin)
     parts = (_run(network, data[None], place)[0] for place in places)

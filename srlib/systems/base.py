@@ -5,7 +5,7 @@ import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from srlib.core.parts import Count, Part, as_tuples
 from srlib.core.paths import InputError, choose
@@ -79,7 +79,7 @@ class Experiment(Part):
             self.prediction.coarse,
         )
 
-    def number(self, name: str) -> object:
+    def number(self, name: str) -> Any:
         """The value of a field, its own or of a part.
 
         A prefix with a dot is for readers. Raises InputError for an unknown name.
@@ -92,7 +92,7 @@ class Experiment(Part):
                 return getattr(part, name)
         raise InputError(f"{self.name} has no number {name!r}")
 
-    def changed(self, **changes: object) -> "Experiment":
+    def changed(self, **changes: Any) -> "Experiment":
         """The experiment with other values of fields, its own or of all parts that have them.
 
         A whole part is replaced by its slot. Raises InputError for an unknown name.
@@ -105,7 +105,7 @@ class Experiment(Part):
         parts = {slot: _replaced(part, changes) for slot, part in parts.items()}
         return _replaced(self, changes | parts)
 
-    def variant(self, name: str, *deviations: str, **changes: object) -> "Experiment":
+    def variant(self, name: str, *deviations: str, **changes: Any) -> "Experiment":
         """The experiment under another name, with further deviations and as ``changed``.
 
         Sources and model_args are added to its own.
@@ -126,12 +126,12 @@ def _names(part: Part) -> set[str]:
     return {entry.name for entry in dataclasses.fields(part)}
 
 
-def _replaced(part: Part, changes: Mapping[str, object]) -> Part:
+def _replaced(part: Part, changes: Mapping[str, Any]) -> Part:
     names = _names(part) & changes.keys()
     return dataclasses.replace(part, **{name: changes[name] for name in names})
 
 
-def _fields(value: object) -> object:
+def _fields(value: Any) -> Any:
     """A part as JSON holds it; ``kind`` names its class."""
     if isinstance(value, Part):
         named = {name: _fields(getattr(value, name)) for name in _names(value)}
@@ -147,7 +147,7 @@ def _kinds(part: type[Part]) -> dict[str, type[Part]]:
     return kinds
 
 
-def _part(value: object) -> object:
+def _part(value: Any) -> Any:
     """The inverse of ``_fields``."""
     if isinstance(value, dict) and "kind" in value:
         named = {name: _part(part) for name, part in value.items() if name != "kind"}
@@ -155,7 +155,7 @@ def _part(value: object) -> object:
     return tuple(map(_part, value)) if isinstance(value, tuple) else value
 
 
-def from_fields(fields: dict, prose: Mapping[str, object]) -> Experiment:
+def from_fields(fields: dict, prose: Mapping[str, Any]) -> Experiment:
     """The experiment that ``_fields`` described; ValueError for another schema."""
     if fields.pop("schema") != SCHEMA:
         raise ValueError("its schema is another srlib's")

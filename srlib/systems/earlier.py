@@ -1,6 +1,7 @@
 """Read experiments as earlier versions wrote them in weights files: one flat record."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from srlib.systems.base import SCHEMA
 
@@ -25,7 +26,7 @@ GAMES = {
 }
 
 
-def earlier(flat: Mapping[str, object]) -> dict[str, object]:
+def earlier(flat: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of an experiment's parts from a flat record; KeyError for another record."""
     examples, prediction = _examples(flat)
     return {
@@ -39,12 +40,12 @@ def earlier(flat: Mapping[str, object]) -> dict[str, object]:
     }
 
 
-def _some(flat: Mapping[str, object], names: str, kind: str) -> dict[str, object]:
+def _some(flat: Mapping[str, Any], names: str, kind: str) -> dict[str, Any]:
     """The fields of a part that a record holds, with the name of its class."""
     return {name: flat[name] for name in names.split() if name in flat} | {"kind": kind}
 
 
-def _examples(flat: Mapping[str, object]) -> tuple[dict[str, object], dict[str, object]]:
+def _examples(flat: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Examples and prediction, which share their numbers."""
     generation, mixture = flat.get("generation"), flat.get("mixture")
     if not generation:
@@ -62,7 +63,7 @@ def _examples(flat: Mapping[str, object]) -> tuple[dict[str, object], dict[str, 
     return {**examples, **drawn, "with_classes": bool(flat["segmenter"])}, prediction | drawn
 
 
-def _game(flat: Mapping[str, object]) -> dict[str, object]:
+def _game(flat: Mapping[str, Any]) -> dict[str, Any]:
     game = flat.get("adversarial")
     if not game:
         return {"kind": "Supervised"}

@@ -1,6 +1,7 @@
 """Look up experiments by name and profile, or read them from JSON."""
 
 import json
+from typing import Any
 
 from srlib.core.paths import InputError, choose
 from srlib.systems import mdcsrn, recnn, robust, srgan3d, srresnet2d, synthsr
@@ -13,7 +14,7 @@ EXPERIMENTS: dict[str, Experiment] = {e.name: e for system in SYSTEMS for e in s
 # all that a profile may shrink
 BUDGET = ("max_steps", "critic_steps", "n_train", "samples", "batch_size", "patch_size", "width")
 _SMOKE = {"width": 4, "patch_size": 16, "batch_size": 1, "n_train": 1, "max_steps": 4}
-PROFILES: dict[str, dict[str, dict[str, int]]] = {
+PROFILES: dict[str, dict[str, dict[str, Any]]] = {
     "paper": {name: {} for name in EXPERIMENTS},
     "quick": {name: shrunk for system in SYSTEMS for name, shrunk in system.QUICK.items()},
     "smoke": dict.fromkeys(EXPERIMENTS, _SMOKE)
@@ -35,7 +36,7 @@ def get(name: str, profile: str = "paper") -> Experiment:
     return choose(EXPERIMENTS, name, "experiment").changed(**shrunk.get(name, {}))
 
 
-def numbers(name: str, profile: str) -> list[dict[str, object]]:
+def numbers(name: str, profile: str) -> list[dict[str, Any]]:
     """An experiment's numbers, a row each: as published, in a profile, and their source."""
     paper, used = get(name), get(name, profile)
     return [

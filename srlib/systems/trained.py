@@ -6,6 +6,7 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -42,7 +43,7 @@ class Model:
         request: Request | None = None,
         *,
         plan: Plan | None = None,
-        **options: object,
+        **options: Any,
     ) -> Prediction:
         """The network's result for a scan, with warnings.
 
@@ -66,7 +67,7 @@ class Model:
         self,
         request: Request | None = None,
         max_memory_gb: float | None = None,
-        **options: object,
+        **options: Any,
     ) -> Setup:
         memory, pairs = self.experiment.prediction.memory_gb, self.experiment.pairs
         options["max_memory_gb"] = memory if max_memory_gb is None else max_memory_gb
@@ -158,7 +159,7 @@ def super_resolve(
     reference: Volume | None = None,
     max_memory_gb: float | None = None,
     progress: bool = False,
-    **request: object,
+    **request: Any,
 ) -> Volume:
     """Super-resolve a scan from its own grid.
 

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -37,7 +38,7 @@ def train(
     priors: str | Path | None = None,
     snapshots: bool = False,
     tensorboard: bool = False,
-    **options: object,
+    **options: Any,
 ) -> Path:
     """Train an experiment on subjects and return the path of ``model.safetensors`` in ``folder``.
 
@@ -119,7 +120,7 @@ def train(
     )
 
 
-def _check_starts(experiment: Experiment, starts: Mapping[str, object]) -> None:
+def _check_starts(experiment: Experiment, starts: Mapping[str, Any]) -> None:
     """Raise InputError for weights that are missing or not wanted."""
     for kind, option in STARTS.items():
         name, given = getattr(experiment, option), starts[kind]
