@@ -1,7 +1,6 @@
-"""SynthSR's prediction: scans of any grid through a U-Net that sees RAS axes of one spacing."""
+"""Predict with SynthSR: a U-Net that sees scans of any grid on RAS axes of one spacing."""
 
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -10,9 +9,9 @@ from scipy import ndimage
 
 from srlib.core.parts import Length
 from srlib.core.paths import InputError
-from srlib.data.pairs import ObservationModel, Pair, bring
+from srlib.data.pairs import Pair, bring
 from srlib.inference.checks import header
-from srlib.inference.prediction import Plan, Prediction, Request, SameGrid, Tiles
+from srlib.inference.prediction import Plan, Prediction, SameGrid, Setup
 from srlib.scans.intensity import Scaling, fit_scaling
 from srlib.scans.space import resample_to
 from srlib.scans.volume import Volume, coarse_grid, reorient, resample
@@ -22,21 +21,18 @@ from srlib.training.losses import uncertainty
 
 CT_HU = (0.0, 80.0)  # code: the window of soft tissue
 MULTIPLE = 32  # code: of the voxels per axis that the network sees
-NEAR = 0.2  # relative difference from the spacing of the training that is let pass
+NEAR = 0.2  # tolerated relative difference from the spacing of the training
 
 
 @dataclass(frozen=True)
 class Units:
-    """What predictions come in, and what the network sees of the scans (code)."""
+    """The units of predictions, and of the scans that the network sees (code)."""
 
     scaling: Scaling | None = None  # of the network's output; None: that of the first scan
     low: float = -np.inf  # predictions are clipped ...
     high: float = np.inf  # ... to this range
-    tops: tuple[float, float] = (
-        1.0,
-        1.0,
-    )  # what the maxima of the first and of the second scan are brought to
-    flip: bool = True  # the mean with what the network makes of the mirrored scan
+    tops: tuple[float, float] = (1.0, 1.0)  # maxima of the first and the second scan
+    flip: bool = True  # the mean with the result of the mirrored scan
 
 
 _GREY = Scaling(0.0, 255.0)
@@ -50,9 +46,9 @@ OUTPUTS = {
 
 @dataclass(frozen=True)
 class IsotropicSpacing(SameGrid):
-    """SynthSR (Iglesias et al., 2021): RAS axes of one spacing; no factor, spacing or alignment is taken.
+    """SynthSR (Iglesias et al., 2021): RAS axes of one spacing, which no request changes.
 
-    The uncertainty is the scale b of a Laplace distribution, the mean of the two passes'.
+    The uncertainty is the scale b of a Laplace distribution, the mean of the two passes.
     """
 
     takes: ClassVar = ("ct", "flip")
@@ -62,7 +58,7 @@ class IsotropicSpacing(SameGrid):
 
     generation: Generation  # as in the training: inputs, their reliability, the spline's order
     spacing_mm: Length
-    output: str = "scan"  # units that predictions come in: key of OUTPUTS
+    output: str = "scan"  # units of the predictions: key of OUTPUTS
     laplace: bool = False  # whether the network's second channel is an uncertainty
 
     @property
@@ -75,122 +71,88 @@ class IsotropicSpacing(SameGrid):
         """Whether the network gives an uncertainty."""
         return self.laplace
 
-    def plan(
-        self, scan: Volume, network: torch.nn.Module, pairs: ObservationModel, request: Request
-    ) -> Plan:
-        """The grid of the spacing; InputError for what this prediction does not take."""
-        refused = [name for name in request.given() if name not in self.takes]
-        if refused:
-            raise InputError(
-                f"this model gives scans of {self.spacing_mm:g} mm along all axes; leave {refused[0]} out"
-            )
+    def plan(self, scan: Volume, setup: Setup) -> Plan:
+        """The grid of the spacing; InputError for a setting that this prediction does not take."""
+        self.check_request(setup.request)
         finer = tuple(float(mm / self.spacing_mm) for mm in scan.spacing_mm)
         return Plan(finer, finer, f"{self.spacing_mm:g} mm")
 
-    def seen(self, scan: Volume, pairs: ObservationModel, request: Request) -> Volume:
-        """The scan as the network knows intensities."""
-        if request.ct:
+    def seen(self, scan: Volume, setup: Setup) -> Volume:
+        """The scan in the intensities of the training."""
+        if setup.request.ct:
             return scan.with_data(np.clip(scan.data, *CT_HU))
-        return super().seen(scan, pairs, request)
+        return super().seen(scan, setup)
 
-    def run(
-        self,
-        scan: Volume,
-        network: torch.nn.Module,
-        pairs: ObservationModel,
-        plan: Plan,
-        request: Request,
-        reference: Volume | None,
-        tiles: Tiles,
-    ) -> Prediction:
-        """The image, and its uncertainty where the model gives one, on the grid of ``isotropic``."""
-        through = partial(self._through, network=network, tiles=tiles, flip=request.flip)
-        return self._predict(scan, reference, through)
-
-    def on_pair(
-        self, pair: Pair, network: torch.nn.Module, pairs: ObservationModel, tiles: Tiles
-    ) -> Prediction:
+    def on_pair(self, pair: Pair, setup: Setup) -> Volume:
         """The image on the grid of the truth, as ``space.resample_to`` brings it there."""
-        through = partial(self._through, network=network, tiles=tiles, flip=True)
-        made = self._predict(pair.lr, pair.reference, through)
-        return Prediction(resample_to(made.image, pair.hr))
+        return resample_to(self.run(pair.lr, setup).image, pair.hr)
 
-    def _predict(self, scan: Volume, reference: Volume | None, through: partial) -> Prediction:
+    def run(self, scan: Volume, setup: Setup, plan: Plan | None = None) -> Prediction:
+        """The image, and its uncertainty where the model gives one, on the grid of ``isotropic``.
+
+        Raises InputError for a network of tissue classes.
+        """
         generation, units = self.generation, OUTPUTS[self.output]
         if generation.target == "classes":
-            raise InputError(
-                "this model tells classes of tissue apart and gives no image; choose another one"
-            )
-        scans = [volume for volume in (scan, reference) if volume is not None]
+            raise InputError("this model segments tissue and gives no image; choose another one")
         grid = isotropic(scan, self.spacing_mm, generation.order)
+        images, reference = [(scan, grid)], setup.reference
+        if reference:
+            images.append((reference, bring(reference, grid, order=generation.order)))
         channels, scalings = [], []
-        for given, top in zip(scans, units.tops, strict=False):
-            image = grid if given is scan else bring(given, grid, order=generation.order)
+        for (given, image), top in zip(images, units.tops, strict=False):
             fitted = fit_scaling(image.data)
             scalings.append(Scaling(fitted.offset, fitted.scale / top))
             channels.append(scalings[-1].apply(image.data))
             if generation.reliability:
                 channels.append(reliability(given, grid))
         margins = [((-n % MULTIPLE) // 2, (-n % MULTIPLE + 1) // 2) for n in grid.shape]
-        made = through(np.pad(np.stack(channels), [(0, 0), *margins]))
-        inner = [
-            slice(before, before + n) for (before, _), n in zip(margins, grid.shape, strict=True)
-        ]
+        made = self._through(np.pad(np.stack(channels), [(0, 0), *margins]), setup)
+        inner = [slice(low, low + n) for (low, _), n in zip(margins, grid.shape, strict=True)]
         made, scaling = made[(slice(None), *inner)], units.scaling or scalings[0]
         image = grid.with_data(np.clip(scaling.invert(made[0]), units.low, units.high))
         b = grid.with_data(made[1] * np.float32(scaling.scale)) if self.laplace else None
         return Prediction(image, b)
 
-    def _through(
-        self, channels: np.ndarray, network: torch.nn.Module, tiles: Tiles, flip: bool
-    ) -> np.ndarray:
-        """What the network makes of its input, (C, X, Y, Z); the mean with that of the mirrored one."""
+    def _through(self, channels: np.ndarray, setup: Setup) -> np.ndarray:
+        """The network's output (K, X, Y, Z), the mean with that of the mirrored input."""
 
         def once(x: np.ndarray) -> np.ndarray:
-            made = tiles(network, x).reshape(-1, *x.shape[1:])
+            made = setup.run(x).reshape(-1, *x.shape[1:])
             if self.laplace:
                 made[1:] = uncertainty(torch.from_numpy(made)[None])[0].numpy()
             return made
 
         made = once(channels)
-        if flip and OUTPUTS[self.output].flip:
+        if setup.request.flip and OUTPUTS[self.output].flip:
             made += once(channels[:, ::-1])[:, ::-1]
             made /= 2
         return made
 
-    def header_warnings(
-        self, scan: Volume, pairs: ObservationModel, reference: Volume | None
-    ) -> list[str]:
-        """What looks wrong in the headers, or lies beyond what the model was trained on."""
-        found, named = [], {"the scan": scan, "the reference": reference}
-        for (which, volume), trained in zip(
-            named.items(), (*self.generation.inputs, None), strict=False
+    def header_warnings(self, scan: Volume, setup: Setup) -> list[str]:
+        """What looks wrong in the headers, or lies beyond the training."""
+        found, inputs = [], self.generation.inputs
+        for which, volume, trained in (
+            ("the scan", scan, inputs[0]),
+            ("the reference", setup.reference, inputs[-1]),
         ):
-            if volume is not None:
+            if volume:
                 found += header(volume, which) + self._beyond(volume, which, trained)
         return found
 
-    def _beyond(self, volume: Volume, which: str, trained: Acquisition | None) -> list[str]:
-        if trained is None:
-            return []
+    def _beyond(self, volume: Volume, which: str, trained: Acquisition) -> list[str]:
         finest, spacing = self.spacing_mm, reorient(volume).spacing_mm
-        seen = np.maximum(spacing, finest)
-        if trained.random_mm is not None:
-            beyond, known = (
-                (seen > trained.random_mm * (1 + ISOTROPIC)).any(),
-                f"{finest:g} to {trained.random_mm:g}",
-            )
+        seen, most = np.maximum(spacing, finest), trained.random_mm
+        if most is not None:
+            beyond = (seen > most * (1 + ISOTROPIC)).any()
+            known = f"{finest:g} to {most:g}"
         else:
-            wanted = np.maximum(trained.spacing_mm, finest)
-            beyond, known = (
-                (abs(seen / wanted - 1) > NEAR).any(),
-                " x ".join(f"{v:g}" for v in trained.spacing_mm),
-            )
+            beyond = (abs(seen / np.maximum(trained.spacing_mm, finest) - 1) > NEAR).any()
+            known = " x ".join(f"{v:g}" for v in trained.spacing_mm)
         if beyond:
             shown = " x ".join(f"{v:.4g}" for v in spacing)
-            return [
-                f"{which} has {shown} mm along R, A and S; this model was trained on {known} mm"
-            ]
+            axes = f"{which} has {shown} mm along R, A and S"
+            return [f"{axes}; this model was trained on {known} mm"]
         if which == "the scan" and (seen < finest * (1 + ISOTROPIC)).all():
             return [
                 f"{which} already has {finest:g} mm or less along all axes: no resolution to gain"
@@ -199,25 +161,24 @@ class IsotropicSpacing(SameGrid):
 
 
 def isotropic(scan: Volume, spacing_mm: float, order: int = 1) -> Volume:
-    """A scan on the grid that the network sees: its own axes, permuted and flipped to RAS, of one spacing (code).
+    """The scan on the grid that the network sees: its own axes, flipped to RAS, of one spacing.
 
-    Spline interpolation that keeps the field of view; beyond the outermost centres the edge is repeated, or mirrored
-    for orders above 1. Along axes that are not coarser, a blur with a sigma of a quarter of the new voxel goes before.
+    Spline interpolation keeps the field of view; beyond the outermost centres the edge is repeated,
+    or mirrored for orders above 1. A blur with a sigma of a quarter of the new voxel goes before,
+    along axes that are not coarser (code).
     """
     ratio = np.divide(spacing_mm, scan.spacing_mm)
     blurred = ndimage.gaussian_filter(scan.data, np.where(ratio > 1 - 1e-4, ratio / 4, 0))
     grid = coarse_grid(scan, ratio)
-    return reorient(
-        resample(
-            scan.with_data(blurred), *grid, order=order, mode="nearest" if order == 1 else "mirror"
-        )
-    )
+    mode = "nearest" if order == 1 else "mirror"
+    return reorient(resample(scan.with_data(blurred), *grid, order=order, mode=mode))
 
 
 def reliability(scan: Volume, grid: Volume) -> np.ndarray:
-    """Where a grid's voxels were measured, float32 (X, Y, Z): 1 in the scan's slices, 0 from a voxel's distance on.
+    """Where a grid's voxels were measured: float32 (X, Y, Z), 1 in the scan's slices.
 
-    The product over the scan's axes, but for those not coarser than the grid.
+    The value falls to 0 within a voxel's distance. It is the product over the scan's axes that are
+    coarser than the grid.
     """
     to_slices, spacing = np.linalg.inv(scan.affine) @ grid.affine, grid.spacing_mm[0]
     x, y, z = np.ogrid[tuple(slice(n) for n in grid.shape)]

@@ -1,4 +1,4 @@
-"""Networks over whole arrays: tiles cut from a memory budget, or stitched patches."""
+"""Run networks over whole arrays: in tiles that fit a memory budget, or in stitched patches."""
 
 import math
 
@@ -20,14 +20,14 @@ def run_tiled(
     max_memory_gb: float | None = None,
     progress: bool = False,
 ) -> np.ndarray:
-    """A network over a whole array, float32 (X, Y, Z) or (C, X, Y, Z), tile by tile, to (X, Y, Z).
+    """The network's output for a whole array, float32 (X, Y, Z) or (C, X, Y, Z), tile by tile.
 
-    Of a network with K > 1 output channels: (K, X, Y, Z). The output grid is ``network.factor``
-    times finer, or the same. Each tile carries a halo as wide as the network sees
+    Its shape is (X, Y, Z), or (K, X, Y, Z) for K > 1 output channels. Its grid is the same, or
+    ``network.factor`` times finer. Each tile carries a halo as wide as the network sees
     (``network.halo``), on inner faces only, so that the result is that of the whole array at once.
     Tiles are cut so that the network's ``live_channels`` feature maps and the scan itself stay
-    within the budget, MAX_MEMORY_GB when it is None. Raises InputError, which says what a tile
-    needs, when it is too small.
+    within the budget, MAX_MEMORY_GB when it is None. Raises InputError for a budget that is too
+    small.
     """
     return_freed_memory()
     allowed = 1e9 * (MAX_MEMORY_GB if max_memory_gb is None else max_memory_gb)
@@ -42,17 +42,17 @@ def run_tiled(
             math.ceil((copies + voxel * n) / 1e7) / 100 for n in (largest, math.prod(shape))
         )
         raise InputError(
-            f"a scan of shape {shape} needs {least:g} GB of memory for its smallest tile and {whole:g} GB in "
-            f"one piece, {allowed / 1e9:g} GB are allowed; allow more (--max-memory)"
+            f"a scan of shape {shape} needs {least:g} GB of memory for its smallest tile and "
+            f"{whole:g} GB in one piece, {allowed / 1e9:g} GB are allowed; allow more "
+            "(--max-memory)"
         )
-    out: np.ndarray | None = None
+    out = None
     for tile in tqdm(todo, desc="tiles", disable=not progress or len(todo) == 1):
         part = _run(network, channels, tile.outer)
         if out is None:
             out = np.empty((len(part), *np.multiply(shape, factor)), np.float32)
-        out[(..., *tile.core.scaled(factor).slices)] = part[
-            (..., *tile.inner.scaled(factor).slices)
-        ]
+        core, inner = (place.scaled(factor).slices for place in (tile.core, tile.inner))
+        out[(..., *core)] = part[(..., *inner)]
         del part  # or it would stay in memory beside the next tile's feature maps
     return out[0] if len(out) == 1 else out
 
@@ -60,10 +60,10 @@ def run_tiled(
 def run_patches(
     network: torch.nn.Module, data: np.ndarray, patch_size: int = 64, margin: int = 3
 ) -> np.ndarray:
-    """A same-grid network over overlapping patches, ``margin`` voxels cut from each, stitched.
+    """The output of a same-grid network for an array (X, Y, Z), in overlapping patches.
 
-    mDCSRN's evaluation: Chen et al., MICCAI 2018. Unlike ``run_tiled`` the result depends on the
-    patches, wherever the network sees farther than the margin.
+    ``margin`` voxels are cut from each patch (mDCSRN's evaluation: Chen et al., MICCAI 2018).
+    Unlike ``run_tiled`` the result depends on the patches where the network sees farther.
     """
     places = grid_locations(data.shape, patch_size, stride=patch_size - 2 * margin)
     parts = (_run(network, data[None], place)[0] for place in places)

@@ -1,4 +1,4 @@
-"""A file per paper: its numbers, sources, deviations, and the parts of its experiments; training and use by name."""
+"""Compose experiments, a file per paper; train and use them by name."""
 
 import lazy_loader
 

@@ -1,45 +1,37 @@
-"""What an experiment is: a named variant of a system, composed of parts."""
+"""Define an experiment: a named variant of a system, composed of parts."""
 
 import dataclasses
 import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from srlib.core.parts import Count, Part, as_tuples
 from srlib.core.paths import InputError, choose
 from srlib.data.pairs import ObservationModel
 from srlib.degradations.tasks import TASKS, Settings
-from srlib.inference.isotropic import IsotropicSpacing
-from srlib.inference.prediction import AnyFactor, CoarseToFine, SameGrid
+from srlib.inference.prediction import SameGrid
 from srlib.models.network import Network
 from srlib.scans.intensity import INTENSITIES
-from srlib.synthesis.settings import Acquisition, Generation
 from srlib.training.examples import ScanPatches
-from srlib.training.games import CrossEntropy, LeastSquares, Supervised, Training, Wasserstein
-from srlib.training.mixture import Mixture
+from srlib.training.fit import Game
+from srlib.training.games import Supervised, Training
 from srlib.training.synthetic import RandomDegradations, SyntheticScans
 
 SCHEMA = 2  # of the JSON in weights files; raise it when fields change
 SLOTS = ("network", "examples", "training", "game", "prediction")
 PROSE = ("paper", "sources", "deviations")
-# the classes of parts by name; an own one is added here
-KINDS: dict[str, type[Part]] = {
-    kind.__name__: kind
-    for kind in (
-        Network, ScanPatches, SyntheticScans, RandomDegradations, Training, Supervised, Wasserstein, LeastSquares,
-        CrossEntropy, SameGrid, CoarseToFine, AnyFactor, IsotropicSpacing, Generation, Acquisition, Mixture,
-    )
-}  # fmt: skip
+Examples = ScanPatches | SyntheticScans | RandomDegradations
 
 
 @dataclass(frozen=True)
 class Experiment(Part):
-    """A published system on a task, with the source of each number and the deviations from the paper.
+    """A published system on a task, the source of each number and the deviations from the paper.
 
-    Its name, task and scans stand here, all else in its parts. No two parts have different fields of one name, so
-    ``changed`` and ``number`` find a field without its part.
+    Its name, task and scans stand here, all else in its parts. Different parts have no fields of
+    one name, unless these are equal, so ``changed`` and ``number`` find a field without its part.
+    Raises InputError for a part or a value of the wrong kind.
     """
 
     choices: ClassVar = {"intensity": INTENSITIES}
@@ -47,27 +39,24 @@ class Experiment(Part):
     name: str
     task: str  # key of TASKS
     network: Network
-    examples: Part
+    examples: Examples
     training: Training
-    prediction: SameGrid  # or a kind of it
-    game: Part = field(default_factory=Supervised)
+    prediction: SameGrid  # or a subclass
+    game: Game = field(default_factory=Supervised)
     paper: str = field(default="", compare=False)
     contrast: str = "t1"  # manifest column
     reference: str = ""  # manifest column of a second contrast, the network's second input channel
     intensity: str = "minmax"  # rule of intensity.fit_scaling, fitted on the network's input
-    frame: tuple[Count, Count, Count] | None = (
-        None  # voxels that each scan is cut or padded to, about its middle
-    )
+    # voxels that each scan is cut or padded to, about its middle
+    frame: tuple[Count, Count, Count] | None = None
     given: bool = False  # the manifest's lr column, where filled, is the low-resolution scan
     start: str = ""  # experiment whose trained weights the generator starts from
     start_critic: str = ""  # experiment whose trained critic the critic starts from
     segmenter: str = ""  # experiment whose trained network judges the output by its Dice
-    task_settings: Mapping[str, Settings] = field(
-        default_factory=dict
-    )  # of its tasks; else those of TASKS
-    sources: Mapping[str, str] = field(
-        default_factory=dict, compare=False
-    )  # number -> "paper", "code" or "ours: ..."
+    # of its tasks; else those of TASKS
+    task_settings: Mapping[str, Settings] = field(default_factory=dict)
+    # number -> "paper", "code" or "ours: ..."
+    sources: Mapping[str, str] = field(default_factory=dict, compare=False)
     deviations: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
@@ -90,39 +79,42 @@ class Experiment(Part):
             self.prediction.coarse,
         )
 
-    def number(self, name: str) -> object:
-        """The value of a field, its own or of a part; what stands before a dot is for readers. InputError if there is none."""
+    def number(self, name: str) -> Any:
+        """The value of a field, its own or of a part.
+
+        A prefix with a dot is for readers. Raises InputError for an unknown name.
+        """
         name = name.rpartition(".")[2]
-        for part in self._parts():
-            if name in _names(part):
+        slots = [getattr(self, slot) for slot in SLOTS]
+        nested = [value for part in slots for value in vars(part).values()]
+        for part in (self, *slots, *nested):
+            if isinstance(part, Part) and name in _names(part):
                 return getattr(part, name)
         raise InputError(f"{self.name} has no number {name!r}")
 
-    def changed(self, **changes: object) -> "Experiment":
-        """The experiment with other values of its fields, or of fields of its parts, wherever they have one.
+    def changed(self, **changes: Any) -> "Experiment":
+        """The experiment with other values of fields, its own or of all parts that have them.
 
-        A whole part is replaced by its slot. Raises InputError for a name that no part has.
+        A whole part is replaced by its slot. Raises InputError for an unknown name.
         """
-        slots = {slot: changes.get(slot, getattr(self, slot)) for slot in SLOTS}
-        unknown = [
-            name
-            for name in changes
-            if not any(name in _names(part) for part in (self, *slots.values()))
-        ]
-        if unknown:
-            raise InputError(f"{self.name} has no number {unknown[0]!r}")
-        for slot, part in slots.items():
-            own = {name: value for name, value in changes.items() if name in _names(part)}
-            slots[slot] = dataclasses.replace(part, **own)
-        own = {
-            name: value
-            for name, value in changes.items()
-            if name in _names(self) and name not in SLOTS
-        }
-        return dataclasses.replace(self, **own, **slots)
+        parts = {slot: changes.pop(slot, getattr(self, slot)) for slot in SLOTS}
+        known = _names(self).union(*map(_names, parts.values()))
+        for name in changes:
+            if name not in known:
+                raise InputError(f"{self.name} has no number {name!r}")
+        parts = {slot: _replaced(part, changes) for slot, part in parts.items()}
+        return _replaced(self, changes | parts)
 
-    def _parts(self) -> tuple[Part, ...]:
-        return (self, *(getattr(self, slot) for slot in SLOTS), *_nested(self))
+    def variant(self, name: str, *deviations: str, **changes: Any) -> "Experiment":
+        """The experiment under another name, with further deviations and as ``changed``.
+
+        Sources and model_args are added to its own.
+        """
+        changes["sources"] = {**self.sources, **changes.get("sources", {})}
+        if more := changes.get("model_args"):
+            changes["model_args"] = {**self.network.model_args, **more}
+        changes.setdefault("deviations", (*self.deviations, *deviations))
+        return self.changed(name=name, **changes)
 
     def to_json(self) -> str:
         """All fields that decide what is computed, as canonical JSON (prose left out)."""
@@ -130,35 +122,41 @@ class Experiment(Part):
         return json.dumps({"schema": SCHEMA, **fields}, sort_keys=True)
 
 
-def _nested(experiment: Experiment) -> tuple[Part, ...]:
-    values = [value for slot in SLOTS for value in vars(getattr(experiment, slot)).values()]
-    return tuple(value for value in values if isinstance(value, Part))
-
-
 def _names(part: Part) -> set[str]:
     return {entry.name for entry in dataclasses.fields(part)}
 
 
-def _fields(value: object) -> object:
-    """A part as what JSON holds; ``kind`` names its class."""
+def _replaced(part: Part, changes: Mapping[str, Any]) -> Part:
+    names = _names(part) & changes.keys()
+    return dataclasses.replace(part, **{name: changes[name] for name in names})
+
+
+def _fields(value: Any) -> Any:
+    """A part as JSON holds it; ``kind`` names its class."""
     if isinstance(value, Part):
-        named = {
-            entry.name: _fields(getattr(value, entry.name)) for entry in dataclasses.fields(value)
-        }
+        named = {name: _fields(getattr(value, name)) for name in _names(value)}
         return {**named, "kind": type(value).__name__}
     return tuple(map(_fields, value)) if isinstance(value, tuple) else value
 
 
-def _part(value: object) -> object:
+def _kinds(part: type[Part]) -> dict[str, type[Part]]:
+    """A class of parts and all classes that inherit from it, by name."""
+    kinds = {part.__name__: part}
+    for kind in part.__subclasses__():
+        kinds |= _kinds(kind)
+    return kinds
+
+
+def _part(value: Any) -> Any:
     """The inverse of ``_fields``."""
     if isinstance(value, dict) and "kind" in value:
         named = {name: _part(part) for name, part in value.items() if name != "kind"}
-        return choose(KINDS, value["kind"], "part")(**named)
+        return choose(_kinds(Part), value["kind"], "part")(**named)
     return tuple(map(_part, value)) if isinstance(value, tuple) else value
 
 
-def from_fields(fields: dict, prose: Mapping[str, object]) -> Experiment:
-    """The experiment of what JSON held."""
+def from_fields(fields: dict, prose: Mapping[str, Any]) -> Experiment:
+    """The experiment that ``_fields`` described; ValueError for another schema."""
     if fields.pop("schema") != SCHEMA:
         raise ValueError("its schema is another srlib's")
     del fields["kind"]

@@ -26,51 +26,46 @@ MDCSRN = Experiment(
         "min_foreground": "ours: off, paper silent",
     },
     deviations=(
-        "intensities are scaled to [0, 1] per scan by its own minimum and maximum, since the paper's division "
-        "by 4095 fits 12-bit HCP scans only",
+        "intensities are scaled to [0, 1] per scan by its own minimum and maximum, since the "
+        "paper's "
+        "division by 4095 fits 12-bit HCP scans only",
     ),
 )
 
-MDCSRN_RES_KSPACE = MDCSRN.changed(
-    name="mdcsrn_res_kspace",
-    model_args={**MDCSRN.network.model_args, "residual": True},
+MDCSRN_RES_KSPACE = MDCSRN.variant(
+    "mdcsrn_res_kspace",
+    "the network predicts the difference to its input (global residual), starting at zero",
+    "Adam starts at 1e-3 and falls to zero by a cosine; patches are drawn at random, with at least "
+    "30 % foreground",
+    model_args={"residual": True},
     learning_rate=1e-3,
     schedule="cosine",
     sampling="random",
     min_foreground=0.3,
     max_steps=50_000,
     sources={
-        **MDCSRN.sources,
         "max_steps": "ours: the residual form starts at its input and needs fewer",
         "learning_rate": "ours: 1e-3, cosine to zero",
         "min_foreground": "ours: patches that are mostly air teach nothing",
     },
-    deviations=(
-        *MDCSRN.deviations,
-        "the network predicts the difference to its input (global residual), starting at zero",
-        "Adam starts at 1e-3 and falls to zero by a cosine; patches are drawn at random, with at least 30 % foreground",
-    ),
 )
 
-MDCSRN_RES = MDCSRN_RES_KSPACE.changed(
-    name="mdcsrn_res",
+MDCSRN_RES = MDCSRN_RES_KSPACE.variant(
+    "mdcsrn_res",
+    "the common task of all systems here: Gaussian blur and x2 down-sampling, input interpolated "
+    "by cubic splines",
     task="gaussian_x2",
-    deviations=(
-        *MDCSRN_RES_KSPACE.deviations,
-        "the common task of all systems here: Gaussian blur and x2 down-sampling, input interpolated by cubic splines",
-    ),
 )
 
 WGAN = Wasserstein(weight=1e-3, critic_steps=10_000, per_generator=7, extra_every=500, extra=200)
 
-MDCSRN_WGAN = MDCSRN.changed(
-    name="mdcsrn_wgan",
+MDCSRN_WGAN = MDCSRN.variant(
+    "mdcsrn_wgan",
     start="mdcsrn",
     game=WGAN,
     max_steps=550_000,
     learning_rate=5e-6,
     sources={
-        **MDCSRN.sources,
         "max_steps": "paper: 1,050,000 in all, 500,000 of them the generator alone",
         "learning_rate": "paper: Adam, 5e-6, both networks",
         "critic_steps": "paper: 10k",
@@ -79,7 +74,9 @@ MDCSRN_WGAN = MDCSRN.changed(
         "game.extra_every": "paper",
         "game.extra": "paper",
         "game.strength": "ours: 10, as Gulrajani et al., NeurIPS 2017; paper silent",
-        "game.slope": "paper: the critic is SRGAN's, whose slope is 0.2 (the replicated code's slope of 1 is no activation)",
+        "game.slope": "paper: the critic is SRGAN's, whose slope is 0.2 (the replicated code's "
+        "slope "
+        "of 1 is no activation)",
     },
 )
 
@@ -101,21 +98,25 @@ MDCSRN_RES_WGAN = MDCSRN_RES.changed(
     deviations=(*MDCSRN_RES.deviations, "both networks learn at 1e-4, constant"),
 )
 
-MDCSRN_F25 = MDCSRN.changed(
-    name="mdcsrn_f25",
+MDCSRN_F25 = MDCSRN.variant(
+    "mdcsrn_f25",
     task="kspace_x5_inplane_12bit",
     intensity="12bit",
     given=True,
     max_steps=250_000,
-    sources={**MDCSRN.sources, "max_steps": "replicated code: 250k steps"},
+    sources={"max_steps": "replicated code: 250k steps"},
     deviations=(
-        "the replicated code's task, not the paper's: F = 2.5 keeps a fifth of the lines per in-plane axis, the input is "
-        "divided by its own maximum and rounded to 12 bits, and both sides by 4095, so their scales differ",
+        "the replicated code's task, not the paper's: F = 2.5 keeps a fifth of the lines per "
+        "in-plane axis, the input is divided by its own maximum and rounded to 12 bits, and both "
+        "sides by 4095, so their scales differ",
     ),
 )
 
-MDCSRN_WGAN_CLIP = MDCSRN_F25.changed(
-    name="mdcsrn_wgan_clip",
+MDCSRN_WGAN_CLIP = MDCSRN_F25.variant(
+    "mdcsrn_wgan_clip",
+    "weight clipping instead of the paper's gradient penalty, and no activation in the critic, as "
+    "in the replicated code; its pre-training of the critic by cross-entropy is not repeated, and "
+    "here the generator does move",
     start="mdcsrn_f25",
     game=dataclasses.replace(WGAN, constraint="clip", strength=0.01, slope=1.0),
     max_steps=300_000,
@@ -126,11 +127,6 @@ MDCSRN_WGAN_CLIP = MDCSRN_F25.changed(
         "game.strength": "replicated code: weights clipped to 0.01",
         "game.slope": "replicated code: LeakyReLU(1), the identity",
     },
-    deviations=(
-        *MDCSRN_F25.deviations,
-        "weight clipping instead of the paper's gradient penalty, and no activation in the critic, as in the replicated "
-        "code; its pre-training of the critic by cross-entropy is not repeated, and here the generator does move",
-    ),
 )
 
 EXPERIMENTS = (

@@ -27,32 +27,29 @@ PARTS = {".0": ".weight", ".1": ".bias", ".2": ".running_mean", ".3": ".running_
 
 
 def load_published(path: str | Path) -> tuple[torch.nn.Module, Experiment]:
-    """Network and experiment from a published file, known by its name, from any SRReCNN3D
-    ``.caffemodel`` or SynthSR ``.h5``.
+    """Network and experiment from a published file, which is known by its name.
 
-    Of the latter two, layers, filters, kernel and channels are read from the file. InputError when
-    it is none of these, or damaged.
+    Any SRReCNN3D ``.caffemodel`` or SynthSR ``.h5`` is read, too; the file gives its layers,
+    filters, kernel and channels. Raises InputError for other and damaged files.
     """
     path = Path(path)
     if path.name not in PUBLISHED and path.suffix not in (".caffemodel", ".h5"):
-        raise InputError(
-            f"{path.name} is not a published file; expected one of {', '.join(PUBLISHED)}"
-        )
+        known = ", ".join(PUBLISHED)
+        raise InputError(f"{path.name} is not a published file; expected one of {known}")
     if not path.is_file():
         raise InputError(f"{path}: no such file; get it from its authors (see csv/README.md)")
     theirs = load(read_foreign(path))
     try:
         weights = OURS[path.suffix](theirs)
         experiment = PUBLISHED.get(path.name) or _sized(weights, path.name)
-        # no memory is asked for before the file proves to be of that size
+        # take no memory before the file proves to be of that size
         with torch.device("meta"):
             network = experiment.network.build()
         network.load_state_dict(weights, assign=True)
     except (RuntimeError, ValueError, KeyError, TypeError, OverflowError) as err:
         reason = str(err).rpartition("\n")[2].strip()
-        raise InputError(
-            f"{path}: its tensors do not fit the published network ({reason})"
-        ) from err
+        message = f"{path}: its tensors do not fit the published network ({reason})"
+        raise InputError(message) from err
     return network, experiment
 
 
@@ -60,13 +57,10 @@ def _mdcsrn(theirs: Weights) -> Weights:
     """hz2538/E6040-super-resolution-project: 85 tensors; units are counted from 1 there."""
     ours = {}
     for name, value in theirs.items():
-        name = (
-            name.replace("conv0.", "first.").replace("recon.", "last.").replace("comp", "compress.")
-        )
-        name = re.sub(
-            r"block(\d+)\.denselayer(\d+)", lambda m: f"blocks.{m[1]}.{int(m[2]) - 1}", name
-        )
-        ours[name] = value
+        for old, new in (("conv0.", "first."), ("recon.", "last."), ("comp", "compress.")):
+            name = name.replace(old, new)
+        layer = re.compile(r"block(\d+)\.denselayer(\d+)")
+        ours[layer.sub(lambda m: f"blocks.{m[1]}.{int(m[2]) - 1}", name)] = value
     return ours
 
 
@@ -76,29 +70,23 @@ def _caffe(theirs: Weights) -> Weights:
 
 
 def _keras(theirs: Weights) -> Weights:
-    """BBillot/SynthSR: the U-Net's layers, whose names begin with ``unet_``; those of its training
-    are left out.
-    """
-    unet = {
-        name.removeprefix("unet_"): value
-        for name, value in theirs.items()
-        if name.startswith("unet_")
-    }
-    # of an arm's convolutions
-    first = {"down": 0, "up": sum(name.startswith("bn_down_") for name in unet) // 4}
+    """BBillot/SynthSR: the U-Net's layers, whose names begin with ``unet_``; no other layers."""
+    # number of an arm's first convolution
+    first = {"down": 0, "up": sum(name.startswith("unet_bn_down_") for name in theirs) // 4}
     ours = {}
-    for name, value in unet.items():
-        name = name.replace("likelihood", "last")
+    for name, value in theirs.items():
+        if not name.startswith("unet_"):
+            continue
+        name = name.removeprefix("unet_").replace("likelihood", "last")
         name = re.sub(r"bn_(up|down)_(\d+)", r"\1.\2.norm", name)
         name = re.sub(
             r"conv_(up|down)arm_(\d+)_(\d)",
             lambda m: f"{m[1]}.{int(m[2]) - first[m[1]]}.conv{int(m[3]) + 1}",
             name,
         )
-        kernel = value.dim() == 5  # (x, y, z, in, out)
-        ours[name[:-2] + PARTS[name[-2:]]] = (
-            value.permute(4, 3, 0, 1, 2).contiguous() if kernel else value
-        )
+        if value.dim() == 5:  # (x, y, z, in, out)
+            value = value.permute(4, 3, 0, 1, 2).contiguous()
+        ours[name[:-2] + PARTS[name[-2:]]] = value
     return ours
 
 
@@ -107,8 +95,9 @@ OURS = {".pth": _mdcsrn, ".caffemodel": _caffe, ".h5": _keras}
 
 
 def _sized(weights: Weights, name: str) -> Experiment:
-    """The mono- or multimodal SRReCNN3D, or SynthSR, with the size of a file's network; KeyError
-    without its layers.
+    """The mono- or multimodal SRReCNN3D, or SynthSR, with the size of a file's network.
+
+    Raises KeyError without its layers.
     """
     if "conv1.weight" in weights:
         width, channels, kernel = weights["conv1.weight"].shape[:3]
@@ -122,11 +111,12 @@ def _sized(weights: Weights, name: str) -> Experiment:
 def _unet(weights: Weights, name: str) -> tuple[Experiment, int, dict[str, int]]:
     """SynthSR, its width, and the size of its network.
 
-    Of an even number of input channels every second is a reliability map, but in the weights for
-    Hyperfine scans.
+    Every second channel of an even number is a reliability map, except in the weights for Hyperfine
+    scans.
     """
     width, channels = weights["down.0.conv1.weight"].shape[:2]
-    levels, outputs = sum(k.startswith("down") for k in weights) // 8, len(weights["last.weight"])
+    levels = sum(name.startswith("down") for name in weights) // 8
+    outputs = len(weights["last.weight"])
     experiment = SYNTHSR_HYPERFINE
     if "hyperfine" not in name or channels != 2:
         given, maps = SYNTHSR_PUBLISHED.examples.generation, channels % 2 == 0

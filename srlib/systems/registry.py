@@ -1,6 +1,7 @@
-"""Every system's numbers, once: what was published, where it is written, and what we do otherwise."""
+"""Look up experiments by name and profile, or read them from JSON."""
 
 import json
+from typing import Any
 
 from srlib.core.paths import InputError, choose
 from srlib.systems import mdcsrn, recnn, robust, srgan3d, srresnet2d, synthsr
@@ -13,21 +14,14 @@ EXPERIMENTS: dict[str, Experiment] = {e.name: e for system in SYSTEMS for e in s
 # all that a profile may shrink
 BUDGET = ("max_steps", "critic_steps", "n_train", "samples", "batch_size", "patch_size", "width")
 _SMOKE = {"width": 4, "patch_size": 16, "batch_size": 1, "n_train": 1, "max_steps": 4}
-PROFILES: dict[str, dict[str, dict[str, int]]] = {
+PROFILES: dict[str, dict[str, dict[str, Any]]] = {
     "paper": {name: {} for name in EXPERIMENTS},
-    "quick": {
-        **mdcsrn.QUICK,
-        **recnn.QUICK,
-        **srgan3d.QUICK,
-        **srresnet2d.QUICK,
-        **synthsr.QUICK,
-        **robust.QUICK,
-    },
-    "smoke": {
+    "quick": {name: shrunk for system in SYSTEMS for name, shrunk in system.QUICK.items()},
+    "smoke": dict.fromkeys(EXPERIMENTS, _SMOKE)
+    | {
         name: {**_SMOKE, "max_steps": 12, "critic_steps": 3}
-        if hasattr(experiment.game, "critic_steps")
-        else _SMOKE
         for name, experiment in EXPERIMENTS.items()
+        if hasattr(experiment.game, "critic_steps")
     }
     | {e.name: {**_SMOKE, "patch_size": (32, 32, 1)} for e in srresnet2d.EXPERIMENTS}
     | {e.name: {**_SMOKE, "patch_size": 32} for e in synthsr.EXPERIMENTS}
@@ -38,15 +32,12 @@ PROFILES: dict[str, dict[str, dict[str, int]]] = {
 
 def get(name: str, profile: str = "paper") -> Experiment:
     """An experiment with its profile's budget; InputError for an unknown name or profile."""
-    shrunk, experiment = (
-        choose(PROFILES, profile, "profile"),
-        choose(EXPERIMENTS, name, "experiment"),
-    )
-    return experiment.changed(**shrunk.get(name, {}))
+    shrunk = choose(PROFILES, profile, "profile")
+    return choose(EXPERIMENTS, name, "experiment").changed(**shrunk.get(name, {}))
 
 
-def numbers(name: str, profile: str) -> list[dict[str, object]]:
-    """An experiment's numbers in a row each: as published, in a profile, and where they come from."""
+def numbers(name: str, profile: str) -> list[dict[str, Any]]:
+    """An experiment's numbers, a row each: as published, in a profile, and their source."""
     paper, used = get(name), get(name, profile)
     return [
         {
@@ -60,18 +51,19 @@ def numbers(name: str, profile: str) -> list[dict[str, object]]:
 
 
 def from_json(text: str) -> Experiment:
-    """The experiment that ``to_json`` wrote, with its own tasks' settings; InputError when the text is not one."""
+    """The experiment that ``to_json`` wrote, with its own tasks' settings.
+
+    Raises InputError when the text is not one.
+    """
     try:
         fields = json.loads(text)
         known = EXPERIMENTS.get(fields["name"])
         prose = {name: getattr(known, name) for name in PROSE} if known else {}
         experiment = from_fields(fields if "schema" in fields else earlier(fields), prose)
         for task in experiment.task_settings:
-            experiment.pairs.degradation(
-                task
-            )  # or settings that are none would be found much later
+            experiment.pairs.degradation(task)  # finds wrong settings now
         return experiment
     except (TypeError, ValueError, KeyError, IndexError, AttributeError) as err:
         raise InputError(
-            f"not the description of an experiment ({err}); the file is not one of ours or is damaged"
+            f"not the description of an experiment ({err}); the file is damaged or not one of ours"
         ) from err

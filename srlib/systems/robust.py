@@ -1,8 +1,8 @@
-"""Ours: one network for every degradation, told the factor, blind to the rest."""
+"""Ours: one network for every degradation, which knows the factor and is blind to the rest."""
 
 import dataclasses
 
-from srlib.inference.prediction import AnyFactor
+from srlib.inference.any_factor import AnyFactor
 from srlib.models.network import Network
 from srlib.synthesis.settings import Acquisition, Generation
 from srlib.systems.base import Experiment
@@ -14,7 +14,7 @@ MIXTURE = Mixture()
 
 ROBUST_BASE = Experiment(
     name="robust_base",
-    paper="ours; scans are painted as in Iglesias et al., NeuroImage 2021",
+    paper="ours; synthetic scans as in Iglesias et al., NeuroImage 2021",
     task="gaussian_x2",
     network=Network("robust", 32, {"blocks": 8}),
     examples=RandomDegradations(
@@ -40,26 +40,26 @@ ROBUST_BASE = Experiment(
         "n_train": "ours: all label maps at hand",
         "batch_size": "ours: 8 patches",
         "patch_size": "ours: 32",
-        "samples": "ours: 27 patches of each painted scan",
+        "samples": "ours: 27 patches of each synthetic scan",
         "learning_rate": "ours: Adam, 1e-3, cosine to zero",
         "loss": "ours: the logarithm of a patch's squared error",
         "mixture": "ours",
     },
     deviations=(
-        "the scan that SynthSR paints is the truth, and is degraded by the same degradations as all systems here",
+        "SynthSR's synthetic scan is the truth, and is degraded by the same degradations as all "
+        "systems here",
         "the built-in tissue maps are not trained on, as they show the anatomy that is tested on",
     ),
 )
-# goes on where mild degradations count more, truths may be softer, and what is told is less to be trusted
-ROBUST = ROBUST_BASE.changed(
-    name="robust",
+# goes on where mild degradations count more, truths may be softer, and descriptions are less exact
+ROBUST = ROBUST_BASE.variant(
+    "robust",
     start="robust_base",
     max_steps=1_600,
     learning_rate=3e-4,
     loss="log_mse_50db",
     mixture=dataclasses.replace(MIXTURE, soft=0.8, jitter=(0.05, 0.03, 0.1, 0.2)),
     sources={
-        **ROBUST_BASE.sources,
         "max_steps": "ours: ten minutes on two cores",
         "learning_rate": "ours: Adam, 3e-4, cosine to zero",
         "loss": "ours: the logarithm of a patch's squared error, down to 50 dB",

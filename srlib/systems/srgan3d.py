@@ -31,7 +31,9 @@ SRGAN3D = Experiment(
     game=LSGAN,
     prediction=CoarseToFine(),
     sources={
-        "task": "code: Gaussian blur of 1 voxel, then every 4th voxel; its evaluation interpolates by cubic splines",
+        "task": "code: Gaussian blur of 1 voxel, then every 4th voxel; its evaluation interpolates "
+        "by "
+        "cubic splines",
         "width": "paper: 32 filters",
         "max_steps": "code: 10 epochs of 470 volumes, 4 steps each",
         "n_train": "paper: 470 of 589 ADNI volumes",
@@ -46,17 +48,22 @@ SRGAN3D = Experiment(
         "loss": "paper: squared error and gradient difference",
     },
     deviations=(
-        "the loss takes means: in the code's sums the adversarial weight of 0.1 is negligible (see srgan3d_code)",
-        "labels are soft, and swapped in a tenth of all steps, as the paper means it; the code draws the swap once when "
-        "it builds its graph and labels generated patches as real (see srgan3d_code)",
+        "the loss takes means: in the code's sums the adversarial weight of 0.1 is negligible (see "
+        "srgan3d_code)",
+        "labels are soft, and swapped in a tenth of all steps, as the paper means it; the code "
+        "draws "
+        "the swap once when it builds its graph and labels generated patches as real (see "
+        "srgan3d_code)",
         "scans are degraded whole and then cut; the code degrades each patch",
-        "patches come from four volumes at a time, where the code takes a volume's eight patches in their order",
+        "patches come from four volumes at a time, where the code takes a volume's eight patches "
+        "in "
+        "their order",
     ),
 )
 
 # what the code does, where it contradicts the paper
-SRGAN3D_CODE = SRGAN3D.changed(
-    name="srgan3d_code",
+SRGAN3D_CODE = SRGAN3D.variant(
+    "srgan3d_code",
     loss="mse_gdl_sum",
     game=dataclasses.replace(LSGAN, labels="code"),
     deviations=SRGAN3D.deviations[2:],
@@ -66,10 +73,10 @@ _VOLUME = "intensities are scaled to [0, 1] per scan, where the code scales each
 _CENTRED = "the low-resolution grid keeps the field of view, sampled by cubic splines"
 
 # the published form on the task common to all systems here
-SRGAN3D_X2 = SRGAN3D.changed(
-    name="srgan3d_x2",
+SRGAN3D_X2 = SRGAN3D.variant(
+    "srgan3d_x2",
     task="gaussian_x2",
-    model_args={**SRGAN3D.network.model_args, "factor": (2, 2, 2)},
+    model_args={"factor": (2, 2, 2)},
     patch_size=96,
     stride=None,
     frame=None,
@@ -78,7 +85,6 @@ SRGAN3D_X2 = SRGAN3D.changed(
     intensity="minmax",
     per_patch=False,
     sources={
-        **SRGAN3D.sources,
         "task": "ours: common to all systems here",
         "patch_size": "ours: 96 voxels, drawn at random",
         "min_foreground": "ours: patches that are mostly air teach nothing",
@@ -92,41 +98,38 @@ SRGAN3D_X2 = SRGAN3D.changed(
 )
 
 _RESIDUAL = (
-    "the network predicts the difference to its cubically interpolated input (global residual), starting at zero",
+    "the network predicts the difference to its cubically interpolated input (global residual), "
+    "starting at zero",
     "Adam starts at 1e-3 and falls to zero by a cosine",
 )
 
-SRGAN3D_RES, SRGAN3D_RES_NN, SRGAN3D_RES_RC = (
-    SRGAN3D_X2.changed(
-        name=f"srgan3d_res_{upsampler}",
-        model_args={**SRGAN3D_X2.network.model_args, "upsampler": upsampler, "residual": True},
-        game=Supervised(),
-        learning_rate=1e-3,
-        schedule="cosine",
-        schedule_args={},
-        sources={
-            **{
-                k: v
-                for k, v in SRGAN3D_X2.sources.items()
-                if not k.startswith(("game", "schedule"))
-            },
-            "learning_rate": "ours: 1e-3, cosine to zero",
-        },
-        deviations=(
-            SRGAN3D.deviations[0],
-            *SRGAN3D_X2.deviations[2:],
-            *_RESIDUAL,
-            "no discriminator",
-        ),
-    )
-    for upsampler in ("subpixel", "subpixel_nn", "nn_resize")
+_NO_GAME = {
+    name: source
+    for name, source in SRGAN3D_X2.sources.items()
+    if not name.startswith(("game", "schedule"))
+}
+SRGAN3D_RES = SRGAN3D_X2.changed(
+    name="srgan3d_res_subpixel",
+    model_args={**SRGAN3D_X2.network.model_args, "residual": True},
+    game=Supervised(),
+    learning_rate=1e-3,
+    schedule="cosine",
+    schedule_args={},
+    sources={**_NO_GAME, "learning_rate": "ours: 1e-3, cosine to zero"},
+    deviations=(
+        SRGAN3D.deviations[0],
+        *SRGAN3D_X2.deviations[2:],
+        *_RESIDUAL,
+        "no discriminator",
+    ),
 )
-
+SRGAN3D_RES_NN, SRGAN3D_RES_RC = (
+    SRGAN3D_RES.variant(f"srgan3d_res_{upsampler}", model_args={"upsampler": upsampler})
+    for upsampler in ("subpixel_nn", "nn_resize")
+)
 SRGAN3D_RES_X4, SRGAN3D_RES_1X1X4 = (
-    SRGAN3D_RES_NN.changed(
-        name=f"srgan3d_res_{name}",
-        task=f"gaussian_{name}",
-        model_args={**SRGAN3D_RES_NN.network.model_args, "factor": factor},
+    SRGAN3D_RES_NN.variant(
+        f"srgan3d_res_{name}", task=f"gaussian_{name}", model_args={"factor": factor}
     )
     for name, factor in (("x4", (4, 4, 4)), ("1x1x4", (1, 1, 4)))
 )
@@ -147,8 +150,8 @@ SRGAN3D_RES_GAN = SRGAN3D_RES_NN.changed(
 )
 
 EXPERIMENTS = (
-    SRGAN3D, SRGAN3D_CODE, SRGAN3D_X2, SRGAN3D_RES, SRGAN3D_RES_NN, SRGAN3D_RES_RC, SRGAN3D_RES_X4, SRGAN3D_RES_1X1X4,
-    SRGAN3D_RES_GAN,
+    SRGAN3D, SRGAN3D_CODE, SRGAN3D_X2, SRGAN3D_RES, SRGAN3D_RES_NN, SRGAN3D_RES_RC, SRGAN3D_RES_X4,
+    SRGAN3D_RES_1X1X4, SRGAN3D_RES_GAN,
 )  # fmt: skip
 
 _SMALL = {"width": 16, "n_train": 5, "patch_size": 32, "batch_size": 2}

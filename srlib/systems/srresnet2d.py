@@ -1,4 +1,4 @@
-"""SRResNet and SRGAN for ultrasound and CT: the replicated code, its base paper (Ledig et al., CVPR 2017), and ours."""
+"""SRResNet and SRGAN for ultrasound and CT: Ledig et al., CVPR 2017, replicated code, and ours."""
 
 import dataclasses
 
@@ -13,8 +13,10 @@ SRGAN = CrossEntropy(weight=1e-6)
 
 _PUBLISHED = (
     "PReLU has one slope per channel; the code's has one per pixel, which fixes the image size",
-    "images of other sizes than 512 x 512 are cut into patches of it, with zeros beyond; the code reflects them",
-    "losses are divided by the code's L1 weight of 1,000; Adam's steps are the same but for its epsilon",
+    "images of other sizes than 512 x 512 are cut into patches of it, with zeros beyond; the code "
+    "reflects them",
+    "losses are divided by the code's L1 weight of 1,000; Adam's steps are the same but for its "
+    "epsilon",
 )
 
 SRRESNET_US = Experiment(
@@ -34,7 +36,8 @@ SRRESNET_US = Experiment(
     sources={
         "task": "code: every 4th column of the scan-converted image",
         "width": "code: 64 filters",
-        "max_steps": "code: 20 epochs, of 2,000 images (ours: the number that its page names for CT)",
+        "max_steps": "code: 20 epochs, of 2,000 images (ours: the number that its page names for "
+        "CT)",
         "n_train": "ours: 2,000 images, or stacks of them",
         "batch_size": "code: 1 image",
         "patch_size": "code: 512 x 512, one slice",
@@ -46,15 +49,14 @@ SRRESNET_US = Experiment(
     ),
 )
 
-SRRESNET_CT = SRRESNET_US.changed(
-    name="srresnet_ct",
+SRRESNET_CT = SRRESNET_US.variant(
+    "srresnet_ct",
     paper="Ledig et al., CVPR 2017 (arXiv 1609.04802), for CT",
     task="sparse_view_x16",
-    model_args={"blocks": 5, "factor": 16, "form": "ct"},
+    model_args={"factor": 16, "form": "ct"},
     intensity="hu",
     prediction=SameGrid(),
     sources={
-        **SRRESNET_US.sources,
         "task": "code: FBP of 63 of 1,000 views; the truth is the FBP of all",
         "intensity": "code: HU from -1024 to 200, to [0, 1]",
     },
@@ -65,30 +67,28 @@ SRRESNET_CT = SRRESNET_US.changed(
 def _variants(base: Experiment) -> tuple[Experiment, ...]:
     """The three tasks of the code and its options, on one modality, and ours."""
     name = base.name.removeprefix("srresnet_")
-    weight = {**base.sources, "game.weight": "code: its configuration's 0.001 beside L1 x 1,000"}
-    critic = base.changed(
-        name=f"srgan_{name}_critic",
+    critic = base.variant(
+        f"srgan_{name}_critic",
+        "the discriminator gives logits",
         start=base.name,
         game=dataclasses.replace(SRGAN, moves="critic"),
-        sources=weight,
-        deviations=(*base.deviations, "the discriminator gives logits"),
+        sources={"game.weight": "code: its configuration's 0.001 beside L1 x 1,000"},
     )
-    joint = critic.changed(name=f"srgan_{name}", start_critic=critic.name, game=SRGAN)
-    used = joint.changed(
-        name=f"srgan_{name}_code",
+    joint = critic.variant(f"srgan_{name}", start_critic=critic.name, game=SRGAN)
+    used = joint.variant(
+        f"srgan_{name}_code",
         game=dataclasses.replace(SRGAN, weight=1e-3),
         sources={
-            **weight,
-            "game.weight": "code: in fact 1 beside L1 x 1,000, the configured 0.001 is not used",
+            "game.weight": "code: in fact 1 beside L1 x 1,000, the configured 0.001 is not used"
         },
     )
-    residual = base.changed(
-        name=f"{base.name}_res",
-        model="srresnet2d_res",
-        model_args={
-            "blocks": 5,
-            "factor": base.network.model_args["factor"] if base.prediction.coarse else 1,
-        },
+    factor = base.network.model_args["factor"] if base.prediction.coarse else 1
+    residual = base.variant(
+        f"{base.name}_res",
+        "the blocks stand on the input's grid, one convolution behind them gives the difference to "
+        "the (cubically interpolated) input, starting at zero; no steps down or up",
+        "random patches in batches of 16; Adam starts at 1e-3 and falls to zero by a cosine",
+        network=Network("srresnet2d_res", 64, {"blocks": 5, "factor": factor}),
         batch_size=16,
         patch_size=(96, 96, 1),
         sampling="random",
@@ -96,47 +96,35 @@ def _variants(base: Experiment) -> tuple[Experiment, ...]:
         learning_rate=1e-3,
         schedule="cosine",
         sources={
-            **base.sources,
             "batch_size": "ours: 16 patches",
             "patch_size": "ours: 96 x 96, drawn at random",
             "min_foreground": "ours: patches that are mostly dark teach nothing",
             "learning_rate": "ours: 1e-3, cosine to zero",
         },
-        deviations=(
-            *base.deviations,
-            "the blocks stand on the input's grid, one convolution behind them gives the difference to the (cubically "
-            "interpolated) input, starting at zero; no steps down or up",
-            "random patches in batches of 16; Adam starts at 1e-3 and falls to zero by a cosine",
-        ),
     )
-    fooled = residual.changed(
-        name=f"srgan_{name}_res",
+    fooled = residual.variant(
+        f"srgan_{name}_res",
         start=residual.name,
         game=dataclasses.replace(SRGAN, weight=1e-3),
         learning_rate=1e-4,
         schedule="constant",
-        sources={
-            **residual.sources,
-            "learning_rate": "code: 1e-4",
-            "game.weight": "code: as srgan_*_code",
-        },
+        sources={"learning_rate": "code: 1e-4", "game.weight": "code: as srgan_*_code"},
         deviations=(
             *residual.deviations[:-1],
             "random patches in batches of 16",
             "the discriminator is a new one",
         ),
     )
-    similar = base.changed(name=f"{base.name}_ssim", loss="ssim_l1_l2",
-        sources={**base.sources, "loss": "code's option: 0.8 SSIM + 0.1 L1 + 0.1 L2"},
-    )  # fmt: skip
-    cyclic = base.changed(
-        name=f"{base.name}_cyclic",
+    similar = base.variant(
+        f"{base.name}_ssim",
+        loss="ssim_l1_l2",
+        sources={"loss": "code's option: 0.8 SSIM + 0.1 L1 + 0.1 L2"},
+    )
+    cyclic = base.variant(
+        f"{base.name}_cyclic",
         schedule="cyclic",
         schedule_args={"low": 0.1, "up": 4_000},
-        sources={
-            **base.sources,
-            "schedule_args": "ours: code's option, from a tenth up in two epochs and back",
-        },
+        sources={"schedule_args": "ours: code's option, from a tenth up in two epochs and back"},
     )
     return base, critic, joint, used, residual, fooled, similar, cyclic
 

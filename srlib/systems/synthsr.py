@@ -1,4 +1,4 @@
-"""SynthSR: Iglesias et al., NeuroImage 2021 and Science Advances 2023, and its code's six use cases."""
+"""SynthSR: Iglesias et al., NeuroImage 2021, Science Advances 2023; its code's six cases."""
 
 from srlib.inference.isotropic import IsotropicSpacing
 from srlib.models.network import Network
@@ -8,18 +8,12 @@ from srlib.training.games import Training, Wasserstein
 from srlib.training.synthetic import SyntheticScans
 
 _PAPER = "Iglesias et al., NeuroImage 2021; Science Advances 2023"
-_T1, _T1_LR, _T2 = (
-    Acquisition("t1_hr", (1.0, 1.0, 3.0)),
-    Acquisition("t1_lr", (1.0, 1.0, 3.0)),
-    Acquisition("t2", (1.0, 4.5, 1.0), (1.0, 3.0, 1.0)),
-)
-_MILD = {
-    "scaling": 0.1,
-    "rotation_deg": 8.0,
-    "shear": 0.01,
-    "warp_std": 2.0,
-    "bias_std": 0.2,
-}  # of the cases 3 to 6
+_T1 = Acquisition("t1_hr", (1.0, 1.0, 3.0))
+_T1_LR = Acquisition("t1_lr", (1.0, 1.0, 3.0))
+_T2 = Acquisition("t2", (1.0, 4.5, 1.0), (1.0, 3.0, 1.0))
+_ANY = (Acquisition("t1_lr", random_mm=9.0),)
+# of the cases 3 to 6
+_MILD = {"scaling": 0.1, "rotation_deg": 8.0, "shear": 0.01, "warp_std": 2.0, "bias_std": 0.2}
 _SOURCES = {
     "task": "ours: on which it is compared with interpolation",
     "width": "paper: 24 features",
@@ -48,9 +42,10 @@ _SOURCES = {
     "generation.residual_deg": "code: 0.5",
     "generation.residual_mm": "code: 0.5",
 }
+_LEVELS = {"levels": 5, "in_channels": 1, "out_channels": 1}
 _GEOMETRY = (
-    "acquired slices keep the field of view, sampled linearly; in the code the first slice lies on the first voxel and "
-    "the others on the nearest",
+    "acquired slices keep the field of view, sampled linearly; in the code the first slice lies on "
+    "the first voxel and the others on the nearest",
     "blurs repeat the edge; in the code they fade to zero there",
 )
 
@@ -60,65 +55,69 @@ SYNTHSR_1 = Experiment(
     name="synthsr_case1",
     paper=_PAPER,
     task="thick_1x1x3",
-    network=Network("unet3d", 24, {"levels": 5, "in_channels": 2, "out_channels": 1}),
+    network=Network("unet3d", 24, {**_LEVELS, "in_channels": 2}),
     examples=SyntheticScans((160, 192, 160), n_train=5, generation=_CASE_1, spacing_mm=1.0),
     training=Training(max_steps=100_000, batch_size=1, learning_rate=1e-4),
     prediction=IsotropicSpacing(_CASE_1, spacing_mm=1.0, output="unit"),
     sources={
         **_SOURCES,
-        "patch_size": "code: whole label maps; ours: these in a frame that the network halves 5 times",
+        "patch_size": "code: whole label maps; ours: these in a frame that the network halves 5 "
+        "times",
     },
     deviations=_GEOMETRY,
 )
-# 2: of T1 to synthetic T1 of 1.5 mm; 3 and 4: T1, real and synthetic, from T2; 5 and 6: from T1 and T2
-SYNTHSR_2, SYNTHSR_3, SYNTHSR_4, SYNTHSR_5, SYNTHSR_6 = (
-    SYNTHSR_1.changed(name=f"synthsr_case{number}", patch_size=128, generation=generation, spacing_mm=spacing,
-        output="scan" if generation.target == "input" else "unit", sources=_SOURCES,
-        reference="t2" if len(generation.inputs) > 1 else "",
-        model_args={**SYNTHSR_1.network.model_args, "in_channels": 2 * len(generation.inputs), **more},
+# 2: synthetic T1 of 1.5 mm from T1
+SYNTHSR_2 = SYNTHSR_1.variant(
+    "synthsr_case2",
+    patch_size=128,
+    generation=Generation((_T1_LR,)),
+    spacing_mm=1.5,
+    output="scan",
+    sources={**_SOURCES, "spacing_mm": "code: 1.5 mm in its tutorial"},
+)
+# real and synthetic T1, 3 and 4 from T2, 5 and 6 from T1 and T2
+SYNTHSR_3, SYNTHSR_4, SYNTHSR_5, SYNTHSR_6 = (
+    SYNTHSR_1.variant(
+        f"synthsr_case{number}",
+        patch_size=128,
+        generation=Generation(inputs, target=target, **_MILD),
+        reference="t2" if len(inputs) > 1 else "",
+        model_args={"in_channels": 2 * len(inputs), **more},
+        sources=_SOURCES,
     )
-    for number, generation, spacing, more in (
-        (2, Generation((_T1_LR,)), 1.5, {}),
-        (3, Generation((_T2,), target="real", **_MILD), 1.0, {}),
-        (4, Generation((_T2,), target="t1_hr", **_MILD), 1.0, {}),
-        (5, Generation((_T1_LR, _T2), target="real", **_MILD), 1.0, {}),
-        (6, Generation((_T1_LR, _T2), target="t1_hr", **_MILD), 1.0, {"residual_channel": 0}),
+    for number, inputs, target, more in (
+        (3, (_T2,), "real", {}),
+        (4, (_T2,), "t1_hr", {}),
+        (5, (_T1_LR, _T2), "real", {}),
+        (6, (_T1_LR, _T2), "t1_hr", {"residual_channel": 0}),
     )
-)  # fmt: skip
-SYNTHSR_2 = SYNTHSR_2.changed(sources={**_SOURCES, "spacing_mm": "code: 1.5 mm in its tutorial"})
+)
 
 # the mode that the published weights were trained in: any resolution
-SYNTHSR_ANY = SYNTHSR_4.changed(
-    name="synthsr_any",
-    generation=Generation((Acquisition("t1_lr", random_mm=9.0),), target="t1_hr"),
-    sources={
-        **_SOURCES,
-        "task": "ours, for comparison: each axis of its inputs has a spacing from 1 to 9 mm",
-    },
+SYNTHSR_ANY = SYNTHSR_4.variant(
+    "synthsr_any",
+    generation=Generation(_ANY, target="t1_hr"),
+    sources={"task": "ours, for comparison: each axis of its inputs has a spacing from 1 to 9 mm"},
 )
 
 _SQUARED = (
-    "absolute error + 20 squared error: in few steps the painted target's noise hides edges from the absolute error, and "
-    "the squared one leaves a veil on the empty background"
+    "absolute error + 20 squared error: in few steps the synthetic target's noise hides edges from "
+    "the "
+    "absolute error, and the squared one leaves a veil on the empty background"
 )
 _OURS = (
-    "the network predicts the difference to its interpolated input (global residual), starting at zero",
+    "the network predicts the difference to its interpolated input (global residual), starting at "
+    "zero",
     "Adam starts at 1e-3 and falls to zero by a cosine",
     "batch norm follows the last 50 batches; Keras's 100 take thousands of steps to settle",
     "slices are interpolated by cubic splines, where the code does it linearly",
     "only the slice axis is blurred, as the truth of its rows is no sharper along the others",
 )
-_OURS_SOURCES = {
-    **_SOURCES,
-    "patch_size": "ours: 96",
-    "learning_rate": "ours: 1e-3, cosine to zero",
-    "loss": "ours: absolute and squared error",
-    "max_steps": "ours: 20,000",
-}
+_CONTINUED = (*_GEOMETRY, _OURS[0], *_OURS[2:])
 
-# super-resolution of thick slices in the scan's own contrast, on the task that its rows are measured on
-SYNTHSR_THICK = SYNTHSR_2.changed(
-    name="synthsr_thick",
+# super-resolution of thick slices in the scan's own contrast, on the task of its rows
+SYNTHSR_THICK = SYNTHSR_2.variant(
+    "synthsr_thick",
     max_steps=20_000,
     patch_size=96,
     learning_rate=1e-3,
@@ -126,48 +125,48 @@ SYNTHSR_THICK = SYNTHSR_2.changed(
     schedule="cosine",
     generation=Generation((_T1,), blur_all=False, order=3),
     spacing_mm=1.0,
-    model_args={**SYNTHSR_1.network.model_args, "residual_channel": 0, "momentum": 0.02},
-    sources=_OURS_SOURCES,
+    model_args={"residual_channel": 0, "momentum": 0.02},
+    sources={
+        **_SOURCES,
+        "patch_size": "ours: 96",
+        "learning_rate": "ours: 1e-3, cosine to zero",
+        "loss": "ours: absolute and squared error",
+        "max_steps": "ours: 20,000",
+    },
     deviations=(*_GEOMETRY, _SQUARED, *_OURS),
 )
-SYNTHSR_LAPLACE = SYNTHSR_THICK.changed(
-    name="synthsr_laplace",
+SYNTHSR_LAPLACE = SYNTHSR_THICK.variant(
+    "synthsr_laplace",
     start="synthsr_thick",
     learning_rate=5e-4,
-    model_args={**SYNTHSR_THICK.network.model_args, "out_channels": 2},
+    model_args={"out_channels": 2},
     loss="laplace",
     laplace=True,
     sources={
-        **_OURS_SOURCES,
         "loss": "code: likelihood of a Laplace distribution",
         "learning_rate": "ours: 5e-4, cosine to zero",
     },
     deviations=(
-        *_GEOMETRY,
-        _OURS[0],
-        *_OURS[2:],
+        *_CONTINUED,
         "training goes on from the network without uncertainty, at 5e-4",
     ),
 )
 # segments synthetic T1 of 1 mm; out_channels is the number of classes, known when it is trained
-SYNTHSR_SEGMENTER = SYNTHSR_THICK.changed(
-    name="synthsr_segmenter",
-    model_args={
-        **SYNTHSR_1.network.model_args,
-        "in_channels": 1,
-        "out_channels": 0,
-        "momentum": 0.02,
-    },
+SYNTHSR_SEGMENTER = SYNTHSR_THICK.variant(
+    "synthsr_segmenter",
+    network=Network("unet3d", 24, {**_LEVELS, "out_channels": 0, "momentum": 0.02}),
     loss="dice",
     generation=Generation((Acquisition("t1_hr"),), target="classes", reliability=False),
-    sources={**_OURS_SOURCES, "loss": "code: Dice"},
+    sources={"loss": "code: Dice"},
     deviations=(
         *_GEOMETRY,
         *_OURS[1:3],
-        "the code takes a segmenter that others trained; this one is trained on the same synthetic scans",
+        "the code takes a segmenter that others trained; this one is trained on the same synthetic "
+        "scans",
     ),
 )
-SYNTHSR_DICE = SYNTHSR_THICK.changed(name="synthsr_dice",
+SYNTHSR_DICE = SYNTHSR_THICK.variant(
+    "synthsr_dice",
     start="synthsr_thick",
     segmenter="synthsr_segmenter",
     with_classes=True,
@@ -175,18 +174,22 @@ SYNTHSR_DICE = SYNTHSR_THICK.changed(name="synthsr_dice",
     loss="l1",
     learning_rate=1e-4,
     sources={
-        **_OURS_SOURCES, "dice_weight": "code: 0.25", "loss": _SOURCES["loss"], "learning_rate": "code: Adam, 1e-4; ours: cosine to zero"
+        "dice_weight": "code: 0.25",
+        "loss": _SOURCES["loss"],
+        "learning_rate": "code: Adam, 1e-4; ours: cosine to zero",
     },
-    deviations=(*_GEOMETRY, _OURS[0], *_OURS[2:], "training goes on from the network trained without the term, at 1e-4"),
-)  # fmt: skip
-SYNTHSR_GAN = SYNTHSR_DICE.changed(
-    name="synthsr_gan",
-    segmenter="",
-    with_classes=False,
-    dice_weight=0.0,
+    deviations=(
+        *_CONTINUED,
+        "training goes on from the network trained without the term, at 1e-4",
+    ),
+)
+SYNTHSR_GAN = SYNTHSR_THICK.variant(
+    "synthsr_gan",
+    start="synthsr_thick",
+    loss="l1",
+    learning_rate=1e-4,
     game=Wasserstein(weight=0.01, critic_steps=100, per_generator=10, extra_every=11),
     sources={
-        **_OURS_SOURCES,
         "loss": _SOURCES["loss"],
         "learning_rate": "code: Adam, 1e-4; ours: cosine to zero",
         "critic_steps": "code: 100",
@@ -198,17 +201,15 @@ SYNTHSR_GAN = SYNTHSR_DICE.changed(
         "game.slope": "ours: that of mDCSRN's critic",
     },
     deviations=(
-        *_GEOMETRY,
-        _OURS[0],
-        *_OURS[2:],
+        *_CONTINUED,
         "the critic is mDCSRN's",
         "training goes on from the network trained without a critic, at 1e-4",
     ),
 )
 
 EXPERIMENTS = (
-    SYNTHSR_1, SYNTHSR_2, SYNTHSR_3, SYNTHSR_4, SYNTHSR_5, SYNTHSR_6, SYNTHSR_ANY, SYNTHSR_THICK, SYNTHSR_LAPLACE,
-    SYNTHSR_SEGMENTER, SYNTHSR_DICE, SYNTHSR_GAN,
+    SYNTHSR_1, SYNTHSR_2, SYNTHSR_3, SYNTHSR_4, SYNTHSR_5, SYNTHSR_6, SYNTHSR_ANY, SYNTHSR_THICK,
+    SYNTHSR_LAPLACE, SYNTHSR_SEGMENTER, SYNTHSR_DICE, SYNTHSR_GAN,
 )  # fmt: skip
 
 _SMALL = {"width": 8, "n_train": 4, "patch_size": 64, "max_steps": 400}
@@ -224,13 +225,17 @@ SYNTHSR_PUBLISHED = SYNTHSR_1.changed(
     name="synthsr_published",
     max_steps=200_000,
     patch_size=128,
-    generation=Generation((Acquisition("t1_lr", random_mm=9.0),), target="real", reliability=False),
+    generation=Generation(_ANY, target="real", reliability=False),
     output="synthsr",
-    model_args={"levels": 5, "in_channels": 1, "out_channels": 1},
+    model_args=_LEVELS,
     sources={
-        "task": "ours, for comparison with other systems: these weights take scans of any contrast and resolution",
+        "task": "ours, for comparison with other systems: these weights take scans of any contrast "
+        "and "
+        "resolution",
         "width": "paper: 24 features",
-        "max_steps": "code: 200 epochs of 1,000 steps, as its tutorial advises; that of the weights is not stated",
+        "max_steps": "code: 200 epochs of 1,000 steps, as its tutorial advises; that of the "
+        "weights is "
+        "not stated",
         "n_train": "code: 5 label maps in its tutorial; those behind the weights are not public",
         "batch_size": "code: 1",
         "patch_size": "code: 128 in its tutorial",
@@ -238,18 +243,19 @@ SYNTHSR_PUBLISHED = SYNTHSR_1.changed(
         "loss": "code: absolute error",
     },
     deviations=(
-        "the weights were trained by their authors, on synthetic scans drawn from label maps, not on pairs",
+        "the weights were trained by their authors, on synthetic scans drawn from label maps, not "
+        "on pairs",
     ),
 )
 # T1 and T2 of a 64 mT scanner; the network's output is added to the T1
-SYNTHSR_HYPERFINE = SYNTHSR_PUBLISHED.changed(
-    name="synthsr_hyperfine",
+SYNTHSR_HYPERFINE = SYNTHSR_PUBLISHED.variant(
+    "synthsr_hyperfine",
     generation=Generation(
-        (Acquisition("t1", (1.5, 1.5, 5.0)), Acquisition("t2", (1.5, 1.5, 5.0))),
+        tuple(Acquisition(contrast, (1.5, 1.5, 5.0)) for contrast in ("t1", "t2")),
         target="real",
         reliability=False,
     ),
     reference="t2",
     output="hyperfine",
-    model_args={"levels": 5, "in_channels": 2, "out_channels": 1, "residual_channel": 0},
+    model_args={"in_channels": 2, "residual_channel": 0},
 )

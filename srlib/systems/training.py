@@ -1,8 +1,10 @@
-"""Training of an experiment: its data, and the weights that it starts from."""
+"""Train an experiment from its data and the weights that it starts from."""
 
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,11 +20,8 @@ from srlib.training.fit import Machine, check_numbers, fit
 from srlib.training.store import PatchStore
 from srlib.training.validation import board_writer, snapshot_writer, validation
 
-STARTS = {
-    "generator": "start",
-    "critic": "start_critic",
-    "segmenter": "segmenter",
-}  # kind of weights -> field, option
+# kind of weights -> the field and the option that name them
+STARTS = {"generator": "start", "critic": "start_critic", "segmenter": "segmenter"}
 
 
 def train(
@@ -34,65 +33,62 @@ def train(
     seed: int = 0,
     device: str = "auto",
     processes: int = 1,
-    checkpoint_every: int | None = None,
-    progress: bool = True,
-    start: str | Path | None = None,
-    start_critic: str | Path | None = None,
-    segmenter: str | Path | None = None,
     store: str | Path | None = None,
-    snapshots: bool = False,
-    tensorboard: bool = False,
     classes: str | Path | None = None,
     priors: str | Path | None = None,
-    restart: bool = False,
+    snapshots: bool = False,
+    tensorboard: bool = False,
+    **options: Any,
 ) -> Path:
-    """Train an experiment on the subjects' pairs and return the path of ``model.safetensors`` in ``folder``.
+    """Train an experiment on subjects and return the path of ``model.safetensors`` in ``folder``.
 
-    An experiment that names another in its field ``start``, ``start_critic`` or ``segmenter`` needs that one's trained
-    generator, critic or segmenter under the same name; with a critic, its weights are written beside the generator's as
-    ``critic.safetensors``. With ``store``, patches are read from that HDF5 file (see ``store.write_store``) instead of
-    being cut from ``train``. An experiment whose examples come from label maps needs the tables ``classes`` and
-    ``priors`` (see ``priors``).
+    ``store``: the HDF5 file (see ``store.write_store``) to read patches from, instead of cutting
+    them from ``train``. ``classes`` and ``priors``: the tables (see ``priors``) for examples that
+    come from label maps. ``snapshots``: each row of ``history.csv`` also leaves the network's
+    result for one patch of ``val`` as ``snapshots/STEP_sr.nii.gz``, in its place in the world.
+    ``tensorboard``: each row goes to that folder as scalars and an image.
 
-    A run is known by its experiment, seed, the content of all that is read, and ``paths.RESULTS_VERSION``. A finished
-    one is returned as it is; an interrupted one goes on (see ``fit``). Another run's finished weights are kept beside the
-    new ones, with a hash in their name; another run's checkpoint is refused, or set aside with ``restart``. With
-    ``snapshots`` each row of ``history.csv`` also leaves what the network makes of one patch of ``val`` as
-    ``snapshots/STEP_sr.nii.gz``, in its place in the world; with ``tensorboard`` it goes to that folder as scalars and an
-    image. Raises InputError for unusable numbers, data, device or folder, and as ``fit``.
+    Options: ``start``, ``start_critic`` and ``segmenter`` are weights files, which an experiment
+    needs that names another one in the field of that name; ``checkpoint_every``, ``progress`` and
+    ``restart`` are those of ``fit``. A critic's weights are written as ``critic.safetensors``.
+
+    A run is known by its experiment, seed, the content of all that is read, and
+    ``paths.RESULTS_VERSION``. A finished run is returned as it is; an interrupted one goes on (see
+    ``fit``). Another run's finished weights are kept beside the new ones, with a hash in their
+    name. Another run's checkpoint is refused, or set aside with ``restart``. Raises InputError for
+    unusable numbers, data, device or folder, and as ``fit``.
     """
     machine = Machine(device, processes)
     machine.check()
-    check_numbers(seed=seed, checkpoint_every=checkpoint_every)
-    starts = {"generator": start, "critic": start_critic, "segmenter": segmenter}
+    check_numbers(seed=seed, checkpoint_every=options.get("checkpoint_every"))
+    starts = {kind: options.pop(option, None) for kind, option in STARTS.items()}
     _check_starts(experiment, starts)
-    examples, pairs = experiment.examples, experiment.pairs
+    examples, pairs, segmenter = experiment.examples, experiment.pairs, starts["segmenter"]
     tables = examples.read_tables(classes, priors, alone=not (store or snapshots))
     hashes = tables.hashes() if tables else {}
     if tables:
         experiment = experiment.changed(network=tables.complete(experiment.network))
     if segmenter and read_metadata(segmenter).get("classes") != hashes.get("classes"):
         raise InputError(
-            f"{segmenter}: trained with another table of classes than {classes}; train it with this one"
+            f"{segmenter}: trained with another table of classes than {classes}; "
+            "train it with this one"
         )
     train, val = examples.select(train), examples.select_val(val)
     _check_amounts(experiment, processes, len(train) or bool(store), len(val) or not snapshots)
-    dataset = (
-        _read_store(store, experiment, seed)
-        if store
-        else examples.open(train, pairs, seed=seed, tables=tables)
-    )
+    if store:
+        dataset, train = _read_store(store, experiment, seed), []
+    else:
+        dataset = examples.open(train, pairs, seed=seed, tables=tables)
+    columns = partial(examples.columns, pairs)
     facts = {
         "experiment": experiment.to_json(),
         "seed": int(seed),
+        **hashes,
         "results_version": RESULTS_VERSION,
-        "train": {}
-        if store
-        else checkpoints.contents(train, lambda subject: examples.columns(pairs, subject)),
-        "val": checkpoints.contents(val, lambda subject: examples.columns(pairs, subject)),
+        "train": checkpoints.contents(train, columns),
+        "val": checkpoints.contents(val, columns),
         "store": sha256(store) if store else "",
         "starts": {kind: weights_hash(path) for kind, path in starts.items() if path},
-        **hashes,
     }
     identity = checkpoints.Identity(facts, lambda text: systems.from_json(text).to_json())
     networks = _build(experiment, seed)
@@ -122,29 +118,28 @@ def train(
         seed=seed,
         segmenter=load_network(segmenter)[0] if segmenter else None,
         shows=shows,
-        checkpoint_every=checkpoint_every,
-        progress=progress,
-        restart=restart,
         name=experiment.name,
+        **options,
     )
 
 
-def _check_starts(experiment: Experiment, starts: Mapping[str, object]) -> None:
+def _check_starts(experiment: Experiment, starts: Mapping[str, Any]) -> None:
     """Raise InputError for weights that are missing or not wanted."""
     for kind, option in STARTS.items():
         name, given = getattr(experiment, option), starts[kind]
         if bool(name) != bool(given):
-            wanted = (
-                f"the {kind} weights of {name!r}; give them by"
-                if name
-                else f"no {kind} weights; leave out"
+            do = (
+                f"the {kind} weights of {name!r}; give" if name else f"no {kind} weights; leave out"
             )
             flag = f"--{option.replace('_', '-')}"
-            raise InputError(f"{experiment.name} expects {wanted} {flag} (in Python: {option})")
+            raise InputError(f"{experiment.name} expects {do} {flag} (in Python: {option})")
 
 
 def _build(experiment: Experiment, seed: int) -> dict[str, torch.nn.Module]:
-    """The networks of an experiment, weights drawn from the seed; InputError for settings that do not fit."""
+    """The networks of an experiment, weights drawn from the seed.
+
+    Raises InputError for settings that do not fit.
+    """
     network, game = experiment.network, experiment.game
     try:
         generator = network.build(seed)
@@ -160,22 +155,23 @@ def _read_store(path: str | Path, experiment: Experiment, seed: int) -> PatchSto
     expected = (1 + bool(experiment.reference), *per_axis(experiment.examples.patch_size))
     if store.shapes[0][1:] != expected:
         raise InputError(
-            f"{path}: {experiment.name} expects patches (C, x, y, z) of {expected}, got {store.shapes[0][1:]}"
+            f"{path}: {experiment.name} expects patches (C, x, y, z) of {expected}, "
+            f"got {store.shapes[0][1:]}"
         )
     return store
 
 
 def _check_amounts(experiment: Experiment, processes: int, train: int, val: int) -> None:
-    """Raise InputError for a batch that processes cannot share, and for subjects that are missing."""
+    """Raise InputError for a batch that processes cannot share, and for missing subjects."""
     size = experiment.training.batch_size
     if size % processes:
         raise InputError(f"a batch of {size} cannot be shared evenly by {processes} processes")
     if not train:
-        reads = experiment.examples.reads
         raise InputError(
-            f"no training subject: {experiment.name} needs a row of the manifest of the split train, with {reads}"
+            f"no training subject: {experiment.name} needs a row of the manifest with the split "
+            f"train and with {experiment.examples.reads}"
         )
     if not val:
         raise InputError(
-            "snapshots show a validation scan; give at least one row of the manifest the split val"
+            "snapshots show a validation scan; give a row of the manifest with the split val"
         )

@@ -27,7 +27,8 @@ from srlib.cli.commands import main
 from srlib.core.paths import InputError, ScanWarning, sha256
 from srlib.core.tables import read_table
 from srlib.enhance import batch, jobs
-from srlib.inference.prediction import AnyFactor, Prediction, Request
+from srlib.inference.any_factor import AnyFactor
+from srlib.inference.prediction import Prediction, Request
 from srlib.models.weights import save_weights
 from srlib.scans import formats, headers, volume
 from srlib.scans.volume import Volume

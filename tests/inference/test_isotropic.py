@@ -12,12 +12,12 @@ from test_foreign import make, theirs
 
 from srlib.core.paths import InputError
 from srlib.inference.isotropic import isotropic, reliability
-from srlib.inference.prediction import Request
+from srlib.inference.prediction import Request, Setup
 from srlib.scans.volume import Volume, axcodes, describe, reorient
 from srlib.synthesis.settings import Acquisition, Generation
 from srlib.systems.registry import EXPERIMENTS
 from srlib.systems.synthsr import SYNTHSR_HYPERFINE, SYNTHSR_PUBLISHED
-from srlib.systems.trained import Model, load_model, super_resolve, super_resolve_with_uncertainty
+from srlib.systems.trained import Model, load_model, super_resolve
 
 
 class Fake(torch.nn.Module):
@@ -293,21 +293,22 @@ def test_uncertainty_is_the_mean_of_both_passes_in_the_units_of_the_image(noise)
         lambda x: torch.cat([x[:, :1], ramp + 0 * x[:, :1]], 1), EXPERIMENTS["synthsr_laplace"]
     )
     scale = np.ptp(isotropic(scan, 1.0).data)
-    sr, b = super_resolve_with_uncertainty(scan, model)
+    made = model.predict(scan)
+    sr, b = made.image, made.uncertainty
     np.testing.assert_allclose(sr.data, super_resolve(scan, model).data)
     up, down = (1e-5 + 0.02 * np.exp(s * ramp.flatten().numpy()) for s in (1, -1))
     np.testing.assert_allclose(b.data[:, 7, 9], scale * (up + down) / 2, rtol=1e-4)
-    once = super_resolve_with_uncertainty(scan, model, request=Request(flip=False))[1]
+    once = model.predict(scan, Request(flip=False)).uncertainty
     np.testing.assert_allclose(once.data[:, 7, 9], scale * up, rtol=1e-4)
     assert np.array_equal(b.affine, sr.affine)
-    assert super_resolve_with_uncertainty(scan, fake(base=EXPERIMENTS["synthsr_thick"]))[1] is None
+    assert fake(base=EXPERIMENTS["synthsr_thick"]).predict(scan).uncertainty is None
 
 
 def test_a_segmenter_and_another_grid_are_refused(scan):
     with pytest.raises(InputError, match="gives no image"):
         super_resolve(scan, fake(base=EXPERIMENTS["synthsr_segmenter"]))
     for asked in ({"factor": (1, 1, 2)}, {"spacing_mm": (1, 1, 1)}, {"align": "corners"}):
-        with pytest.raises(InputError, match="gives scans of 1 mm along all axes"):
+        with pytest.raises(InputError, match="; it takes ct, flip"):
             super_resolve(scan, fake(), **asked)
     with pytest.raises(InputError, match="this model takes no ct"):
         super_resolve(scan, Model(Fake(), EXPERIMENTS["mdcsrn_res"]), ct=True)
@@ -315,7 +316,8 @@ def test_a_segmenter_and_another_grid_are_refused(scan):
 
 def warned(scan: Volume, experiment, reference: Volume | None = None) -> list[str]:
     """What is said of the headers."""
-    return experiment.prediction.header_warnings(scan, experiment.pairs, reference)
+    setup = Setup(torch.nn.Identity(), experiment.pairs, reference=reference)
+    return experiment.prediction.header_warnings(scan, setup)
 
 
 def empty(shape, spacing) -> Volume:

@@ -244,6 +244,13 @@ def test_parts_in_each_others_place_are_refused():
             systems.from_json(json.dumps({**fields, slot: {**fields[slot], "kind": kind}}))
 
 
+@pytest.mark.parametrize("slot", base.SLOTS)
+def test_a_part_of_another_kind_is_refused_when_an_experiment_is_made(slot):
+    with pytest.raises(InputError, match=f"Experiment {slot} must be") as caught:
+        systems.get("mdcsrn").changed(**{slot: Mixture()})
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("name, profile", [("mdcsrnn", "quick"), ("mdcsrn", "fast")])
 def test_unknown_names_are_refused(name, profile):
     with pytest.raises(InputError, match="expected one of"):

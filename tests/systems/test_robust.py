@@ -14,8 +14,8 @@ from srlib.core.paths import InputError, ScanWarning, shipped_file
 from srlib.data.cohorts import read_template
 from srlib.degradations.resolution import BlockAverage, GaussianDownsample
 from srlib.evaluation.benchmark import BENCHMARK
+from srlib.inference.any_factor import without_wild
 from srlib.inference.checks import content
-from srlib.inference.prediction import without_wild
 from srlib.inference.tiles import run_tiled
 from srlib.metrics import psnr
 from srlib.models.conditioning import describe_degradation
