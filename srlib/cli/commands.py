@@ -139,15 +139,15 @@ def train(experiment, cohort, profile, seed, out, device, **options) -> None:
     from srlib.evaluation import runs
     from srlib.systems import trained, training
 
-    chosen, subjects = systems.get(experiment, profile), data.read_manifest(cohort)
     for name in ("start", "segmenter"):
         options[name] = options[name] and trained.find_weights(options[name])
     if out:
+        chosen, subjects = systems.get(experiment, profile), data.read_manifest(cohort)
         split = ([s for s in subjects if s.split == part] for part in ("train", "val"))
         weights = training.train(chosen, *split, out, seed=seed, device=device, **options)
     else:  # in its place, where the notebooks look for it
         weights = runs.train_recorded(
-            experiment, profile, cohort, subjects, seed=seed, device=device, **options
+            experiment, profile, cohort, seed=seed, device=device, **options
         )
     click.echo(weights)
 
@@ -374,7 +374,7 @@ def evaluate_model(weights: str, cohort: str, split: str, task: str, out: str) -
 
     apart([Path(out, "metrics.csv")], [cohort])
     table = whole.evaluate(
-        trained.load_model(weights), data.read_manifest(cohort, split), out, task
+        trained.load_model(weights), data.read_manifest(cohort, split), out, task=task
     )
     click.echo(f"{whole.statistics(table).round(4).to_string()}\n{out}")
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from srlib.core.paths import atomic
-from srlib.evaluation.figures import Picture, planes
+from srlib.evaluation.figures import Picture, triplanar
 from srlib.evaluation.views import windows
 from srlib.inference.checks import findings, header
 from srlib.scans.intensity import sample, wild
@@ -53,8 +53,8 @@ def write_report(
     scans = {"before": before, **interpolated, "after": after}
     one, two = windows(before, after)
     units = "One window" if one == two else "Each in a window of its own, as their units differ"
-    whole = planes(scans, "before", (1,), interpolated, differences=one == two)
-    close = planes(scans, "before", (ZOOM,), interpolated, differences=False)
+    whole = triplanar(scans, "before", cubic=interpolated, differences=one == two)
+    close = triplanar(scans, "before", zooms=(ZOOM,), cubic=interpolated, differences=False)
     dpi = float(np.clip(max(after.shape) / 2, *DPI))
     facts = {"before": before, "after": after} | (
         {} if uncertainty is None else {"uncertainty": uncertainty}
@@ -69,7 +69,7 @@ def write_report(
         f"<h2>Power spectra</h2>{_spectra(reorient(before), reorient(after))}",
     ]
     if uncertainty is not None:
-        shown = planes({"uncertainty": uncertainty}, None, (1,))
+        shown = triplanar({"uncertainty": uncertainty})
         body.append(
             f"<h2>Uncertainty</h2><p>In the units of the scan after.</p>{_picture(shown, 'uncertainty', dpi)}"
         )

@@ -46,7 +46,8 @@ def measured(cohort):
     models = {name: untrained(name) for name in (FINE, COARSE, SECOND)}
     subject = read_manifest(cohort, "test")[0]
     return [
-        benchmark.measure(subject, models, 16, {FINE: "a run"}, dataset="mine") for _ in range(2)
+        benchmark.measure(subject, models, 16, runs={FINE: "a run"}, dataset="mine")
+        for _ in range(2)
     ]
 
 
@@ -160,7 +161,10 @@ def test_the_same_bytes_twice_and_other_regions_untouched(measured, tmp_path):
             ["linear", FINE, "x"]
         )
         figure = figures.heat_map(
-            wide, {"x": "not at hand"}, wide.loc[FINE], {(FINE, "gaussian_x2")}
+            wide,
+            missing={"x": "not at hand"},
+            baseline=wide.loc[FINE],
+            home={(FINE, "gaussian_x2")},
         )
         texts = [t.get_text() for t in figure.axes[0].texts]
         assert texts.count("not at hand") == 1 and len(texts) == 2 * len(benchmark.BENCHMARK) + 1
