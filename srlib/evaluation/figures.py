@@ -277,19 +277,16 @@ def boxes(table: pd.DataFrame, metric: str = "psnr") -> Picture:
 
 
 def heat_map(
-    gains: pd.DataFrame,
-    *,
-    missing: Mapping[str, str],
-    baseline: pd.Series,
-    home: Collection[tuple[str, str]],
+    gains: pd.DataFrame, *, baseline: pd.Series, home: Collection[tuple[str, str]]
 ) -> Picture:
     """Gain in dB of each experiment (rows) under each degradation (columns): blue > 0, red < 0.
 
-    Colours end at ±``MOST`` dB, numbers do not. Cells without a value are grey: a whole row shows
-    its reason in ``missing``, a single cell that the network takes another grid. ``baseline`` is
-    the PSNR (dB) that gains are over, by degradation; other columns have none. Cells in ``home``
-    (experiment, degradation), which a network was trained for, are framed.
+    Colours end at ±``MOST`` dB, numbers do not. A grey cell has no value, because the network takes
+    another grid; experiments without any value are left out. ``baseline`` is the PSNR (dB) that
+    gains are over, by degradation; other columns have none. Cells in ``home`` (experiment,
+    degradation), which a network was trained for, are framed.
     """
+    gains = gains.dropna(how="all")
     rows, columns = gains.shape
     size = 2.3 + 0.72 * columns, 1.5 + 0.28 * rows
     figure, ((axis,),) = _subplots(1, int(gains.size > 0), size)
@@ -298,17 +295,14 @@ def heat_map(
     limits = {"vmin": -MOST, "vmax": MOST}
     image = axis.pcolormesh(cells, cmap=colours, **limits, edgecolors="white", linewidth=1.5)
     middle = {"ha": "center", "va": "center", "fontsize": 7}
-    for row, (name, values) in enumerate(gains.iterrows()):
-        if values.isna().all():
-            axis.text(columns / 2, row + 0.5, missing.get(name, ""), **middle)
-            continue
-        for column, (task, value) in enumerate(values.items()):
-            text = "other grid" if np.isnan(value) else f"{round(value, 1) + 0:+.1f}"
-            colour = "white" if abs(value) > 0.7 * MOST else "black"
-            axis.text(column + 0.5, row + 0.5, text, color=colour, **middle)
-            if (name, task) in home:
-                corner = column + 0.04, row + 0.06
-                axis.add_patch(Rectangle(corner, 0.92, 0.88, fill=False, linewidth=2))
+    for (row, name), (column, task) in product(enumerate(gains.index), enumerate(gains)):
+        value = gains.iloc[row, column]
+        text = "other grid" if np.isnan(value) else f"{round(value, 1) + 0:+.1f}"
+        colour = "white" if abs(value) > 0.7 * MOST else "black"
+        axis.text(column + 0.5, row + 0.5, text, color=colour, **middle)
+        if (name, task) in home:
+            corner = column + 0.04, row + 0.06
+            axis.add_patch(Rectangle(corner, 0.92, 0.88, fill=False, linewidth=2))
     labels = [f"{t}\n{baseline[t]:.1f} dB" if t in baseline else t for t in gains.columns]
     turned = {"rotation": 40, "ha": "left", "rotation_mode": "anchor"}
     axis.xaxis.tick_top()

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from srlib import metrics
-from srlib.core.paths import InputError, apart, atomic, make_dir
+from srlib.core.paths import apart, atomic, make_dir
 from srlib.data.manifest import Subject, load_mask
 from srlib.scans.volume import save
 from srlib.systems.trained import Model
@@ -46,18 +46,8 @@ def evaluate(
 
 
 def statistics(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean, population variance, median, minimum and maximum per region and metric.
-
-    Raises InputError for a subject with two rows in one region: tables of two models or tasks must
-    not be mixed.
-    """
-    twice = table[table.duplicated(["subject", "region"])]
-    if len(twice):
-        subject, region = twice.iloc[0][["subject", "region"]]
-        raise InputError(f"{subject}: expected one row for {region}, got several; choose one model")
+    """Mean, population variance, median, minimum and maximum per region and metric."""
     values = table.drop(columns="subject").melt("region", var_name="metric")
     groups = values.groupby(["region", "metric"], sort=False)["value"]
-    names = ["mean", "var", "median", "min", "max"]
-    return groups.agg(["mean", lambda v: v.var(ddof=0), "median", "min", "max"]).set_axis(
-        names, axis=1
-    )
+    variance = {"var": lambda v: v.var(ddof=0)}
+    return groups.agg(mean="mean", **variance, median="median", min="min", max="max")

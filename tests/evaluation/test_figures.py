@@ -222,7 +222,7 @@ def test_nothing_is_left_behind(tmp_path):
         made = [
             figures.triplanar({"a": scan, "b": scan}, "a"), figures.slices({"a": scan, "b": scan}, "a"),
             figures.curves({"a": history}), figures.game(history, ["critic", "generator"]),
-            figures.boxes(scores({"a": [1, 2]})), figures.heat_map(gains, missing={}, baseline=pd.Series(dtype=float), home=()),
+            figures.boxes(scores({"a": [1, 2]})), figures.heat_map(gains, baseline=pd.Series(dtype=float), home=()),
         ]  # fmt: skip
         assert all(figures.save_figure(f, tmp_path / "figure.png") is f for f in made)
         assert plt.get_fignums() == open_figures and dict(matplotlib.rcParams) == before
