@@ -65,14 +65,14 @@ def measure(
     runs: Mapping[str, str] | None = None,
     **key: str,
 ) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
-    """Run every model that applies on a scan under every degradation: (rows of ``metrics.csv``,
-    costs).
+    """Run every model that applies on one scan under every degradation.
 
-    ``linear`` and ``cubic`` are the scan interpolated on the truth's grid; k-space truncation does
-    not change the grid. ``middle`` voxels per axis are cut out first and their inner three quarters
-    measured (region ``middle``); 0 takes the whole scan (region ``whole``). ``runs`` and ``key`` are
-    those of ``results.measured``. A cost has the columns of ``key``, degradation, subject,
-    experiment and s_per_mvoxel. Raises InputError as ``Pairs.make``.
+    Returns rows of ``metrics.csv`` and costs. ``linear`` and ``cubic`` are the scan interpolated on
+    the truth's grid; k-space truncation does not change the grid. ``middle`` voxels per axis are
+    cut out first and their inner three quarters measured (region ``middle``); 0 takes the whole
+    scan (region ``whole``). ``runs`` and ``key`` are those of ``results.measured``. A cost has the
+    columns of ``key``, degradation, subject, experiment and s_per_mvoxel. Raises InputError as
+    ``PairMaker.make``.
     """
     base = EXPERIMENTS["recnn_x2_t2" if "t2" in subject.files else "recnn_x2"]
     rows, costs = [], []

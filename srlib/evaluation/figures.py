@@ -110,7 +110,7 @@ def triplanar(
 
 
 def slices(volumes: Mapping[str, Volume], reference: str) -> Picture:
-    """The first slice of 2-D images, y downwards, as ``triplanar`` shows scans: whole and zoomed."""
+    """The first slice of 2-D images, y downwards, as by ``triplanar``: whole and zoomed."""
     first = {name: v.with_data(v.data[:, :, :1]) for name, v in volumes.items()}
     return triplanar(first, reference, zooms=(1, 2))
 
@@ -172,14 +172,12 @@ def _show(
         axis.text(*place, letter, transform=axis.transAxes, bbox=box, **style)
 
 
-def _subplots(
-    rows: int, columns: int, size: tuple[float, float], **options: object
-) -> tuple[Picture, np.ndarray]:
+def _subplots(rows: int, columns: int, size: tuple[float, float]) -> tuple[Picture, np.ndarray]:
     """A figure and its panels (rows, columns); InputError for none."""
     if not rows * columns:
         raise InputError("nothing to show: expected at least one scan, run or measured row")
     figure = Picture(size, layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+    return figure, figure.subplots(rows, columns, squeeze=False)
 
 
 def _limit(
@@ -234,22 +232,20 @@ def curves(histories: Mapping[str, pd.DataFrame]) -> Picture:
 
 
 def game(history: pd.DataFrame, movers: Sequence[str]) -> Picture:
-    """Adversarial training: who moved at each step, and the critic's score of real - generated.
+    """The critic's score of real - generated over steps, with a tick at each generator step.
 
-    The axis of scores is linear from -1 to 1 and logarithmic beyond.
+    ``history`` is a ``history.csv``; ``movers`` names who moves at each step. The axis of scores is
+    linear from -1 to 1 and logarithmic beyond.
     """
-    figure, panels = _subplots(2, 1, (9, 4), sharex=True, height_ratios=(1, 3))
-    top, low = panels[:, 0]
-    for place, name in enumerate(("critic", "generator")):
-        steps = [step for step, mover in enumerate(movers) if mover == name]
-        top.plot(steps, [place] * len(steps), "|", markersize=9)
-    top.set(yticks=(0, 1), yticklabels=("critic", "generator"), ylim=(-0.6, 1.6), title="who moves")
+    figure, ((axis,),) = _subplots(1, 1, (9, 3.5))
     gaps = history.set_index("step")[["gap", "val_gap"]]
-    low.plot(gaps, label=["training patches", "validation patches"])
-    low.axhline(0, color="grey", linewidth=0.8)
-    low.set_yscale("symlog", linthresh=1)
-    low.set(xlabel="step", ylabel="score of real - generated")
-    low.legend(fontsize=8)
+    axis.plot(gaps, label=["training patches", "validation patches"])
+    axis.axhline(0, color="grey", linewidth=0.8)
+    steps = [step for step, mover in enumerate(movers) if mover != "critic"]
+    axis.plot(steps, [0] * len(steps), "k|", label="generator moves")
+    axis.set_yscale("symlog", linthresh=1)
+    axis.set(xlabel="step", ylabel="score of real - generated")
+    axis.legend(fontsize=8)
     return figure
 
 
@@ -281,8 +277,8 @@ def heat_map(
 ) -> Picture:
     """Gain in dB of each experiment (rows) under each degradation (columns): blue > 0, red < 0.
 
-    Colours end at ±``MOST`` dB, numbers do not. A grey cell has no value, because the network takes
-    another grid; experiments without any value are left out. ``baseline`` is the PSNR (dB) that
+    Colours end at ±``MOST`` dB, numbers do not. A grey cell has no value: the network takes another
+    grid; experiments without any value are left out. ``baseline`` is the PSNR (dB) that
     gains are over, by degradation; other columns have none. Cells in ``home`` (experiment,
     degradation), which a network was trained for, are framed.
     """

@@ -22,7 +22,7 @@ def evaluate(
     the voxels inside the subject's mask (both with the truth's data range), and ``masked`` is
     3D-SRGAN's convention: both scans times the mask, data range = joint maximum - minimum. ``task``
     replaces the degradation of the model's training. Raises InputError for an unknown task, for an
-    output that would overwrite an input scan, and as ``Pairs.make``.
+    output that would overwrite an input scan, and as ``PairMaker.make``.
     """
     folder, rows = make_dir(Path(folder)), []
     for subject in subjects:

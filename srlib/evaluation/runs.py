@@ -67,7 +67,7 @@ def train_all(
     experiments whose examples come from label maps; ``options`` are those of ``train_recorded``.
     Raises InputError as ``train``, and for an experiment named before one that it needs.
     """
-    weights = {}
+    weights: dict[str, Path] = {}
     for name in names:
         experiment = systems.get(name, profile)
         given = experiment.examples.tables_of(classes, priors)

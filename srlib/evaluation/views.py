@@ -99,7 +99,7 @@ def pixel_mm(grid: Volume) -> float:
 def pixels(
     grid: Volume, axis: int, voxel: Sequence[int], size_mm: float = np.inf, finer: int = 1
 ) -> tuple[tuple[int, int, int], np.ndarray]:
-    """Square pixels of a plane across an axis of a grid, through a voxel: (shape (U, V, 1), affine).
+    """Square pixels of a plane across a grid's axis, through a voxel: (shape (U, V, 1), affine).
 
     They are ``pixel_mm`` wide, divided by ``finer``. They cover, from voxel edges on, the field of
     view or the square of ``size_mm`` around the voxel, moved to lie in the field of view.
@@ -140,10 +140,10 @@ def section(
 def difference(
     scan: Volume, reference: Volume, shape: tuple[int, int, int], affine: np.ndarray
 ) -> np.ndarray:
-    """``scan`` minus ``reference`` in a plane as by ``section``; by cubic splines where their voxels
-    differ.
+    """``scan`` minus ``reference`` in a plane, as by ``section``.
 
-    NaN stands beyond the field of view of either.
+    Scans of different voxels are interpolated by cubic splines. NaN stands beyond the
+    field of view of either.
     """
     order = 0 if same_lattice(scan, reference) else 3
     return section(scan, shape, affine, order) - section(reference, shape, affine, order)

@@ -1,4 +1,4 @@
-"""The table of every system under every degradation: who belongs, what cannot be run, and its statistics by hand."""
+"""The benchmark: which systems belong, which cannot run, and its statistics by hand."""
 
 import dataclasses
 import filecmp
@@ -232,7 +232,7 @@ def test_ranks_by_hand():
     }
     found = results.ranks(results.paired(table(values)))
     assert list(found.index) == ["cubic", "net", "linear", "coarse"]
-    # in b, cubic and linear share the ranks 1 and 2; coarse does not apply there and takes no rank from the others
+    # in b, cubic and linear share the ranks 1 and 2; coarse does not apply there and has no rank
     assert list(found["mean_rank"][:3]) == [(2 + 1.5) / 2, (1 + 3) / 2, (3 + 1.5) / 2]
     assert np.isnan(found.loc["coarse", "mean_rank"]) and found.loc["coarse", "degradations"] == 1
     assert tuple(found.loc["net", ["mean", "worst", "worst_at"]]) == (-0.5, -4.0, "b")

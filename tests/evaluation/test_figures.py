@@ -1,4 +1,4 @@
-"""What a reader sees: tissue that is neither black nor white, sides as named, differences that can be compared."""
+"""Figures: tissue is neither black nor white, sides are as named, differences comparable."""
 
 import io
 import warnings
@@ -100,7 +100,7 @@ def test_differences_are_in_every_plane_on_one_symmetric_scale_with_a_bar(shape,
 
 
 def test_what_is_compared_meets_in_the_world(blob, oblique):
-    """Another grid, other axes: the difference to the same scan is small, and where it ends it is not drawn."""
+    """Another grid, other axes: the same scan differs little; beyond it nothing is drawn."""
     scan = blob((30, 28, 26), oblique, 5.0)
     coarse = resample(scan, *coarse_grid(scan.shape, scan.affine, (2, 2, 1)))
     turned = Volume(
@@ -119,7 +119,7 @@ def test_what_is_compared_meets_in_the_world(blob, oblique):
 
 
 def test_right_is_on_the_right_and_the_letters_say_so(affine, to_world):
-    """A voxel marked to the right, the front and the top of the middle is found there in each plane."""
+    """A voxel right of, before and above the middle is found there in each plane."""
     shape = (21, 23, 25)
     middle = to_world(affine, [n // 2 for n in shape])
     planes = {"RA": (0, 1), "RS": (0, 2), "AS": (1, 2)}
@@ -205,7 +205,7 @@ def test_what_cannot_be_drawn_is_one_line():
 
 
 def test_nothing_is_left_behind(tmp_path):
-    """Neither open figures nor other defaults; the host's own defaults turn no picture upside down."""
+    """No open figures, no changed defaults; the host's defaults turn no picture upside down."""
     scan, _ = phantom()
     history = pd.DataFrame(
         {"step": [1, 2], "loss": [1.0, 0.5], "gap": [0.1, 0.2], "val_gap": [0.1, 0.1]}
@@ -316,7 +316,7 @@ def test_one_score_does_not_take_the_scale_of_the_game():
     gaps = np.random.default_rng(0).normal(0.5, 0.1, 40)
     gaps[7] = 1e6
     history = pd.DataFrame({"step": range(40), "gap": gaps, "val_gap": np.nan})
-    axis = figures.game(history, ["critic"] * 40).axes[1]
+    axis = figures.game(history, ["critic"] * 40).axes[0]
     low, zero, usual, high = axis.transScale.transform([(0, y) for y in (-1, 0, 0.5, 1e6)])[:, 1]
     assert (usual - zero) / (high - low) > 0.03
 

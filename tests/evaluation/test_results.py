@@ -77,7 +77,7 @@ def test_rows_of_a_fresh_clone_stay_until_they_are_measured_again(tmp_path):
 
 
 def test_rows_of_many_processes_and_threads_all_arrive(tmp_path):
-    """Each of several processes records from several threads into one folder; nothing is lost, and no lock is left."""
+    """Processes record from several threads into one folder; nothing is lost, no lock is left."""
     code = (
         "import sys, threading; from srlib.evaluation import results\n"
         "def record(thread):\n"
@@ -158,7 +158,7 @@ def test_a_run_that_gives_the_same_again_keeps_its_row(tmp_path):
 
 
 def test_what_was_measured_of_a_run_goes_with_its_old_weights(tmp_path):
-    """Trained again with other weights, a run has no rows before it is measured; a fresh clone's are no exception."""
+    """Trained to other weights, a run has no rows until it is measured, also in a fresh clone."""
     cohort, weights, experiment = tmp_path / "c.csv", tmp_path / "w", systems.get("mdcsrn", "smoke")
     cohort.write_text("x")
     for folder in (tmp_path / "mine", tmp_path / "clone"):
@@ -192,7 +192,7 @@ def test_what_was_measured_of_a_run_goes_with_its_old_weights(tmp_path):
 
 
 def test_the_commit_is_that_of_the_checkout_alone(tmp_path, monkeypatch):
-    """Neither the repository one stands in, nor one around the package, nor one that a hook names is the checkout."""
+    """The working directory's repository, one around the package or in GIT_DIR is not taken."""
     git = partial(subprocess.run, check=True, capture_output=True, text=True)
     git(["git", "init", "-q", str(tmp_path)])
     words = [
