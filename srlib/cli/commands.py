@@ -123,15 +123,15 @@ def train(experiment, cohort, profile, seed, out, device, **options):
     from srlib.evaluation import runs
     from srlib.systems import trained, training
 
-    chosen, subjects = systems.get(experiment, profile), data.read_manifest(cohort)
     for name in ("start", "segmenter"):
         options[name] = options[name] and trained.find_weights(options[name])
     if out:
+        chosen, subjects = systems.get(experiment, profile), data.read_manifest(cohort)
         split = ([s for s in subjects if s.split == part] for part in ("train", "val"))
         weights = training.train(chosen, *split, out, seed=seed, device=device, **options)
     else:  # in its place, where the notebooks look for it
         weights = runs.train_recorded(
-            experiment, profile, cohort, subjects, seed=seed, device=device, **options
+            experiment, profile, cohort, seed=seed, device=device, **options
         )
     click.echo(weights)
 

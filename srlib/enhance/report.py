@@ -9,7 +9,7 @@ import numpy as np
 from scipy.signal import periodogram
 
 from srlib.core.paths import atomic
-from srlib.evaluation.figures import Picture, planes
+from srlib.evaluation.figures import Picture, triplanar
 from srlib.evaluation.views import windows
 from srlib.scans.space import same_lattice
 from srlib.scans.volume import Volume, describe, reorient
@@ -45,10 +45,10 @@ def write_report(
     """
     interpolated = {} if same_lattice(before, after) else {"before, by cubic splines": before}
     one, two = windows(before, after)
-    units = "One window" if one == two else "Each in its own window, as their units differ"
+    units = "One window" if one == two else "Each in a window of its own, as their units differ"
     scans = {"before": before, **interpolated, "after": after}
-    whole = planes(scans, "before", (1,), interpolated, differences=one == two)
-    close = planes(scans, "before", (ZOOM,), interpolated, differences=False)
+    whole = triplanar(scans, "before", cubic=interpolated, differences=one == two)
+    close = triplanar(scans, "before", zooms=(ZOOM,), cubic=interpolated, differences=False)
     dpi = float(np.clip(max(after.shape) / 2, *DPI))
     facts = f"<p>Before: {describe(before)}.</p><p>After: {describe(after)}.</p>"
     sections = {
@@ -58,7 +58,7 @@ def write_report(
         "Power spectra": _spectra(reorient(before), reorient(after)),
     }
     if uncertainty is not None:
-        shown = _picture(planes({"uncertainty": uncertainty}, None, (1,)), "uncertainty", dpi)
+        shown = _picture(triplanar({"uncertainty": uncertainty}), "uncertainty", dpi)
         text = f"{describe(uncertainty)}, in the units of the scan after"
         sections["Uncertainty"] = f"<p>{text}.</p>{shown}"
     body = [

@@ -1,8 +1,8 @@
-"""Pictures for notebooks, results and the README: planes of scans, difference maps, training curves, box plots."""
+"""Figures for notebooks, results and reports: planes, training curves, box plots, a heat map."""
 
 import io
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from itertools import chain, product
+from collections.abc import Collection, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from textwrap import fill
 
@@ -31,22 +31,24 @@ from srlib.scans.volume import Volume
 
 GREYS = colormaps["gray"].with_extremes(bad="darkslateblue")
 DIFFERENCES = colormaps["RdBu_r"].with_extremes(bad="0.6")
-SCORES = {
+SCORES = {  # columns of history.csv
+    "loss": "training loss",
     "val_psnr": "validation PSNR (dB, range 1)",
     "val_dice": "validation Dice",
-}  # columns of history.csv
+}
 METRICS = {
     "psnr": "PSNR (dB)\ndata range = maximum - minimum of the truth",
     "ssim3d": "SSIM (7³ uniform windows)",
     "sharpness": "gradient energy over the truth's",
 }
+MOST = 6.0  # dB that the colours of the heat map end at
 
 
 class Picture(Figure):
-    """A figure that a notebook shows, without pyplot, whose backends keep figures and may open windows."""
+    """A figure that a notebook shows. It needs no pyplot, which keeps figures and opens windows."""
 
     def png(self, dpi: float = 90) -> bytes:
-        """A PNG without dates or versions in it, so that the same picture is the same bytes."""
+        """A PNG without dates or versions, so that equal figures are equal bytes."""
         buffer = io.BytesIO()
         self.savefig(buffer, dpi=dpi, metadata={"Software": None})
         return buffer.getvalue()
@@ -56,236 +58,202 @@ class Picture(Figure):
 
 
 def triplanar(
-    volumes: Mapping[str, Volume], reference: str | None = None, zoom: float = 1.0
-) -> Picture:
-    """One column per scan; axial, coronal and sagittal middle slices, a row each, or the one plane of single slices.
-
-    Right is on the right (neurological convention), as the letters say. Each scan has the window that stands under its
-    name (``views.window``). ``reference``, a name among them, makes all of them versions of one scan: they are cut in
-    its planes of the world and shown in its window, and each plane is followed by their differences to it, all on one
-    symmetric scale. ``zoom`` > 1 shows the middle of each slice only. NaN and what lies beyond a scan are blue.
-    """
-    return planes(volumes, reference, (zoom,))
-
-
-def slices(volumes: Mapping[str, Volume], reference: str, zoom: float = 2.0) -> Picture:
-    """The first slice of 2-D images, y downwards, as ``triplanar`` shows scans: whole, then its middle."""
-    return planes(
-        {name: v.with_data(v.data[:, :, :1]) for name, v in volumes.items()}, reference, (1.0, zoom)
-    )
-
-
-def planes(
     volumes: Mapping[str, Volume],
-    reference: str | None,
-    zooms: Sequence[float],
+    reference: str | None = None,
+    *,
+    zooms: Sequence[float] = (1.0,),
     cubic: Collection[str] = (),
     differences: bool = True,
 ) -> Picture:
-    """All planes at one zoom after the other, as by ``triplanar``; scans named in ``cubic`` by cubic splines.
+    """One column per scan; rows of axial, coronal and sagittal middle planes, once per zoom.
 
-    Raises InputError when there is no scan, none of the name ``reference``, and for one without voxels.
+    A single slice has one plane. Right is on the right (neurological convention); letters name the
+    directions. Each scan has its own window (``views.window``), written under its name. A
+    ``reference``, one of the names, makes the scans versions of one scan: they are cut in its
+    planes of the world and shown in its window, and each plane is followed by the difference to it
+    (unless ``differences`` is off), all on one symmetric scale. A zoom > 1 shows the middle only.
+    Scans named in ``cubic`` are interpolated by cubic splines, others show their voxels. NaN and
+    what lies beyond a scan are blue. Raises InputError for no scan, a scan without voxels, and an
+    unknown ``reference``.
     """
     truth = None if reference is None else choose(volumes, reference, "scan")
     grids = {name: upright(truth or volume) for name, volume in volumes.items()}
-    others = [
-        name for name, volume in volumes.items() if differences and truth and volume is not truth
-    ]
-    rows = list(product(zooms, sorted(set().union(*map(filled, grids.values())), reverse=True)))
+    others = [name for name, v in volumes.items() if differences and truth and v is not truth]
+    axes = sorted(set().union(*map(filled, grids.values())), reverse=True)
+    rows = list(product(zooms, axes))
     step = 2 if others else 1
     figure, panels = _subplots(step * len(rows), len(volumes), (1, 1))
+    for panel in panels.flat:
+        panel.set_axis_off()
     for (name, volume), column in zip(volumes.items(), panels.T, strict=True):
         grid, (limits, own) = grids[name], windows(truth or volume, volume)
-        note = _range(*limits) if name == reference or truth is None else ""
-        note = note if own == limits else f"(its own window: {_range(*own)})"
-        for panel in column:
-            panel.set_axis_off()
+        note = _range(limits) if reference in (None, name) else ""
+        if own != limits:
+            note = f"(its own window: {_range(own)})"
         column[0].set_title(f"{_text(name)}\n{note}", fontsize=9, parse_math=False)
         finest, centre = min(map(pixel_mm, volumes.values() if truth else [grid])), middle(grid)
+        finer = max(1, round(pixel_mm(grid) / finest))
+        longest = max(np.multiply(grid.shape, grid.spacing_mm))
         for place, (zoom, axis) in enumerate(rows):
-            field = np.inf if zoom <= 1 else max(np.multiply(grid.shape, grid.spacing_mm)) / zoom
-            plane = pixels(grid, axis, centre, field, max(1, round(pixel_mm(grid) / finest)))
             if axis in filled(grid):
+                field = longest / zoom if zoom > 1 else np.inf
+                plane = pixels(grid, axis, centre, field, finer)
                 image = section(volume, *plane, 3 if name in cubic else 0)
                 _show(column[step * place], image, GREYS, limits, letters(grid, axis))
-            if axis in filled(grid) and name in others:
-                _show(
-                    column[step * place + 1], difference(volume, truth, *plane), DIFFERENCES, limits
-                )
+                if name in others:
+                    image = difference(volume, truth, *plane)
+                    _show(column[step * place + 1], image, DIFFERENCES, limits)
     if others:
         _one_scale(figure, panels[1::2], f"difference to {_text(reference)}, in its units")
     _fit(figure, panels)
     return figure
 
 
+def slices(volumes: Mapping[str, Volume], reference: str) -> Picture:
+    """The first slice of 2-D images, y downwards, as by ``triplanar``: whole and zoomed."""
+    first = {name: v.with_data(v.data[:, :, :1]) for name, v in volumes.items()}
+    return triplanar(first, reference, zooms=(1, 2))
+
+
 def _one_scale(figure: Picture, panels: np.ndarray, label: str) -> None:
-    """One symmetric scale for differences, which stand in the scans' own window before, and a bar of it."""
-    images = [[panel.images[0] for panel in column if panel.images] for column in panels.T]
-    each = [
-        extent([i.get_array().filled(np.nan) for i in column], column[0].get_clim())
-        for column in images
-        if column
-    ]
+    """Give all differences one symmetric scale and a bar; before, they have the scans' windows."""
+    each = []
+    for column in panels.T:
+        images = [panel.images[0] for panel in column if panel.images]
+        if images:
+            arrays = [image.get_array().filled(np.nan) for image in images]
+            each.append(extent(arrays, images[0].get_clim()))
     most = np.percentile(each, 50, method="lower")  # not that of one bad scan
-    for image in chain(*images):
-        image.set_clim(-most, most)
-    bar = figure.colorbar(image, ax=figure.axes, extend="both", shrink=0.5, aspect=40, pad=0.01)
+    for panel in panels.flat:
+        for image in panel.images:
+            image.set_clim(-most, most)
+            last = image
+    bar = figure.colorbar(last, ax=figure.axes, extend="both", shrink=0.5, aspect=40, pad=0.01)
     bar.set_label(label, fontsize=9, parse_math=False)
 
 
 def _fit(figure: Picture, panels: np.ndarray) -> None:
-    """The size of a figure in which all pictures are equally wide."""
-    shapes = [
-        [panel.images[0].get_array().shape for panel in row if panel.images] for row in panels
-    ]
-    heights = np.clip([max(height / width for height, width in row) for row in shapes], 0.2, 2)
+    """Set the figure's size so that all pictures are equally wide."""
+    heights = []
+    for row in panels:
+        shapes = [panel.images[0].get_array().shape for panel in row if panel.images]
+        heights.append(np.clip(max(height / width for height, width in shapes), 0.2, 2))
     panels[0, 0].get_gridspec().set_height_ratios(heights)
-    figure.set_size_inches(
-        2.6 * panels.shape[1] + (len(figure.axes) > panels.size), 2.6 * heights.sum() + 0.5
-    )
+    width = 2.6 * panels.shape[1] + (len(figure.axes) > panels.size)
+    figure.set_size_inches(width, 2.6 * sum(heights) + 0.5)
 
 
 def _text(name: str) -> str:
-    """A name in lines that fit above a picture; of a file's, what is not text is spelt out."""
+    """A name in lines that fit above a picture, with escapes for undecodable bytes."""
     return fill(name.encode(errors="backslashreplace").decode(), 34)
 
 
-def _range(low: float, high: float) -> str:
-    return f"{low:.5g} to {high:.5g}"
+def _range(limits: tuple[float, float]) -> str:
+    return "{:.5g} to {:.5g}".format(*limits)
 
 
 def _show(
     axis: Axes,
     image: np.ndarray,
     colours: Colormap,
-    limits: Sequence[float],
+    limits: tuple[float, float],
     directions: Sequence[str] = (),
 ) -> None:
-    """A picture, whatever the host's defaults are, with its directions to the left, right, top and bottom."""
+    """Show a picture, whatever matplotlib's defaults are, with letters at its four sides."""
     axis.set_axis_on()
     axis.set(xticks=[], yticks=[])
+    axis.imshow(
+        image, colours, clim=limits, aspect="equal", interpolation="nearest", origin="upper"
+    )
+    style = {"ha": "center", "va": "center", "fontsize": 8, "color": "white"}
     box = {"facecolor": "black", "alpha": 0.6, "linewidth": 0, "pad": 1}
-    for letter, (x, y) in zip(
-        directions, ((0.04, 0.5), (0.96, 0.5), (0.5, 0.96), (0.5, 0.04)), strict=False
-    ):
-        axis.text(
-            x,
-            y,
-            letter,
-            ha="center",
-            va="center",
-            transform=axis.transAxes,
-            fontsize=8,
-            color="white",
-            bbox=box,
-        )
-    norm = {"vmin": limits[0], "vmax": limits[1]}
-    axis.imshow(image, colours, **norm, aspect="equal", interpolation="nearest", origin="upper")
+    places = (0.04, 0.5), (0.96, 0.5), (0.5, 0.96), (0.5, 0.04)
+    for letter, place in zip(directions, places, strict=False):
+        axis.text(*place, letter, transform=axis.transAxes, bbox=box, **style)
 
 
-def _subplots(
-    rows: int, columns: int, size: tuple[float, float], **options: object
-) -> tuple[Picture, np.ndarray]:
+def _subplots(rows: int, columns: int, size: tuple[float, float]) -> tuple[Picture, np.ndarray]:
     """A figure and its panels (rows, columns); InputError for none."""
     if not rows * columns:
-        raise InputError("there is nothing to show: no scan, no run, no measured row")
+        raise InputError("nothing to show: expected at least one scan, run or measured row")
     figure = Picture(size, layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False, **options)
-
-
-def _near(values: Iterable[float]) -> tuple[float, float]:
-    """Least and greatest of the values, without those far off where these would take more than half of an axis.
-
-    Far is farther than ten median deviations from the median.
-    """
-    values = np.array([*values], float)
-    values = values[np.isfinite(values)]
-    if not values.size:
-        return 0.0, 1.0
-    off = np.abs(values - np.median(values))
-    near = values[off <= 10 * np.median(off)]
-    near = near if 0 < np.ptp(near) < 0.5 * np.ptp(values) else values
-    return near.min(), near.max()
+    return figure, figure.subplots(rows, columns, squeeze=False)
 
 
 def _limit(
     axis: Axes, along: str, groups: Mapping[str, pd.Series], typical: Mapping[str, float]
 ) -> None:
-    """Limits of an axis (``along`` x or y) for groups of values; those whose typical value is far off are told above."""
-    low, high = _near(typical.values())
-    near = np.concatenate(
-        [[low, high], *(groups[n] for n, value in typical.items() if low <= value <= high)]
-    )
-    near = near[np.isfinite(near)]
-    pad = 0.05 * np.ptp(near) or 0.05
-    axis.set(**{f"{along}lim": (near.min() - pad, near.max() + pad)})
-    far = [f"{name}: {value:.3g}" for name, value in typical.items() if not low <= value <= high]
+    """Limit an axis (``along`` x or y) to groups of values; name groups beyond it above.
+
+    A group is beyond it when its ``typical`` value is farther from their median than ten median
+    deviations, and when such groups would take more than half of the axis.
+    """
+    values = pd.Series(typical, dtype=float)
+    finite = values[np.isfinite(values)]
+    off = (finite - finite.median()).abs()
+    near = finite[off <= 10 * off.median()]
+    if not 0 < near.max() - near.min() < 0.5 * (finite.max() - finite.min()):
+        near = finite
+    shown = np.concatenate([[], *(groups[name] for name in near.index)])
+    shown = shown[np.isfinite(shown)]
+    if len(shown):
+        pad = 0.05 * np.ptp(shown) or 0.05
+        axis.set(**{f"{along}lim": (shown.min() - pad, shown.max() + pad)})
+    far = [f"{name}: {value:.3g}" for name, value in values.drop(near.index).items()]
     if far:
         words = fill(f"beyond the axis: {', '.join(far)}", 60)
-        axis.set_title(
-            f"{axis.get_title()}\n{words}".strip(), fontsize=8, color="tab:red", parse_math=False
-        )
+        title = f"{axis.get_title()}\n{words}".strip()
+        axis.set_title(title, fontsize=8, color="tab:red", parse_math=False)
 
 
 def curves(histories: Mapping[str, pd.DataFrame]) -> Picture:
-    """Mean training loss, and validation PSNR or Dice, over steps, one line per run; from ``history.csv`` files.
+    """Mean training loss and validation PSNR or Dice over steps, one line per ``history.csv``.
 
-    A run that ends far from the others does not take their scale: it is named above.
+    A run that ends far from the others is named above and does not set the scale.
     """
-    shown = {"loss": "training loss"} | {
-        n: s for n, s in SCORES.items() if any(n in h for h in histories.values())
-    }
-    figure, axes = _subplots(1, len(shown) if histories else 0, (4.5 * len(shown), 3.2))
-    for axis, (column, label) in zip(axes[0], shown.items(), strict=True):
-        known = {
-            n: h[np.isfinite(h[column])].set_index("step")[column]
-            for n, h in histories.items()
-            if column in h
-        }
-        known = {
-            n: values for n, values in known.items() if len(values)
-        }  # where only a critic moved there is no loss
-        for name, values in known.items():
-            colour = f"C{list(histories).index(name)}"
-            axis.plot(values, color=colour, label=name, marker="." if len(values) == 1 else "")
-        axis.set(xlabel="step", ylabel=label)
-        if column == "loss" and all(
-            (values > 0).all() for values in known.values()
-        ):  # a likelihood's may be negative
+    shown = [column for column in SCORES if any(column in h for h in histories.values())]
+    figure, axes = _subplots(1, len(shown), (4.5 * len(shown), 3.2))
+    for axis, column in zip(axes[0], shown, strict=True):
+        known = {}
+        for place, (name, history) in enumerate(histories.items()):
+            values = history.reindex(columns=["step", column]).set_index("step")[column]
+            values = values[np.isfinite(values)]
+            if len(values):  # there is no loss where only a critic moved
+                known[name] = values
+                marker = "." if len(values) == 1 else ""
+                axis.plot(values, color=f"C{place}", label=name, marker=marker)
+        axis.set(xlabel="step", ylabel=SCORES[column])
+        if column == "loss" and all(values.min() > 0 for values in known.values()):
             axis.set_yscale("log")
-        else:
+        else:  # a likelihood may be negative
             _limit(axis, "y", known, {name: values.iloc[-1] for name, values in known.items()})
     axes[0, -1].legend(*axes[0, 0].get_legend_handles_labels(), fontsize=8)
     return figure
 
 
-def game(history: pd.DataFrame, movers: list[str]) -> Picture:
-    """Adversarial training: who moved at each step, and by how much the critic tells real from generated patches.
+def game(history: pd.DataFrame, movers: Sequence[str]) -> Picture:
+    """The critic's score of real - generated over steps, with a tick at each generator step.
 
-    Scores far from the others do not take the scale; the title says from where to where all of them are.
+    ``history`` is a ``history.csv``; ``movers`` names who moves at each step. The axis of scores is
+    linear from -1 to 1 and logarithmic beyond.
     """
-    figure, panels = _subplots(2, 1, (9, 4), sharex=True, height_ratios=(1, 3))
-    top, low = panels[:, 0]
-    for place, name in enumerate(("critic", "generator")):
-        steps = [step for step, mover in enumerate(movers) if mover == name]
-        top.plot(steps, [place] * len(steps), "|", markersize=9)
-    top.set(yticks=(0, 1), yticklabels=("critic", "generator"), ylim=(-0.6, 1.6), title="who moves")
+    figure, ((axis,),) = _subplots(1, 1, (9, 3.5))
     gaps = history.set_index("step")[["gap", "val_gap"]]
-    low.plot(gaps, label=["training patches", "validation patches"])
-    low.axhline(0, color="grey", linewidth=0.8)
-    least, most = _near([0, *gaps.to_numpy(float).flat])
-    pad = 0.05 * (most - least) or 0.05
-    low.set(xlabel="step", ylabel="score of real - generated", ylim=(least - pad, most + pad))
-    low.set_title(f"from {gaps.min(axis=None):.3g} to {gaps.max(axis=None):.3g}", fontsize=8)
-    low.legend(fontsize=8)
+    axis.plot(gaps, label=["training patches", "validation patches"])
+    axis.axhline(0, color="grey", linewidth=0.8)
+    steps = [step for step, mover in enumerate(movers) if mover != "critic"]
+    axis.plot(steps, [0] * len(steps), "k|", label="generator moves")
+    axis.set_yscale("symlog", linthresh=1)
+    axis.set(xlabel="step", ylabel="score of real - generated")
+    axis.legend(fontsize=8)
     return figure
 
 
 def boxes(table: pd.DataFrame, metric: str = "psnr") -> Picture:
     """One panel per degradation, one box per experiment over the subjects, a dot per subject.
 
-    ``table`` as made by ``results.summary``. Experiments far from the others do not take their scale: their median
-    stands above.
+    ``table`` is that of ``results.summary``. An experiment far from the others is named above with
+    its median and does not set the scale.
     """
     table = table.dropna(subset=metric)  # some metrics are not defined for small scans
     tasks = dict([*table.groupby("degradation")])
@@ -293,15 +261,10 @@ def boxes(table: pd.DataFrame, metric: str = "psnr") -> Picture:
     figure, axes = _subplots(1, len(tasks), (5.2 * len(tasks), 1.2 + 0.27 * tallest))
     for axis, (name, task) in zip(axes[0], tasks.items(), strict=True):
         groups = dict([*task.groupby("experiment")[metric]])
-        medians = task.groupby("experiment")[metric].median().sort_values().to_dict()
-        finite = [groups[n][np.isfinite(groups[n])] for n in medians]
-        axis.boxplot(
-            finite,
-            tick_labels=list(medians),
-            showfliers=False,
-            orientation="horizontal",
-            widths=0.6,
-        )
+        medians = task.groupby("experiment")[metric].median().sort_values()
+        finite = [groups[n][np.isfinite(groups[n])] for n in medians.index]
+        style = {"showfliers": False, "orientation": "horizontal", "widths": 0.6}
+        axis.boxplot(finite, tick_labels=medians.index, **style)
         for place, values in enumerate(finite, 1):
             axis.plot(values, [place] * len(values), "o", color="tab:blue", alpha=0.6, markersize=4)
         axis.set(title=name, xlabel=METRICS.get(metric, metric))
@@ -310,47 +273,36 @@ def boxes(table: pd.DataFrame, metric: str = "psnr") -> Picture:
 
 
 def heat_map(
-    gains: pd.DataFrame,
-    missing: Mapping[str, str],
-    baseline: pd.Series,
-    home: Collection[tuple[str, str]] = (),
-    most: float = 6.0,
+    gains: pd.DataFrame, *, baseline: pd.Series, home: Collection[tuple[str, str]]
 ) -> Picture:
-    """Gain in dB of each experiment (rows) under each degradation (columns), blue above 0 and red below.
+    """Gain in dB of each experiment (rows) under each degradation (columns): blue > 0, red < 0.
 
-    Colours end at +-``most`` dB, numbers do not. What was not measured is grey: a row with the reason in ``missing``,
-    single cells where the network takes another grid. ``baseline`` is the PSNR that gains are over, by degradation
-    (other columns have none); cells in ``home`` (experiment, degradation), what a network was trained for, are framed.
+    Colours end at ±``MOST`` dB, numbers do not. A grey cell has no value: the network takes another
+    grid; experiments without any value are left out. ``baseline`` is the PSNR (dB) that
+    gains are over, by degradation; other columns have none. Cells in ``home`` (experiment,
+    degradation), which a network was trained for, are framed.
     """
+    gains = gains.dropna(how="all")
     rows, columns = gains.shape
-    figure, ((axis,),) = _subplots(
-        1, int(gains.size > 0), (2.3 + 0.72 * columns, 1.5 + 0.28 * rows)
-    )
+    size = 2.3 + 0.72 * columns, 1.5 + 0.28 * rows
+    figure, ((axis,),) = _subplots(1, int(gains.size > 0), size)
     colours = colormaps["RdBu"].with_extremes(bad="0.9")
     cells = np.ma.masked_invalid(gains.to_numpy(float))
-    image = axis.pcolormesh(
-        cells, cmap=colours, vmin=-most, vmax=most, edgecolors="white", linewidth=1.5
-    )
+    limits = {"vmin": -MOST, "vmax": MOST}
+    image = axis.pcolormesh(cells, cmap=colours, **limits, edgecolors="white", linewidth=1.5)
     middle = {"ha": "center", "va": "center", "fontsize": 7}
-    for (row, name), (column, task) in product(enumerate(gains.index), enumerate(gains.columns)):
+    for (row, name), (column, task) in product(enumerate(gains.index), enumerate(gains)):
         value = gains.iloc[row, column]
         text = "other grid" if np.isnan(value) else f"{round(value, 1) + 0:+.1f}"
-        colour = "white" if abs(value) > 0.7 * most else "black"
-        if gains.iloc[row].notna().any():
-            axis.text(column + 0.5, row + 0.5, text, color=colour, **middle)
-        elif column == 0:
-            axis.text(columns / 2, row + 0.5, missing.get(name, ""), **middle)
+        colour = "white" if abs(value) > 0.7 * MOST else "black"
+        axis.text(column + 0.5, row + 0.5, text, color=colour, **middle)
         if (name, task) in home:
-            axis.add_patch(
-                Rectangle((column + 0.04, row + 0.06), 0.92, 0.88, fill=False, linewidth=2)
-            )
-    labels = [
-        f"{task}\n{baseline[task]:.1f} dB" if task in baseline else task for task in gains.columns
-    ]
+            corner = column + 0.04, row + 0.06
+            axis.add_patch(Rectangle(corner, 0.92, 0.88, fill=False, linewidth=2))
+    labels = [f"{t}\n{baseline[t]:.1f} dB" if t in baseline else t for t in gains.columns]
+    turned = {"rotation": 40, "ha": "left", "rotation_mode": "anchor"}
     axis.xaxis.tick_top()
-    axis.set_xticks(
-        np.arange(columns) + 0.5, labels, rotation=40, ha="left", rotation_mode="anchor", fontsize=8
-    )
+    axis.set_xticks(np.arange(columns) + 0.5, labels, fontsize=8, **turned)
     axis.set_yticks(np.arange(rows) + 0.5, gains.index, fontsize=8)
     axis.invert_yaxis()
     axis.tick_params(length=0)
@@ -362,7 +314,7 @@ def heat_map(
 
 
 def save_figure(figure: Picture, path: str | Path) -> Picture:
-    """Write a figure's ``png``; the figure is returned.
+    """Write a figure's ``png`` and return the figure.
 
     Raises InputError when the place cannot be written to.
     """

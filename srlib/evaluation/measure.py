@@ -1,4 +1,4 @@
-"""A model on every scan of a split: volumes in their place, a table of metrics, and its summary."""
+"""Run a model on scans of known truth: write the volumes, measure them, summarize the metrics."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,63 +7,38 @@ import numpy as np
 import pandas as pd
 
 from srlib import metrics
-from srlib.core.paths import InputError, apart, atomic, choose, file_name, make_dir
+from srlib.core.paths import InputError, apart, atomic, make_dir
 from srlib.data.manifest import Subject, load_mask
-from srlib.degradations.tasks import TASKS
 from srlib.scans.volume import save
 from srlib.systems.trained import Model
 
-KINDS = ("hr", "lr", "sr")
-
 
 def evaluate(
-    model: Model,
-    subjects: Sequence[Subject],
-    folder: str | Path,
-    task: str = "",
-    max_memory_gb: float | None = None,
+    model: Model, subjects: Sequence[Subject], folder: str | Path, *, task: str = ""
 ) -> pd.DataFrame:
-    """Degrade, enhance and measure scans; write ``NAME_{hr,lr,sr}.nii.gz`` and ``metrics.csv`` into a folder.
+    """Degrade, enhance and measure scans; write ``NAME_{hr,lr,sr}.nii.gz`` and ``metrics.csv``.
 
-    One row per subject and region: ``volume`` and, where there is a mask, ``mask`` (the voxels inside, data range of
-    the truth) and ``masked`` (3D-SRGAN's convention: both scans times the mask, whole, data range = joint maximum -
-    minimum). ``task`` degrades otherwise than in training. Raises InputError as ``make_pair``, for an unknown task,
-    when there is no subject, one whose name leads out of the folder, and where an output is one of the scans.
+    The table has one row per subject and region. The region ``volume`` is the whole scan, ``mask``
+    the voxels inside the subject's mask (both with the truth's data range), and ``masked`` is
+    3D-SRGAN's convention: both scans times the mask, data range = joint maximum - minimum. ``task``
+    replaces the degradation of the model's training. Raises InputError for an unknown task, for an
+    output that would overwrite an input scan, and as ``PairMaker.make``.
     """
-    if task:
-        choose(TASKS, task, "task")
-    if not subjects:
-        raise InputError("no subject to evaluate; give at least one row of the manifest this split")
     folder, rows = make_dir(Path(folder)), []
-    names = [
-        f"{file_name(s.name, f'subject {s.name}')}_{kind}.nii.gz"
-        for s in subjects
-        for kind in KINDS
-    ]
-    apart(
-        [folder / name for name in ("metrics.csv", *names)],
-        [file for s in subjects for file in s.files.values()],
-    )
     for subject in subjects:
+        outputs = {kind: folder / f"{subject.name}_{kind}.nii.gz" for kind in ("hr", "lr", "sr")}
+        apart([*outputs.values(), folder / "metrics.csv"], subject.files.values())
         pair = model.experiment.pairs.make(subject, task)
-        sr, mask = (
-            model.predict_pair(pair, max_memory_gb=max_memory_gb),
-            load_mask(subject, pair.hr),
-        )
-        for kind, scan in zip(KINDS, (pair.hr, pair.lr, sr), strict=True):
-            save(scan, folder / f"{subject.name}_{kind}.nii.gz")
-        quality = metrics.evaluate(pair.hr.data, sr.data, float(np.ptp(pair.hr.data)), mask=mask)
+        estimate, mask = model.predict_pair(pair), load_mask(subject, pair.hr)
+        for file, scan in zip(outputs.values(), (pair.hr, pair.lr, estimate), strict=True):
+            save(scan, file)
+        hr, sr = pair.hr.data, estimate.data
+        quality = metrics.evaluate(hr, sr, float(np.ptp(hr)), mask=mask)
         if mask is not None:
-            joint = float(
-                max(pair.hr.data.max(), sr.data.max()) - min(pair.hr.data.min(), sr.data.min())
-            )
-            quality["masked"] = metrics.evaluate(pair.hr.data * mask, sr.data * mask, joint)[
-                "volume"
-            ]
-        rows += [
-            {"subject": subject.name, "region": region, **values}
-            for region, values in quality.items()
-        ]
+            joint = float(np.ptp([hr.min(), hr.max(), sr.min(), sr.max()]))
+            quality["masked"] = metrics.evaluate(hr * mask, sr * mask, joint)["volume"]
+        for region, values in quality.items():
+            rows.append({"subject": subject.name, "region": region, **values})
     table = pd.DataFrame(rows)
     with atomic(folder / "metrics.csv") as temporary:
         table.to_csv(temporary, index=False, float_format="%.6f", lineterminator="\n")
@@ -71,20 +46,15 @@ def evaluate(
 
 
 def statistics(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean, variance (of the population, as NumPy's), median, least and greatest value per region and metric.
+    """Mean, population variance, median, minimum and maximum per region and metric.
 
-    Raises InputError when a subject stands twice in a region, as in tables of two models or tasks put together.
+    Raises InputError for a subject that stands twice in a region, as in tables of two models.
     """
     twice = table[table.duplicated(["subject", "region"])]
     if len(twice):
-        raise InputError(
-            f"{twice.iloc[0]['subject']} stands twice in the region {twice.iloc[0]['region']}; choose one"
-        )
-    values = (
-        table.drop(columns="subject")
-        .melt("region", var_name="metric")
-        .groupby(["region", "metric"], sort=False)
-    )
-    return values["value"].agg(
-        mean="mean", var=lambda v: v.var(ddof=0), median="median", min="min", max="max"
-    )
+        subject, region = twice.iloc[0][["subject", "region"]]
+        raise InputError(f"{subject} stands twice in the region {region}; choose one")
+    values = table.drop(columns="subject").melt("region", var_name="metric")
+    groups = values.groupby(["region", "metric"], sort=False)["value"]
+    variance = {"var": lambda v: v.var(ddof=0)}
+    return groups.agg(mean="mean", **variance, median="median", min="min", max="max")

@@ -1,4 +1,4 @@
-"""Planes of scans at one place of the world, as pictures with their directions named."""
+"""Sample planes of scans at one place of the world and turn them into pictures."""
 
 import io
 from collections.abc import Sequence
@@ -12,25 +12,25 @@ from srlib.scans.intensity import sample
 from srlib.scans.space import same_lattice
 from srlib.scans.volume import Volume, axcodes, crop_or_pad, fine_grid, reorient, resample
 
-PLANES = {"axial": 2, "coronal": 1, "sagittal": 0}  # and the axis across them
+PLANES = (2, 1, 0)  # axes across axial, coronal and sagittal planes
 OPPOSITE = dict(zip("LRPAIS", "RLAPSI", strict=True))
-MARGIN = 8  # voxels that a cubic spline needs around a plane to be that of the whole scan, to 1e-4
-REACH = 3  # times the range of nearly all voxels, how far beyond it a window goes
+MARGIN = 8  # voxels around a plane, by which a cubic spline equals that of the whole scan to 1e-4
+REACH = 3  # times the range of nearly all voxels, the limit of how far a window goes beyond it
 WIDEST = 4096  # pixels in a row
 
 
 def filled(volume: Volume) -> list[int]:
-    """Axes across the planes that a scan fills: of a single slice one, of what fills none that of the axial plane."""
-    return [a for a in PLANES.values() if min(np.delete(volume.shape, a)) > 1] or [PLANES["axial"]]
+    """Axes across the planes that have at least 2 x 2 voxels; the axial plane's if none has."""
+    return [a for a in PLANES if min(np.delete(volume.shape, a)) > 1] or [2]
 
 
 def upright(volume: Volume) -> Volume:
-    """The scan with its voxel axes to R, A and S; of a single slice, its own with y downwards, as images are shown.
+    """The scan with its voxel axes along R, A and S; a single slice keeps its axes, y downwards.
 
     Raises InputError for a scan without voxels.
     """
     if not volume.data.size:
-        raise InputError(f"a scan of {volume.shape} voxels cannot be shown; check the file")
+        raise InputError(f"expected a scan with voxels, got shape {volume.shape}; check the file")
     if volume.shape[2] > 1:
         return reorient(volume)
     x, y, z = axcodes(volume)
@@ -38,9 +38,9 @@ def upright(volume: Volume) -> Volume:
 
 
 def letters(grid: Volume, axis: int) -> tuple[str, ...]:
-    """World directions to the left, right, top and bottom of a plane across an axis of a grid, as ``section`` shows it.
+    """World directions at the left, right, top and bottom of a plane across an axis of a grid.
 
-    A single slice has none: images other than scans of patients have no such directions.
+    A single slice has none: images other than scans have no such directions.
     """
     if grid.shape[2] == 1:
         return ()
@@ -49,19 +49,18 @@ def letters(grid: Volume, axis: int) -> tuple[str, ...]:
 
 
 def window(volume: Volume) -> tuple[float, float]:
-    """Intensities to show as black and as white, in any units and of any sign, that wild voxels do not move (ours).
+    """Intensities to show as black and as white, insensitive to wild voxels (ours).
 
-    The percentiles 0.5 and 99.8, but not farther from the percentiles 2 and 98 than three times the distance of these,
-    and 6 % beyond each, so that neither air nor the brightest tissue is cut. Where nearly all voxels are alike they are
-    grey. Units do not matter: the window of ``a * scan + b`` is that of the scan, times a, plus b.
+    The percentiles 0.5 and 99.8, but at most three times the distance between the percentiles 2 and
+    98 away from these, and 6 % beyond each, so that neither air nor the brightest tissue is cut.
+    Where nearly all voxels are equal they are grey. The window follows the units: that of
+    ``a * scan + b`` is the scan's, times a, plus b.
     """
     data = sample(volume.data)
     data = data[np.isfinite(data)].astype(np.float64)
     if not data.size:
         return 0.0, 1.0
-    low, dark = np.percentile(
-        data, (0.5, 2), method="higher"
-    )  # of a few voxels these leave out the outermost, too
+    low, dark = np.percentile(data, (0.5, 2), method="higher")  # leave out the extremes of a few
     bright, high = np.percentile(data, (98, 99.8), method="lower")
     if not low < high:
         half = abs(low) / 2 or float(np.abs(data).max()) or 1.0
@@ -74,7 +73,7 @@ def window(volume: Volume) -> tuple[float, float]:
 
 
 def windows(before: Volume, after: Volume) -> tuple[tuple[float, float], tuple[float, float]]:
-    """The window of ``before`` for both scans, or each its own where their units plainly differ."""
+    """The window of ``before`` for both scans, or one for each where their units plainly differ."""
     first, second = window(before), window(after)
     span = first[1] - first[0]
     alike = 0.5 < (second[1] - second[0]) / span < 2 and abs(second[0] - first[0]) < 0.5 * span
@@ -85,14 +84,13 @@ def middle(volume: Volume) -> tuple[int, ...]:
     """The voxel in the middle of what is brighter than the mean."""
     seen = sample(volume.data)
     shown = grey(seen, window(volume)).astype(np.float64)
-    place = ndimage.center_of_mass(
-        np.maximum(shown - shown.mean(), 0) + 1e-6
-    )  # of a flat scan the middle
-    return tuple(round(p * n / m) for p, n, m in zip(place, volume.shape, seen.shape, strict=True))
+    weights = np.maximum(shown - shown.mean(), 0) + 1e-6  # a flat scan has its middle, too
+    place = np.array(ndimage.center_of_mass(weights)) * volume.shape / seen.shape
+    return tuple(np.rint(place).astype(int).tolist())
 
 
 def pixel_mm(grid: Volume) -> float:
-    """Width of the pixels that a grid is shown in: its finest spacing, but no more than ``WIDEST`` of them in a row."""
+    """Width of a grid's pixels: its finest spacing, but at most ``WIDEST`` pixels in a row."""
     axes = [a for a in range(3) if grid.shape[a] > 1] or [0, 1]
     spacing, shape = np.array(grid.spacing_mm)[axes], np.array(grid.shape)[axes]
     return float(max(spacing.min(), (spacing * shape).max() / WIDEST))
@@ -101,10 +99,10 @@ def pixel_mm(grid: Volume) -> float:
 def pixels(
     grid: Volume, axis: int, voxel: Sequence[int], size_mm: float = np.inf, finer: int = 1
 ) -> tuple[tuple[int, int, int], np.ndarray]:
-    """Square pixels of a plane across an axis of a grid, through a voxel: (shape (U, V, 1), affine).
+    """Square pixels of a plane across a grid's axis, through a voxel: (shape (U, V, 1), affine).
 
-    They are as wide as ``pixel_mm``, or ``finer`` times finer. They cover the field of view, or a square
-    of ``size_mm`` around the voxel that is moved to lie in it, from voxel edges on.
+    They are ``pixel_mm`` wide, divided by ``finer``. They cover, from voxel edges on, the field of
+    view or the square of ``size_mm`` around the voxel, moved to lie in the field of view.
     """
     spacing, shape = np.array(grid.spacing_mm), np.array(grid.shape)
     box = np.clip(np.rint(np.minimum(size_mm / spacing, shape)), 1, shape).astype(int)
@@ -119,42 +117,42 @@ def pixels(
 def section(
     volume: Volume, shape: tuple[int, int, int], affine: np.ndarray, order: int = 0
 ) -> np.ndarray:
-    """A scan in a plane by spline interpolation, (V, U) as seen: the first axis to the right, the second one up.
+    """A scan in a plane by spline interpolation, (V, U) as seen: the first axis to the right, the
+    second one up.
 
-    Only what lies about the plane is read. NaN stands beyond the scan's field of view, and for infinity.
+    NaN stands beyond the scan's field of view and for infinity. Only the slab around the plane is
+    read.
     """
     u, v, _ = np.array(shape) - 1
-    corners = (
-        np.linalg.inv(volume.affine)
-        @ affine
-        @ [[0, u, 0, u], [0, 0, v, v], [0, 0, 0, 0], [1, 1, 1, 1]]
-    )
-    low, high = corners[:3].min(1) - MARGIN, corners[:3].max(1) + MARGIN + 1
+    corners = [[0, u, 0, u], [0, 0, v, v], [0] * 4, [1] * 4]
+    places = (np.linalg.inv(volume.affine) @ affine @ corners)[:3]
+    low, high = places.min(1) - MARGIN, places.max(1) + MARGIN + 1
     low = np.clip(np.floor(low), 0, np.array(volume.shape) - 1).astype(int)
     high = np.clip(np.ceil(high), low + 1, volume.shape).astype(int)
     slab = crop_or_pad(volume, low, high - low)
     finite = np.isfinite(slab.data)
     if not finite.all():
         slab = slab.with_data(np.where(finite, slab.data, np.nan))
-        order = min(order, 1)  # by which NaN stays where it is
+        order = min(order, 1)  # a cubic spline would spread NaN
     return np.rot90(resample(slab, shape, affine, order=order, outside=np.nan).data[:, :, 0])
 
 
 def difference(
     scan: Volume, reference: Volume, shape: tuple[int, int, int], affine: np.ndarray
 ) -> np.ndarray:
-    """``scan`` less ``reference`` in a plane as by ``section``; by cubic splines where their voxels differ.
+    """``scan`` minus ``reference`` in a plane, as by ``section``.
 
-    NaN beyond the field of view of either.
+    Scans of different voxels are interpolated by cubic splines. NaN stands beyond the
+    field of view of either.
     """
     order = 0 if same_lattice(scan, reference) else 3
     return section(scan, shape, affine, order) - section(reference, shape, affine, order)
 
 
 def extent(differences: Sequence[np.ndarray], limits: tuple[float, float]) -> float:
-    """Absolute difference that the colours of a scan's planes end at, which a wild voxel does not move (ours).
+    """The largest absolute difference that colours show, insensitive to wild voxels (ours).
 
-    The percentile 99, but no less than 1 % of the window ``limits``.
+    The percentile 99 of the planes of one scan, at least 1 % of the window ``limits``.
     """
     sizes = np.abs(np.concatenate([image.ravel() for image in differences]))
     most = np.percentile(sizes[np.isfinite(sizes)], 99) if np.isfinite(sizes).any() else 0
@@ -169,7 +167,7 @@ def grey(image: np.ndarray, limits: Sequence[float]) -> np.ndarray:
 
 
 def png(picture: np.ndarray, directions: Sequence[str]) -> bytes:
-    """A PNG of 8-bit greys with its ``letters``."""
+    """A PNG of 8-bit greys with ``letters`` at its sides."""
     image = Image.fromarray(np.ascontiguousarray(picture))
     w, h = image.size
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(max(12, max(w, h) // 26))

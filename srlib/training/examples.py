@@ -44,6 +44,10 @@ class Examples(Part):
         """The subjects to train on: the first ``n_train`` usable ones by name."""
         return sorted(self.usable(subjects), key=lambda subject: subject.name)[: self.n_train]
 
+    def tables_of(self, classes: str | Path | None, priors: str | Path | None) -> dict:
+        """Those of the tables of labels that are read: none."""
+        return {}
+
     def select_val(self, subjects: Sequence[Subject]) -> list[Subject]:
         """The subjects to validate on."""
         return self.usable(subjects)[: self.n_val]

@@ -86,6 +86,10 @@ class _LabelMaps(Examples):
         """The subjects that have a label map."""
         return [subject for subject in subjects if "labels" in subject.files]
 
+    def tables_of(self, classes: str | Path | None, priors: str | Path | None) -> dict:
+        """Those of the tables of labels that are read: both."""
+        return {"classes": classes, "priors": priors}
+
     def read_tables(
         self, classes: str | Path | None, priors: str | Path | None, *, alone: bool = True
     ) -> Tables:

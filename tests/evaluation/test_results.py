@@ -77,9 +77,9 @@ def test_rows_of_a_fresh_clone_stay_until_they_are_measured_again(tmp_path):
 
 
 def test_rows_of_many_processes_and_threads_all_arrive(tmp_path):
-    """Each of several processes records from several threads into one folder; nothing is lost, and no lock is left."""
+    """Processes record from several threads into one folder; nothing is lost, no lock is left."""
     code = (
-        "import sys, threading; from srlib import results\n"
+        "import sys, threading; from srlib.evaluation import results\n"
         "def record(thread):\n"
         "    for i in range(5):\n"
         "        name = f'run{sys.argv[2]}{thread}{i}'\n"
@@ -136,7 +136,16 @@ def test_a_run_that_gives_the_same_again_keeps_its_row(tmp_path):
 
     def record(seconds):
         results.record_run(
-            tmp_path, experiment, "smoke", 0, cohort, weights, "2026-01-01T00:00:00", seconds, "cpu"
+            tmp_path,
+            experiment,
+            cohort=cohort,
+            checkpoint=weights,
+            run_id="mdcsrn-smoke-s0-c",
+            profile="smoke",
+            seed=0,
+            started="2026-01-01T00:00:00",
+            seconds=seconds,
+            device="cpu",
         )
         return (tmp_path / "runs.csv").read_bytes()
 
@@ -149,7 +158,7 @@ def test_a_run_that_gives_the_same_again_keeps_its_row(tmp_path):
 
 
 def test_what_was_measured_of_a_run_goes_with_its_old_weights(tmp_path):
-    """Trained again with other weights, a run has no rows before it is measured; a fresh clone's are no exception."""
+    """Trained to other weights, a run has no rows until it is measured, also in a fresh clone."""
     cohort, weights, experiment = tmp_path / "c.csv", tmp_path / "w", systems.get("mdcsrn", "smoke")
     cohort.write_text("x")
     for folder in (tmp_path / "mine", tmp_path / "clone"):
@@ -158,15 +167,16 @@ def test_what_was_measured_of_a_run_goes_with_its_old_weights(tmp_path):
             results.record_run,
             folder,
             experiment,
-            "smoke",
-            0,
-            cohort,
-            weights,
-            "2026-01-01",
-            1.0,
-            "cpu",
+            cohort=cohort,
+            checkpoint=weights,
+            run_id=(name := "mdcsrn-smoke-s0-c"),
+            profile="smoke",
+            seed=0,
+            started="2026-01-01",
+            seconds=1.0,
+            device="cpu",
         )
-        name = record()
+        record()
         old = [r | {"run_id": name} for r in rows("a", 30.0, "mdcsrn")]
         results.record_metrics(folder, [*old, *rows("a", 30.0)])
         if folder.name == "clone":
@@ -182,7 +192,7 @@ def test_what_was_measured_of_a_run_goes_with_its_old_weights(tmp_path):
 
 
 def test_the_commit_is_that_of_the_checkout_alone(tmp_path, monkeypatch):
-    """Neither the repository one stands in, nor one around the package, nor one that a hook names is the checkout."""
+    """The working directory's repository, one around the package or in GIT_DIR is not taken."""
     git = partial(subprocess.run, check=True, capture_output=True, text=True)
     git(["git", "init", "-q", str(tmp_path)])
     words = [
@@ -233,10 +243,12 @@ def test_seeds_and_datasets_are_told_apart_and_never_averaged(tmp_path):
 
 def test_values_that_stand_twice_are_refused_with_what_they_differ_in():
     here = [*rows("a", 30.0), *({**r, "region": "volume"} for r in rows("a", 29.0))]
-    with pytest.raises(InputError, match=r"a, cubic, \w+: 2 values .* choose one region first"):
+    with pytest.raises(
+        InputError, match=r"a.*cubic.*: more than one region .mask, volume.; choose one"
+    ):
         results.wide(here, ["subject", "experiment"])
     assert results.wide([*rows("a", 30.0), *rows("a", 30.0)], ["subject"]).loc["a", "psnr"] == 30.0
-    with pytest.raises(InputError, match="choose one of them first"):
+    with pytest.raises(InputError, match=r"more than one value .*; choose one of them"):
         results.wide([*rows("a", 30.0), *rows("a", 31.0)], ["subject"])
 
 
@@ -362,7 +374,7 @@ def test_summary_is_wide_and_ends_with_the_best(tmp_path):
     results.record_metrics(tmp_path, [*rows("a", 30.0), *rows("a", 35.0, "net", 0.95)])
     table = results.summary(results.read_metrics(tmp_path))
     assert list(table["experiment"]) == ["cubic", "net"]
-    text = readme.to_text(table, markdown=True)
+    text = readme.to_text(table)
     assert "| 35.00 |" in text and "0.9500" in text
 
 
@@ -378,13 +390,13 @@ def test_a_metric_that_no_row_has_is_left_out_of_the_text(tmp_path):
     results.record_metrics(
         tmp_path, [r | {"value": np.nan} if r["metric"] == "ssim3d" else r for r in rows("a", 30.0)]
     )
-    text = readme.to_text(results.summary(results.read_metrics(tmp_path)), markdown=True)
+    text = readme.to_text(results.summary(results.read_metrics(tmp_path)))
     assert "ssim3d" not in text and "nan" not in text and "| 0.8000 |" in text
 
 
 def test_a_region_without_rows_is_refused(tmp_path):
     results.record_metrics(tmp_path, rows("a", 30.0))
-    with pytest.raises(InputError, match="no rows of the region 'centre'; expected one of mask"):
+    with pytest.raises(InputError, match="unknown region 'centre'; expected one of mask"):
         results.summary(results.read_metrics(tmp_path), "centre")
 
 
@@ -393,7 +405,7 @@ def test_measured_rows_name_run_region_and_convention(noise):
     estimates = {"cubic": truth, "net": truth.with_data(truth.data + 0.1)}
     mask = truth.data > 1
     made = results.measured(
-        truth, estimates, mask, "crop", runs={"net": "net-quick-s0"}, subject="a"
+        truth, estimates, mask=mask, region="crop", runs={"net": "net-quick-s0"}, subject="a"
     )
     table = pd.DataFrame(made).set_index(["experiment", "region", "metric"])
     assert set(table.index.get_level_values("region")) == {"crop", "mask"}

@@ -201,16 +201,13 @@ def test_the_masked_convention_and_the_population_variance(tmp_path, blob):
     assert not np.allclose(other["psnr"], table["psnr"], atol=0.01)
     with pytest.raises(InputError, match="unknown task 'x9'"):
         measure.evaluate(model, rows, tmp_path / "none", task="x9")
-    with pytest.raises(InputError, match="no subject to evaluate"):
-        measure.evaluate(model, [], tmp_path / "none")
 
 
 def test_an_evaluation_writes_in_its_folder_and_over_no_scan(tmp_path, blob):
     scan = save(blob((16, 16, 16), sigma=3), tmp_path / "a_hr.nii.gz")
     before, model = scan.read_bytes(), make("gaussian_x2")
-    for name, words in (("../escaped", "cannot name a file"), ("a", "different files")):
-        with pytest.raises(InputError, match=words):
-            measure.evaluate(model, [Subject(name, "test", {"t1": scan})], tmp_path)
+    with pytest.raises(InputError, match="different files"):
+        measure.evaluate(model, [Subject("a", "test", {"t1": scan})], tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["a_hr.nii.gz"] and scan.read_bytes() == before
 
 
