@@ -131,7 +131,7 @@ def _evaluate_model(weights, cohort, split, task, out):
 
     apart([Path(out, "metrics.csv")], [cohort])
     table = whole.evaluate(
-        trained.load_model(weights), data.read_manifest(cohort, split), out, task
+        trained.load_model(weights), data.read_manifest(cohort, split), out, task=task
     )
     click.echo(f"{whole.statistics(table).round(4).to_string()}\n{out}")
 

@@ -14,15 +14,12 @@ from srlib.degradations.tasks import TASKS, Settings
 from srlib.inference.prediction import SameGrid
 from srlib.models.network import Network
 from srlib.scans.intensity import INTENSITIES
-from srlib.training.examples import ScanPatches
-from srlib.training.fit import Game
+from srlib.training.examples import Examples
 from srlib.training.games import Supervised, Training
-from srlib.training.synthetic import RandomDegradations, SyntheticScans
 
 SCHEMA = 2  # of the JSON in weights files; raise it when fields change
 SLOTS = ("network", "examples", "training", "game", "prediction")
 PROSE = ("paper", "sources", "deviations")
-Examples = ScanPatches | SyntheticScans | RandomDegradations
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,7 @@ class Experiment(Part):
     examples: Examples
     training: Training
     prediction: SameGrid  # or a subclass
-    game: Game = field(default_factory=Supervised)
+    game: Supervised = field(default_factory=Supervised)
     paper: str = field(default="", compare=False)
     contrast: str = "t1"  # manifest column
     reference: str = ""  # manifest column of a second contrast, the network's second input channel

@@ -14,7 +14,7 @@ from srlib.inference.prediction import SameGrid
 from srlib.models.network import Network
 from srlib.models.registry import MODELS
 from srlib.scans import formats
-from srlib.systems.base import KINDS, Experiment
+from srlib.systems.base import Experiment
 from srlib.training.examples import ScanPatches
 from srlib.training.games import Training
 
@@ -48,7 +48,6 @@ class Brighter(SameGrid):
 def toy(monkeypatch) -> Experiment:
     """The experiment ``toy``, known by its name as any other."""
     monkeypatch.setitem(MODELS, "toy", Toy)
-    monkeypatch.setitem(KINDS, "Brighter", Brighter)
     experiment = Experiment(
         name="toy",
         task="gaussian_x2",
