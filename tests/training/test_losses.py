@@ -91,30 +91,6 @@ def test_ssim_is_the_metric(shape):
     assert losses.ssim(hr, hr).item() == pytest.approx(0, abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("loss", "shape"),
-    [("ssim", (1, 2, 8, 9)), ("ssim", (1, 1, 7, 8, 7)), ("ssim_l1_l2", (2, 1, 8, 7, 1))],
-)
-def test_gradients_of_ssim(loss, shape):
-    sr, hr = pair_of_images(shape, dtype=torch.float64)
-    assert torch.autograd.gradcheck(
-        lambda x: losses.LOSSES[loss](x, hr), sr.clamp(0.01, 0.99).requires_grad_()
-    )
-
-
-def test_absolute_and_squared_error_by_hand():
-    sr, hr = torch.tensor([0.0, 0.5, 1.0]).view(1, 1, 3, 1, 1), torch.zeros(1, 1, 3, 1, 1)
-    assert losses.LOSSES["l1_l2"](sr, hr) == pytest.approx(0.5 + 20 * 1.25 / 3)
-
-
-def test_the_combined_loss_is_its_parts():
-    sr, hr = pair_of_images((2, 1, 16, 17, 1))
-    expected = (
-        0.8 * losses.ssim(sr, hr) + 0.1 * (sr - hr).abs().mean() + 0.1 * (sr - hr).square().mean()
-    )
-    torch.testing.assert_close(losses.LOSSES["ssim_l1_l2"](sr, hr), expected)
-
-
 def reference_ms_ssim(sr, hr):
     """Of one image, from SciPy's uniform filter."""
     weights, product = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333), 1.0
@@ -151,6 +127,13 @@ def test_ms_ssim_is_that_of_its_definition(size):
     ("loss", "shape"),
     [("ssim", (1, 2, 8, 9)), ("ssim", (1, 1, 7, 8, 7)), ("ssim_l1_l2", (2, 1, 8, 7, 1))],
 )
+def test_gradients_of_ssim(loss, shape):
+    sr, hr = pair_of_images(shape, dtype=torch.float64)
+    assert torch.autograd.gradcheck(
+        lambda x: losses.LOSSES[loss](x, hr), sr.clamp(0.01, 0.99).requires_grad_()
+    )
+
+
 def test_gradients_of_ms_ssim():
     sr, hr = pair_of_images((1, 1, 112, 112), dtype=torch.float64)
     x = sr.requires_grad_()
@@ -170,6 +153,19 @@ def test_reversed_contrast_has_a_finite_gradient():
     loss.backward()
     assert loss.item() > 0.9
     assert sr.grad.isfinite().all()
+
+
+def test_absolute_and_squared_error_by_hand():
+    sr, hr = torch.tensor([0.0, 0.5, 1.0]).view(1, 1, 3, 1, 1), torch.zeros(1, 1, 3, 1, 1)
+    assert losses.LOSSES["l1_l2"](sr, hr) == pytest.approx(0.5 + 20 * 1.25 / 3)
+
+
+def test_the_combined_loss_is_its_parts():
+    sr, hr = pair_of_images((2, 1, 16, 17, 1))
+    expected = (
+        0.8 * losses.ssim(sr, hr) + 0.1 * (sr - hr).abs().mean() + 0.1 * (sr - hr).square().mean()
+    )
+    torch.testing.assert_close(losses.LOSSES["ssim_l1_l2"](sr, hr), expected)
 
 
 @pytest.mark.parametrize(("name", "least"), [("ssim", 7), ("ssim_l1_l2", 7), ("ms_ssim", 112)])
