@@ -11,7 +11,7 @@ from scipy import ndimage
 from srlib import systems
 from srlib.core import paths
 from srlib.models.weights import save_weights
-from srlib.scans.volume import Volume, save
+from srlib.scans.volume import Volume, save_scan
 from srlib.training.games import Players
 
 
@@ -169,7 +169,7 @@ def cohort(tmp_path_factory) -> Path:
         head = sum((g / 0.8) ** 2 for g in grid) < 1
         texture = ndimage.gaussian_filter(rng.standard_normal(shape), 1.2)
         data = head * (1000 + 800 * texture / texture.std() * 0.3)
-        save(Volume(data, affine), folder / f"scan{index}.nii.gz", dtype=np.int16)
+        save_scan(Volume(data, affine), folder / f"scan{index}.nii.gz", dtype=np.int16)
         rows.append(f"scan{index},{split},scan{index}.nii.gz")
     (folder / "mine.csv").write_text("\n".join(rows) + "\n")
     return folder / "mine.csv"

@@ -14,7 +14,7 @@ from nbclient import NotebookClient
 
 from srlib.data import cohorts
 from srlib.evaluation import results
-from srlib.scans.volume import Volume, save
+from srlib.scans.volume import Volume, save_scan
 
 ROOT = Path(__file__).parents[1]
 BOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -107,7 +107,7 @@ def test_notebooks_opened_by_hand_find_their_files_from_where_the_kernel_starts(
         for cell in line.split(",")
     }:
         if name.endswith(".gz"):
-            save(Volume(rng.random((24, 24, 24)) * 1000, np.eye(4)), tmp_path / "data" / name)
+            save_scan(Volume(rng.random((24, 24, 24)) * 1000, np.eye(4)), tmp_path / "data" / name)
     for name in ("RESULTS", "DATA"):
         monkeypatch.setenv(f"SRLIB_{name}", str(tmp_path / name.lower()))
     for name in ("01_manifest", "02_degradations"):

@@ -68,7 +68,7 @@ def degrade(source, target, degradation, window, on_grid, force, **options):
         raise InputError(
             f"{target} exists and was not made by 'srlib degrade'; --force replaces it"
         )
-    hr = formats.load(source)
+    hr = formats.load_scan(source)
     factor = given.pop("factor", EVERY.get(degradation) or tuple(min(n, 2) for n in hr.shape))
     model = resolution.DEGRADATIONS[degradation](factor=given.pop("every", factor), **given)
     if window:
@@ -85,7 +85,7 @@ def degrade(source, target, degradation, window, on_grid, force, **options):
     old, name = headers.read_header(source), f"srlib degrade {degradation}"
     header = old.derive(lr.affine, lr.shape, description=name, record=record)
     old.set_type(header, "float32", lr.data)
-    click.echo(volume.save(lr, target, dtype=header.get_data_dtype(), header=header))
+    click.echo(volume.save_scan(lr, target, dtype=header.get_data_dtype(), header=header))
 
 
 @click.command()
@@ -144,7 +144,7 @@ def _evaluate_scan(hr, sr, mask, data_range):
     from srlib.scans import formats
     from srlib.scans.space import resample_to, same_lattice
 
-    truth, estimate = formats.load(hr), formats.load(sr)
+    truth, estimate = formats.load_scan(hr), formats.load_scan(sr)
     placed = resample_to(estimate, truth, least=1, what=f"{sr}, the estimate,")
     if not same_lattice(estimate, truth):
         click.echo(
@@ -154,7 +154,7 @@ def _evaluate_scan(hr, sr, mask, data_range):
     region, inside = "volume", None
     if mask:
         what = f"{mask}, the mask,"
-        shown = resample_to(formats.load(mask), truth, order=0, outside=0, what=what)
+        shown = resample_to(formats.load_scan(mask), truth, order=0, outside=0, what=what)
         region, inside = "mask", shown.data != 0
     if data_range is None:
         data_range = float(truth.data.max() - truth.data.min())

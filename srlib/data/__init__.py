@@ -6,7 +6,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "layouts": ["write_manifest"],
-        "manifest": ["Subject", "load_mask", "load_scan", "read_manifest"],
+        "manifest": ["Subject", "load_mask", "load_contrast", "read_manifest"],
         "pairs": ["Pair", "ObservationModel"],
     },
 )

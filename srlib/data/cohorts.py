@@ -10,7 +10,7 @@ from srlib.core.paths import data_dir, make_dir
 from srlib.core.tables import write_table
 from srlib.data import phantoms
 from srlib.degradations.ultrasound import scan_convert
-from srlib.scans.volume import Volume, save
+from srlib.scans.volume import Volume, save_scan
 from srlib.synthesis.fields import band_noise, draw_warp, sample, smooth_field
 
 TEMPLATE = "mni152"
@@ -51,7 +51,7 @@ def build(*, manifest: Path) -> None:
             scans, dtype = make_subject(template.affine, tissues, rng), np.int16
         for kind, scan in scans.items():
             stored = np.uint8 if kind == "labels" else dtype
-            save(scan, folder / f"{name}_{kind}.nii.gz", dtype=stored)
+            save_scan(scan, folder / f"{name}_{kind}.nii.gz", dtype=stored)
 
 
 def build_images(kind: str, *, manifest: Path) -> None:
@@ -71,7 +71,7 @@ def build_images(kind: str, *, manifest: Path) -> None:
     for index, (*_, file) in enumerate(rows):
         images = [draw(np.random.default_rng([0, index, number])) for number in range(IMAGE_SLICES)]
         stack = Volume(np.concatenate([i.data for i in images], axis=2), images[0].affine)
-        save(stack, data_dir() / file, dtype=dtype)
+        save_scan(stack, data_dir() / file, dtype=dtype)
 
 
 def _ct(rng: np.random.Generator) -> Volume:

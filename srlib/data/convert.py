@@ -11,7 +11,7 @@ from srlib.core.paths import InputError, choose, make_dir
 from srlib.core.tables import check_name, keep, read_table, write_table
 from srlib.degradations.ultrasound import scan_convert
 from srlib.scans.formats import deeplesion_rows, load_duke, load_png
-from srlib.scans.volume import Volume, save
+from srlib.scans.volume import Volume, save_scan
 
 DUKE_SHAPE = (512, 512)  # pixels of a scan-converted image (code of SRResNet)
 Listed = Iterator[tuple[str, str, Callable[[], Volume]]]  # name, split, how to read the image
@@ -48,7 +48,7 @@ def convert(
         )
     make_dir(Path(out))
     for file, read in readers.items():
-        save(read(), file, dtype=dtype)
+        save_scan(read(), file, dtype=dtype)
     return write_table(manifest, ("subject", "split", "image"), rows, force=force)
 
 

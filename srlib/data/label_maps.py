@@ -11,7 +11,7 @@ from srlib.core.paths import InputError, built_in, cohort_label, data_dir, locat
 from srlib.data import cohorts
 from srlib.data.layouts import write_manifest
 from srlib.data.manifest import Subject, read_manifest
-from srlib.scans.volume import load
+from srlib.scans.volume import load_nifti
 from srlib.synthesis import priors as intensities
 from srlib.synthesis.priors import Label, Prior
 
@@ -65,7 +65,9 @@ def measure(subjects: Sequence[Subject], table: Sequence[Label]) -> dict[str, Pr
     for contrast in CONTRASTS:
         chosen = [s for s in subjects if {contrast, "labels"} <= s.files.keys()]
         if chosen:
-            pairs = ((s.name, load(s.file(contrast)), load(s.file("labels"))) for s in chosen)
+            pairs = (
+                (s.name, load_nifti(s.file(contrast)), load_nifti(s.file("labels"))) for s in chosen
+            )
             found[contrast] = intensities.estimate_priors(pairs, table)
     if not found:
         raise InputError(

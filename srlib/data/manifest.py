@@ -12,7 +12,7 @@ import numpy as np
 from srlib.core.paths import InputError, ScanWarning, data_dir, locate
 from srlib.core.tables import VOLUMES, check_name, read_table
 from srlib.scans.dicom import is_series
-from srlib.scans.formats import Grid, load, read_grid
+from srlib.scans.formats import Grid, load_scan, read_grid
 from srlib.scans.intensity import wild
 from srlib.scans.space import resample_to
 from srlib.scans.volume import Volume, to_window
@@ -113,12 +113,12 @@ def _meet(one: Grid, other: Grid) -> bool:
     return True
 
 
-def load_scan(subject: Subject, column: str, *, rule: str = "minmax") -> Volume:
+def load_contrast(subject: Subject, column: str, *, rule: str = "minmax") -> Volume:
     """A subject's scan; a ScanWarning names it where a few voxels take most of its range.
 
     The range is that which an intensity rule leaves.
     """
-    scan = load(subject.file(column))
+    scan = load_scan(subject.file(column))
     for line in wild(to_window(scan, rule).data):
         warnings.warn(
             f"subject {subject.name}, {subject.file(column)}: {line}", ScanWarning, stacklevel=3
@@ -136,4 +136,4 @@ def load_mask(subject: Subject, like: Volume) -> np.ndarray | None:
     if file is None:
         return None
     what = f"subject {subject.name}: the mask {file}"
-    return resample_to(load(file), like, order=0, outside=0, what=what).data != 0
+    return resample_to(load_scan(file), like, order=0, outside=0, what=what).data != 0

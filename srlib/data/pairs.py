@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from srlib.core.paths import InputError, ScanWarning
-from srlib.data.manifest import Subject, load_scan
+from srlib.data.manifest import Subject, load_contrast
 from srlib.degradations.resolution import Degradation
 from srlib.degradations.tasks import TASKS, Settings, degradation_of
-from srlib.scans.formats import load, load_mat
+from srlib.scans.formats import load_mat, load_scan
 from srlib.scans.intensity import Scaling, fit_scaling, usual_range
 from srlib.scans.space import covered, resample_to, same_lattice
 from srlib.scans.volume import Volume, central, crop_or_pad, framed, resample, to_window
@@ -77,7 +77,7 @@ class ObservationModel:
         voxels take most of the range. Raises InputError for a given scan that covers less than
         GIVEN_COVERS of the true one.
         """
-        whole = load_scan(subject, self.contrast, rule=self.intensity)
+        whole = load_contrast(subject, self.contrast, rule=self.intensity)
         hr = framed(whole, self.frame) if self.frame else whole
         hr = central(hr, middle) if middle else hr
         what = subject.file(self.contrast)
@@ -88,7 +88,9 @@ class ObservationModel:
                 pair = self.degrade(hr, task)
             if self.reference:
                 what = self.reference
-                reference = bring(load_scan(subject, self.reference, rule=self.intensity), pair.hr)
+                reference = bring(
+                    load_contrast(subject, self.reference, rule=self.intensity), pair.hr
+                )
                 pair = dataclasses.replace(pair, reference=reference)
             return pair
         except InputError as err:
@@ -106,7 +108,7 @@ class ObservationModel:
 
     def _given(self, file: Path, whole: Volume, hr: Volume) -> Pair:
         """The pair of a low-resolution scan and the part ``hr`` of a true scan."""
-        lr = load_mat(file, whole) if file.suffix == ".mat" else load(file)
+        lr = load_mat(file, whole) if file.suffix == ".mat" else load_scan(file)
         degradation = self.degradation()
         hr = crop_or_pad(hr, (0, 0, 0), degradation.usable(hr.shape))
         on_grid = resample_to(lr, hr, least=GIVEN_COVERS, what=f"the lr {file}")

@@ -6,6 +6,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "resolution": ["DEGRADATIONS"],
-        "tasks": ["TASKS", "degradation_of"],
+        "tasks": ["TASKS", "degradation_of", "degrade"],
     },
 )

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from srlib.core.paths import choose
 from srlib.degradations.resolution import DEGRADATIONS, Degradation
+from srlib.scans.volume import Volume
 
 Settings = tuple[str, Mapping[str, object]]  # a degradation's name and its settings
 
@@ -42,3 +43,11 @@ def degradation_of(task: str, tasks: Mapping[str, Settings] = TASKS) -> Degradat
     """The degradation of a named task; InputError for a name that ``tasks`` lacks."""
     name, settings = choose(tasks, task, "task")
     return choose(DEGRADATIONS, name, "degradation")(**settings)
+
+
+def degrade(scan: Volume, task: str) -> Volume:
+    """The low-resolution scan that a named task makes of a scan, in its place in the world.
+
+    Raises InputError for an unknown task, and for a scan that the task cannot degrade.
+    """
+    return degradation_of(task).pair(scan)[0]

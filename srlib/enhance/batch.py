@@ -26,8 +26,8 @@ from srlib.enhance.workers import STOPPED, share
 from srlib.inference.checks import gaps
 from srlib.inference.prediction import Prediction, Request
 from srlib.scans import headers
-from srlib.scans.formats import fingerprint, is_whole, load, read_grid
-from srlib.scans.volume import describe, save
+from srlib.scans.formats import fingerprint, is_whole, load_scan, read_grid
+from srlib.scans.volume import describe, save_scan
 from srlib.systems.trained import Model, find_weights
 
 COPIES = 5  # float32 copies of the result that exist at once, besides the tiles
@@ -158,7 +158,7 @@ class Enhancer:
         if len(there) < len(job.scans):
             return None
         try:
-            sr, *_ = [load(p) for p in job.scans]
+            sr, *_ = [load_scan(p) for p in job.scans]
         except InputError as err:
             damaged = f"the earlier output is damaged, making it again ({first_line(err)})"
             self._tell(job, f"{job.source.name}: {damaged}")
@@ -171,7 +171,7 @@ class Enhancer:
     def _enhance(self, job, record):
         for path in job.scans:
             make_dir(path.parent)  # fails early if it is not writable
-        reference = job.reference and load(job.reference)
+        reference = job.reference and load_scan(job.reference)
         scan, plan = self._read(job)
         how = f"model {self.model.experiment.name}, {plan.made}"
         self._tell(job, f"{job.source.name}: {describe(scan)}; {how}")
@@ -208,7 +208,7 @@ class Enhancer:
         """
         if not is_whole(job.source):
             self._check_size(read_grid(job.source)[0])  # before it is read
-        scan, experiment = load(job.source), self.model.experiment
+        scan, experiment = load_scan(job.source), self.model.experiment
         flat = layout(self.model.network) is torch.channels_last
         if min(scan.shape[: 2 if flat else 3]) < 2:
             needs = "an image" if flat else "a 3-D scan, and only 2-D models take single slices"
@@ -236,11 +236,11 @@ class Enhancer:
         done = f"srlib {self.model.experiment.name} {plan.made}"
         header = source.derive(sr.affine, sr.shape, description=done, record=record)
         if job.uncertainty:
-            save(made.uncertainty, job.uncertainty, dtype=np.float32, header=header)
+            save_scan(made.uncertainty, job.uncertainty, dtype=np.float32, header=header)
         made.warnings.extend(source.set_type(header, record["settings"]["dtype"], sr.data))
         if made.warnings:
             headers.write_record(header, record | {"warnings": made.warnings})
-        save(sr, job.target, dtype=header.get_data_dtype(), header=header)
+        save_scan(sr, job.target, dtype=header.get_data_dtype(), header=header)
 
 
 def _is_newer(page, target):

@@ -19,7 +19,7 @@ from srlib.evaluation.views import (
     upright,
     windows,
 )
-from srlib.scans.formats import load
+from srlib.scans.formats import load_scan
 from srlib.scans.volume import Volume, axcodes
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def compare(before: Volume | str | Path, after: Volume | str | Path, *, size: in
         raise InputError(
             "the viewer needs ipywidgets: pip install ipywidgets, then restart the notebook"
         ) from err
-    scans = [v if isinstance(v, Volume) else load(v) for v in (before, after)]
+    scans = [v if isinstance(v, Volume) else load_scan(v) for v in (before, after)]
     grid, limits = upright(scans[1]), windows(*scans)
     low, high = limits[0]
     longest, span = max(np.multiply(grid.shape, grid.spacing_mm)), high - low

@@ -9,7 +9,8 @@ import pandas as pd
 from srlib import metrics
 from srlib.core.paths import InputError, apart, atomic, make_dir
 from srlib.data.manifest import Subject, load_mask
-from srlib.scans.volume import save
+from srlib.scans.space import resample_to
+from srlib.scans.volume import Volume, save_scan
 from srlib.systems.trained import Model
 
 
@@ -31,7 +32,7 @@ def evaluate(
         pair = model.experiment.pairs.make(subject, task)
         estimate, mask = model.predict_pair(pair), load_mask(subject, pair.hr)
         for file, scan in zip(outputs.values(), (pair.hr, pair.lr, estimate), strict=True):
-            save(scan, file)
+            save_scan(scan, file)
         hr, sr = pair.hr.data, estimate.data
         quality = metrics.evaluate(hr, sr, float(np.ptp(hr)), mask=mask)
         if mask is not None:
@@ -58,3 +59,21 @@ def statistics(table: pd.DataFrame) -> pd.DataFrame:
     groups = values.groupby(["region", "metric"], sort=False)["value"]
     variance = {"var": lambda v: v.var(ddof=0)}
     return groups.agg(mean="mean", **variance, median="median", min="min", max="max")
+
+
+def measure(
+    truth: Volume,
+    estimate: Volume,
+    *,
+    mask: np.ndarray | None = None,
+    data_range: float | None = None,
+) -> dict[str, dict[str, float]]:
+    """Metrics of an estimate by region (``volume``, and ``mask`` where one is given) and name.
+
+    The estimate lies anywhere in the truth's world and covers it (``space.resample_to``); ``mask``
+    is boolean, on the truth's grid. ``data_range`` is by default the truth's maximum - minimum.
+    Metrics are those of ``metrics.evaluate``. Raises InputError for an estimate that lies elsewhere.
+    """
+    placed = resample_to(estimate, truth, least=1, what="the estimate")
+    peak = float(np.ptp(truth.data)) if data_range is None else data_range
+    return metrics.evaluate(truth.data, placed.data, peak, mask=mask)

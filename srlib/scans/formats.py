@@ -24,14 +24,14 @@ DEEP = ("I;16", "I")  # Pillow's modes of 16 bits
 GEOMETRY = ("initial_radius", "final_radius", "initial_angle", "final_angle")
 
 
-def load(path: str | Path) -> Volume:
+def load_scan(path: str | Path) -> Volume:
     """Read a scan of any format: DICOM (a file or a folder of slices) by its content, other formats
     (NIfTI, MGH, Analyze, PNG, NumPy) by their suffix.
     """
     path = Path(path)
     if dicom.is_dicom(path):
         return load_dicom(path)
-    return {".png": load_png, ".npz": load_npz}.get(path.suffix.lower(), volume.load)(path)
+    return {".png": load_png, ".npz": load_npz}.get(path.suffix.lower(), volume.load_nifti)(path)
 
 
 def scans_in(folder: str | Path) -> list[Path]:
@@ -59,7 +59,7 @@ def read_grid(path: str | Path) -> Grid:
     """
     path = Path(path)
     if is_whole(path):
-        scan = load(path)
+        scan = load_scan(path)
         return scan.shape, scan.affine
     image, shape = open_image(path)
     return shape, image.affine

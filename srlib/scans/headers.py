@@ -272,7 +272,7 @@ def append_to_mgh(path: Path, text: bytes) -> None:
 
 
 def read_record(path: Path) -> dict[str, object]:
-    """The record that ``volume.save`` wrote into a file; empty where there is none."""
+    """The record that ``volume.save_scan`` wrote into a file; empty where there is none."""
     with suppress(Exception):  # whatever is wrong with the file, srlib did not write it
         record = json.loads(_text(path))
         return record if isinstance(record, dict) and "srlib" in record else {}

@@ -49,7 +49,7 @@ class Volume:
         return Volume(data, self.affine)
 
 
-def load(path: str | Path) -> Volume:
+def load_nifti(path: str | Path) -> Volume:
     """Read a NIfTI, MGH or Analyze scan; slope and intercept are applied, and an image (X, Y) has
     one slice.
 
@@ -65,7 +65,7 @@ def load(path: str | Path) -> Volume:
     return Volume(data, image.affine)
 
 
-def save(
+def save_scan(
     volume: Volume,
     path: str | Path,
     *,

@@ -16,7 +16,7 @@ from srlib.data.pairs import Pair
 from srlib.inference.checks import warn
 from srlib.inference.prediction import Plan, Prediction, Request, Setup
 from srlib.models.weights import load_weights, read_metadata
-from srlib.scans.formats import load
+from srlib.scans.formats import load_scan
 from srlib.scans.volume import Volume
 from srlib.systems.base import Experiment
 from srlib.systems.published import PUBLISHED, load_published
@@ -171,7 +171,7 @@ def super_resolve(
     a constant scan and for what the model does not take.
     """
     name = "" if isinstance(scan, Volume) else f"{scan}: "
-    scan = scan if isinstance(scan, Volume) else load(scan)
+    scan = scan if isinstance(scan, Volume) else load_scan(scan)
     model = model if isinstance(model, Model) else load_model(model)
     options = {"reference": reference, "max_memory_gb": max_memory_gb, "progress": progress}
     made = model.predict(scan, Request(**request), **options)

@@ -5,7 +5,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "examples": ["PairDataset", "ScanPatches"],
+        "examples": ["PatchDataset", "ScanPatches"],
         "fit": ["fit"],
         "games": ["CrossEntropy", "LeastSquares", "Supervised", "Training", "Wasserstein"],
         "synthetic": ["RandomDegradations", "SyntheticDataset", "SyntheticScans"],

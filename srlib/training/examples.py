@@ -90,9 +90,9 @@ class ScanPatches(Examples):
         *,
         seed: int = 0,
         tables: None = None,
-    ) -> "PairDataset":
+    ) -> "PatchDataset":
         """The subjects' pairs as a dataset."""
-        return PairDataset(subjects, self, pairs, seed)
+        return PatchDataset(subjects, self, pairs, seed)
 
     def held_out(
         self, subjects: Sequence[Subject], pairs: ObservationModel, *, tables: None = None
@@ -102,7 +102,7 @@ class ScanPatches(Examples):
         return [dataset.read(0, place) for dataset, places in chosen for place in places]
 
 
-class PairDataset:
+class PatchDataset:
     """Scaled (input, truth) arrays, (C, X, Y, Z) and (X, Y, Z) float32, of subjects.
 
     Item ``i`` is a subject under one of the training tasks. The last few items are kept in memory.
@@ -209,7 +209,7 @@ def foreground(hr: np.ndarray) -> np.ndarray:
 
 def fullest(
     subject: Subject, part: ScanPatches, pairs: ObservationModel, count: int
-) -> tuple[PairDataset, list[PatchLocation]]:
+) -> tuple[PatchDataset, list[PatchLocation]]:
     """A subject's dataset, and its ``count`` patches with the most foreground."""
     dataset = dataclasses.replace(part, stride=None, samples=None).open([subject], pairs)
     shown = foreground(dataset[0][1])

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from srlib.core.paths import InputError, atomic, first_line, make_dir
 from srlib.core.tables import keep
-from srlib.training.examples import PairDataset
+from srlib.training.examples import PatchDataset
 from srlib.training.streams import Patch, patch_stream
 
 NAMES = ("data", "label")
@@ -52,7 +52,7 @@ class _Target(io.FileIO):
 
 
 def write_store(
-    dataset: PairDataset, path: str | Path, *, progress: bool = True, force: bool = False
+    dataset: PatchDataset, path: str | Path, *, progress: bool = True, force: bool = False
 ) -> Path:
     """Write all grid patches of a dataset.
 

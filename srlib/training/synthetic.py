@@ -19,11 +19,11 @@ from torch.utils.data import DataLoader
 
 from srlib.core.parts import Count, Length, Size
 from srlib.core.paths import InputError
-from srlib.data.manifest import Subject, load_scan
+from srlib.data.manifest import Subject, load_contrast
 from srlib.data.pairs import ObservationModel
 from srlib.models.conditioning import describe_degradation
 from srlib.models.network import Network
-from srlib.scans.formats import load
+from srlib.scans.formats import load_scan
 from srlib.scans.patches import extract, grid_locations, per_axis
 from srlib.scans.space import resample_to
 from srlib.scans.volume import reorient
@@ -242,9 +242,9 @@ class SyntheticDataset:
     def _load(self, index: int) -> tuple[LabelMap, np.ndarray | None]:
         """A subject's label map and, where it is the target, the real scan on the same grid."""
         subject = self.subjects[index]
-        labels = reorient(load(subject.file("labels")))
+        labels = reorient(load_scan(subject.file("labels")))
         others = [
-            reorient(load_scan(subject, column))
+            reorient(load_contrast(subject, column))
             for column in self.part.columns(self.pairs, subject)[1:]
         ]
         try:

@@ -14,7 +14,7 @@ from srlib.core.paths import InputError, make_dir
 from srlib.data.manifest import Subject
 from srlib.data.pairs import ObservationModel
 from srlib.scans.patches import extract
-from srlib.scans.volume import Volume, crop_or_pad, save
+from srlib.scans.volume import Volume, crop_or_pad, save_scan
 from srlib.training.examples import ScanPatches, fullest
 from srlib.training.streams import Patch, Show
 
@@ -121,12 +121,12 @@ def snapshot_writer(
     dataset, (place,) = fullest(subject, part, pairs, 1)
     pair, target = pairs.make(subject), place.scaled(dataset.factor)
     for name, volume, at in (("input", pair.seen, place), ("hr", pair.hr, target)):
-        save(crop_or_pad(volume, at.start, at.size), folder / f"{name}.nii.gz")
+        save_scan(crop_or_pad(volume, at.start, at.size), folder / f"{name}.nii.gz")
     affine = crop_or_pad(pair.hr, target.start, (1, 1, 1)).affine
     given = extract(pair.network_input, place)
 
     def write(row: Mapping[str, float], network: nn.Module) -> None:
         sr = pair.scaling.invert(_run(network, given)[0])
-        save(Volume(sr, affine), folder / f"{row['step']:06d}_sr.nii.gz")
+        save_scan(Volume(sr, affine), folder / f"{row['step']:06d}_sr.nii.gz")
 
     return write

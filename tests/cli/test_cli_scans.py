@@ -17,7 +17,7 @@ from test_commands import assert_refused
 from srlib import metrics
 from srlib.cli.commands import main
 from srlib.scans import space, volume
-from srlib.scans.volume import Volume, crop_or_pad, reorient, resample, save
+from srlib.scans.volume import Volume, crop_or_pad, reorient, resample, save_scan
 
 
 @pytest.fixture
@@ -43,11 +43,11 @@ def test_what_is_degraded_and_enhanced_can_be_measured(
     srlib, tiny, textured, tmp_path, factor, axes
 ):
     hr, lr, sr = (tmp_path / f"{name}.nii.gz" for name in ("hr", "lr", "sr"))
-    save(reorient(textured, axes), hr)
+    save_scan(reorient(textured, axes), hr)
     assert srlib("degrade", hr, lr, "--factor", *factor).exit_code == 0
     assert srlib("enhance", lr, sr, "--weights", tiny, "--factor", *factor).exit_code == 0
     result = srlib("evaluate", hr, sr)
-    truth, estimate = volume.load(hr), volume.load(sr)
+    truth, estimate = volume.load_nifti(hr), volume.load_nifti(sr)
     if 1.7 in factor and not space.same_lattice(estimate, truth):
         assert len(result.stderr.splitlines()) == 1 and "another grid" in result.stderr
         estimate = resample(estimate, truth.shape, truth.affine)
@@ -67,8 +67,8 @@ def test_a_scan_is_itself_however_it_is_stored(srlib, textured, noise, tmp_path,
     estimate = textured.with_data(textured.data + 9 * noise(textured.shape, 1))
     mask = textured.with_data(textured.data > textured.data.mean())
     for name, scan in (("hr", textured), ("sr", estimate), ("mask", mask)):
-        save(scan, tmp_path / f"{name}.nii.gz")
-        save(
+        save_scan(scan, tmp_path / f"{name}.nii.gz")
+        save_scan(
             crop_or_pad(reorient(scan, stored), (-2, 0, -1), (44, 44, 44)),
             tmp_path / f"{name}_other.nii.gz",
         )
@@ -90,11 +90,11 @@ def test_scans_that_do_not_meet_or_not_wholly_are_refused(srlib, tmp_path, noise
     far[:3, 3] = 900
     hr, less, away = (tmp_path / f"{name}.nii" for name in ("hr", "less", "away"))
     (
-        save(scan, hr),
-        save(crop_or_pad(scan, (0, 0, 0), (20, 20, 15)), less),
-        save(Volume(scan.data, far), away),
+        save_scan(scan, hr),
+        save_scan(crop_or_pad(scan, (0, 0, 0), (20, 20, 15)), less),
+        save_scan(Volume(scan.data, far), away),
     )
-    save(scan.with_data(scan.data * 0), tmp_path / "empty.nii")
+    save_scan(scan.with_data(scan.data * 0), tmp_path / "empty.nii")
     assert_refused(srlib("evaluate", hr, less), less, "covers 75 %")
     assert_refused(srlib("evaluate", hr, away), away, "shows nothing")
     assert_refused(srlib("evaluate", hr, hr, "--mask", away), away, "shows nothing")
@@ -106,7 +106,7 @@ def test_scans_that_do_not_meet_or_not_wholly_are_refused(srlib, tmp_path, noise
 
 @pytest.mark.parametrize("kind", ["itself", "hard", "soft", "spelled", "series"])
 def test_degrade_never_replaces_its_input(srlib, tmp_path, noise, kind):
-    scan = save(Volume(noise((16, 16, 16)), np.eye(4)), tmp_path / "scan.nii.gz")
+    scan = save_scan(Volume(noise((16, 16, 16)), np.eye(4)), tmp_path / "scan.nii.gz")
     before, target, source = scan.read_bytes(), tmp_path / "other.nii.gz", scan
     if kind == "hard":
         os.link(scan, target)
@@ -124,8 +124,8 @@ def test_degrade_never_replaces_its_input(srlib, tmp_path, noise, kind):
 
 
 def test_degrade_replaces_what_it_made_and_nothing_else(srlib, tmp_path, noise):
-    scan = save(Volume(noise((16, 16, 16)), np.eye(4)), tmp_path / "scan.nii.gz")
-    other = save(Volume(noise((4, 4, 4)), np.eye(4)), tmp_path / "precious.nii.gz")
+    scan = save_scan(Volume(noise((16, 16, 16)), np.eye(4)), tmp_path / "scan.nii.gz")
+    other = save_scan(Volume(noise((4, 4, 4)), np.eye(4)), tmp_path / "precious.nii.gz")
     before = other.read_bytes()
     assert_refused(srlib("degrade", scan, other), other, "--force")
     assert other.read_bytes() == before
@@ -133,7 +133,7 @@ def test_degrade_replaces_what_it_made_and_nothing_else(srlib, tmp_path, noise):
     assert srlib("degrade", scan, out).exit_code == 0
     first = out.read_bytes()
     assert srlib("degrade", scan, out, "--factor", 1, 1, 4).exit_code == 0
-    assert volume.load(out).shape == (16, 16, 4)
+    assert volume.load_nifti(out).shape == (16, 16, 4)
     assert srlib("degrade", scan, out).exit_code == 0 and out.read_bytes() == first
     assert srlib("degrade", scan, other, "--force").exit_code == 0 and other.read_bytes() == first
 
@@ -174,7 +174,7 @@ def test_degrade_of_an_image(srlib, tmp_path, noise):
             result = srlib("degrade", tmp_path / source, tmp_path / target, "--force")
             assert result.exit_code == 0, result.stderr
             assert srlib("evaluate", tmp_path / source, tmp_path / source).exit_code == 0
-    scan = volume.load(tmp_path / "lr.nii.gz")
+    scan = volume.load_nifti(tmp_path / "lr.nii.gz")
     assert scan.shape == (10, 8, 1) and scan.spacing_mm == pytest.approx((2, 2, 1))
 
 
@@ -189,7 +189,7 @@ def test_degrade_of_an_image(srlib, tmp_path, noise):
     ],
 )  # fmt: skip
 def test_numbers_that_make_no_sense_are_refused(srlib, tmp_path, noise, words):
-    scan = save(Volume(noise((16, 16, 16)), np.eye(4)), tmp_path / "scan.nii.gz")
+    scan = save_scan(Volume(noise((16, 16, 16)), np.eye(4)), tmp_path / "scan.nii.gz")
     assert_refused(srlib("degrade", scan, tmp_path / "out.nii.gz", *words.split()))
     assert [p.name for p in tmp_path.iterdir()] == ["scan.nii.gz"]
 
@@ -197,7 +197,7 @@ def test_numbers_that_make_no_sense_are_refused(srlib, tmp_path, noise, words):
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is full")
 def test_a_full_disk_is_one_line(srlib, tmp_path, noise, monkeypatch):
     scan, out = (
-        save(Volume(noise((16, 16, 16)), np.eye(4)), tmp_path / "scan.nii"),
+        save_scan(Volume(noise((16, 16, 16)), np.eye(4)), tmp_path / "scan.nii"),
         tmp_path / "out.nii.gz",
     )
 

@@ -38,7 +38,7 @@ def weights(cohort, tmp_path_factory):
 
 @pytest.fixture
 def scan(tmp_path, blob, oblique):
-    return volume.save(blob((21, 18, 17), oblique), tmp_path / "hr.nii.gz")
+    return volume.save_scan(blob((21, 18, 17), oblique), tmp_path / "hr.nii.gz")
 
 
 def assert_refused(result, *words):
@@ -59,12 +59,12 @@ def test_help_shows_an_example(srlib, command):
 def test_degrade_enhance_evaluate(srlib, scan, weights, tmp_path, centre_of_mass):
     lr, sr = tmp_path / "lr.nii.gz", tmp_path / "sr.nii.gz"
     assert srlib("degrade", scan, lr, "--factor", 2, 2, 2).exit_code == 0
-    assert volume.load(lr).shape == (11, 9, 9)
+    assert volume.load_nifti(lr).shape == (11, 9, 9)
     result = srlib("enhance", lr, sr, "--weights", weights)
     assert result.exit_code == 0, result.output
-    out = volume.load(sr)
+    out = volume.load_nifti(sr)
     assert out.shape == (22, 18, 18)
-    assert np.linalg.norm(centre_of_mass(out) - centre_of_mass(volume.load(scan))) < 0.5
+    assert np.linalg.norm(centre_of_mass(out) - centre_of_mass(volume.load_nifti(scan))) < 0.5
     assert srlib("degrade", scan, lr, "--on-grid").exit_code == 0
     result = srlib("evaluate", scan, lr, "--mask", scan)
     table = pd.read_csv(io.StringIO(result.output))
@@ -82,7 +82,7 @@ def test_enhance_to_a_factor_or_a_spacing(srlib, scan, weights, tmp_path, option
     lr, sr = tmp_path / "lr.nii.gz", tmp_path / "sr.nii.gz"
     srlib("degrade", scan, lr)
     assert srlib("enhance", lr, sr, "--weights", weights, *options).exit_code == 0
-    assert volume.load(sr).shape == shape
+    assert volume.load_nifti(sr).shape == shape
 
 
 def test_kspace_and_corner_aligned_degradation(srlib, scan, tmp_path):
@@ -90,7 +90,7 @@ def test_kspace_and_corner_aligned_degradation(srlib, scan, tmp_path):
     assert (
         srlib("degrade", scan, out, "--degradation", "kspace", "--factor", 1, 2, 2).exit_code == 0
     )
-    assert volume.load(out).shape == volume.load(scan).shape
+    assert volume.load_nifti(out).shape == volume.load_nifti(scan).shape
     assert srlib("degrade", scan, out, "--align", "corners").exit_code == 0
     assert_refused(
         srlib("degrade", scan, out, "--degradation", "kspace", "--align", "corners"), "--align"
@@ -154,7 +154,7 @@ def test_bad_arguments_are_one_line(srlib, scan, weights, cohort, tmp_path):
         srlib("manifest", "flat", tmp_path, "--out", tmp_path / "m.csv", "--split", "a/b"),
         "--split",
     )
-    other = volume.save(volume.Volume(np.ones((3, 3, 3)), np.eye(4)), tmp_path / "small.nii")
+    other = volume.save_scan(volume.Volume(np.ones((3, 3, 3)), np.eye(4)), tmp_path / "small.nii")
     assert_refused(srlib("evaluate", scan, other), "field of view")
     assert not out.exists()
 
@@ -210,14 +210,14 @@ def test_published_caffe_weights_enhance_a_nifti(
     weights = tmp_path / f"{name}.caffemodel"
     weights.write_bytes((published_dir / "SRReCNN3D_10Layers_IsoScalex2.caffemodel").read_bytes())
     hr = blob((24, 20, 22), oblique)
-    volume.save(hr, tmp_path / "hr.nii.gz")
+    volume.save_scan(hr, tmp_path / "hr.nii.gz")
     for align in ("center", "corners"):
         lr, sr = tmp_path / f"lr_{align}.nii.gz", tmp_path / f"sr_{align}.nii.gz"
         assert srlib("degrade", tmp_path / "hr.nii.gz", lr, "--align", align).exit_code == 0
         words = ("enhance", lr, sr, "--weights", weights, "--factor", 2, 2, 2, "--align", align)
         result = srlib(*words)
         assert result.exit_code == 0, result.output
-        out = volume.load(sr)
+        out = volume.load_nifti(sr)
         assert out.shape == hr.shape
         np.testing.assert_allclose(out.affine, oblique, atol=1e-5)
         assert np.linalg.norm(centre_of_mass(out) - centre_of_mass(hr)) < 0.05
@@ -225,11 +225,11 @@ def test_published_caffe_weights_enhance_a_nifti(
 
 def test_synthsr_from_the_command_line(srlib, tmp_path, blob, oblique, centre_of_mass):
     weights, out = make(tmp_path / "SynthSR_mine.h5", theirs()), tmp_path / "out.nii.gz"
-    scan = volume.save(blob((21, 18, 17), oblique), tmp_path / "in.nii.gz")
+    scan = volume.save_scan(blob((21, 18, 17), oblique), tmp_path / "in.nii.gz")
     words = ("enhance", scan, out, "--force", "--weights", weights)
     results = [srlib(*words, *more) for more in ((), ("--no-flip",), ("--ct",))]
     assert all(r.exit_code == 0 for r in results), results
-    sr = volume.load(out)
+    sr = volume.load_nifti(out)
     np.testing.assert_allclose(sr.spacing_mm, 1, atol=1e-5)
     assert volume.axcodes(sr) == "RAS" and sr.data.min() >= 0 and sr.data.max() <= 128
     told = results[0].stderr.splitlines()
@@ -249,7 +249,7 @@ def test_uncertainty_from_the_command_line(srlib, tmp_path, blob):
     network = UNet3D(width=experiment.network.width, **experiment.network.model_args)
     weights = tmp_path / "model.safetensors"
     save_weights(network.state_dict(), weights, {"experiment": experiment.to_json()})
-    scan = volume.save(blob((30, 31, 12), np.diag([1, 1, 3, 1])), tmp_path / "in.nii.gz")
+    scan = volume.save_scan(blob((30, 31, 12), np.diag([1, 1, 3, 1])), tmp_path / "in.nii.gz")
     words = (
         "enhance",
         scan,
@@ -260,10 +260,10 @@ def test_uncertainty_from_the_command_line(srlib, tmp_path, blob):
         tmp_path / "b.nii.gz",
     )
     assert srlib(*words).exit_code == 0
-    sr, b = volume.load(tmp_path / "out.nii.gz"), volume.load(tmp_path / "b.nii.gz")
+    sr, b = volume.load_nifti(tmp_path / "out.nii.gz"), volume.load_nifti(tmp_path / "b.nii.gz")
     assert sr.shape == b.shape == (30, 31, 36)
     np.testing.assert_allclose(
-        b.data, 0.02 * np.ptp(volume.load(scan).data), rtol=0.05
+        b.data, 0.02 * np.ptp(volume.load_nifti(scan).data), rtol=0.05
     )  # its last layer starts at zero
     assert_refused(srlib(*words, "--spacing", 1, 1, 1, "--force"), "leave spacing")
 
@@ -271,9 +271,9 @@ def test_uncertainty_from_the_command_line(srlib, tmp_path, blob):
 def test_a_folder_goes_on_after_a_bad_file(srlib, weights, scan, tmp_path, blob):
     folder, out = tmp_path / "scans", tmp_path / "out"
     folder.mkdir()
-    good = volume.load(scan)
+    good = volume.load_nifti(scan)
     for name in ("a.nii", "b.c.nii.gz", "d.mgz"):
-        volume.save(good, folder / name)
+        volume.save_scan(good, folder / name)
     np.savez(folder / "e.npz", vol_data=good.data)
     np.savez(folder / "f.npz", np.zeros(3))
     (folder / ".hidden.nii").write_text("no scan")
@@ -287,12 +287,14 @@ def test_a_folder_goes_on_after_a_bad_file(srlib, weights, scan, tmp_path, blob)
     assert written == [f"{n}_sr.nii.gz" for n in ("a", "b.c", "d", "e")]
     assert result.stdout.splitlines() == [str(out / n) for n in written]
     np.testing.assert_allclose(
-        volume.load(out / "d_sr.nii.gz").data, volume.load(out / "a_sr.nii.gz").data, atol=1e-4
+        volume.load_nifti(out / "d_sr.nii.gz").data,
+        volume.load_nifti(out / "a_sr.nii.gz").data,
+        atol=1e-4,
     )
-    np.testing.assert_allclose(volume.load(out / "e_sr.nii.gz").spacing_mm, 0.5)
+    np.testing.assert_allclose(volume.load_nifti(out / "e_sr.nii.gz").spacing_mm, 0.5)
     (folder / "f.npz").unlink()
     assert srlib(*words).exit_code == 0  # all was done before
     assert_refused(srlib("enhance", folder, folder, "--weights", weights), "among the scans")
     assert_refused(srlib(*words, "--reference", scan), "goes with a single scan")
-    volume.save(good, folder / "a.nii.gz")
+    volume.save_scan(good, folder / "a.nii.gz")
     assert_refused(srlib(*words), "two scans are called a")

@@ -11,7 +11,7 @@ import pytest
 from srlib.cli import notebooks as runner
 from srlib.core import paths
 from srlib.core.paths import InputError
-from srlib.scans.volume import Volume, save
+from srlib.scans.volume import Volume, save_scan
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def scans(tmp_path, noise):
     """A manifest of two scans of one size, uncompressed."""
     rows = ["subject,split,t1"]
     for number, split in enumerate(("train", "test")):
-        save(Volume(noise((6, 6, 6), number), np.eye(4)), tmp_path / f"{number}.nii")
+        save_scan(Volume(noise((6, 6, 6), number), np.eye(4)), tmp_path / f"{number}.nii")
         rows.append(f"s{number},{split},{number}.nii")
     (tmp_path / "mine.csv").write_text("\n".join(rows) + "\n")
     return tmp_path / "mine.csv"
@@ -147,7 +147,7 @@ def test_contents_count_and_neither_times_nor_comments(books, scans, tmp_path, n
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
         assert path.stat().st_size == before.st_size
 
-    other = save(Volume(noise((6, 6, 6), 9), np.eye(4)), tmp_path / "other.nii").read_bytes()
+    other = save_scan(Volume(noise((6, 6, 6), 9), np.eye(4)), tmp_path / "other.nii").read_bytes()
     for number, (path, content) in enumerate(
         ((tmp_path / "1.nii", other), (tmp_path / "table.txt", b"2"), (weights, b"2")), 2
     ):

@@ -14,7 +14,7 @@ from srlib.core.tables import read_table, write_table
 from srlib.data import layouts
 from srlib.enhance import jobs as inputs
 from srlib.scans import formats
-from srlib.scans.volume import Volume, save
+from srlib.scans.volume import Volume, save_scan
 from srlib.synthesis import priors
 
 PLAIN = "subject,split,t1,mask\na,train,a.nii,\n001,val,b.nii,a.nii\n"
@@ -72,7 +72,7 @@ REFUSED = {
 def folder(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("SRLIB_DATA", str(tmp_path / "data"))
     for name in "ab":
-        save(
+        save_scan(
             Volume(np.random.default_rng(0).random((4, 4, 4)), np.eye(4)), tmp_path / f"{name}.nii"
         )
     return tmp_path
@@ -198,8 +198,8 @@ def test_commands_keep_what_is_there(folder):
     (folder / "scans").mkdir()
     labels = np.zeros((8, 8, 8))
     labels[2:6] = 1
-    save(Volume(labels * 100 + 5, np.eye(4)), folder / "scans" / "x.nii")
-    save(Volume(labels, np.eye(4)), folder / "x_labels.nii")
+    save_scan(Volume(labels * 100 + 5, np.eye(4)), folder / "scans" / "x.nii")
+    save_scan(Volume(labels, np.eye(4)), folder / "x_labels.nii")
     (folder / "m.csv").write_text("subject,split,t1,labels\nx,train,scans/x.nii,x_labels.nii\n")
     (folder / "classes.csv").write_text("label,class\n0,0\n1,1\n")
     mine = folder / "thesis.csv"

@@ -10,7 +10,7 @@ from srlib import data, systems
 from srlib.cli.commands import main
 from srlib.core.paths import InputError
 from srlib.data.convert import convert
-from srlib.scans.volume import load
+from srlib.scans.volume import load_nifti
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_deeplesion_slices_in_hu_with_their_splits(deeplesion, tmp_path):
     assert done.exit_code == 0, done.output
     train, test = data.read_manifest(tmp_path / "dl.csv")
     assert (train.name, train.split, test.split) == ("000001_01_01_109", "train", "test")
-    image = load(test.file("image"))
+    image = load_nifti(test.file("image"))
     assert image.shape == (512, 512, 1) and set(np.unique(image.data)) == {-1024, 80}
     np.testing.assert_allclose(image.spacing_mm, (0.8, 0.7, 5))
     assert image.data[256, 60, 0] == 80 and image.data[60, 256, 0] == -1024  # columns are x
@@ -59,7 +59,7 @@ def test_duke_records_are_scan_converted(tmp_path):
     (folder / "test-v1.csv").write_text(f"{head}\na.mat,100,400,-0.5,0.5\nabsent.mat,1,2,3,4\n")
     manifest = convert("duke", folder, out=tmp_path / "out", manifest=tmp_path / "duke.csv")
     (subject,) = data.read_manifest(manifest)
-    image = load(subject.file("image"))
+    image = load_nifti(subject.file("image"))
     assert (subject.name, subject.split) == ("a", "test") and image.shape == (512, 512, 1)
     sector = 0.5 * 1.0 * (400**2 - 100**2)  # its area, in depth samples squared
     assert (image.data > 0.5).sum() * np.prod(image.spacing_mm[:2]) == pytest.approx(

@@ -13,7 +13,7 @@ from srlib.degradations.resolution import KSpaceTruncation
 from srlib.degradations.tasks import TASKS
 from srlib.scans.formats import load_mat
 from srlib.scans.intensity import fit_scaling
-from srlib.scans.volume import Volume, load
+from srlib.scans.volume import Volume, load_nifti
 
 F25 = systems.get("mdcsrn_f25", "smoke")
 
@@ -60,7 +60,7 @@ def test_given_and_made_pairs_are_the_same(hcp, tmp_path):
     assert len(subjects) == 10
     for subject in subjects:
         given = F25.pairs.make(subject)
-        made = F25.pairs.degrade(load(subject.file("t1")))
+        made = F25.pairs.degrade(load_nifti(subject.file("t1")))
         np.testing.assert_array_equal(given.on_grid.data, made.on_grid.data)
         assert given.scaling == made.scaling and given.scaling.scale == 4095
         assert given.scaling.apply(given.hr.data).max() <= 1

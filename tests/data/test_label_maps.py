@@ -6,7 +6,7 @@ import pytest
 from srlib.core.paths import InputError, root
 from srlib.data import label_maps
 from srlib.data.manifest import read_manifest
-from srlib.scans.volume import Volume, save
+from srlib.scans.volume import Volume, save_scan
 from srlib.synthesis.priors import partners, read_classes, read_priors
 
 BRIGHT = {0: 0.0, 2: 200.0, 3: 120.0, 41: 210.0}
@@ -20,8 +20,8 @@ def labelled(tmp_path):
         data = np.zeros((12, 13, 14))
         data[1:6, 2:11, 2:12], data[6:11, 2:11, 2:12], data[2:10, 4:9, 4:7] = 41, 2, 3
         scan = np.vectorize(BRIGHT.get)(data) + rng.normal(0, 1, data.shape)
-        save(Volume(data, np.eye(4)), tmp_path / f"{number}_labels.nii.gz", dtype=np.uint8)
-        save(Volume(np.maximum(scan, 0), np.eye(4)), tmp_path / f"{number}_t1.nii.gz")
+        save_scan(Volume(data, np.eye(4)), tmp_path / f"{number}_labels.nii.gz", dtype=np.uint8)
+        save_scan(Volume(np.maximum(scan, 0), np.eye(4)), tmp_path / f"{number}_t1.nii.gz")
         split, t1 = ("train", f"{number}_t1.nii.gz") if number else ("val", "")
         rows.append(f"s{number},{split},{t1},{number}_labels.nii.gz")
     (tmp_path / "mine.csv").write_text("\n".join(rows) + "\n")

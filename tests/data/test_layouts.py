@@ -12,7 +12,7 @@ import pytest
 from srlib import data
 from srlib.core.paths import InputError
 from srlib.data.layouts import PATTERNS, _choose, write_manifest
-from srlib.scans.volume import Volume, save
+from srlib.scans.volume import Volume, save_scan
 
 HCP = "unprocessed/3T/T1w_MPR1"
 ADNI = "T1_brain_extractedBrainExtraction"
@@ -20,7 +20,7 @@ ADNI = "T1_brain_extractedBrainExtraction"
 
 def scan(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    return save(Volume(np.arange(64, dtype=np.float32).reshape(4, 4, 4), np.eye(4)), path)
+    return save_scan(Volume(np.arange(64, dtype=np.float32).reshape(4, 4, 4), np.eye(4)), path)
 
 
 def rows(manifest: Path) -> dict[str, dict[str, str]]:

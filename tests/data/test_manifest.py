@@ -20,8 +20,16 @@ from srlib.inference.prediction import CoarseToFine, SameGrid
 from srlib.scans.formats import read_grid
 from srlib.scans.intensity import fit_scaling
 from srlib.scans.patches import extract, grid_locations
-from srlib.scans.volume import Volume, coarse_grid, crop_or_pad, load, reorient, resample, save
-from srlib.training.examples import PairDataset, foreground
+from srlib.scans.volume import (
+    Volume,
+    coarse_grid,
+    crop_or_pad,
+    load_nifti,
+    reorient,
+    resample,
+    save_scan,
+)
+from srlib.training.examples import PatchDataset, foreground
 from srlib.training.streams import POOL, patch_stream
 
 AFFINE = np.diag([1.0, 1.0, 1.0, 1.0])
@@ -29,7 +37,7 @@ AFFINE = np.diag([1.0, 1.0, 1.0, 1.0])
 
 def scan(path: Path, shape: tuple[int, ...] = (4, 4, 4), seed: int = 0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    return save(Volume(np.random.default_rng(seed).uniform(1, 100, shape), AFFINE), path)
+    return save_scan(Volume(np.random.default_rng(seed).uniform(1, 100, shape), AFFINE), path)
 
 
 def table(folder: Path, text: str) -> Path:
@@ -165,7 +173,9 @@ def test_a_fourth_axis_of_length_one_is_3d(folder: Path) -> None:
         folder / "c.nii",
     )
     (subject,) = read_manifest(table(folder, "subject,split,t1\nc,test,c.nii\n"))
-    assert load(subject.file("t1")).shape == pairs_of([subject], smoke()).shapes[0] == (4, 4, 4)
+    assert (
+        load_nifti(subject.file("t1")).shape == pairs_of([subject], smoke()).shapes[0] == (4, 4, 4)
+    )
 
 
 def test_a_truncated_mgz_is_refused(folder: Path) -> None:
@@ -208,13 +218,13 @@ def test_masks_and_label_maps_lie_where_the_scan_lies(folder: Path, column: str)
         ((2, 2, 5), np.diag([2.0, 2, 2, 1])),
         ((4, 4, 5), np.eye(4)),
     ):
-        save(Volume(np.ones(shape), affine), folder / "other.nii")
+        save_scan(Volume(np.ones(shape), affine), folder / "other.nii")
         assert len(read_manifest(manifest)) == 1
     for shape, affine in (
         ((4, 4, 4), away),
         ((2, 2, 2), beside),
     ):  # the second touches it with one face
-        save(Volume(np.ones(shape), affine), folder / "other.nii")
+        save_scan(Volume(np.ones(shape), affine), folder / "other.nii")
         with pytest.raises(
             InputError, match=rf"row 2, column {column}: .*other\.nii lies nowhere in the t1"
         ):
@@ -313,7 +323,7 @@ def test_relative_manifest_gives_absolute_files(
     monkeypatch.chdir(folder)
     (subject,) = read_manifest("cohort.csv")
     monkeypatch.chdir(os.sep)
-    assert subject.file("t1").is_absolute() and load(subject.file("t1")).shape == (4, 4, 4)
+    assert subject.file("t1").is_absolute() and load_nifti(subject.file("t1")).shape == (4, 4, 4)
 
 
 # Pairs
@@ -324,7 +334,7 @@ def smoke(**changes: object) -> systems.Experiment:
     return systems.get("mdcsrn_res", "smoke").changed(**settings)
 
 
-def pairs_of(subjects: list[Subject], experiment: systems.Experiment) -> PairDataset:
+def pairs_of(subjects: list[Subject], experiment: systems.Experiment) -> PatchDataset:
     return experiment.examples.open(subjects, experiment.pairs)
 
 
@@ -359,7 +369,7 @@ def test_pairs_share_the_high_resolution_grid(tmp_path: Path, task: str) -> None
 
 
 def test_a_constant_scan_is_named(tmp_path: Path) -> None:
-    file = save(Volume(np.ones((8, 8, 8)), AFFINE), tmp_path / "flat.nii")
+    file = save_scan(Volume(np.ones((8, 8, 8)), AFFINE), tmp_path / "flat.nii")
     with pytest.raises(InputError, match=r"flat\.nii: the scan is constant"):
         smoke().pairs.make(Subject("flat", "train", {"t1": file}))
 
@@ -373,7 +383,7 @@ def test_pairs_are_kept_and_counted(tmp_path: Path) -> None:
 
 
 def take(
-    dataset: PairDataset, seed: int, start: int, count: int
+    dataset: PatchDataset, seed: int, start: int, count: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     stream = patch_stream(dataset, seed, start)
     try:
@@ -446,7 +456,7 @@ def test_an_epoch_of_the_grid_holds_every_patch_once(tmp_path: Path) -> None:
 
 def test_input_and_truth_are_cut_at_the_same_place(tmp_path: Path) -> None:
     ramp = np.add.outer(np.add.outer(np.arange(12.0) * 100, np.arange(12.0) * 10), np.arange(12.0))
-    file = save(Volume(ramp, AFFINE), tmp_path / "ramp.nii")
+    file = save_scan(Volume(ramp, AFFINE), tmp_path / "ramp.nii")
     dataset = pairs_of([Subject("ramp", "train", {"t1": file})], smoke(sampling="random"))
     for lr, hr in take(dataset, 0, 0, 40):
         assert abs(lr.mean() - hr.mean()) < 0.04  # one voxel along the first axis is 0.09
@@ -464,7 +474,7 @@ def test_volumes_smaller_than_a_patch_are_padded_with_zeros(tmp_path: Path, samp
 def test_patches_hold_foreground_when_there_is_any(tmp_path: Path) -> None:
     data = np.zeros((16, 16, 16))
     data[:8] = np.random.default_rng(0).uniform(50, 100, (8, 16, 16))
-    file = save(Volume(data, AFFINE), tmp_path / "half.nii")
+    file = save_scan(Volume(data, AFFINE), tmp_path / "half.nii")
     subject = Subject("half", "train", {"t1": file})
 
     def shares(min_foreground: float) -> np.ndarray:
@@ -478,8 +488,8 @@ def test_patches_hold_foreground_when_there_is_any(tmp_path: Path) -> None:
 
 def test_free_pairs_are_those_of_the_manifest(tmp_path: Path) -> None:
     (subject,) = cohort(tmp_path, 1, (18, 18, 18))
-    hr = load(subject.file("t1"))
-    given = save(
+    hr = load_nifti(subject.file("t1"))
+    given = save_scan(
         Volume(hr.data[::2, ::2, ::2] * 3, np.diag([2.0, 2.0, 2.0, 1.0])), tmp_path / "lr.nii"
     )
     pair = systems.get("recnn_free", "smoke").pairs.make(
@@ -496,7 +506,10 @@ def test_free_pairs_are_those_of_the_manifest(tmp_path: Path) -> None:
 def given(folder: Path, lr: Volume, **changes: object) -> tuple[Subject, systems.Experiment]:
     """A subject with a smooth scan, in RAS order, and a low-resolution scan; an experiment that takes the latter."""
     hr = ndimage.gaussian_filter(np.random.default_rng(0).standard_normal((24, 20, 18)), 1.5)
-    files = {"t1": save(Volume(hr, AFFINE), folder / "hr.nii"), "lr": save(lr, folder / "lr.nii")}
+    files = {
+        "t1": save_scan(Volume(hr, AFFINE), folder / "hr.nii"),
+        "lr": save_scan(lr, folder / "lr.nii"),
+    }
     return Subject("s", "train", files), systems.get("recnn_free", "smoke").changed(**changes)
 
 
@@ -536,7 +549,7 @@ def test_a_given_lr_belongs_to_the_experiments_own_task(tmp_path: Path) -> None:
     for task in ("gaussian_x3", "kspace_x2_3d"):
         pair, expected = (
             experiment.pairs.make(subject, task),
-            experiment.pairs.degrade(load(subject.file("t1")), task),
+            experiment.pairs.degrade(load_nifti(subject.file("t1")), task),
         )
         assert np.array_equal(pair.lr.data, expected.lr.data)
 
@@ -548,7 +561,7 @@ def test_networks_from_grid_to_grid_get_a_given_lr_on_the_coarse_grid(
     tmp_path: Path, task: str, axes: str
 ) -> None:
     subject, experiment = given(tmp_path, smooth(), task=task, prediction=CoarseToFine())
-    expected = experiment.pairs.degrade(load(subject.file("t1")))
+    expected = experiment.pairs.degrade(load_nifti(subject.file("t1")))
     given(tmp_path, reorient(expected.lr, axes))  # as another program stores it
     pair = experiment.pairs.make(subject)
     np.testing.assert_allclose(pair.lr.affine, expected.lr.affine, atol=1e-5)
@@ -581,7 +594,7 @@ def test_a_mask_is_brought_by_its_affine(tmp_path: Path) -> None:
         mask = crop_or_pad(
             mask, (1, 1, 1), [n - 2 for n in mask.shape]
         )  # all of it that is not zero
-        subject = Subject("s", "test", {"mask": save(mask, tmp_path / "mask.nii.gz")})
+        subject = Subject("s", "test", {"mask": save_scan(mask, tmp_path / "mask.nii.gz")})
         found = load_mask(subject, scan)
         assert found.dtype == bool and np.array_equal(found, inside)
     with pytest.raises(InputError, match=r"subject s: the mask .*mask.nii.gz shows nothing"):
@@ -593,7 +606,9 @@ def test_a_constant_patch_is_in_the_units_of_all_others(tmp_path: Path) -> None:
     data = np.zeros((16, 16, 16))
     data[8:] = np.random.default_rng(0).uniform(500, 1000, (8, 16, 16))
     data[8:, 8:] = 250
-    subject = Subject("half", "train", {"t1": save(Volume(data, AFFINE), tmp_path / "half.nii")})
+    subject = Subject(
+        "half", "train", {"t1": save_scan(Volume(data, AFFINE), tmp_path / "half.nii")}
+    )
     settings = {
         "prediction": SameGrid(),
         "frame": None,
@@ -628,9 +643,9 @@ def test_foreground_is_found_whatever_the_background(change: str) -> None:
 def test_training_warns_of_a_scan_of_which_one_voxel_takes_the_range(tmp_path: Path) -> None:
     subjects = cohort(tmp_path, 3, (12, 12, 12))
     for subject in subjects[1:]:
-        wild = load(subject.file("t1"))
+        wild = load_nifti(subject.file("t1"))
         wild.data[3, 4, 5] *= 1000
-        save(wild, subject.file("t1"))
+        save_scan(wild, subject.file("t1"))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
         dataset = pairs_of(subjects, smoke())

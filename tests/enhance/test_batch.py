@@ -161,7 +161,7 @@ def test_a_bad_scan_is_one_line_and_leaves_nothing(name, tmp_path, enhance):
 def test_a_billion_voxels_are_refused_before_memory_is_taken(tmp_path, tiny, noise):
     nifti(tmp_path / "billion.nii.gz", DATA, put(DIM, 1001, 1000, 1000, dtype="<i2"))
     nifti(tmp_path / "almost.nii.gz", DATA, put(DIM, 999, 1000, 1000, dtype="<i2"))
-    volume.save(Volume(noise((60, 60, 60)), np.eye(4)), tmp_path / "fine.nii.gz")
+    volume.save_scan(Volume(noise((60, 60, 60)), np.eye(4)), tmp_path / "fine.nii.gz")
     model, before = (
         trained.load_model(tiny, device="cpu"),
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
@@ -217,14 +217,16 @@ def test_of_20_files_13_are_enhanced_and_7_explained(tmp_path, enhance, to_world
     )
     for name in names:
         (file,) = [p for p in formats.scans_in(source) if jobs._stem(p) == name]
-        given, made = formats.load(file), volume.load(target / f"{name}_sr.nii.gz")
+        given, made = formats.load_scan(file), volume.load_nifti(target / f"{name}_sr.nii.gz")
         ends = (np.array((-0.5,) * 3), np.array(given.shape) / 2 - 0.5, np.array(given.shape) - 0.5)
         for place in ends:  # corners and centre of the field of view
             moved = to_world(made.affine, 2 * place + 0.5) - to_world(given.affine, place)
             assert np.abs(moved).max() < 0.01
-    first = volume.load(target / "a float_sr.nii.gz").data
+    first = volume.load_nifti(target / "a float_sr.nii.gz").data
     for name in ("b", "c", "d.e", "g", "h", "i", "j", "n"):  # the same intensities, of other types
-        np.testing.assert_allclose(volume.load(target / f"{name}_sr.nii.gz").data, first, atol=0.01)
+        np.testing.assert_allclose(
+            volume.load_nifti(target / f"{name}_sr.nii.gz").data, first, atol=0.01
+        )
 
 
 def test_a_killed_run_goes_on_and_gives_the_same_bytes(tmp_path, tiny, enhance):
@@ -286,7 +288,7 @@ def test_the_result_is_the_same_for_any_tiles_and_workers(tmp_path, enhance, noi
     source = tmp_path / "in"
     source.mkdir()
     for name, shape in (("a", (30, 28, 26)), ("b", (26, 30, 28))):
-        volume.save(Volume(noise(shape) * 1000, OBLIQUE), source / f"{name}.nii.gz")
+        volume.save_scan(Volume(noise(shape) * 1000, OBLIQUE), source / f"{name}.nii.gz")
     results = {}
     for name, words in {
         "whole": (),
@@ -297,7 +299,9 @@ def test_the_result_is_the_same_for_any_tiles_and_workers(tmp_path, enhance, noi
         assert result.exit_code == 0 and ("tiles: 100%" in result.stderr) == (name == "tiles"), (
             result.stderr
         )
-        results[name] = [volume.load(tmp_path / name / f"{scan}_sr.nii.gz").data for scan in "ab"]
+        results[name] = [
+            volume.load_nifti(tmp_path / name / f"{scan}_sr.nii.gz").data for scan in "ab"
+        ]
     for scans in (results["tiles"], results["two"]):
         for whole, other in zip(results["whole"], scans, strict=True):
             assert np.abs(whole - other).max() <= 1e-6 * np.ptp(whole)  # float32's rounding
@@ -683,7 +687,7 @@ def test_a_png_is_done_before(tmp_path, tmp_path_factory):
     save_weights(
         experiment.network.build().state_dict(), weights, {"experiment": experiment.to_json()}
     )
-    volume.save(Volume(texture((40, 36, 1)), np.eye(4)), tmp_path / "a.png")
+    volume.save_scan(Volume(texture((40, 36, 1)), np.eye(4)), tmp_path / "a.png")
     words = [
         "enhance",
         *map(str, (tmp_path / "a.png", tmp_path / "sr.png")),
@@ -699,7 +703,7 @@ def test_a_png_is_done_before(tmp_path, tmp_path_factory):
     with Image.open(tmp_path / "sr.png") as picture:
         picture.verify()
     assert (
-        formats.load(tmp_path / "sr.png").shape == (40, 36, 1)
+        formats.load_scan(tmp_path / "sr.png").shape == (40, 36, 1)
         and (tmp_path / "pages/sr.html").is_file()
     )
     assert CliRunner().invoke(main, [*words, "--align", "corners"]).exit_code == 1
@@ -962,7 +966,7 @@ def test_warnings_are_shown_everywhere(tmp_path, enhance, monkeypatch, workers, 
     for name in ("one", "two"):
         data = texture().astype(np.float32)
         data[3, 4, 5] = 1e6
-        volume.save(Volume(data, np.eye(4)), tmp_path / "in" / f"{name}.nii.gz")
+        volume.save_scan(Volume(data, np.eye(4)), tmp_path / "in" / f"{name}.nii.gz")
     with warnings.catch_warnings():
         warnings.simplefilter("error", ScanWarning)
         result = enhance(

@@ -121,8 +121,8 @@ def test_random_files_end_as_an_output_or_as_one_line(part, tiny, tmp_path, to_w
     for row in rows:
         if row["status"] == "enhanced":
             given, made = (
-                formats.load(row["file"]),
-                volume.load(target / f"{jobs._stem(Path(row['file']))}_sr.nii.gz"),
+                formats.load_scan(row["file"]),
+                volume.load_nifti(target / f"{jobs._stem(Path(row['file']))}_sr.nii.gz"),
             )
             assert made.shape == tuple(2 * n for n in given.shape)
             for corner in ((-0.5,) * 3, np.array(given.shape) - 0.5):

@@ -21,7 +21,7 @@ from PIL import Image
 from srlib.core.paths import InputError
 from srlib.enhance import viewer
 from srlib.evaluation.views import pixels, section
-from srlib.scans.volume import Volume, coarse_grid, resample, save
+from srlib.scans.volume import Volume, coarse_grid, resample, save_scan
 
 ROOT = Path(__file__).parents[2]
 LOCAL = urllib.request.build_opener(
@@ -111,7 +111,7 @@ def test_the_place_is_that_of_the_world(scans, to_world):
 
 def test_files_single_slices_and_other_units_are_taken(scans, tmp_path, noise):
     before, after = scans
-    save(before, tmp_path / "b.nii.gz")
+    save_scan(before, tmp_path / "b.nii.gz")
     by_path, by_scan = (
         pictures(controls(viewer.compare(b, after))) for b in (tmp_path / "b.nii.gz", before)
     )
@@ -289,7 +289,7 @@ def lab(tmp_path):
 def test_the_viewer_in_jupyterlab(browser, lab, scans, tmp_path):
     """A notebook that calls ``compare`` is run in a browser; a slider and a button change what is on the screen."""
     for scan, name in zip(scans, ("b.nii.gz", "a.nii.gz"), strict=True):
-        save(scan, tmp_path / name)
+        save_scan(scan, tmp_path / name)
     code = "from srlib import viewer\n\nviewer.compare('b.nii.gz', 'a.nii.gz')"
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
     book.metadata = {

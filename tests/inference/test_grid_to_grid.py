@@ -13,7 +13,7 @@ from srlib.data.manifest import Subject, load_mask
 from srlib.evaluation import measure
 from srlib.models.srgan3d import SRGAN3D
 from srlib.scans import intensity, volume
-from srlib.scans.volume import Volume, fine_grid, reorient, save
+from srlib.scans.volume import Volume, fine_grid, reorient, save_scan
 from srlib.systems import training
 from srlib.systems.trained import Model, super_resolve
 
@@ -70,7 +70,7 @@ def test_another_factor_or_a_reference_is_refused(blob):
 def ramp(tmp_path) -> Subject:
     """A scan of odd sizes whose intensity tells the place."""
     grid = np.meshgrid(*(np.arange(n, dtype=float) for n in (31, 26, 29)), indexing="ij")
-    file = save(
+    file = save_scan(
         Volume(grid[0] + 40 * grid[1] + 1600 * grid[2], np.eye(4)), tmp_path / "ramp.nii.gz"
     )
     return Subject("ramp", "train", {"t1": file})
@@ -102,7 +102,7 @@ def test_patches_that_the_factor_does_not_divide_are_refused(ramp):
 
 def test_the_published_patches(tmp_path):
     experiment = systems.get("srgan3d").changed(frame=(224, 224, 152))
-    file = save(
+    file = save_scan(
         Volume(np.random.default_rng(0).uniform(0, 900, (60, 70, 50)), np.eye(4)),
         tmp_path / "s.nii",
     )
@@ -118,7 +118,9 @@ def test_the_published_patches(tmp_path):
 def test_a_frame_pads_and_cuts_about_the_middle(tmp_path, oblique, blob, centre_of_mass):
     scan = blob((25, 24, 30), oblique)
     subject = Subject(
-        "s", "train", {"t1": save(scan, tmp_path / "s.nii"), "mask": save(scan, tmp_path / "m.nii")}
+        "s",
+        "train",
+        {"t1": save_scan(scan, tmp_path / "s.nii"), "mask": save_scan(scan, tmp_path / "m.nii")},
     )
     pair = SMOKE.changed(frame=(32, 20, 28)).pairs.make(subject)
     assert pair.hr.shape == (32, 20, 28)
@@ -138,11 +140,11 @@ def trained(cohort, tmp_path):
 
 def test_snapshots_lie_in_their_place(cohort, trained):
     folder = trained.parent / "snapshots"
-    hr, given = (volume.load(folder / f"{name}.nii.gz") for name in ("hr", "input"))
-    (scan,) = (volume.load(s.file("t1")) for s in data.read_manifest(cohort, "val"))
+    hr, given = (volume.load_nifti(folder / f"{name}.nii.gz") for name in ("hr", "input"))
+    (scan,) = (volume.load_nifti(s.file("t1")) for s in data.read_manifest(cohort, "val"))
     shown = sorted(folder.glob("*_sr.nii.gz"))
     assert len(shown) == SMOKE.training.max_steps
-    sr = volume.load(shown[0])
+    sr = volume.load_nifti(shown[0])
     assert sr.shape == hr.shape == (16, 16, 16) and given.shape == (8, 8, 8)
     np.testing.assert_allclose(sr.affine, hr.affine, atol=1e-5)
     start = np.rint(np.linalg.solve(scan.affine, hr.affine)[:3, 3]).astype(int)
@@ -160,8 +162,8 @@ def test_evaluation_writes_volumes_and_statistics(cohort, trained, tmp_path):
         word in done.output for word in ("psnr", "ssim3d", "mean", "var", "median", "min", "max")
     )
     for subject in data.read_manifest(cohort, "test"):
-        scan = volume.load(subject.file("t1"))
-        sr, lr = (volume.load(out / f"{subject.name}_{kind}.nii.gz") for kind in ("sr", "lr"))
+        scan = volume.load_nifti(subject.file("t1"))
+        sr, lr = (volume.load_nifti(out / f"{subject.name}_{kind}.nii.gz") for kind in ("sr", "lr"))
         np.testing.assert_allclose(sr.affine, scan.affine, atol=1e-4)
         np.testing.assert_allclose(fine_grid(lr, (2, 2, 2))[1], scan.affine, atol=1e-4)
         table = pd.read_csv(out / "metrics.csv").set_index(["subject", "region"])
@@ -181,14 +183,14 @@ def test_the_masked_convention_and_the_population_variance(tmp_path, blob):
     for name, offset in (("a", 0.0), ("b", 1.5)):
         scan = blob((24, 24, 24), sigma=3, offset=(offset, 0, 0))
         scan = scan.with_data(scan.data * 100)
-        mask = save(scan.with_data(scan.data > 20), tmp_path / f"{name}_m.nii", dtype=np.uint8)
+        mask = save_scan(scan.with_data(scan.data > 20), tmp_path / f"{name}_m.nii", dtype=np.uint8)
         rows.append(
-            Subject(name, "test", {"t1": save(scan, tmp_path / f"{name}.nii"), "mask": mask})
+            Subject(name, "test", {"t1": save_scan(scan, tmp_path / f"{name}.nii"), "mask": mask})
         )
     model = make("gaussian_x2")
     table = measure.evaluate(model, rows, tmp_path / "out")
     pair = model.experiment.pairs.make(rows[0])
-    sr, inside = model.predict_pair(pair).data, volume.load(rows[0].file("mask")).data
+    sr, inside = model.predict_pair(pair).data, volume.load_nifti(rows[0].file("mask")).data
     joint = max(pair.hr.data.max(), sr.max()) - min(pair.hr.data.min(), sr.min())
     expected = metrics.psnr(pair.hr.data * inside, sr * inside, float(joint))
     psnr = table[table["region"] == "masked"]["psnr"]
@@ -204,7 +206,7 @@ def test_the_masked_convention_and_the_population_variance(tmp_path, blob):
 
 
 def test_an_evaluation_writes_in_its_folder_and_over_no_scan(tmp_path, blob):
-    scan = save(blob((16, 16, 16), sigma=3), tmp_path / "a_hr.nii.gz")
+    scan = save_scan(blob((16, 16, 16), sigma=3), tmp_path / "a_hr.nii.gz")
     before, model = scan.read_bytes(), make("gaussian_x2")
     with pytest.raises(InputError, match="different files"):
         measure.evaluate(model, [Subject("a", "test", {"t1": scan})], tmp_path)
@@ -218,9 +220,9 @@ def test_a_mask_of_an_evaluation_goes_by_its_affine(tmp_path, blob):
     for number, stored in enumerate((mask, reorient(mask, "LPS"), reorient(mask, "SAR"))):
         files = {
             "t1": tmp_path / "a.nii",
-            "mask": save(stored, tmp_path / f"{number}.nii", dtype=np.uint8),
+            "mask": save_scan(stored, tmp_path / f"{number}.nii", dtype=np.uint8),
         }
-        save(scan, files["t1"])
+        save_scan(scan, files["t1"])
         tables.append(measure.evaluate(model, [Subject("a", "test", files)], tmp_path / "out"))
     assert tables[0].equals(tables[1]) and tables[0].equals(tables[2])
 

@@ -104,8 +104,10 @@ def pairs(tmp_path, blob, oblique, rotate):
     rows = ["subject,split,t1,t2"]
     for index, split in enumerate(("train", "val", "test")):
         scan = blob((25, 24, 23), oblique, offset=(index, 0, 0))
-        volume.save(scan, tmp_path / f"{index}_t1.nii.gz")
-        volume.save(turned(scan.with_data(1 - scan.data), rotate), tmp_path / f"{index}_t2.nii.gz")
+        volume.save_scan(scan, tmp_path / f"{index}_t1.nii.gz")
+        volume.save_scan(
+            turned(scan.with_data(1 - scan.data), rotate), tmp_path / f"{index}_t2.nii.gz"
+        )
         rows.append(f"s{index},{split},{index}_t1.nii.gz,{index}_t2.nii.gz")
     (tmp_path / "two.csv").write_text("\n".join(rows) + "\n")
     return tmp_path / "two.csv"
@@ -132,7 +134,7 @@ def test_training_and_enhancing_from_the_command_line(pairs, tmp_path, monkeypat
     words = ["enhance", tmp_path / "2_t1.nii.gz", tmp_path / "sr.nii.gz", "--weights", weights]
     run = CliRunner().invoke(main, [*map(str, words), "--reference", str(tmp_path / "2_t2.nii.gz")])
     assert run.exit_code == 0, run.output
-    assert volume.load(tmp_path / "sr.nii.gz").shape == (50, 48, 46)
+    assert volume.load_nifti(tmp_path / "sr.nii.gz").shape == (50, 48, 46)
     run = CliRunner().invoke(main, [*map(str, words), "--force"])
     assert run.exit_code == 1 and "this model takes a reference (t2), got none" in run.stderr
 

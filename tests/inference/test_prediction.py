@@ -18,7 +18,7 @@ from srlib.core.paths import InputError, ScanWarning, shipped_file
 from srlib.inference.tiles import run_patches, run_tiled
 from srlib.models.mdcsrn import MDCSRN
 from srlib.models.weights import save_weights
-from srlib.scans.volume import Volume, save
+from srlib.scans.volume import Volume, save_scan
 from srlib.systems.trained import Model, find_weights, load_model, super_resolve
 
 
@@ -353,7 +353,7 @@ def test_each_scan_is_warned_of_once_at_the_user_s_line(tmp_path, blob):
     model = make_model(blocks=1, units=1)
     spike = blob((70, 70, 66), sigma=15.0)
     spike.data[3, 4, 5] = 5000
-    save(spike, tmp_path / "spike.nii")
+    save_scan(spike, tmp_path / "spike.nii")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
         for scan in (spike, Volume(spike.data.copy(), spike.affine), tmp_path / "spike.nii"):

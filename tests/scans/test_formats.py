@@ -30,15 +30,15 @@ from srlib.enhance import jobs
 from srlib.scans import volume
 from srlib.scans.formats import (
     deeplesion_rows,
-    load,
     load_dicom,
     load_duke,
     load_png,
+    load_scan,
     read_grid,
     scans_in,
 )
 from srlib.scans.headers import read_header
-from srlib.scans.volume import save
+from srlib.scans.volume import save_scan
 
 
 def derived(source: Path, affine: np.ndarray, shape: tuple) -> nib.Nifti1Header:
@@ -108,11 +108,11 @@ def test_archives_of_one_array(tmp_path: Path) -> None:
     data = np.arange(60.0).reshape(3, 4, 5)
     for array in (data, data[..., 0]):
         np.savez(tmp_path / "a.npz", array)
-        np.testing.assert_array_equal(load(tmp_path / "a.npz").data, array.reshape(3, 4, -1))
+        np.testing.assert_array_equal(load_scan(tmp_path / "a.npz").data, array.reshape(3, 4, -1))
     np.savez(tmp_path / "a.npz", hr=data, lr=data)
-    refused(lambda: load(tmp_path / "a.npz"), r"one array .it holds 2: hr, lr")
+    refused(lambda: load_scan(tmp_path / "a.npz"), r"one array .it holds 2: hr, lr")
     np.savez(tmp_path / "a.npz")
-    refused(lambda: load(tmp_path / "a.npz"), r"one array .it holds 0")
+    refused(lambda: load_scan(tmp_path / "a.npz"), r"one array .it holds 0")
 
 
 def test_ct_small_of_pydicom() -> None:
@@ -301,7 +301,7 @@ def test_a_damaged_tag_is_one_line_and_never_a_traceback(tmp_path: Path, tag: st
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error")  # those of pydicom must not be heard
-                read = load(file)
+                read = load_scan(file)
         except InputError as err:
             assert str(file) in str(err) and "\n" not in str(err)
         except ScanWarning:
@@ -313,7 +313,7 @@ def test_a_damaged_tag_is_one_line_and_never_a_traceback(tmp_path: Path, tag: st
 
 def test_the_damaged_file_of_pydicom_is_one_line() -> None:
     refused(
-        lambda: load(get_testdata_file("badVR.dcm", download=False)),
+        lambda: load_scan(get_testdata_file("badVR.dcm", download=False)),
         r"badVR\.dcm: its NumberOfFrames .*1A",
     )
 
@@ -367,11 +367,11 @@ def test_slices_side_by_side_are_no_stack(series) -> None:
 def test_dicom_is_told_by_its_content(series, tmp_path: Path, name: str) -> None:
     slice_2 = sorted(series().iterdir())[2]
     file = shutil.copy(slice_2, tmp_path / name)
-    np.testing.assert_array_equal(load(file).data, load(slice_2).data)
+    np.testing.assert_array_equal(load_scan(file).data, load_scan(slice_2).data)
     assert read_grid(file)[0] == (4, 6, 1)
     header = derived(Path(file), np.eye(4), (4, 6, 1))
     assert int(header["qform_code"]) == int(header["sform_code"]) == 1
-    read_header(Path(file)).set_type(header, "same", load(file).data)
+    read_header(Path(file)).set_type(header, "same", load_scan(file).data)
     assert header.get_data_dtype() == np.int16
 
 
@@ -385,7 +385,7 @@ def test_a_data_set_without_preamble_is_dicom(series, tmp_path: Path) -> None:
         ]  # as ACR-NEMA: no file meta information either
         file.with_suffix("").write_bytes(content if file.name.startswith("series1") else body)
         file.unlink()
-    again = load(folder)
+    again = load_scan(folder)
     np.testing.assert_array_equal(again.data, whole.data)
     np.testing.assert_array_equal(again.affine, whole.affine)
 
@@ -395,7 +395,7 @@ def test_folders_hold_series_and_single_images_of_any_name(series, tmp_path: Pat
     assert scans_in(folder) == []  # it is one series
     for name, slice_file in zip(("1.2.3.4", "1.2.3.5"), sorted(folder.iterdir()), strict=False):
         shutil.copy(slice_file, tmp_path / name)
-    save(load_dicom(folder), tmp_path / "a.nii.gz")
+    save_scan(load_dicom(folder), tmp_path / "a.nii.gz")
     for name in ("B.HDR", "B.IMG"):
         (tmp_path / name).touch()
     (tmp_path / "notes.txt").write_text("no scan")
@@ -410,9 +410,9 @@ def test_folders_hold_series_and_single_images_of_any_name(series, tmp_path: Pat
 
 def test_what_is_not_dicom_and_has_no_suffix_is_explained(tmp_path: Path, noise) -> None:
     os.rename(
-        save(volume.Volume(noise((4, 5, 6)), np.eye(4)), tmp_path / "a.nii"), tmp_path / "scan"
+        save_scan(volume.Volume(noise((4, 5, 6)), np.eye(4)), tmp_path / "a.nii"), tmp_path / "scan"
     )
-    for read in (load, read_grid):
+    for read in (load_scan, read_grid):
         refused(
             lambda read=read: read(tmp_path / "scan"),
             r"scan: unreadable scan .* name it as what it is .\.nii\.gz",
@@ -467,7 +467,7 @@ def test_a_tilted_gantry_stands_in_the_sform_alone(
         read = load_dicom(folder)
         for made in (read.affine, read.affine @ np.diag([0.5, 0.5, 0.25, 1])):
             header = derived(folder, made, read.shape)
-            back = nib.load(save(read, tmp_path / "a.nii.gz", dtype=np.float32, header=header))
+            back = nib.load(save_scan(read, tmp_path / "a.nii.gz", dtype=np.float32, header=header))
             assert int(back.header["qform_code"]) == code and int(back.header["sform_code"]) == 1
             np.testing.assert_allclose(back.affine, made, atol=1e-5)
             np.testing.assert_allclose(
@@ -485,7 +485,7 @@ def test_a_tilted_gantry_stands_in_the_sform_alone(
         back.affine @ [0.5, 0.5, 4, 1], read.affine @ [0, 0, 4, 1], atol=1e-4
     )
     for name in ("b.nii.gz", "b.mgz"):  # without a header
-        back = nib.load(volume.save(read, tmp_path / name))
+        back = nib.load(volume.save_scan(read, tmp_path / name))
         np.testing.assert_allclose(back.affine, read.affine, atol=1e-4)
     assert int(nib.load(tmp_path / "b.nii.gz").header["qform_code"]) == 0
 
@@ -561,7 +561,7 @@ def test_names_that_are_not_utf8_are_enhanced_reported_and_listed(
     ]
     for scan in scans:
         os.rename(
-            volume.save(volume.Volume(noise((8, 9, 10)), np.eye(4)), tmp_path / "a.nii"), scan
+            volume.save_scan(volume.Volume(noise((8, 9, 10)), np.eye(4)), tmp_path / "a.nii"), scan
         )
     words = ["enhance", folder, tmp_path / "out", "--weights", tiny, "--report", tmp_path / "pages"]
     for status in ("enhanced", "done before"):
@@ -631,11 +631,13 @@ ECHO = np.random.default_rng(0).integers(0, 255, (8, 6), dtype=np.uint8)
 
 
 def test_an_ultrasound_image_has_the_spacing_of_its_region(tmp_path: Path) -> None:
-    image = load(ultrasound(tmp_path / "IM1", ECHO))
+    image = load_scan(ultrasound(tmp_path / "IM1", ECHO))
     np.testing.assert_array_equal(image.data[:, :, 0], ECHO.T)
     np.testing.assert_allclose(image.affine, np.diag([0.2, 0.3, 1, 1]))  # as of a PNG, in mm
     spectrum, second = (2, 1, 4, 0.5, 0.5), (1, 1, 3, -0.02, 0.03)
-    several = load(ultrasound(tmp_path / "IM2", ECHO, (spectrum, (1, 1, 3, 0.02, 0.03), second)))
+    several = load_scan(
+        ultrasound(tmp_path / "IM2", ECHO, (spectrum, (1, 1, 3, 0.02, 0.03), second))
+    )
     np.testing.assert_allclose(several.affine, image.affine)
     header = derived(tmp_path / "IM1", image.affine, image.shape)
     assert (
@@ -644,17 +646,17 @@ def test_an_ultrasound_image_has_the_spacing_of_its_region(tmp_path: Path) -> No
     np.testing.assert_allclose(header.get_best_affine(), image.affine, atol=1e-6)
     for tag in ("PixelSpacing", "ImagerPixelSpacing"):  # of X-rays and captures
         capture = ultrasound(tmp_path / "IM3", ECHO, (), **{tag: [0.5, 0.25]}, Modality="OT")
-        np.testing.assert_allclose(load(capture).spacing_mm, (0.25, 0.5, 1))
+        np.testing.assert_allclose(load_scan(capture).spacing_mm, (0.25, 0.5, 1))
 
 
 def test_grey_ultrasound_in_colours_is_read(tmp_path: Path) -> None:
     colours = np.repeat(ECHO[..., None], 3, -1)
     colours[0, 0] = 255, 0, 0  # a mark outside the region
-    image = load(ultrasound(tmp_path / "IM1", colours))
+    image = load_scan(ultrasound(tmp_path / "IM1", colours))
     np.testing.assert_array_equal(image.data[2:, 2:, 0], ECHO.T[2:, 2:])
     colours[4, 4] = 255, 0, 0
     refused(
-        lambda: load(ultrasound(tmp_path / "doppler", colours)),
+        lambda: load_scan(ultrasound(tmp_path / "doppler", colours)),
         "doppler: expected one grey slice .* colours",
     )
 
@@ -681,13 +683,17 @@ def test_grey_ultrasound_in_colours_is_read(tmp_path: Path) -> None:
 def test_ultrasound_without_a_clear_size_is_refused(
     tmp_path: Path, regions, tags: dict, match: str
 ) -> None:
-    refused(lambda: load(ultrasound(tmp_path / "IM1", ECHO, regions, **tags)), f"IM1: .*{match}")
+    refused(
+        lambda: load_scan(ultrasound(tmp_path / "IM1", ECHO, regions, **tags)), f"IM1: .*{match}"
+    )
 
 
 def test_images_without_a_place_are_no_stack(tmp_path: Path) -> None:
     for name in ("IM1", "IM2"):
         ultrasound(tmp_path / name, ECHO)
-    refused(lambda: load(tmp_path), "IM1: one of 2 images, without a position; give it by itself")
+    refused(
+        lambda: load_scan(tmp_path), "IM1: one of 2 images, without a position; give it by itself"
+    )
 
 
 def test_what_pydicom_cannot_decode_is_refused(series) -> None:
@@ -827,5 +833,5 @@ def test_the_thickness_of_slices_is_known_where_a_header_says_it(series, tmp_pat
         assert read_header(source).thickness == 1.25
     bare = series(lambda header, index: header.__delattr__("SliceThickness"), "bare")
     assert read_header(bare).thickness is None
-    path = save(volume.Volume(np.zeros((2, 3, 4)), np.eye(4)), tmp_path / "scan.nii.gz")
+    path = save_scan(volume.Volume(np.zeros((2, 3, 4)), np.eye(4)), tmp_path / "scan.nii.gz")
     assert read_header(path).thickness is None

@@ -41,7 +41,7 @@ def manifests(tmp_path_factory):
         for index, split in enumerate(("train", "val", "test")):
             stack = np.random.default_rng(index).random((50, 44, 3)).cumsum(1).cumsum(0) / 2200
             scan = Volume(stack if kind == "us" else stack * 1500 - 1100, np.diag([0.5, 0.7, 3, 1]))
-            volume.save(scan, folder / f"{kind}{index}.nii.gz")
+            volume.save_scan(scan, folder / f"{kind}{index}.nii.gz")
             rows.append(f"{kind}{index},{split},{kind}{index}.nii.gz")
         found[kind] = folder / f"{kind}.csv"
         found[kind].write_text("\n".join(rows) + "\n")
@@ -68,7 +68,7 @@ def test_ultrasound_patches_lie_on_one_another(manifests):
 
 def test_the_truth_of_ct_is_the_reconstruction_from_all_views(manifests):
     subject = parts(manifests["ct"])[0][0]
-    scan = volume.load(subject.file("image"))
+    scan = volume.load_nifti(subject.file("image"))
     pair = smoke("srresnet_ct").pairs.make(subject)
     clipped = scan.with_data(np.clip(scan.data, -1024, 200))
     full = degradation_of("sparse_view_x16").pair(clipped)[1]
@@ -95,7 +95,7 @@ def test_tiled_stacks_are_the_whole_stack(make):
 
 
 def test_enhanced_columns_lie_where_the_beams_were(manifests):
-    hr = volume.load(parts(manifests["us"])[0][0].file("image"))
+    hr = volume.load_nifti(parts(manifests["us"])[0][0].file("image"))
     lr = degradation_of("scanline_x4")(hr)
     network = SRResNet2DRes(4, 1, 4).eval().requires_grad_(False)
     model = Model(network, smoke("srresnet_us_res"))
@@ -238,7 +238,7 @@ def test_the_built_in_images(tmp_path, monkeypatch):
         assert manifest.read_text() == Path(tracked).read_text()
         subjects = data.read_manifest(manifest)
         assert {s.split for s in subjects} == {"train", "val", "test"}
-        stack = formats.load(subjects[0].file("image"))
+        stack = formats.load_scan(subjects[0].file("image"))
         assert stack.shape == (256, 256, 4) and low <= stack.data.min() < stack.data.max() <= high
         cohorts.build_images(kind, manifest=manifest)
         assert all((tmp_path / f"example_{kind}" / n).read_bytes() == b for n, b in before.items())
@@ -253,7 +253,7 @@ def test_cells_of_a_manifest_may_be_png_dicom_or_a_series(tmp_path):
     text = f"subject,split,image,t1\na,test,a.png,\nb,test,{ct},\nc,test,series,\nd,test,,series\ne,test,,IM1\n"
     (tmp_path / "m.csv").write_text(text)
     files = [next(iter(s.files.values())) for s in data.read_manifest(tmp_path / "m.csv")]
-    png, dicom, series, *as_t1 = map(formats.load, files)
+    png, dicom, series, *as_t1 = map(formats.load_scan, files)
     assert png.shape == formats.read_grid(tmp_path / "a.png")[0] == (5, 4, 1)
     assert dicom.shape == (128, 128, 1)
     for other in (series, *as_t1):
@@ -276,23 +276,23 @@ def test_a_ct_slice_in_dicom_is_degraded_enhanced_and_written(manifests, tmp_pat
 
     source, lr = get_testdata_file("CT_small.dcm"), tmp_path / "lr.nii.gz"
     srlib("degrade", source, lr, "--degradation", "sparse_view", "--window", -1024, 200)
-    hr, sparse = formats.load(source), formats.load(lr)
+    hr, sparse = formats.load_scan(source), formats.load_scan(lr)
     assert 15 < metrics.psnr(np.clip(hr.data, -1024, 200), sparse.data, 1224) < 40
     for name in ("sr.nii.gz", "sr.png"):
         srlib("enhance", lr, tmp_path / name, "--weights", weights)
-    sr, png = formats.load(tmp_path / "sr.nii.gz"), formats.load(tmp_path / "sr.png")
+    sr, png = formats.load_scan(tmp_path / "sr.nii.gz"), formats.load_scan(tmp_path / "sr.png")
     assert sr.shape == png.shape == hr.shape
     np.testing.assert_allclose(sr.affine, hr.affine, atol=1e-5)
     scaled = (sr.data - sr.data.min()) / np.ptp(sr.data)
     np.testing.assert_allclose(png.data / 65535, scaled, atol=1e-5)
     srlib("degrade", source, tmp_path / "us.nii.gz", "--degradation", "scanline", "--every", 4)
-    assert formats.load(tmp_path / "us.nii.gz").shape == (32, 128, 1)
+    assert formats.load_scan(tmp_path / "us.nii.gz").shape == (32, 128, 1)
     refused = CliRunner().invoke(
         main, ["degrade", source, str(lr), "--degradation", "scanline", "--factor", "2", "2", "2"]
     )
     assert refused.exit_code == 1 and "--factor does not belong" in refused.stderr
     with pytest.raises(InputError, match="one slice"):
-        volume.save(Volume(np.zeros((3, 3, 2)), np.eye(4)), tmp_path / "x.png")
+        volume.save_scan(Volume(np.zeros((3, 3, 2)), np.eye(4)), tmp_path / "x.png")
 
 
 class Seen(torch.nn.Module):
@@ -311,7 +311,7 @@ class Seen(torch.nn.Module):
 
 def test_ct_is_clipped_alike_in_training_and_prediction(manifests):
     model = Model(Seen(), smoke("srresnet_ct"))
-    scan = volume.load(parts(manifests["ct"])[0][0].file("image"))
+    scan = volume.load_nifti(parts(manifests["ct"])[0][0].file("image"))
     scan = scan.with_data(scan.data * 3 + 2500)  # bone and metal
     assert scan.data.max() > 1000
     with pytest.warns(ScanWarning, match=r"% of the voxels lay outside -1024 to 200 HU"):

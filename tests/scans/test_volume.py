@@ -17,10 +17,10 @@ from srlib.scans.volume import (
     coarse_grid,
     crop_or_pad,
     fine_grid,
-    load,
+    load_nifti,
     reorient,
     resample,
-    save,
+    save_scan,
 )
 
 SUFFIXES = (".nii", ".nii.gz", ".mgz")
@@ -29,7 +29,7 @@ SUFFIXES = (".nii", ".nii.gz", ".mgz")
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_save_then_load_gives_the_same_scan(tmp_path, affine, noise, suffix):
     scan = Volume(noise((7, 6, 5)) * 1000 - 300, affine)
-    back = load(save(scan, tmp_path / f"a{suffix}"))
+    back = load_nifti(save_scan(scan, tmp_path / f"a{suffix}"))
     np.testing.assert_array_equal(back.data, scan.data)
     assert back.data.dtype == np.float32
     np.testing.assert_allclose(back.affine, affine, atol=1e-5)
@@ -40,11 +40,11 @@ def test_save_then_load_gives_the_same_scan(tmp_path, affine, noise, suffix):
 def test_integers_are_rounded_and_clipped(tmp_path):
     scan = Volume(np.array([[[-5.0, 0.6, 254.7, 300.0]]]), np.eye(4))
     np.testing.assert_array_equal(
-        load(save(scan, tmp_path / "a.nii", dtype=np.uint8)).data[0, 0], [0, 1, 255, 255]
+        load_nifti(save_scan(scan, tmp_path / "a.nii", dtype=np.uint8)).data[0, 0], [0, 1, 255, 255]
     )
     scan = Volume(np.array([[[-4e4, -1.6, 4095.4, 4e4]]]), np.eye(4))
-    path = save(scan, tmp_path / "b.nii.gz", dtype=np.int16)
-    np.testing.assert_array_equal(load(path).data[0, 0], [-32768, -2, 4095, 32767])
+    path = save_scan(scan, tmp_path / "b.nii.gz", dtype=np.int16)
+    np.testing.assert_array_equal(load_nifti(path).data[0, 0], [-32768, -2, 4095, 32767])
     assert nib.load(path).get_data_dtype() == np.int16
 
 
@@ -54,21 +54,21 @@ def test_slope_and_intercept_are_applied(tmp_path, oblique, suffix):
     raw = bytearray(nib.Nifti1Image(stored, oblique).to_bytes())
     raw[112:120] = np.array([2.5, -10], dtype="<f4").tobytes()
     (tmp_path / f"a{suffix}").write_bytes(gzip.compress(raw) if suffix.endswith("gz") else raw)
-    back = load(tmp_path / f"a{suffix}")
+    back = load_nifti(tmp_path / f"a{suffix}")
     np.testing.assert_array_equal(back.data, stored * 2.5 - 10)
     np.testing.assert_allclose(back.affine, oblique, atol=1e-5)
 
 
 def test_a_trailing_single_axis_is_dropped(tmp_path, noise):
     nib.save(nib.Nifti1Image(noise((4, 5, 6, 1)), np.eye(4)), tmp_path / "a.nii")
-    assert load(tmp_path / "a.nii").shape == read_grid(tmp_path / "a.nii")[0] == (4, 5, 6)
+    assert load_nifti(tmp_path / "a.nii").shape == read_grid(tmp_path / "a.nii")[0] == (4, 5, 6)
 
 
 @pytest.mark.parametrize("shape", [(6, 5), (6, 5, 1), (6, 5, 1, 1)])
 def test_an_image_of_two_axes_has_one_slice(tmp_path, noise, shape):
     image = noise(shape)
     nib.save(nib.Nifti1Image(image, np.diag([0.5, 0.7, 1, 1])), tmp_path / "a.nii.gz")
-    scan = load(tmp_path / "a.nii.gz")
+    scan = load_nifti(tmp_path / "a.nii.gz")
     assert scan.shape == read_grid(tmp_path / "a.nii.gz")[0] == (6, 5, 1)
     np.testing.assert_array_equal(scan.data[..., 0], image.reshape(6, 5))
     np.testing.assert_allclose(scan.spacing_mm[:2], (0.5, 0.7), rtol=1e-6)
@@ -84,20 +84,20 @@ def test_a_bit_that_changed_in_a_compressed_file_is_seen(tmp_path, name):
     nib.save(kind(scan, np.eye(4)), path.with_name(name.lower()))
     path.with_name(name.lower()).rename(path)
     whole, refused = path.read_bytes(), 0
-    np.testing.assert_array_equal(load(path).data, scan)
+    np.testing.assert_array_equal(load_nifti(path).data, scan)
     for _ in range(40):
         damaged = bytearray(whole)
         damaged[rng.integers(len(whole) // 4, len(whole))] ^= 1 << rng.integers(8)
         path.write_bytes(damaged)
         try:
-            np.testing.assert_array_equal(load(path).data, scan)  # as in a file's padding
+            np.testing.assert_array_equal(load_nifti(path).data, scan)  # as in a file's padding
         except InputError as err:
             refused += str(path) in str(err) and "\n" not in str(err)
     assert refused > 35
     for missing in (1, 5, 100):
         path.write_bytes(whole[:-missing])
         with pytest.raises(InputError, match=name):
-            load(path)
+            load_nifti(path)
 
 
 def test_what_stands_around_a_whole_compressed_scan_is_let_pass(tmp_path, noise):
@@ -111,7 +111,7 @@ def test_what_stands_around_a_whole_compressed_scan_is_let_pass(tmp_path, noise)
     }
     for name, content in files.items():
         (tmp_path / f"{name}.nii.gz").write_bytes(content)
-        np.testing.assert_array_equal(load(tmp_path / f"{name}.nii.gz").data, scan)
+        np.testing.assert_array_equal(load_nifti(tmp_path / f"{name}.nii.gz").data, scan)
 
 
 def test_nibabel_is_silent_within_our_own_reading_alone(tmp_path, caplog):
@@ -120,7 +120,7 @@ def test_nibabel_is_silent_within_our_own_reading_alone(tmp_path, caplog):
     raw[44:46] = np.int16(1).tobytes()
     (tmp_path / "a.nii").write_bytes(raw)
     nib.imageglobals.logger.propagate = True
-    load(tmp_path / "a.nii")
+    load_nifti(tmp_path / "a.nii")
     assert not caplog.records
     nib.load(tmp_path / "a.nii")
     assert caplog.records
@@ -129,10 +129,10 @@ def test_nibabel_is_silent_within_our_own_reading_alone(tmp_path, caplog):
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_the_same_scan_gives_the_same_bytes(tmp_path, noise, suffix, monkeypatch):
     scan = Volume(noise((7, 6, 5)), np.eye(4))
-    first = save(scan, tmp_path / f"a{suffix}").read_bytes()
+    first = save_scan(scan, tmp_path / f"a{suffix}").read_bytes()
     monkeypatch.setattr("time.time", lambda: 1.0)
     monkeypatch.setattr("os.getpid", lambda: 1)
-    assert save(scan, tmp_path / f"b{suffix}").read_bytes() == first
+    assert save_scan(scan, tmp_path / f"b{suffix}").read_bytes() == first
 
 
 def nifti(path, data, affine=None):
@@ -150,7 +150,7 @@ def truncated(path):
 
 
 def unknown_voxel_type(path):
-    save(Volume(np.ones((4, 4, 4)), np.eye(4)), path)
+    save_scan(Volume(np.ones((4, 4, 4)), np.eye(4)), path)
     raw = bytearray(gzip.decompress(path.read_bytes()))
     raw[23] = 99
     path.write_bytes(gzip.compress(bytes(raw)))
@@ -189,7 +189,7 @@ BAD = {
 def test_a_bad_file_is_refused_in_one_line_with_its_name(tmp_path, name):
     BAD[name](tmp_path / name)
     with pytest.raises(InputError) as error:
-        load(tmp_path / name)
+        load_nifti(tmp_path / name)
     assert str(tmp_path / name) in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -206,7 +206,7 @@ def test_a_bad_header_is_refused_without_reading_the_voxels(tmp_path, name):
 
 def test_a_failed_save_leaves_everything_as_it_was(tmp_path, noise, monkeypatch):
     scan = Volume(noise((4, 4, 4)), np.eye(4))
-    before = save(scan, tmp_path / "a.nii.gz").read_bytes()
+    before = save_scan(scan, tmp_path / "a.nii.gz").read_bytes()
 
     def fill_the_disk(image, path):
         path.write_bytes(b"half a scan")
@@ -215,7 +215,7 @@ def test_a_failed_save_leaves_everything_as_it_was(tmp_path, noise, monkeypatch)
     monkeypatch.setattr(volume.nib, "save", fill_the_disk)
     for name in ("a.nii.gz", "b.mgz"):
         with pytest.raises(InputError, match="no space"):
-            save(scan.with_data(scan.data + 1), tmp_path / name)
+            save_scan(scan.with_data(scan.data + 1), tmp_path / name)
     assert [p.name for p in tmp_path.iterdir()] == ["a.nii.gz"]
     assert (tmp_path / "a.nii.gz").read_bytes() == before
 
@@ -223,7 +223,7 @@ def test_a_failed_save_leaves_everything_as_it_was(tmp_path, noise, monkeypatch)
 @pytest.mark.parametrize("name", ["a.png", "a.nii.bz2", "a", "nowhere/a.nii"])
 def test_a_place_that_cannot_be_written_is_refused(tmp_path, name):
     with pytest.raises(InputError, match="a"):
-        save(Volume(ONES, np.eye(4)), tmp_path / name)
+        save_scan(Volume(ONES, np.eye(4)), tmp_path / name)
     assert not list(tmp_path.iterdir())
 
 

@@ -89,7 +89,7 @@ def test_published_priors_come_back_on_real_anatomy():
     means, stds = read_priors(at_hand("priors/prior_means_t1_hr.npy"))["t1_hr"]
     pairs = []
     for i in range(1, 5):
-        labels = volume.load(at_hand(f"labels/brain{i}_labels.nii.gz")).data[
+        labels = volume.load_nifti(at_hand(f"labels/brain{i}_labels.nii.gz")).data[
             30:118:2, 40:150:2, 30:125:2
         ]
         pairs.append(
@@ -266,7 +266,7 @@ def test_the_command(tmp_path):
     for i, split in enumerate(("train", "train", "test")):
         scan = draw(LABELS, CLASSES, MEANS[0], STDS[0], i)
         for name, data in (("t1", scan.data), ("t2", 255 - scan.data), ("labels", LABELS)):
-            volume.save(grid(data), tmp_path / f"{name}_{i}.nii.gz")
+            volume.save_scan(grid(data), tmp_path / f"{name}_{i}.nii.gz")
         rows.append(f"s{i},{split},t1_{i}.nii.gz,{'' if i else 't2_0.nii.gz'},labels_{i}.nii.gz")
     manifest, out = tmp_path / "mine.csv", tmp_path / "priors.csv"
     manifest.write_text("\n".join(rows) + "\n")

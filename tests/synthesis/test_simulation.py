@@ -11,7 +11,7 @@ from srlib import systems
 from srlib.core.paths import InputError, data_dir
 from srlib.degradations.resolution import GaussianDownsample
 from srlib.inference import isotropic
-from srlib.scans.volume import Volume, load
+from srlib.scans.volume import Volume, load_nifti
 from srlib.synthesis import simulation
 from srlib.synthesis.fields import separable
 from srlib.synthesis.priors import Label, estimate_priors, partners, read_classes, read_priors
@@ -179,7 +179,7 @@ def test_priors_of_synthetic_scans_are_those_they_were_drawn_with():
     """SynthSR's T1 priors where they are at hand; scans of several label maps, units back from the clip."""
     folder = data_dir() / "synthsr"
     if (folder / "labels").is_dir():
-        maps = [load(path) for path in sorted((folder / "labels").glob("*.nii.gz"))[:2]]
+        maps = [load_nifti(path) for path in sorted((folder / "labels").glob("*.nii.gz"))[:2]]
         table = read_classes(folder / "priors" / "generation_labels.npy")
         means, stds = read_priors(folder / "priors" / "prior_means_t1_hr.npy")["t1_hr"]
     else:

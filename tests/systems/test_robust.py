@@ -23,7 +23,7 @@ from srlib.models.robust import Conditioned, RobustSR, pack
 from srlib.models.weights import read_metadata
 from srlib.scans import formats
 from srlib.scans.intensity import fit_scaling
-from srlib.scans.volume import Volume, central, crop_or_pad, load, resample, save
+from srlib.scans.volume import Volume, central, crop_or_pad, load_nifti, resample, save_scan
 from srlib.synthesis.priors import Label
 from srlib.synthesis.simulation import encode
 from srlib.systems.published import PUBLISHED
@@ -190,7 +190,7 @@ def test_shipped_weights_on_a_single_real_scan():
     file = Path("/usr/share/mricron/templates/ch2.nii.gz")
     if not file.is_file():
         pytest.skip("Debian's mricron-data is not installed, so its scan ch2.nii.gz is not at hand")
-    scan = central(load(file), 80)
+    scan = central(load_nifti(file), 80)
     scan = scan.with_data(fit_scaling(scan.data).apply(scan.data))
     for task in BENCHMARK:
         spline, ours = gains(scan, task)
@@ -205,12 +205,12 @@ def enhance(*words):
 
 def test_enhance_needs_no_more_than_in_and_out(tmp_path, template):
     lr = GaussianDownsample((1, 1, 3), 1.26)(central(template, 48))
-    save(lr, tmp_path / "thick.nii.gz")
+    save_scan(lr, tmp_path / "thick.nii.gz")
     result = enhance(
         tmp_path / "thick.nii.gz", tmp_path / "sr.nii.gz", "--report", tmp_path / "pages"
     )
     assert result.exit_code == 0 and "model robust, x1 1 3" in result.stderr
-    sr = load(tmp_path / "sr.nii.gz")
+    sr = load_nifti(tmp_path / "sr.nii.gz")
     assert sr.shape == (48, 48, 48) and sr.spacing_mm == pytest.approx((1, 1, 1))
     np.testing.assert_allclose(sr.data, super_resolve(tmp_path / "thick.nii.gz").data, atol=1e-6)
     page = (tmp_path / "pages" / "sr.html").read_text()
@@ -220,10 +220,10 @@ def test_enhance_needs_no_more_than_in_and_out(tmp_path, template):
 def test_a_scan_that_a_scanner_interpolated_gets_a_warning(tmp_path, template):
     hr = central(template, 64)
     pair = systems.get("robust").pairs.degrade(hr, "kspace_x2_3d")
-    save(pair.lr, tmp_path / "filled.nii.gz")
+    save_scan(pair.lr, tmp_path / "filled.nii.gz")
     result = enhance(tmp_path / "filled.nii.gz", tmp_path / "sr.nii.gz", "--zero-filled", 2, 2, 2)
     assert result.exit_code == 0 and "x1 1 1" in result.stderr
-    sr = formats.load(tmp_path / "sr.nii.gz")
+    sr = formats.load_scan(tmp_path / "sr.nii.gz")
     assert sr.shape == hr.shape
     np.testing.assert_allclose(sr.data, load_model().predict_pair(pair).data, atol=1e-5)
     wrong = enhance(tmp_path / "filled.nii.gz", tmp_path / "b.nii.gz", "--zero-filled", 0.5, 2, 2)
@@ -235,7 +235,7 @@ def test_a_scan_that_a_scanner_interpolated_gets_a_warning(tmp_path, template):
 
 
 def test_factors_beyond_the_training_are_warned_of(tmp_path, noise):
-    save(Volume(noise((40, 40, 9)), np.diag([1, 1, 8.0, 1])), tmp_path / "far.nii.gz")
+    save_scan(Volume(noise((40, 40, 9)), np.diag([1, 1, 8.0, 1])), tmp_path / "far.nii.gz")
     result = enhance(tmp_path / "far.nii.gz", tmp_path / "sr.nii.gz")
     assert result.exit_code == 0 and "factor of 8" in result.stderr
 

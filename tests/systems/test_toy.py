@@ -74,7 +74,7 @@ def test_a_system_of_its_own_goes_all_the_way(toy, cohort, tmp_path):
     (subject, *_) = data.read_manifest(cohort, "test")
     scan = subject.file("t1")
     run("enhance", scan, tmp_path / "sr.nii.gz", "--weights", weights)
-    before, after = formats.load(scan), formats.load(tmp_path / "sr.nii.gz")
+    before, after = formats.load_scan(scan), formats.load_scan(tmp_path / "sr.nii.gz")
     assert after.shape == tuple(2 * n for n in before.shape)
     assert after.data.mean() == pytest.approx(1.25 * before.data.mean(), rel=0.05)
     out = tmp_path / "evaluated"

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from srlib import data, systems
 from srlib.core.paths import InputError
 from srlib.systems import training
-from srlib.training.examples import PairDataset
+from srlib.training.examples import PatchDataset
 from srlib.training.store import PatchStore, write_store
 from srlib.training.streams import patch_stream
 
@@ -25,7 +25,7 @@ SMOKE = systems.get("recnn_x2x3", "smoke").changed(
 
 
 @pytest.fixture
-def dataset(cohort) -> PairDataset:
+def dataset(cohort) -> PatchDataset:
     return SMOKE.examples.open(data.read_manifest(cohort, "train"), SMOKE.pairs)
 
 
@@ -97,14 +97,14 @@ def test_random_patches_are_not_stored(cohort, tmp_path):
 
 def test_an_interrupted_write_leaves_nothing(dataset, tmp_path, monkeypatch):
     reads = itertools.count()
-    read = PairDataset.read
+    read = PatchDataset.read
 
     def stop(self, index, place):
         if next(reads) == 50:
             raise KeyboardInterrupt
         return read(self, index, place)
 
-    monkeypatch.setattr(PairDataset, "read", stop)
+    monkeypatch.setattr(PatchDataset, "read", stop)
     with pytest.raises(KeyboardInterrupt):
         write_store(dataset, tmp_path / "patches.h5", progress=False)
     assert not list(tmp_path.iterdir())

@@ -22,7 +22,7 @@ from srlib.cli.commands import main
 from srlib.core.paths import InputError
 from srlib.evaluation import figures, runs
 from srlib.models import weights
-from srlib.scans.volume import Volume, load, reorient, save
+from srlib.scans.volume import Volume, load_nifti, reorient, save_scan
 from srlib.systems import trained, training
 from srlib.training import losses, store
 from srlib.training.synthetic import Tables
@@ -44,8 +44,10 @@ def folder(tmp_path_factory):
         radius = sum((g / 0.9) ** 2 for g in grid) ** 0.5 + 0.1 * np.sin(4 * grid[0] + index)
         labels = np.select([radius < 0.4, radius < 0.7, radius < 1], [10, 2, 4], 0)
         scan = np.select([labels == 10, labels == 2, labels == 4], [500.0, 900, 300], 0)
-        save(Volume(labels, flipped), folder / f"labels{index}.nii.gz", dtype=np.uint8)
-        save(Volume(scan + rng.normal(0, 20, scan.shape), flipped), folder / f"t1{index}.nii.gz")
+        save_scan(Volume(labels, flipped), folder / f"labels{index}.nii.gz", dtype=np.uint8)
+        save_scan(
+            Volume(scan + rng.normal(0, 20, scan.shape), flipped), folder / f"t1{index}.nii.gz"
+        )
         rows.append(f"s{index},{split},t1{index}.nii.gz,labels{index}.nii.gz")
     rows.append("unlabelled,train,t10.nii.gz,")
     (folder / "m.csv").write_text("\n".join(rows) + "\n")
@@ -426,17 +428,17 @@ def test_a_label_map_that_a_worker_cannot_use_ends_training_in_one_line(
 
 def test_a_real_scan_on_another_grid_is_refused(folder, tmp_path):
     subject = data.read_manifest(folder / "m.csv", "train")[0]
-    shifted = load(subject.file("t1"))
+    shifted = load_nifti(subject.file("t1"))
     moved = shifted.affine + np.outer([0, 0, 3, 0], [0, 0, 0, 1])
-    save(Volume(shifted.data, moved), tmp_path / "t1.nii.gz")
+    save_scan(Volume(shifted.data, moved), tmp_path / "t1.nii.gz")
     other = data.Subject("s0", "train", {**subject.files, "t1": tmp_path / "t1.nii.gz"})
     tables = {"classes": folder / "classes.csv", "priors": folder / "priors.csv"}
     with pytest.raises(InputError, match=r"subject s0.*its t1 covers \d+(\.\d)? % of"):
         training.train(REAL, [other], [], tmp_path / "run", progress=False, device="cpu", **tables)
     turned = reorient(
-        load(subject.file("t1")), "SAL"
+        load_nifti(subject.file("t1")), "SAL"
     )  # other axes of the same grid are the same scan
-    save(turned, tmp_path / "turned.nii.gz")
+    save_scan(turned, tmp_path / "turned.nii.gz")
     other = data.Subject("s0", "train", {**subject.files, "t1": tmp_path / "turned.nii.gz"})
     tables = read_tables(folder)
     first, second = (

@@ -27,7 +27,7 @@ from srlib.core.paths import InputError, atomic
 from srlib.degradations.tasks import TASKS
 from srlib.evaluation import results
 from srlib.models.weights import read_metadata, weights_hash
-from srlib.scans.volume import Volume, save
+from srlib.scans.volume import Volume, save_scan
 from srlib.systems import base, trained, training
 from srlib.training import fit as loop
 from srlib.training import validation
@@ -181,7 +181,7 @@ QUICK = systems.get("recnn_x2", "smoke")
 
 def put(path, seed=0, size=40):
     data = np.random.default_rng(seed).random((size,) * 3, np.float32)
-    save(Volume(1000 * data, np.eye(4)), path)
+    save_scan(Volume(1000 * data, np.eye(4)), path)
 
 
 @pytest.fixture
