@@ -1,7 +1,7 @@
 from . import systems
 from .data.manifest import read_manifest
 from .degradations.tasks import degrade
-from .evaluation.measure import measure
+from .evaluation.quality import measure
 from .scans.formats import load_scan
 from .scans.patches import extract, stitch
 from .scans.volume import save_scan

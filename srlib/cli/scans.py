@@ -126,7 +126,7 @@ def evaluate(hr, sr, mask, data_range, weights, cohort, split, task, out):
 def _evaluate_model(weights, cohort, split, task, out):
     """Run a model on a manifest's degraded scans, write the results and print statistics."""
     from srlib import data
-    from srlib.evaluation import measure as whole
+    from srlib.evaluation import quality as whole
     from srlib.systems import trained
 
     apart([Path(out, "metrics.csv")], [cohort])

@@ -5,7 +5,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "measure": ["evaluate", "measure", "statistics"],
+        "quality": ["evaluate", "measure", "statistics"],
         "results": ["measured", "read_metrics", "record_metrics", "summary"],
         "runs": ["train_all"],
     },

@@ -10,7 +10,7 @@ from srlib import data, metrics, systems
 from srlib.cli.commands import main
 from srlib.core.paths import InputError
 from srlib.data.manifest import Subject, load_mask
-from srlib.evaluation import measure
+from srlib.evaluation import quality
 from srlib.models.srgan3d import SRGAN3D
 from srlib.scans import intensity, volume
 from srlib.scans.volume import Volume, fine_grid, reorient, save_scan
@@ -188,28 +188,28 @@ def test_the_masked_convention_and_the_population_variance(tmp_path, blob):
             Subject(name, "test", {"t1": save_scan(scan, tmp_path / f"{name}.nii"), "mask": mask})
         )
     model = make("gaussian_x2")
-    table = measure.evaluate(model, rows, tmp_path / "out")
+    table = quality.evaluate(model, rows, tmp_path / "out")
     pair = model.experiment.pairs.make(rows[0])
     sr, inside = model.predict_pair(pair).data, volume.load_nifti(rows[0].file("mask")).data
     joint = max(pair.hr.data.max(), sr.max()) - min(pair.hr.data.min(), sr.min())
     expected = metrics.psnr(pair.hr.data * inside, sr * inside, float(joint))
     psnr = table[table["region"] == "masked"]["psnr"]
     assert psnr.iloc[0] == pytest.approx(expected)
-    found = measure.statistics(table).loc[("masked", "psnr")]
+    found = quality.statistics(table).loc[("masked", "psnr")]
     assert found.tolist() == pytest.approx(
         [np.mean(psnr), np.var(psnr), np.median(psnr), psnr.min(), psnr.max()]
     )
-    other = measure.evaluate(model, rows, tmp_path / "out", task="gaussian_x2_corners")
+    other = quality.evaluate(model, rows, tmp_path / "out", task="gaussian_x2_corners")
     assert not np.allclose(other["psnr"], table["psnr"], atol=0.01)
     with pytest.raises(InputError, match="unknown task 'x9'"):
-        measure.evaluate(model, rows, tmp_path / "none", task="x9")
+        quality.evaluate(model, rows, tmp_path / "none", task="x9")
 
 
 def test_an_evaluation_writes_in_its_folder_and_over_no_scan(tmp_path, blob):
     scan = save_scan(blob((16, 16, 16), sigma=3), tmp_path / "a_hr.nii.gz")
     before, model = scan.read_bytes(), make("gaussian_x2")
     with pytest.raises(InputError, match="different files"):
-        measure.evaluate(model, [Subject("a", "test", {"t1": scan})], tmp_path)
+        quality.evaluate(model, [Subject("a", "test", {"t1": scan})], tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["a_hr.nii.gz"] and scan.read_bytes() == before
 
 
@@ -223,7 +223,7 @@ def test_a_mask_of_an_evaluation_goes_by_its_affine(tmp_path, blob):
             "mask": save_scan(stored, tmp_path / f"{number}.nii", dtype=np.uint8),
         }
         save_scan(scan, files["t1"])
-        tables.append(measure.evaluate(model, [Subject("a", "test", files)], tmp_path / "out"))
+        tables.append(quality.evaluate(model, [Subject("a", "test", files)], tmp_path / "out"))
     assert tables[0].equals(tables[1]) and tables[0].equals(tables[2])
 
 
