@@ -12,6 +12,7 @@ replicate: .venv/ready
 test: .venv/ready
 	@$(BIN)/ruff check srlib tests notebooks
 	@$(BIN)/ruff format --check -q srlib tests notebooks
+	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/python -m pytest
 
 lab: .venv/ready

@@ -54,7 +54,7 @@ def convert(
 
 def _deeplesion(folder: Path) -> Listed:
     for file, split, spacing in deeplesion_rows(folder):
-        read = partial(load_png, file, spacing, deeplesion=True)
+        read = partial(load_png, file, spacing_mm=spacing, deeplesion=True)
         yield f"{file.parent.name}_{file.stem}", split, read
 
 

@@ -93,7 +93,7 @@ def _check_voxels(image: nib.spatialimages.SpatialImage) -> None:
 def _check_place(image: nib.spatialimages.SpatialImage) -> None:
     with image.file_map.get("header", image.file_map["image"]).get_prepare_fileobj("rb") as file:
         # unchecked: nibabel's repair turns a zero into 1 and negative numbers into positive ones
-        header = type(image.header).from_fileobj(file, check=False)
+        header = type(image.header).from_fileobj(file, check=False)  # type: ignore[call-arg]
     spacing = tuple(map(float, header.get_zooms()))
     if not all(0 < mm < np.inf for mm, n in zip(spacing, image.shape, strict=False) if n > 1):
         raise InputError(
