@@ -13,7 +13,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from nibabel.affines import voxel_sizes
-from nibabel.freesurfer.mghformat import footer_dtype
+from nibabel.freesurfer.mghformat import MGHHeader, footer_dtype
 from PIL import Image
 
 from srlib.core.paths import InputError
@@ -140,11 +140,15 @@ def is_whole(path: Path) -> bool:
 class SourceHeader:
     """The header of a scan file, read once, from which that of an enhanced scan is derived.
 
-    ``image`` is set for NIfTI, MGH and Analyze, ``first`` (the first image by name) for DICOM.
+    ``own``, ``affine`` and ``scaling`` (slope, intercept) are set for NIfTI, MGH and Analyze,
+    ``first`` (the first image by name) for DICOM. No file is held open: nibabel closes one in a
+    finalizer, where Python would lose an interrupt.
     """
 
-    image: nib.spatialimages.SpatialImage | None
     first: dicom.Slice | None
+    own: nib.spatialimages.SpatialHeader | None = None
+    affine: np.ndarray | None = None
+    scaling: tuple[float, float] = (1, 0)
 
     @property
     def thickness(self) -> float | None:
@@ -153,10 +157,10 @@ class SourceHeader:
 
     def warnings(self) -> list[str]:
         """What the header leaves open about place, size or intensities, a line each."""
-        if isinstance(self.image, nib.Nifti1Pair):
-            unit = {1: "metre", 3: "micron"}.get(int(self.image.header["xyzt_units"]) % 8)
+        if isinstance(self.own, nib.Nifti1Header):
+            unit = {1: "metre", 3: "micron"}.get(int(self.own["xyzt_units"]) % 8)
             return [f"the header's unit is {unit}; it is read as mm"] if unit else []
-        if isinstance(self.image, nib.analyze.AnalyzeImage):
+        if isinstance(self.own, nib.AnalyzeHeader):
             return ["an Analyze header does not say which side is left"]
         return dicom.header_warnings(self.first) if self.first else []
 
@@ -170,23 +174,21 @@ class SourceHeader:
         (a tilted gantry) stands in the sform alone, as a qform cannot hold it. ``record`` becomes a
         comment in JSON.
         """
-        old = self.image.header if isinstance(self.image, nib.Nifti1Pair) else None
+        old = self.own if isinstance(self.own, nib.Nifti1Header) else None
         new = (nib.Nifti2Header if isinstance(old, nib.Nifti2Header) else nib.Nifti1Header)()
         new.set_data_shape(shape)
         new.set_zooms(voxel_sizes(affine))
         if old is not None:
             for field in ("xyzt_units", "cal_min", "cal_max", "aux_file"):
                 new[field] = old[field]
-            moved = np.linalg.inv(self.image.affine) @ affine
+            moved = np.linalg.inv(self.affine) @ affine
             transforms = {old.get_qform: partial(_set_qform, new), old.get_sform: new.set_sform}
             for read, write in transforms.items():
                 with suppress(Exception):  # the unused one may hold anything
                     matrix, code = read(coded=True)
                     if code:
                         write(matrix @ moved, code)
-        elif isinstance(self.image, nib.MGHImage) or (
-            self.first and self.first.position is not None
-        ):
+        elif isinstance(self.own, MGHHeader) or (self.first and self.first.position is not None):
             _set_qform(new, affine, "scanner")
             new.set_sform(affine, "scanner")
         if not np.allclose(new.get_best_affine(), affine, atol=1e-3):
@@ -205,24 +207,24 @@ class SourceHeader:
         intercept of the source; it is int16 for DICOM and float32 for files without a type.
         """
         low, high = float(data.min()), float(data.max())
-        image = self.image if dtype == "same" else None
+        kept = dtype == "same" and self.own is not None
         slope, inter, notes = 1, 0, []
-        if image is not None:
-            kind = image.get_data_dtype().newbyteorder("=")
-            slope, inter = image.dataobj.slope, image.dataobj.inter
+        if kept:
+            kind = self.own.get_data_dtype().newbyteorder("=")
+            slope, inter = self.scaling
         else:
-            own = "int16" if self.first else "float32"
-            kind = np.dtype(own if dtype == "same" else dtype)
+            usual = "int16" if self.first else "float32"
+            kind = np.dtype(usual if dtype == "same" else dtype)
         if kind.kind == "f":
             kind, slope, inter = np.dtype(np.float64 if kind.itemsize > 4 else np.float32), 1, 0
         else:
             least, most = limits(kind)
             ends = (np.array([low, high]) - inter) / slope
             fits = np.array_equal(np.clip(ends, least, most), ends)
-            if image is not None and not fits:
+            if kept and not fits:
                 held = f"what the input's {kind} holds"
                 notes = [f"values of {low:.4g} to {high:.4g} were clipped to {held}"]
-            elif image is None and (not fits or high - low < FEW_LEVELS):
+            elif not kept and (not fits or high - low < FEW_LEVELS):
                 slope = max((high - low) / (most - least), float(np.finfo(np.float32).tiny))
                 inter = low - least * slope
                 notes = [f"stored as {kind} times {slope:.6g} plus {inter:.6g}"]
@@ -233,7 +235,11 @@ class SourceHeader:
 
 def read_header(path: Path) -> SourceHeader:
     """Read the header of a scan file that was loaded before, and so is known to be sound."""
-    return SourceHeader(None if is_whole(path) else _loaded(path), dicom.first_image(path))
+    if is_whole(path):
+        return SourceHeader(dicom.first_image(path))
+    image = _loaded(path)
+    scaling = image.dataobj.slope, image.dataobj.inter
+    return SourceHeader(None, image.header, image.affine, scaling)
 
 
 def _set_qform(header: nib.Nifti1Header, affine: np.ndarray, code: int | str) -> None:
