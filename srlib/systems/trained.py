@@ -4,6 +4,7 @@ import functools
 import os
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,24 +157,29 @@ def super_resolve(
     scan: Volume | str | Path,
     model: Model | str | Path = DEFAULT,
     *,
+    factor: Sequence[float] | None = None,
+    spacing_mm: Sequence[float] | None = None,
+    zero_filled: Sequence[float] | None = None,
+    align: str = "center",
+    ct: bool = False,
+    flip: bool = True,
     reference: Volume | None = None,
     max_memory_gb: float | None = None,
     progress: bool = False,
-    **request: Any,
 ) -> Volume:
     """Super-resolve a scan from its own grid.
 
     ``scan`` and ``model`` may be files; the model also a name as in ``find_weights``. ``reference``
-    is the scan of another contrast, where the model takes one; it is not registered. Other keywords
-    are those of ``prediction.Request``: factor, spacing_mm, zero_filled, align, ct, flip; a model
-    takes some of them. The field of view stays; the affine gives the place of the finer voxels.
+    is the scan of another contrast, where the model takes one; it is not registered. The first six
+    keywords are those of ``prediction.Request``; a model takes some of them. The field of view stays; the affine gives the place of the finer voxels.
     Warns once (ScanWarning) with a line for each doubt about scan or result. Raises InputError for
     a constant scan and for what the model does not take.
     """
     name = "" if isinstance(scan, Volume) else f"{scan}: "
     scan = scan if isinstance(scan, Volume) else load_scan(scan)
     model = model if isinstance(model, Model) else load_model(model)
+    request = Request(factor, spacing_mm, zero_filled, align, ct, flip)
     options = {"reference": reference, "max_memory_gb": max_memory_gb, "progress": progress}
-    made = model.predict(scan, Request(**request), **options)
+    made = model.predict(scan, request, **options)
     warn(made.warnings, name)
     return made.image

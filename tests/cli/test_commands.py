@@ -238,7 +238,7 @@ def test_synthsr_from_the_command_line(srlib, tmp_path, blob, oblique, centre_of
     )
     assert told[0].endswith("model synthsr_published, 1 mm")
     assert told[1].startswith("warning: the scan covers 18.9 mm along R")
-    assert_refused(srlib(*words, "--factor", 1, 1, 2), "leave factor")
+    assert_refused(srlib(*words, "--factor", 1, 1, 2), "takes no factor")
     assert_refused(srlib(*words, "--uncertainty", tmp_path / "b.nii.gz"), "knows no uncertainty")
     assert_refused(srlib(*words, "--max-memory", 0.001), "--max-memory")
 
@@ -265,7 +265,7 @@ def test_uncertainty_from_the_command_line(srlib, tmp_path, blob):
     np.testing.assert_allclose(
         b.data, 0.02 * np.ptp(volume.load_nifti(scan).data), rtol=0.05
     )  # its last layer starts at zero
-    assert_refused(srlib(*words, "--spacing", 1, 1, 1, "--force"), "leave spacing")
+    assert_refused(srlib(*words, "--spacing", 1, 1, 1, "--force"), "takes no spacing")
 
 
 def test_a_folder_goes_on_after_a_bad_file(srlib, weights, scan, tmp_path, blob):
