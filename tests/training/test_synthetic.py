@@ -395,7 +395,7 @@ def test_what_an_example_needs_and_what_it_cannot_use_is_named(folder, thick, se
     ):
         fit(folder, tmp_path, classes=tmp_path / "classes.csv")
     subjects = [s for s in data.read_manifest(folder / "m.csv", "train") if "labels" not in s.files]
-    with pytest.raises(InputError, match="split train, with labels"):
+    with pytest.raises(InputError, match="split train and with labels"):
         training.train(
             THICK,
             subjects,
