@@ -6,7 +6,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "examples": ["PatchDataset", "ScanPatches"],
-        "fit": ["fit"],
         "games": ["CrossEntropy", "LeastSquares", "Supervised", "Training", "Wasserstein"],
         "synthetic": ["RandomDegradations", "SyntheticDataset", "SyntheticScans"],
     },

@@ -588,20 +588,20 @@ def test_the_command_records_its_run_in_the_place_where_notebooks_look(two, monk
     result = CliRunner().invoke(main, words)
     assert result.exit_code == 0, result.output
     weights = result.stdout.strip()
-    runs = results.read_runs(paths.results_dir("smoke", two / "m.csv"))
-    assert list(runs["experiment"]) == ["recnn_x2"] and list(runs["checkpoint_sha256"]) == [
+    recorded = results.read_runs(paths.results_dir("smoke", two / "m.csv"))
+    assert list(recorded["experiment"]) == ["recnn_x2"] and list(recorded["checkpoint_sha256"]) == [
         paths.sha256(weights)
     ]
-    assert runs["run_id"][0] == os.path.basename(os.path.dirname(weights))
+    assert recorded["run_id"][0] == os.path.basename(os.path.dirname(weights))
     aside = CliRunner().invoke(main, [*words, "--out", str(two / "own")])
     assert aside.exit_code == 0
     pd.testing.assert_frame_equal(
-        results.read_runs(paths.results_dir("smoke", two / "m.csv")), runs
+        results.read_runs(paths.results_dir("smoke", two / "m.csv")), recorded
     )
     made = runs.train_all(["recnn_x2"], "smoke", two / "m.csv", device="cpu")
     assert str(made["recnn_x2"]) == weights
     pd.testing.assert_frame_equal(
-        results.read_runs(paths.results_dir("smoke", two / "m.csv")), runs
+        results.read_runs(paths.results_dir("smoke", two / "m.csv")), recorded
     )
 
 
