@@ -25,7 +25,7 @@ from srlib.cli.commands import main
 from srlib.core import device, paths
 from srlib.core.paths import InputError, atomic
 from srlib.degradations.tasks import TASKS
-from srlib.evaluation import results
+from srlib.evaluation import results, runs
 from srlib.models.weights import read_metadata, weights_hash
 from srlib.scans.volume import Volume, save_scan
 from srlib.systems import base, trained, training
@@ -621,7 +621,7 @@ def test_the_command_names_the_option_for_weights_that_are_missing(two, words, o
 
 def test_the_bar_shows_the_critic_s_loss_while_the_critic_alone_moves(two, monkeypatch):
     shown, game = [], systems.get("mdcsrn_wgan").game
-    monkeypatch.setattr(loop.tqdm, "set_postfix", lambda bar, **values: shown.append(values))
+    monkeypatch.setattr(loop.tqdm, "set_postfix", lambda bar, values, **_: shown.append(values))
     quick(two, experiment=QUICK.changed(game=game, critic_steps=3, max_steps=12))
     assert not any("nan" in str(value) for values in shown for value in values.values())
     critic = [values for values in shown if "loss" not in values]
