@@ -79,7 +79,7 @@ def test_both_scans_have_one_window_unless_their_units_differ(scans, tmp_path):
     other = write_report(
         before, after.with_data(after.data * 0.01), tmp_path / "other.html", title="t", warnings=[]
     )
-    assert "One window" in one.read_text() and "its own window" in other.read_text()
+    assert "One window" in one.read_text() and "a window of its own" in other.read_text()
     red = [
         (p[..., 0] > p[..., 2] + 60).any()
         for page in (one, other)
