@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 
 from srlib import metrics
-from srlib.core.paths import InputError, apart, atomic, make_dir
+from srlib.core.paths import InputError, apart, atomic, file_name, make_dir
 from srlib.data.manifest import Subject, load_mask
+from srlib.degradations.tasks import TASKS, degradation_of
 from srlib.scans.space import resample_to
 from srlib.scans.volume import Volume, save_scan
 from srlib.systems.trained import Model
@@ -23,12 +24,20 @@ def evaluate(
     the voxels inside the subject's mask (both with the truth's data range), and ``masked`` is
     3D-SRGAN's convention: both scans times the mask, data range = joint maximum - minimum. ``task``
     replaces the degradation of the model's training. Raises InputError for an unknown task, for an
-    output that would overwrite an input scan, and as ``PairMaker.make``.
+    output that would overwrite an input scan, a subject whose name cannot name a file, no subject,
+    and as ``ObservationModel.make``; nothing is written then.
     """
-    folder, rows = make_dir(Path(folder)), []
+    if not subjects:
+        raise InputError("no subject to evaluate; give at least one row of the manifest this split")
+    degradation_of(task or model.experiment.task, {**TASKS, **model.experiment.task_settings})
+    folder, rows, files = make_dir(Path(folder)), [], {}
     for subject in subjects:
-        outputs = {kind: folder / f"{subject.name}_{kind}.nii.gz" for kind in ("hr", "lr", "sr")}
-        apart([*outputs.values(), folder / "metrics.csv"], subject.files.values())
+        name = file_name(subject.name, f"subject {subject.name}")
+        files[name] = {kind: folder / f"{name}_{kind}.nii.gz" for kind in ("hr", "lr", "sr")}
+    written = [file for outputs in files.values() for file in outputs.values()]
+    read = [file for subject in subjects for file in subject.files.values()]
+    apart([*written, folder / "metrics.csv"], read)
+    for subject, outputs in zip(subjects, files.values(), strict=True):
         pair = model.experiment.pairs.make(subject, task)
         estimate, mask = model.predict_pair(pair), load_mask(subject, pair.hr)
         for file, scan in zip(outputs.values(), (pair.hr, pair.lr, estimate), strict=True):
