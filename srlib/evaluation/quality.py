@@ -81,7 +81,8 @@ def measure(
 
     The estimate lies anywhere in the truth's world and covers it (``space.resample_to``); ``mask``
     is boolean, on the truth's grid. ``data_range`` is by default the truth's maximum - minimum.
-    Metrics are those of ``metrics.evaluate``. Raises InputError for an estimate that lies elsewhere.
+    Metrics are those of ``metrics.evaluate``. Raises InputError for an estimate that
+    lies elsewhere.
     """
     placed = resample_to(estimate, truth, least=1, what="the estimate")
     peak = float(np.ptp(truth.data)) if data_range is None else data_range
