@@ -1,5 +1,6 @@
 """Degradations: make the low-resolution scan that a scanner would have given of a scan."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,7 +16,7 @@ from srlib.scans.patches import per_axis
 from srlib.scans.volume import Volume, coarse_grid, fine_grid, resample
 
 
-class Degradation(Part):
+class Degradation(Part, ABC):
     """What degradations share: ``degradation(hr)`` gives the low-resolution scan.
 
     ``factor`` is one number or one per axis. InputError for settings out of their range.
@@ -29,9 +30,9 @@ class Degradation(Part):
         value = per_axis(getattr(self, name), name, least=least, kind=kind)
         object.__setattr__(self, name, value)
 
+    @abstractmethod
     def __call__(self, hr: Volume) -> Volume:
         """The low-resolution scan."""
-        raise NotImplementedError
 
     @property
     def coarser(self) -> tuple[float, float, float]:

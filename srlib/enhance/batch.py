@@ -53,7 +53,7 @@ def run(
     ``settings`` are the fields of a ``prediction.Request``. Temporary files of killed runs are
     deleted. Raises InputError if the weights are missing.
     """
-    workers = min(workers, len(todo))
+    workers = max(min(workers, len(todo)), 1)
     if max_memory_gb is None:
         max_memory_gb = model.experiment.prediction.memory_gb
     origin = {

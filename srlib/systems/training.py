@@ -36,9 +36,14 @@ def train(
     store: str | Path | None = None,
     classes: str | Path | None = None,
     priors: str | Path | None = None,
+    start: str | Path | None = None,
+    start_critic: str | Path | None = None,
+    segmenter: str | Path | None = None,
     snapshots: bool = False,
     tensorboard: bool = False,
-    **options: Any,
+    checkpoint_every: int | None = None,
+    progress: bool = True,
+    restart: bool = False,
 ) -> Path:
     """Train an experiment on subjects and return the path of ``model.safetensors`` in ``folder``.
 
@@ -48,9 +53,9 @@ def train(
     result for one patch of ``val`` as ``snapshots/STEP_sr.nii.gz``, in its place in the world.
     ``tensorboard``: each row goes to that folder as scalars and an image.
 
-    Options: ``start``, ``start_critic`` and ``segmenter`` are weights files, which an experiment
-    needs that names another one in the field of that name; ``checkpoint_every``, ``progress`` and
-    ``restart`` are those of ``fit``. A critic's weights are written as ``critic.safetensors``.
+    ``start``, ``start_critic`` and ``segmenter`` are weights files, which an experiment needs that
+    names another one in the field of that name; ``checkpoint_every``, ``progress`` and ``restart``
+    are those of ``fit``. A critic's weights are written as ``critic.safetensors``.
 
     A run is known by its experiment, seed, the content of all that is read, and
     ``paths.RESULTS_VERSION``. A finished run is returned as it is; an interrupted one goes on (see
@@ -60,10 +65,10 @@ def train(
     """
     machine = Machine(device, processes)
     machine.check()
-    check_numbers(seed=seed, checkpoint_every=options.get("checkpoint_every"))
-    starts = {kind: options.pop(option, None) for kind, option in STARTS.items()}
+    check_numbers(seed=seed, checkpoint_every=checkpoint_every)
+    starts = {"generator": start, "critic": start_critic, "segmenter": segmenter}
     _check_starts(experiment, starts)
-    examples, pairs, segmenter = experiment.examples, experiment.pairs, starts["segmenter"]
+    examples, pairs = experiment.examples, experiment.pairs
     tables = examples.read_tables(classes, priors, alone=not (store or snapshots))
     hashes = tables.hashes() if tables else {}
     if tables:
@@ -118,8 +123,10 @@ def train(
         seed=seed,
         segmenter=load_network(segmenter)[0] if segmenter else None,
         shows=shows,
+        checkpoint_every=checkpoint_every,
+        progress=progress,
+        restart=restart,
         name=experiment.name,
-        **options,
     )
 
 
