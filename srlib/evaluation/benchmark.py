@@ -72,7 +72,7 @@ def measure(
     cut out first and their inner three quarters measured (region ``middle``); 0 takes the whole
     scan (region ``whole``). ``runs`` and ``key`` are those of ``results.measured``. A cost has the
     columns of ``key``, degradation, subject, experiment and s_per_mvoxel. Raises InputError as
-    ``PairMaker.make``.
+    ``ObservationModel.make``.
     """
     base = EXPERIMENTS["recnn_x2_t2" if "t2" in subject.files else "recnn_x2"]
     rows, costs = [], []

@@ -9,7 +9,6 @@ import pandas as pd
 from srlib import metrics
 from srlib.core.paths import InputError, apart, atomic, file_name, make_dir
 from srlib.data.manifest import Subject, load_mask
-from srlib.degradations.tasks import TASKS, degradation_of
 from srlib.scans.space import resample_to
 from srlib.scans.volume import Volume, save_scan
 from srlib.systems.trained import Model
@@ -29,7 +28,7 @@ def evaluate(
     """
     if not subjects:
         raise InputError("no subject to evaluate; give at least one row of the manifest this split")
-    degradation_of(task or model.experiment.task, {**TASKS, **model.experiment.task_settings})
+    model.experiment.pairs.degradation(task)  # an unknown one is refused now
     folder, rows, files = make_dir(Path(folder)), [], {}
     for subject in subjects:
         name = file_name(subject.name, f"subject {subject.name}")
@@ -76,14 +75,15 @@ def measure(
     *,
     mask: np.ndarray | None = None,
     data_range: float | None = None,
+    name: str = "the estimate",
 ) -> dict[str, dict[str, float]]:
     """Metrics of an estimate by region (``volume``, and ``mask`` where one is given) and name.
 
     The estimate lies anywhere in the truth's world and covers it (``space.resample_to``); ``mask``
     is boolean, on the truth's grid. ``data_range`` is by default the truth's maximum - minimum.
-    Metrics are those of ``metrics.evaluate``. Raises InputError for an estimate that
-    lies elsewhere.
+    Metrics are those of ``metrics.evaluate``. Raises InputError, which calls the estimate ``name``,
+    where it lies elsewhere.
     """
-    placed = resample_to(estimate, truth, least=1, what="the estimate")
+    placed = resample_to(estimate, truth, least=1, what=name)
     peak = float(np.ptp(truth.data)) if data_range is None else data_range
     return metrics.evaluate(truth.data, placed.data, peak, mask=mask)

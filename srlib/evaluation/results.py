@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from srlib import metrics
 from srlib.core.paths import (
     InputError,
     atomic,
@@ -22,7 +21,7 @@ from srlib.core.paths import (
     source_commit,
 )
 from srlib.core.tables import read_table
-from srlib.scans.space import resample_to
+from srlib.evaluation.quality import measure
 from srlib.scans.volume import Volume
 from srlib.systems.base import Experiment
 
@@ -131,16 +130,15 @@ def measured(
     """Rows of ``metrics.csv`` for estimates of one scan; ``key`` holds the other columns.
 
     ``estimates`` maps experiments to scans that cover the truth in the world, on any grid
-    (``space.resample_to``, also for errors). ``mask`` lies on the truth's grid. ``region`` names
+    (``quality.measure``, also for errors). ``mask`` lies on the truth's grid. ``region`` names
     the whole of ``truth``. ``data_range`` is by default the truth's maximum - minimum. ``runs``
     maps trained experiments to their run_id; the run_id of others is their name.
     """
-    peak = float(np.ptp(truth.data)) if data_range is None else data_range
     rows = []
     for name, estimate in estimates.items():
-        placed = resample_to(estimate, truth, least=1, what=name)
+        quality = measure(truth, estimate, mask=mask, data_range=data_range, name=name)
         where = {"run_id": (runs or {}).get(name, name), "experiment": name, **key}
-        for part, values in metrics.evaluate(truth.data, placed.data, peak, mask=mask).items():
+        for part, values in quality.items():
             where["region"] = region if part == "volume" else part
             for metric, value in values.items():
                 if not np.isnan(value):  # 2-D images have no ssim3d
