@@ -1,6 +1,5 @@
 """The ``srlib`` command."""
 
-import ast
 import os
 import sys
 
@@ -9,8 +8,9 @@ from click import argument, option
 
 from srlib import __version__
 from srlib.cli.enhance import enhance, one_line
-from srlib.cli.options import COHORT, CSV_OUT, DEVICE, FORCE, PROFILE, SEED, flag
+from srlib.cli.options import COHORT, CSV_OUT, DEVICE, FORCE, OVERRIDES, PROFILE, SEED, flag
 from srlib.cli.scans import degrade, evaluate
+from srlib.core.parts import literal
 from srlib.core.paths import InputError, root
 
 
@@ -38,14 +38,6 @@ def main():
     # Large tensors on huge pages where Linux offers them: whole-scan inference takes half the time.
     # PyTorch reads this once, at its first large allocation; kernels of notebooks inherit it.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-
-
-def literal(text: str) -> object:
-    """A Python literal, or the text itself."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
 
 
 for command in (degrade, enhance, evaluate):
@@ -91,13 +83,12 @@ def run(notebooks, profile, cohort, seed, parameters, force):
 @argument("experiment")
 @COHORT
 @PROFILE
+@OVERRIDES
 @SEED
 @option("--out", help="Folder of the run [default: its place under results/].")
 @DEVICE
 @option("--processes", default=1, help="Processes (one per GPU) that share each batch.")
-@option(
-    "--start", help="Weights to start from (file or experiment), for experiments that need them."
-)
+@option("--start", help="Weights to start from: a file, ours or published, or an experiment.")
 @flag("--snapshots", "Write the validation patch as NIfTI whenever it is measured.")
 @option("--store", help="Patches made by 'srlib store', instead of cutting them from scans.")
 @option(
@@ -112,7 +103,7 @@ def run(notebooks, profile, cohort, seed, parameters, force):
     "--segmenter", help="Trained segmenter (file or experiment), for experiments that need one."
 )
 @flag("--restart", "Set an interrupted run's checkpoint aside and start again.")
-def train(experiment, cohort, profile, seed, out, device, **options):
+def train(experiment, cohort, profile, overrides, seed, out, device, **options):
     """Train one experiment; an interrupted training goes on where its last checkpoint was.
 
     \b
@@ -126,12 +117,13 @@ def train(experiment, cohort, profile, seed, out, device, **options):
     for name in ("start", "segmenter"):
         options[name] = options[name] and trained.find_weights(options[name])
     if out:
-        chosen, subjects = systems.get(experiment, profile), data.read_manifest(cohort)
+        chosen = systems.get(experiment, profile, overrides)
+        subjects = data.read_manifest(cohort)
         split = ([s for s in subjects if s.split == part] for part in ("train", "val"))
         weights = training.train(chosen, *split, out, seed=seed, device=device, **options)
     else:  # in its place, where the notebooks look for it
         weights = runs.train_recorded(
-            experiment, profile, cohort, seed=seed, device=device, **options
+            experiment, profile, cohort, overrides=overrides, seed=seed, device=device, **options
         )
     click.echo(weights)
 
@@ -140,9 +132,10 @@ def train(experiment, cohort, profile, seed, out, device, **options):
 @argument("experiment")
 @COHORT
 @PROFILE
+@OVERRIDES
 @option("--out", required=True, help="The HDF5 file to write.")
 @FORCE
-def store(experiment, cohort, profile, out, force):
+def store(experiment, cohort, profile, overrides, out, force):
     """Write an experiment's training patches as HDF5 (data and label), for 'srlib train --store' or
     for Caffe.
 
@@ -153,7 +146,7 @@ def store(experiment, cohort, profile, out, force):
     from srlib import data, systems
     from srlib.training import store as stores
 
-    chosen = systems.get(experiment, profile)
+    chosen = systems.get(experiment, profile, overrides)
     subjects = chosen.examples.select(data.read_manifest(cohort, "train"))
     click.echo(stores.write_store(chosen.examples.open(subjects, chosen.pairs), out, force=force))
 

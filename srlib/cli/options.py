@@ -13,6 +13,13 @@ ALIGN = Choice(["center", "corners"])
 DEVICE = option("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps.")
 PROFILE = option("--profile", default="quick", help="Budget: smoke, quick or paper.")
 COHORT = option("--cohort", default="csv/example.csv", help="Manifest (CSV) of the scans to use.")
+OVERRIDES = option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Another value of a number, such as training.learning_rate=3e-4 or network.blocks=8.",
+)
 SEED = option("--seed", default=0)
 CSV_OUT = option("--out", required=True, help="The CSV to write.")
 FORCE = flag("--force", "Replace what is there.")

@@ -1,5 +1,6 @@
 """Base class of an experiment's parts: frozen dataclasses that check their numbers."""
 
+import ast
 import dataclasses
 import math
 from collections.abc import Collection, Mapping
@@ -41,6 +42,14 @@ def as_tuples(value: object) -> object:
     if isinstance(value, dict):
         return {name: as_tuples(part) for name, part in value.items()}
     return tuple(map(as_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+def literal(text: str) -> Any:
+    """A Python literal, or the text itself."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
 
 
 def _fits(value: Any, kind: Any) -> bool:

@@ -17,6 +17,9 @@ from srlib.scans.intensity import Scaling, fit_scaling, usual_range
 from srlib.scans.space import covered, resample_to, same_lattice
 from srlib.scans.volume import Volume, central, crop_or_pad, framed, resample, to_window
 
+# in training, the rule of intensity is fitted on the network's input, as it must be at prediction,
+# on the truth, or on each of both by itself
+FITTED_ON = ("input", "truth", "each")
 # least share of a true scan that a given low-resolution one shows; the rest is mirrored
 GIVEN_COVERS = 0.9
 
@@ -33,6 +36,17 @@ class Pair:
     scaling: Scaling  # fitted on ``seen``, the only scan known at prediction time
     reference: Volume | None = None  # another contrast on the grid of ``hr``, if the network's
     factor: tuple[float, float, float] | None = None  # of resolution, per axis; not of 2-D tasks
+    fitted_on: str = "input"  # one of FITTED_ON
+
+    def for_training(self) -> tuple[np.ndarray, np.ndarray]:
+        """The network's input (C, X, Y, Z) and the truth (X, Y, Z) in the units of training."""
+        own = self.scaling
+        if self.fitted_on != "input":
+            own = fit_scaling(self.hr.data, self.intensity)
+        given = self.network_input
+        if self.fitted_on == "truth":
+            given[0] = own.apply(self.seen.data)
+        return given, own.apply(self.hr.data)
 
     @property
     def network_input(self) -> np.ndarray:
@@ -56,6 +70,7 @@ class ObservationModel:
     frame: tuple[int, int, int] | None = None  # voxels that scans are cut or padded to, centred
     given: bool = False  # the column lr, where filled, is the low-resolution scan
     coarse: bool = False
+    fitted_on: str = "input"  # one of FITTED_ON
 
     def degradation(self, task: str = "") -> Degradation:
         """The degradation of a task, by default its own; InputError for an unknown one."""
@@ -127,7 +142,16 @@ class ObservationModel:
         seen = lr if self.coarse else on_grid
         factor = degradation.factor if isinstance(degradation.factor, tuple) else None
         scaling = fit_scaling(seen.data, self.intensity)
-        return Pair(lr, on_grid, hr, seen, self.intensity, scaling, factor=factor)
+        return Pair(
+            lr,
+            on_grid,
+            hr,
+            seen,
+            self.intensity,
+            scaling,
+            factor=factor,
+            fitted_on=self.fitted_on,
+        )
 
     def baselines(self, pair: Pair) -> dict[str, Volume]:
         """Untrained estimates by name: the input where it is on the fine grid, else splines."""

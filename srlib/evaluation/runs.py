@@ -12,6 +12,7 @@ from srlib.core.paths import InputError, results_dir
 from srlib.data.manifest import read_manifest
 from srlib.evaluation import results
 from srlib.models.weights import read_metadata
+from srlib.systems.overrides import Overrides
 from srlib.systems.training import STARTS, train
 
 
@@ -20,6 +21,7 @@ def train_recorded(
     profile: str,
     cohort: str | Path,
     *,
+    overrides: Overrides = (),
     seed: int = 0,
     device: str = "auto",
     folder: str | Path | None = None,
@@ -28,13 +30,14 @@ def train_recorded(
     """Train an experiment on a cohort, in its place under ``folder``; record it in ``runs.csv``.
 
     Returns the weights file. ``folder`` is by default the folder of the cohort's results.
-    ``options`` and errors are those of ``systems.training.train``.
+    ``overrides`` are those of ``systems.get``; ``options`` and errors are those of ``systems.training.train``.
     """
     subjects, folder = read_manifest(cohort), Path(folder or results_dir(profile, cohort))
-    run = folder / "checkpoints" / results.run_id(name, profile, seed, cohort)
+    experiment = systems.get(name, profile, overrides)
+    run = folder / "checkpoints" / results.run_id(experiment.name, profile, seed, cohort)
     parts = ([s for s in subjects if s.split == split] for split in ("train", "val"))
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
-    weights = train(systems.get(name, profile), *parts, run, seed=seed, device=device, **options)
+    weights = train(experiment, *parts, run, seed=seed, device=device, **options)
     seconds = time.perf_counter() - clock
     if os.environ.get("LOCAL_RANK", "0") == "0":  # one of the processes that share the batches
         results.record_run(
@@ -57,6 +60,7 @@ def train_all(
     profile: str,
     cohort: str | Path,
     *,
+    overrides: Overrides = (),
     classes: str | Path | None = None,
     priors: str | Path | None = None,
     **options: object,
@@ -69,7 +73,7 @@ def train_all(
     """
     weights: dict[str, Path] = {}
     for name in names:
-        experiment = systems.get(name, profile)
+        experiment = systems.get(name, profile, overrides)
         given = experiment.examples.tables_of(classes, priors)
         for option in STARTS.values():
             if first := getattr(experiment, option):
@@ -77,5 +81,6 @@ def train_all(
                     raise InputError(f"{name} needs {first}, which must be trained before it")
                 file = "critic.safetensors" if option == "start_critic" else "model.safetensors"
                 given[option] = weights[first].with_name(file)
-        weights[name] = train_recorded(name, profile, cohort, **options, **given)
+        given |= {"overrides": overrides, **options}
+        weights[name] = train_recorded(name, profile, cohort, **given)
     return weights

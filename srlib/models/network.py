@@ -1,5 +1,6 @@
 """Build the network of an experiment from a model's name, its width and its settings."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -21,7 +22,9 @@ class Network(Part):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        choose(MODELS, self.model, "model")
+        known = inspect.signature(choose(MODELS, self.model, "model")).parameters
+        for name in self.model_args:
+            choose(known, name, f"setting of {self.model}")
 
     def build(self, seed: int = 0) -> nn.Module:
         """The network with weights drawn from the seed; InputError as ``seeded``."""

@@ -33,12 +33,12 @@ def load_weights(path: str | Path) -> dict[str, torch.Tensor]:
         raise InputError(f"{path}: not a readable safetensors file ({first_line(err)})") from err
 
 
-def start_from(network: torch.nn.Module, path: str | Path, name: str) -> None:
+def start_from(network: torch.nn.Module, state: dict[str, torch.Tensor], error: str) -> None:
     """Load weights into a network; missing output channels of its layer ``last`` become zero.
 
-    Raises InputError, with the network's ``name``, when they do not fit.
+    Raises InputError, which begins with ``error``, when they do not fit.
     """
-    state, own = load_weights(path), network.state_dict()
+    state, own = dict(state), network.state_dict()
     for entry in {"last.weight", "last.bias"} & state.keys() & own.keys():
         part = state[entry]
         missing = max(len(own[entry]) - len(part), 0)
@@ -46,7 +46,7 @@ def start_from(network: torch.nn.Module, path: str | Path, name: str) -> None:
     try:
         network.load_state_dict(state)
     except RuntimeError as err:
-        raise InputError(f"{path}: does not fit {name} ({first_line(err)})") from err
+        raise InputError(f"{error} ({first_line(err)})") from err
 
 
 def read_metadata(path: str | Path) -> dict[str, object]:
@@ -61,10 +61,10 @@ def read_metadata(path: str | Path) -> dict[str, object]:
         raise InputError(f"{path}: not a readable safetensors file ({err})") from err
 
 
-def weights_hash(path: str | Path) -> str:
-    """SHA-256 of the tensors of a safetensors file; InputError as ``load_weights``."""
+def state_hash(state: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of tensors by name."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(load_weights(path).items()):
+    for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()

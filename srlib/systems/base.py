@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from srlib.core.parts import Count, Part, as_tuples
 from srlib.core.paths import InputError, choose
-from srlib.data.pairs import ObservationModel
+from srlib.data.pairs import FITTED_ON, ObservationModel
 from srlib.degradations.tasks import TASKS, Settings
 from srlib.inference.prediction import SameGrid
 from srlib.models.network import Network
@@ -20,6 +20,7 @@ from srlib.training.games import Supervised, Training
 SCHEMA = 2  # of the JSON in weights files; raise it when fields change
 SLOTS = ("network", "examples", "training", "game", "prediction")
 PROSE = ("paper", "sources", "deviations")
+STATED = ("initialisation", "batch_norm")  # choices inside a model; their source says what they are
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Experiment(Part):
     Raises InputError for a part or a value of the wrong kind.
     """
 
-    choices: ClassVar = {"intensity": INTENSITIES}
+    choices: ClassVar = {"intensity": INTENSITIES, "fitted_on": FITTED_ON}
 
     name: str
     task: str  # key of TASKS
@@ -43,7 +44,8 @@ class Experiment(Part):
     paper: str = field(default="", compare=False)
     contrast: str = "t1"  # manifest column
     reference: str = ""  # manifest column of a second contrast, the network's second input channel
-    intensity: str = "minmax"  # rule of intensity.fit_scaling, fitted on the network's input
+    intensity: str = "minmax"  # rule of intensity.fit_scaling
+    fitted_on: str = "input"  # what the rule is fitted on in training, see pairs.FITTED_ON
     # voxels that each scan is cut or padded to, about its middle
     frame: tuple[Count, Count, Count] | None = None
     given: bool = False  # the manifest's lr column, where filled, is the low-resolution scan
@@ -74,10 +76,11 @@ class Experiment(Part):
             self.frame,
             self.given,
             self.prediction.coarse,
+            self.fitted_on,
         )
 
     def number(self, name: str) -> Any:
-        """The value of a field, its own or of a part.
+        """The value of a field, its own or of a part, or of a setting of the model.
 
         A prefix with a dot is for readers. Raises InputError for an unknown name.
         """
@@ -87,6 +90,8 @@ class Experiment(Part):
         for part in (self, *slots, *nested):
             if isinstance(part, Part) and name in _names(part):
                 return getattr(part, name)
+        if name in self.network.model_args:
+            return self.network.model_args[name]
         raise InputError(f"{self.name} has no number {name!r}")
 
     def changed(self, **changes: Any) -> "Experiment":

@@ -5,8 +5,9 @@ from typing import Any
 
 from srlib.core.paths import InputError, choose
 from srlib.systems import mdcsrn, recnn, robust, srgan3d, srresnet2d, synthsr
-from srlib.systems.base import PROSE, Experiment, from_fields
+from srlib.systems.base import PROSE, STATED, Experiment, from_fields
 from srlib.systems.earlier import earlier
+from srlib.systems.overrides import Overrides, overridden, parse
 
 SYSTEMS = (mdcsrn, recnn, srgan3d, srresnet2d, synthsr, robust)
 EXPERIMENTS: dict[str, Experiment] = {e.name: e for system in SYSTEMS for e in system.EXPERIMENTS}
@@ -30,10 +31,19 @@ PROFILES: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
-def get(name: str, profile: str = "paper") -> Experiment:
-    """An experiment with its profile's budget; InputError for an unknown name or profile."""
-    shrunk = choose(PROFILES, profile, "profile")
-    return choose(EXPERIMENTS, name, "experiment").changed(**shrunk.get(name, {}))
+def get(name: str, profile: str = "paper", overrides: Overrides = ()) -> Experiment:
+    """An experiment with its profile's budget, and with ``overrides`` on top (see ``overrides``).
+
+    An override that begins with ``EXPERIMENT:`` is for that one alone. Raises InputError for an
+    unknown name or profile, and as ``overridden``.
+    """
+    shrunk, own = choose(PROFILES, profile, "profile"), {}
+    experiment = choose(EXPERIMENTS, name, "experiment").changed(**shrunk.get(name, {}))
+    for path, value in parse(overrides).items():
+        of, _, number = path.rpartition(":")
+        if not of or choose(EXPERIMENTS, of, "experiment").name == name:
+            own[number] = value
+    return overridden(experiment, own)
 
 
 def numbers(name: str, profile: str) -> list[dict[str, Any]]:
@@ -42,8 +52,8 @@ def numbers(name: str, profile: str) -> list[dict[str, Any]]:
     return [
         {
             "number": path,
-            "published": paper.number(path),
-            f"profile {profile}": used.number(path),
+            "published": "" if path in STATED else paper.number(path),
+            f"profile {profile}": "" if path in STATED else used.number(path),
             "source": source,
         }
         for path, source in paper.sources.items()

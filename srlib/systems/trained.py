@@ -139,6 +139,16 @@ def load_network(path: str | Path) -> tuple[torch.nn.Module, Experiment]:
     return network, experiment
 
 
+def _foreign(path: Path) -> bool:
+    return path.name in PUBLISHED or path.suffix in (".caffemodel", ".h5")
+
+
+def read_state(path: str | Path) -> dict[str, torch.Tensor]:
+    """The tensors of a weights file, ours or published, by our names; InputError as load_model."""
+    foreign = _foreign(Path(path))
+    return load_published(path)[0].state_dict() if foreign else load_weights(path)
+
+
 def load_model(weights: str | Path = DEFAULT, *, device: str = "auto") -> Model:
     """Load a model from our ``.safetensors`` or from a file that the original authors published.
 
@@ -147,8 +157,7 @@ def load_model(weights: str | Path = DEFAULT, *, device: str = "auto") -> Model:
     another kind.
     """
     path = find_weights(weights)
-    foreign = path.name in PUBLISHED or path.suffix in (".caffemodel", ".h5")
-    network, experiment = load_published(path) if foreign else load_network(path)
+    network, experiment = load_published(path) if _foreign(path) else load_network(path)
     network = network.to(choose_device(device), memory_format=layout(network))
     return Model(network.eval().requires_grad_(False), experiment)
 

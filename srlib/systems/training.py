@@ -11,12 +11,13 @@ import torch
 from srlib import systems
 from srlib.core.paths import RESULTS_VERSION, InputError, make_dir, sha256, source_hash
 from srlib.data.manifest import Subject
-from srlib.models.weights import read_metadata, start_from, weights_hash
+from srlib.models.weights import read_metadata, start_from, state_hash
 from srlib.scans.patches import per_axis
 from srlib.systems.base import Experiment
-from srlib.systems.trained import load_network
+from srlib.systems.trained import load_network, read_state
 from srlib.training import checkpoints
 from srlib.training.fit import Machine, check_numbers, fit
+from srlib.training.games import Supervised
 from srlib.training.store import PatchStore
 from srlib.training.validation import board_writer, snapshot_writer, validation
 
@@ -54,7 +55,8 @@ def train(
     ``tensorboard``: each row goes to that folder as scalars and an image.
 
     ``start``, ``start_critic`` and ``segmenter`` are weights files, which an experiment needs that
-    names another one in the field of that name; ``checkpoint_every``, ``progress`` and ``restart``
+    names another one in the field of that name; any experiment goes on from ``start``, ours or a
+    published file; ``checkpoint_every``, ``progress`` and ``restart``
     are those of ``fit``. A critic's weights are written as ``critic.safetensors``.
 
     A run is known by its experiment, seed, the content of all that is read, and
@@ -93,7 +95,7 @@ def train(
         "train": checkpoints.contents(train, columns),
         "val": checkpoints.contents(val, columns),
         "store": sha256(store) if store else "",
-        "starts": {kind: weights_hash(path) for kind, path in starts.items() if path},
+        "starts": {kind: state_hash(read_state(path)) for kind, path in starts.items() if path},
     }
     identity = checkpoints.Identity(facts, lambda text: systems.from_json(text).to_json())
     networks = _build(experiment, seed)
@@ -106,7 +108,8 @@ def train(
         return final
     for kind, network in networks.items():
         if starts[kind]:
-            start_from(network, starts[kind], f"the {kind} of {experiment.name}")
+            whose = f"the {kind} of {experiment.name}"
+            start_from(network, read_state(starts[kind]), f"{starts[kind]}: does not fit {whose}")
     loss = experiment.training.loss
     shown = examples.held_out(val, pairs, tables=tables)
     shows = [snapshot_writer(val[0], examples, pairs, folder / "snapshots")] if snapshots else []
@@ -131,15 +134,22 @@ def train(
 
 
 def _check_starts(experiment: Experiment, starts: Mapping[str, Any]) -> None:
-    """Raise InputError for weights that are missing or not wanted."""
+    """Raise InputError for weights that are missing or not wanted; any generator may be given."""
+    wanted = {
+        "generator": True,
+        "critic": experiment.game != Supervised(),
+        "segmenter": bool(experiment.segmenter),
+    }
     for kind, option in STARTS.items():
-        name, given = getattr(experiment, option), starts[kind]
-        if bool(name) != bool(given):
-            do = (
-                f"the {kind} weights of {name!r}; give" if name else f"no {kind} weights; leave out"
+        name, given, flag = getattr(experiment, option), starts[kind], f"--{option}"
+        flag = f"{flag.replace('_', '-')} (in Python: {option})"
+        if given and not wanted[kind]:
+            raise InputError(f"{experiment.name} has no {kind}; leave out {flag}")
+        if name and not given:
+            raise InputError(
+                f"{experiment.name} starts from the {kind} weights of {name!r}; give {flag}, or "
+                f"--set {option}= to train without"
             )
-            flag = f"--{option.replace('_', '-')}"
-            raise InputError(f"{experiment.name} expects {do} {flag} (in Python: {option})")
 
 
 def _build(experiment: Experiment, seed: int) -> dict[str, torch.nn.Module]:

@@ -136,7 +136,7 @@ class PatchDataset:
         pair = self.pairs.make(*self.items[index])
         if self.part.per_patch:
             return pair.seen.data[None], pair.hr.data
-        return pair.network_input, pair.scaling.apply(pair.hr.data)
+        return pair.for_training()
 
     def stream(self, start: int = 0) -> Iterator[Patch]:
         """Endless patches from number ``start`` on; a pure function of the seed."""

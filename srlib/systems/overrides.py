@@ -1,0 +1,112 @@
+"""Change numbers of an experiment by the dotted names of its parts, as ``training.batch_size``."""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from srlib.core.parts import Part, literal
+from srlib.core.paths import InputError, choose
+from srlib.degradations.resolution import DEGRADATIONS
+from srlib.systems.base import PROSE, SLOTS, Experiment
+
+Overrides = str | Sequence[str] | Mapping[str, Any]
+FIXED = ("name", "task_settings", *PROSE)  # fields that no override changes
+
+
+def parse(overrides: Overrides) -> dict[str, Any]:
+    """Values by dotted name, from ``NAME=VALUE`` texts: a list, or one text with spaces between.
+
+    Values are Python literals (``3e-4``, ``2,2,1``, ``None``), else text. Raises InputError for a
+    text of another form.
+    """
+    if isinstance(overrides, Mapping):
+        return dict(overrides)
+    texts = overrides.split() if isinstance(overrides, str) else overrides
+    for text in texts:
+        if not re.match(r"[^=]*\w=", text):
+            raise InputError(
+                f"override {text!r}: expected NAME=VALUE, such as training.learning_rate=3e-4"
+            )
+    return {name: literal(value) for name, _, value in (text.partition("=") for text in texts)}
+
+
+def overridden(experiment: Experiment, settings: Mapping[str, Any]) -> Experiment:
+    """The experiment with other values of fields, under a name that tells them.
+
+    A name is that of a field (``intensity``), of a part's field (``training.learning_rate``), of a
+    setting of the model (``network.blocks``) or of the experiment's degradation
+    (``degradation.factor``), or leads further down (``generation.inputs.0.thickness_mm``). Raises
+    InputError for an unknown name, which lists those that there are, and for a value that the part
+    refuses.
+    """
+    for name, value in settings.items():
+        try:
+            experiment = _set(experiment, *name.split("."), value=value)
+        except InputError as err:
+            raise InputError(f"override {name}: {err}") from err
+    return experiment.changed(name="+".join((experiment.name, *map(_label, settings.items()))))
+
+
+def _label(setting: tuple[str, Any]) -> str:
+    """An override as a part of file names: ``learning_rate=0.0003``, ``factor=2-2-1``."""
+    name, value = setting
+    text = re.sub(r"[^\w.]+", "-", str(value)).strip("-")
+    return f"{name.rpartition('.')[2]}={text}"
+
+
+def _set(experiment: Experiment, *names: str, value: Any) -> Experiment:
+    head, *rest = names
+    if head == "degradation" and rest:
+        return _degraded(experiment, rest, value)
+    if head in SLOTS:
+        part, known = getattr(experiment, head), _known(getattr(experiment, head))
+        if not rest:
+            raise InputError(f"is a part; name one of its fields: {', '.join(known)}")
+        if head == "network" and rest[0] not in known:
+            rest = ["model_args", *rest]  # the model itself refuses an unknown one
+        else:
+            choose(known, rest[0], f"field of {head}")
+        head, *rest = rest
+        old = getattr(part, head)
+    else:
+        try:
+            old = experiment.number("" if head in FIXED else head)
+        except InputError:
+            parts = {f"{slot}.NAME": None for slot in (*SLOTS, "degradation")}
+            old = choose(_known(experiment) | parts, head, "field")
+    return experiment.changed(**{head: _within(old, rest, value)})
+
+
+def _known(part: Part) -> dict[str, None]:
+    return {e.name: None for e in dataclasses.fields(part) if e.name not in FIXED}
+
+
+def _degraded(experiment: Experiment, names: Sequence[str], value: Any) -> Experiment:
+    """The experiment on its own task with another setting, under a name that tells it."""
+    kind, settings = experiment.task_settings[experiment.task]
+    choose({e.name: 0 for e in dataclasses.fields(DEGRADATIONS[kind])}, names[0], f"{kind} setting")
+    task = f"{experiment.task}+{_label((names[0], value))}"
+    tasks = {
+        **experiment.task_settings,
+        task: (kind, {**settings, names[0]: value}),
+    }
+    changed = experiment.changed(task=task, task_settings=tasks)
+    changed.pairs.degradation()  # refuses a wrong value
+    return changed
+
+
+def _within(old: Any, names: Sequence[str], value: Any) -> Any:
+    """A value with another one in the place that names lead to: of a part, a mapping, a tuple."""
+    if not names:
+        return value
+    name, *rest = names
+    if isinstance(old, Part):
+        choose(_known(old), name, "field")
+        return dataclasses.replace(old, **{name: _within(getattr(old, name), rest, value)})
+    if isinstance(old, Mapping):
+        return {**old, name: _within(old.get(name), rest, value)}
+    if isinstance(old, tuple) and name.isdecimal() and int(name) < len(old):
+        place = int(name)
+        return (*old[:place], _within(old[place], rest, value), *old[place + 1 :])
+    raise InputError(f"{old!r} has no {name!r}")
