@@ -375,7 +375,7 @@ def test_what_an_example_needs_and_what_it_cannot_use_is_named(folder, thick, se
         fit(folder, tmp_path, systems.get("mdcsrn_res", "smoke"))
     with pytest.raises(InputError, match="segmenter weights of 'synthsr_segmenter'"):
         fit(folder, tmp_path, DICE, start=thick)
-    with pytest.raises(InputError, match="no segmenter weights"):
+    with pytest.raises(InputError, match="has no segmenter"):
         fit(folder, tmp_path, segmenter=segmenter)
     with pytest.raises(InputError, match="new ones all the time"):
         store.write_store(dataset(folder), tmp_path / "p.h5")

@@ -606,7 +606,7 @@ def test_the_command_records_its_run_in_the_place_where_notebooks_look(two, monk
 @pytest.mark.parametrize(
     "words, option",
     [(["srgan_us_critic"], "--start "), (["synthsr_dice", "--start", "a.nii"], "--segmenter"),
-     (["srgan_us", "--start", "a.nii"], "--start-critic"), (["recnn_x2", "--start", "a.nii"], "leave out --start")],
+     (["srgan_us", "--start", "a.nii"], "--start-critic"), (["recnn_x2", "--start-critic", "a.nii"], "leave out --start-critic")],
 )  # fmt: skip
 def test_the_command_names_the_option_for_weights_that_are_missing(two, words, option):
     words = [str(two / w) if w == "a.nii" else w for w in words]
