@@ -119,6 +119,27 @@ def test_the_replicated_wgan_moves_the_generators_statistics_alone():
     assert not changed(expected.state_dict(), generator)
 
 
+def test_the_losses_of_the_game_by_hand():
+    """The critic's is D(fake) - D(real), the generator's L1 - weight * D(fake)."""
+    experiment = systems.get("mdcsrn_wgan_clip", "smoke").changed(
+        weight=0.5, critic_steps=1, per_generator=0
+    )
+    players = make_players(experiment)
+    lr, hr = torch.rand(2, 2, 1, 16, 16, 16).unbind(0)
+    generator, critic = (copy.deepcopy(players.networks[n]) for n in ("generator", "critic"))
+    found = experiment.game.step(players, 0, lr, hr)
+    expected = critic(generator.train()(lr)).mean() - critic(hr).mean()
+    torch.testing.assert_close(found["critic_loss"], expected.detach(), rtol=1e-4, atol=1e-6)
+    generator, critic = (copy.deepcopy(players.networks[n]) for n in ("generator", "critic"))
+    experiment.game.step(players, 1, lr, hr)
+    sr = generator(lr)
+    ((sr - hr).abs().mean() - 0.5 * critic(sr).mean()).backward()
+    for one, other in zip(
+        players.networks["generator"].parameters(), generator.parameters(), strict=True
+    ):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-6)
+
+
 RECNN = systems.get("recnn", "smoke")
 
 
