@@ -11,8 +11,10 @@ import nbformat
 import numpy as np
 import pytest
 from nbclient import NotebookClient
+from skimage.metrics import structural_similarity
 
 from srlib.data import cohorts
+from srlib.data.manifest import Subject
 from srlib.evaluation import results
 from srlib.scans.volume import Volume, save_scan
 
@@ -49,6 +51,29 @@ def test_parameters_are_literals_that_the_runner_knows(path):
         assert statement.target.id in (
             "profile", "cohort", "seed", "us_cohort", "ct_cohort", "labels", "classes", "priors", "middle",
         )  # fmt: skip
+
+
+def test_the_published_weights_are_measured_in_the_printed_convention(published_dir, tmp_path):
+    """PSNR with range 1 and SSIM with range 2: what scikit-image 0.14.2 takes for floats from 0 on."""
+    if not (published_dir / "mDCSRN_pretrained_G_step250000.pth").is_file():
+        pytest.skip(f"mDCSRN's weights are not in {published_dir}; get them from their authors")
+    book = nbformat.read(ROOT / "notebooks" / "10_mdcsrn.ipynb", as_version=4)
+    code = [cell.source for cell in book.cells if cell.cell_type == "code"]
+    scan = Volume(np.random.default_rng(0).random((20, 22, 24)) * 900, np.eye(4))
+    subject = Subject("s", "test", {"t1": save_scan(scan, tmp_path / "s.nii")})
+    names = {"cohort": "csv/example.csv", "test": subject}
+    exec("\n".join(x for x in code[1].splitlines() if "import" in x), names)
+    exec(next(source for source in code if "crop_printed" in source), names)
+    truth, task = names["truth"].data, names["experiment"].task
+    rows = [row for row in names["rows"] if row["degradation"] == task]
+    table = results.wide(rows, ["region", "experiment"]).loc["crop_printed"]
+    assert 0 <= truth.min() < truth.max() <= 1
+    for name, estimate in names["estimates"].items():
+        found = table.loc[name]
+        error = np.mean(np.square(truth - estimate.data, dtype=np.float64))
+        assert found["psnr"] == pytest.approx(-10 * np.log10(error), abs=1e-4)
+        ssim = structural_similarity(truth, estimate.data, data_range=2, win_size=7)
+        assert found["ssim3d"] == pytest.approx(ssim, abs=1e-5)
 
 
 def srlib(*words, **environment):

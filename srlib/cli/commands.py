@@ -157,7 +157,7 @@ def store(experiment, cohort, profile, overrides, out, force):
 @CSV_OUT
 @option("--split", default="0.7/0.1/0.2", help="train/val/test or train/val/eval/test.")
 @SEED
-@option("--subjects", help="CSV with the column id: only these subjects.")
+@option("--subjects", help="CSV with the column id: only these subjects, in its split.")
 @FORCE
 def manifest(layout, folder, out, split, seed, subjects, force):
     """Write a manifest for a folder in a known layout: hcp, adni, kirby, bids, synthsr or flat.

@@ -88,9 +88,10 @@ def write_manifest(
 
     ``split``: train, val, [eval,] test as shares that sum to 1 or as counts of people; people
     beyond the counts are left out. ``subjects``: CSV with the column ``id`` (subject, or person
-    with all sessions) and optionally ``person``, whose scans stay in one split. Raises InputError
-    for an unknown layout, a missing folder or CSV, no scan, a bad split or seed, subjects whose
-    names differ too little, another file under the name ``out`` unless ``force``.
+    with all sessions) and optionally ``person``, whose scans stay in one split, and ``split``,
+    which is kept instead of one by the seed. Raises InputError for an unknown layout, a missing
+    folder or CSV, no scan, a bad split or seed, subjects whose names differ too little, another
+    file under the name ``out`` unless ``force``.
     """
     folder, out, base = Path(folder).resolve(), Path(out), Path(out).parent.resolve()
     patterns = choose(PATTERNS, layout, "layout")
@@ -109,8 +110,8 @@ def write_manifest(
     for name, person in [*people.items()]:
         if sessions[person] == 1:  # a single session is named by the person
             found[person], people[person] = found.pop(name), people.pop(name)
-    people = people if subjects is None else _choose(people, Path(subjects))
-    splits = _assign(sorted(set(people.values())), split, seed)
+    people, splits = (people, {}) if subjects is None else _choose(people, Path(subjects))
+    splits = splits or _assign(sorted(set(people.values())), split, seed)
     rows = [name for name in sorted(people) if people[name] in splits]
     columns = [c for c in VOLUMES if any(c in found[name] for name in rows)]
     table, taken = [], {}
@@ -126,9 +127,9 @@ def _near(file: Path, base: Path) -> str:
     return Path(os.path.relpath(file, base) if file.anchor == base.anchor else file).as_posix()
 
 
-def _choose(people: dict[str, str], path: Path) -> dict[str, str]:
-    """Subject -> person of the ids in a CSV; its column ``person`` overrules."""
-    rows = read_table(path, ("id",), ("person",))
+def _choose(people: dict[str, str], path: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Subject -> person of the ids in a CSV, whose column ``person`` overrules; person -> split."""
+    rows = read_table(path, ("id",), ("person", "split"))
     scans = defaultdict(list)
     for name, person in people.items():
         for key in {name, person}:
@@ -139,7 +140,15 @@ def _choose(people: dict[str, str], path: Path) -> dict[str, str]:
             f"{path}: {len(unknown)} ids without a scan: {', '.join(unknown[:3])}; "
             f"scans: {min(people)}, ..."
         )
-    return {name: row.get("person") or people[name] for row in rows for name in scans[row["id"]]}
+    listed = [(name, row) for row in rows for name in scans[row["id"]]]
+    people = {name: row.get("person") or people[name] for name, row in listed}
+    splits: dict[str, str] = {}
+    for name, row in listed:
+        if split := row.get("split"):
+            choose(dict.fromkeys(SPLITS[4]), split, f"{path}: split")
+            if splits.setdefault(people[name], split) != split:
+                raise InputError(f"{path}: {people[name]} stands in two splits; choose one of them")
+    return people, splits
 
 
 def _assign(people: list[str], split: Sequence[float], seed: int) -> dict[str, str]:

@@ -58,16 +58,28 @@ def run_tiled(
 
 
 def run_patches(
-    network: torch.nn.Module, data: np.ndarray, patch_size: int = 64, margin: int = 3
+    network: torch.nn.Module,
+    data: np.ndarray,
+    patch_size: int = 64,
+    margin: int = 3,
+    frame: bool = False,
 ) -> np.ndarray:
     """The output of a same-grid network for an array (X, Y, Z), in overlapping patches.
 
     ``margin`` voxels are cut from each patch (mDCSRN's evaluation: Chen et al., MICCAI 2018).
-    Unlike ``run_tiled`` the result depends on the patches where the network sees farther.
+    Unlike ``run_tiled`` the result depends on the patches where the network sees farther. The last
+    patches are moved back inside; with a ``frame`` of zeros around the array, as in the replicated
+    code, none is, and the margin is cut at the array's faces too.
     """
-    places = grid_locations(data.shape, patch_size, stride=patch_size - 2 * margin)
-    parts = (_run(network, data[None], place)[0] for place in places)
-    return stitch(parts, places, data.shape, margin=margin)
+    stride = patch_size - 2 * margin
+    spare = [-n % stride if frame else 0 for n in data.shape]
+    edge = [(n // 2 + margin * frame, n - n // 2 + margin * frame) for n in spare]
+    framed = np.pad(data, edge)
+    places = grid_locations(framed.shape, patch_size, stride=stride)
+    parts = (_run(network, framed[None], place)[0] for place in places)
+    out = stitch(parts, places, framed.shape, margin=margin)
+    inside = zip(edge, data.shape, strict=True)
+    return out[tuple(slice(low, low + n) for (low, _), n in inside)]
 
 
 @torch.inference_mode()

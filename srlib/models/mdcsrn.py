@@ -88,10 +88,17 @@ class Critic(Judge):
     31,155,777 parameters at width 64 and patches of 64^3.
     Scores patches, (B, 1, n, n, n) to (B,). Layer normalisation is over (C, X, Y, Z), so that the
     parameters depend on the ``patch_size`` n, which may be any. ``slope`` of the leaky ReLU: 1, as
-    in the replicated code, is the identity.
+    in the replicated code, is the identity. ``std``: weights start at N(0, std), those of the layer
+    normalisation at N(1, std), as in the replicated code with 0.02; None: PyTorch's own start.
     """
 
-    def __init__(self, width: int = 64, patch_size: int = 64, slope: float = 0.2) -> None:
+    def __init__(
+        self,
+        width: int = 64,
+        patch_size: int = 64,
+        slope: float = 0.2,
+        std: float | None = None,
+    ) -> None:
         super().__init__(
             nn.Conv3d,
             lambda maps, size: nn.LayerNorm([maps, *size]),
@@ -101,3 +108,7 @@ class Critic(Judge):
             hidden=16 * width,
             pool=nn.AdaptiveAvgPool3d(1),
         )
+        for name, parameter in self.named_parameters():
+            if std is not None and name.endswith("weight"):
+                # of the tensors named weight, those of the layer normalisation have four axes
+                nn.init.normal_(parameter, float(parameter.ndim == 4), std)

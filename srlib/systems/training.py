@@ -168,7 +168,7 @@ def _build(experiment: Experiment, seed: int) -> dict[str, torch.nn.Module]:
 
 
 def _read_store(path: str | Path, experiment: Experiment, seed: int) -> PatchStore:
-    store = PatchStore(path, seed)
+    store = PatchStore(path, seed, experiment.examples.mixed)
     expected = (1 + bool(experiment.reference), *per_axis(experiment.examples.patch_size))
     if store.shapes[0][1:] != expected:
         raise InputError(

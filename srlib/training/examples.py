@@ -26,6 +26,7 @@ class Examples(Part):
 
     reads: ClassVar = "a scan"  # what each subject must have
     n_val: ClassVar[int | None] = None  # validation subjects, at most
+    mixed: ClassVar = True  # patches of several subjects are shuffled together
     n_train: Count  # training subjects, at most
 
     def tasks(self, task: str) -> tuple[str, ...]:
@@ -69,6 +70,7 @@ class ScanPatches(Examples):
     samples: Count | None = None  # patches per scan, at most
     min_foreground: Share = 0.0  # least share of non-background voxels of a random patch
     per_patch: bool = False  # fit the intensity rule on each patch of the truth, not on the scan
+    mixed: bool = True  # patches of several scans are shuffled; else scan by scan, in their order
 
     def tasks(self, task: str) -> tuple[str, ...]:
         """The tasks that a network is trained for."""
@@ -140,7 +142,7 @@ class PatchDataset:
 
     def stream(self, start: int = 0) -> Iterator[Patch]:
         """Endless patches from number ``start`` on; a pure function of the seed."""
-        return patch_stream(self, self.seed, start)
+        return patch_stream(self, self.seed, start, self.part.mixed)
 
     def _on_input(self, voxels: int | Sequence[int]) -> tuple[int, ...]:
         """A size in voxels of the truth as one on the network's input grid."""

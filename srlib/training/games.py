@@ -190,11 +190,11 @@ class Wasserstein(Supervised):
 
     Chen et al., MICCAI 2018: the critic alone at first, then a fixed number of critic steps for
     each generator step, and after every so many of these steps a run of extra critic steps. While
-    the critic moves, the generator is in evaluation mode: its batch-norm statistics do not change,
-    and the critic judges what users would get.
+    the critic moves, the generator is by default in evaluation mode: its batch-norm statistics do
+    not change, and the critic judges what users would get.
     """
 
-    choices: ClassVar = {"constraint": ("penalty", "clip")}
+    choices: ClassVar = {"constraint": ("penalty", "clip"), "generator_mode": ("eval", "train")}
 
     weight: Number  # of the adversarial term in the generator's loss
     critic_steps: Whole = 0  # steps of the critic alone, at first
@@ -204,10 +204,13 @@ class Wasserstein(Supervised):
     constraint: str = "penalty"  # gradient penalty, or "clip" the critic's weights
     strength: Number = 10.0  # of the penalty; the bound of the weights where they are clipped
     slope: Number = 0.2  # of the critic's LeakyReLU
+    critic_std: Number | None = None  # of the critic's first weights; None: PyTorch's own start
+    generator_mode: str = "eval"  # while the critic moves; in "train" batch-norm statistics move
 
     def critic(self, width: int, patch_size: Size, seed: int = 0) -> nn.Module:
         """The critic, four times as wide as the generator, as in the paper (64 to 16)."""
-        return seeded(lambda: Critic(4 * width, patch_size, self.slope), seed, "the critic")
+        settings = (4 * width, patch_size, self.slope, self.critic_std)
+        return seeded(lambda: Critic(*settings), seed, "the critic")
 
     def who_moves(self, step: int) -> str:
         """The network that a step updates, ``critic`` or ``generator``; steps count from 0."""
@@ -223,7 +226,8 @@ class Wasserstein(Supervised):
         return _detached(move(players, index, lr, hr))
 
     def _move_critic(self, players: Players, index: int, lr: Tensor, hr: Tensor) -> dict:
-        generator, critic = players.networks["generator"].eval(), players.models["critic"]
+        generator, critic = players.networks["generator"], players.models["critic"]
+        generator.train(self.generator_mode == "train")
         players.networks["critic"].requires_grad_(True)
         with torch.no_grad():
             hr, sr = _image(hr), _image(generator(lr)).contiguous()

@@ -103,8 +103,8 @@ class PatchStore:
     another kind.
     """
 
-    def __init__(self, path: str | Path, seed: int = 0) -> None:
-        self.path, self.seed = Path(path), seed
+    def __init__(self, path: str | Path, seed: int = 0, mixed: bool = True) -> None:
+        self.path, self.seed, self.mixed = Path(path), seed, mixed
         if not self.path.is_file():
             raise InputError(f"{path}: no such file; write one with 'srlib store'")
         with ExitStack() as stack:
@@ -166,7 +166,7 @@ class PatchStore:
 
     def stream(self, start: int = 0) -> Iterator[Patch]:
         """Endless patches from number ``start`` on; a pure function of the seed."""
-        return patch_stream(self, self.seed, start)
+        return patch_stream(self, self.seed, start, self.mixed)
 
     def locations(self, index: int, rng: np.random.Generator) -> range:
         """The rows of an item, the same in every epoch."""

@@ -17,12 +17,13 @@ Show = Callable[[Mapping[str, float], Module], None]  # of a row of history.csv 
 Patch = tuple[np.ndarray, np.ndarray]  # input (C, x, y, z), truth (1 or 2, x, y, z)
 
 
-def patch_stream(dataset: Any, seed: int, start: int = 0) -> Iterator[Patch]:
+def patch_stream(dataset: Any, seed: int, start: int = 0, mixed: bool = True) -> Iterator[Patch]:
     """Yield endless patches of a dataset from number ``start`` on; a pure function of ``seed``.
 
     Each epoch shuffles the items (subjects, or the items of a patch store). Pools of a few items
-    are loaded, the next one while this one is served, and their patches are mixed. Whole pools
-    before ``start`` are skipped without reading them.
+    are loaded, the next one while this one is served, and their patches are ``mixed``, or else
+    served item by item in their own order. Whole pools before ``start`` are skipped without reading
+    them.
     """
     counts = [len(dataset.grid(index)) for index in range(len(dataset))]
 
@@ -41,7 +42,8 @@ def patch_stream(dataset: Any, seed: int, start: int = 0) -> Iterator[Patch]:
     def prepare(epoch: int, pool: list[int], skip: int) -> list[tuple[int, object]]:
         rng = np.random.default_rng([seed, epoch, *pool])
         patches = [(i, location) for i in pool for location in dataset.locations(i, rng)]
-        return [patches[k] for k in rng.permutation(len(patches))][skip:]
+        order = rng.permutation(len(patches)) if mixed else range(len(patches))
+        return [patches[k] for k in order][skip:]
 
     with ThreadPoolExecutor(1) as background:
         todo = pools()

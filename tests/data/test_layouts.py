@@ -132,7 +132,7 @@ def test_10_000_ids_are_chosen_in_seconds(tmp_path: Path) -> None:
     people = {f"sub-{i}_ses-{j}": f"sub-{i}" for i in range(5000) for j in range(2)}
     (tmp_path / "ids.csv").write_text("\n".join(["id", *people]))
     begin = time.process_time()
-    assert _choose(people, tmp_path / "ids.csv") == people
+    assert _choose(people, tmp_path / "ids.csv") == (people, {})
     assert time.process_time() - begin < 5
 
 
@@ -328,7 +328,9 @@ def test_subjects_may_name_the_person(tmp_path: Path) -> None:
     [
         ("id\ns00\nx1\nx2\nx3\nx4\n", r"4 ids without a scan: x1, x2, x3;"),
         ("subject\ns00\n", "unknown column 'subject'; expected id and any of person"),
-        ("id,split\ns00,test\n", "unknown column 'split'"),
+        ("id,age\ns00,9\n", "unknown column 'age'"),
+        ("id,split\ns00,tset\n", "unknown .*split 'tset'; expected one of train, val, eval, test"),
+        ("id,person,split\ns00,p,test\ns01,p,train\n", "p stands in two splits"),
         ("id\n", "at least one row"),
         ("", "at least one row"),
         (None, "cannot be read"),
@@ -341,6 +343,55 @@ def test_bad_subjects(tmp_path: Path, text: str | None, message: str) -> None:
     with pytest.raises(InputError, match=message) as error:
         write_manifest("flat", flat(tmp_path / "scans", 3), tmp_path / "m.csv", subjects=ids)
     assert "ids.csv" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_split_of_the_id_list_is_kept(tmp_path: Path) -> None:
+    folder, ids = flat(tmp_path / "scans", 5), tmp_path / "ids.csv"
+    ids.write_text("id,split\ns03,test\ns00,eval\ns04,\ns01,train\n")
+    table = rows(write_manifest("flat", folder, tmp_path / "m.csv", subjects=ids, seed=999))
+    assert {n: row["split"] for n, row in table.items()} == {
+        "s00": "eval",
+        "s01": "train",
+        "s03": "test",
+    }
+
+
+def replicated_split(ids: list[str]) -> dict[str, list[str]]:
+    """The replication's rule: seed 999, shuffled row numbers, 0.7/0.1/0.1/rest, 10 of the rest."""
+    rows, n = list(range(len(ids))), len(ids)
+    np.random.seed(999)
+    np.random.shuffle(rows)
+    ends = np.cumsum([-(-7 * n // 10), n // 10, n // 10, 10])
+    parts = np.split(np.array(ids)[rows], ends)[:4]
+    return dict(zip(("train", "val", "eval", "test"), map(list, parts), strict=True))
+
+
+PRINTED = "151324 196952 123723 622236 119126 387959 139637 114217 910443 951457"
+
+
+@pytest.mark.parametrize("real", [False, True])
+def test_the_replications_split(tmp_path: Path, monkeypatch, real: bool) -> None:
+    """The recipe of csv/README.md, on made-up ids by the rule, or on the original's (SRLIB_HCP_IDS)."""
+    if real and "SRLIB_HCP_IDS" not in os.environ:
+        pytest.skip("SRLIB_HCP_IDS does not name the replication's id_hcp.csv")
+    text = "id,,\n" + "".join(f"{100000 + 7 * i},,\n" for i in range(1113))
+    text = Path(os.environ["SRLIB_HCP_IDS"]).read_text() if real else text
+    (tmp_path / "id_hcp.csv").write_text(text)
+    ids = [line.split(",")[0] for line in text.splitlines()[1:]]
+    for person in ids:
+        file = tmp_path / "hcp" / person / HCP / f"{person}_3T_T1w_MPR1.nii.gz"
+        file.parent.mkdir(parents=True)
+        file.touch()
+    readme = (Path(__file__).parents[2] / "csv" / "README.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    exec(readme.split("```python\n")[1].split("```")[0], {})
+    write_manifest("hcp", tmp_path / "hcp", tmp_path / "m.csv", subjects=tmp_path / "ids.csv")
+    found = {name: row["split"] for name, row in rows(tmp_path / "m.csv").items()}
+    expected = replicated_split(ids)
+    assert found == {name: split for split, names in expected.items() for name in names}
+    assert [len(names) for names in expected.values()] == [780, 111, 111, 10]
+    if real:
+        assert expected["test"] == PRINTED.split()
 
 
 @pytest.mark.parametrize("layout", PATTERNS)

@@ -402,6 +402,29 @@ def same(
     )
 
 
+def test_patches_that_are_not_mixed_come_scan_by_scan_in_their_order(tmp_path: Path) -> None:
+    subjects = cohort(tmp_path, POOL + 2, (8, 9, 5))
+    dataset = pairs_of(subjects, smoke(sampling="grid", mixed=False))
+    places = {
+        dataset.read(item, place)[0].tobytes(): (item, number)
+        for item in range(len(dataset))
+        for number, place in enumerate(dataset.grid(item))
+    }
+    each, count = len(dataset.grid(0)), len(places)
+    stream = dataset.stream()
+    whole = [*itertools.islice(stream, 2 * count)]
+    stream.close()
+    order = [places[given.tobytes()] for given, _ in whole]
+    assert [number for _, number in order] == [*range(each)] * 2 * len(dataset)
+    for epoch in (order[:count], order[count:]):
+        items = [item for item, _ in epoch]
+        assert items == [item for item in items[::each] for _ in range(each)]
+        assert sorted(items[::each]) == [*range(len(dataset))]
+    later = dataset.stream(count + 5)
+    assert same([*itertools.islice(later, 7)], whole[count + 5 : count + 12])
+    later.close()
+
+
 @pytest.mark.parametrize("sampling", ["grid", "random"])
 def test_the_stream_can_be_entered_anywhere(tmp_path: Path, sampling: str) -> None:
     experiment = smoke(sampling=sampling, min_foreground=0.3)

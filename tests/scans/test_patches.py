@@ -41,6 +41,13 @@ def test_stitching_the_patches_of_a_volume_gives_the_volume(
     np.testing.assert_array_equal(roundtrip(data, shape, patch_size, stride, margin), data)
 
 
+def test_a_scan_of_the_hcp_has_a_hundred_patches_in_the_order_of_its_axes():
+    places = grid_locations((256, 320, 320), 64)
+    assert [place.start for place in places] == [
+        (64 * x, 64 * y, 64 * z) for x in range(4) for y in range(5) for z in range(5)
+    ]
+
+
 def test_stitching_gives_the_volume_for_random_settings(noise):
     rng = np.random.default_rng(0)
     for _ in range(200):

@@ -271,7 +271,7 @@ def test_the_table_of_numbers_shows_both_budgets_and_every_source():
         "number": "width",
         "published": 16,
         "profile quick": 8,
-        "source": "paper: growth rate 16",
+        "source": "paper, Fig. 1: k = 16",
     }
     assert rows["game.per_generator"]["published"] == 7
     assert set(rows) == set(systems.get("mdcsrn_wgan").sources)

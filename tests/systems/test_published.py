@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from srlib.core.paths import InputError
+from srlib.core.paths import InputError, root
+from srlib.core.tables import read_table
 from srlib.systems.published import PUBLISHED, load_published
 from srlib.systems.registry import EXPERIMENTS
 
@@ -41,6 +42,20 @@ def test_the_authors_weights_are_loaded_tensor_by_tensor(weights):
                 ours[f"blocks.{block}.{unit}.{part}"],
                 theirs[f"block{block}.denselayer{unit + 1}.{part}"],
             )
+
+
+def test_the_printed_rows_of_the_replication_state_their_data_range():
+    """Three rows of the notebook; scikit-image 0.14.2 takes 1 for PSNR, 2 for SSIM."""
+    rows = [r for r in read_table(root() / "csv" / "reported.csv") if r["system"] == "mDCSRN"]
+    rows = [r for r in rows if r["source"] == "replicated code: main notebook"]
+    printed = {(r["metric"], r["mean"], r["std"]) for r in rows}
+    assert len(rows) == 9 and printed == {
+        ("ssim", "0.9275", "0.0215"), ("psnr", "30.02", "2.37"), ("nrmse", "0.2876", "0.0693"),
+        ("ssim", "0.9331", "0.0081"), ("psnr", "30.54", "1.3734"), ("nrmse", "0.2485", "0.0343"),
+        ("ssim", "0.9269", "0.0217"), ("psnr", "29.99", "2.54"), ("nrmse", "0.2883", "0.0673"),
+    }  # fmt: skip
+    said = {"psnr": "data_range: 1 for", "ssim": "data_range: 2 for", "nrmse": "Euclidean"}
+    assert all(said[r["metric"]] in r["conventions"] for r in rows)
 
 
 @pytest.mark.parametrize("size", [0, 10, 1000, 100_000, -1, -1000])

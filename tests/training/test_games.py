@@ -82,6 +82,64 @@ def test_the_critic_has_the_published_parameters_and_a_non_linearity():
     assert torch.isfinite(Critic(4, 16)(x)).all()
 
 
+def test_the_critic_starts_as_in_the_replicated_code():
+    """N(0, 0.02), layer normalisation N(1, 0.02), biases as PyTorch draws them."""
+    plain, ours = (
+        systems.get(name).game.critic(16, 16).state_dict()
+        for name in ("mdcsrn_res_wgan", "mdcsrn_wgan_clip")
+    )
+    for name, value in ours.items():
+        if name.endswith("bias"):
+            assert torch.equal(value, plain[name])
+        else:
+            norm = value.ndim == 4
+            assert value.std() == pytest.approx(0.02, rel=0.05)
+            assert value.mean() == pytest.approx(float(norm), abs=0.002)
+            assert bool((plain[name] == 1).all()) == norm  # PyTorch's own start
+    assert systems.get("mdcsrn_wgan").game.critic_std == 0.02
+
+
+def test_the_replicated_wgan_moves_the_generators_statistics_alone():
+    """Critic steps to the end, generator in training mode: what the printed 442k row went through."""
+    steps = {"game.critic_steps": systems.get("mdcsrn_wgan_clip").training.max_steps}
+    experiment = systems.get("mdcsrn_wgan_clip", "smoke", steps)
+    assert {experiment.game.who_moves(step) for step in range(3000)} == {"critic"}
+    players = make_players(experiment)
+    generator, critic = players.networks["generator"], players.networks["critic"]
+    before, expected = copy.deepcopy(generator.state_dict()), copy.deepcopy(generator).train()
+    for index in range(3):
+        weights = copy.deepcopy(critic.state_dict())
+        lr, hr = torch.rand(2, 2, 1, 16, 16, 16).unbind(0)
+        experiment.game.step(players, index, lr, hr)
+        expected(lr)
+        assert changed(weights, critic)
+    assert max(p.abs().max() for p in critic.parameters()) <= 0.01
+    moved = changed(before, generator)
+    assert moved == {name for name, _ in generator.named_buffers()} != set()
+    assert not changed(expected.state_dict(), generator)
+
+
+def test_the_losses_of_the_game_by_hand():
+    """The critic's is D(fake) - D(real), the generator's L1 - weight * D(fake)."""
+    experiment = systems.get("mdcsrn_wgan_clip", "smoke").changed(
+        weight=0.5, critic_steps=1, per_generator=0
+    )
+    players = make_players(experiment)
+    lr, hr = torch.rand(2, 2, 1, 16, 16, 16).unbind(0)
+    generator, critic = (copy.deepcopy(players.networks[n]) for n in ("generator", "critic"))
+    found = experiment.game.step(players, 0, lr, hr)
+    expected = critic(generator.train()(lr)).mean() - critic(hr).mean()
+    torch.testing.assert_close(found["critic_loss"], expected.detach(), rtol=1e-4, atol=1e-6)
+    generator, critic = (copy.deepcopy(players.networks[n]) for n in ("generator", "critic"))
+    experiment.game.step(players, 1, lr, hr)
+    sr = generator(lr)
+    ((sr - hr).abs().mean() - 0.5 * critic(sr).mean()).backward()
+    for one, other in zip(
+        players.networks["generator"].parameters(), generator.parameters(), strict=True
+    ):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-6)
+
+
 RECNN = systems.get("recnn", "smoke")
 
 

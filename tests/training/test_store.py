@@ -60,11 +60,12 @@ def test_others_can_read_it(dataset, store):
         assert np.array_equal(file["data"][7], given) and np.array_equal(file["label"][7], truth)
 
 
-def test_training_from_a_store_gives_the_same_weights(cohort, dataset, store, tmp_path):
-    subjects = data.read_manifest(cohort, "train")
+@pytest.mark.parametrize("mixed", [True, False])
+def test_training_from_a_store_gives_the_same_weights(cohort, dataset, store, tmp_path, mixed):
+    subjects, smoke = data.read_manifest(cohort, "train"), SMOKE.changed(mixed=mixed)
     options = {"device": "cpu", "progress": False}
-    direct = training.train(SMOKE, subjects, [], tmp_path / "direct", **options)
-    stored = training.train(SMOKE, [], [], tmp_path / "stored", store=store, **options)
+    direct = training.train(smoke, subjects, [], tmp_path / "direct", **options)
+    stored = training.train(smoke, [], [], tmp_path / "stored", store=store, **options)
     one, other = load_file(direct), load_file(stored)
     assert all(np.array_equal(one[k], other[k]) for k in one)
     with pytest.raises(
