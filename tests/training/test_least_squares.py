@@ -141,7 +141,7 @@ def test_the_options_of_the_original_reach_the_published_form(options, cohort, t
     assert [s.shape for s in shown] == [(16 // factor,) * 3, (16,) * 3]
     ends = [s.affine @ [*np.subtract(s.shape, 1), 1] for s in shown]
     np.testing.assert_allclose(ends[0], ends[1], atol=1e-3)  # the corners of the same patch
-    pair = model.experiment.pairs.make(parts[1][0])
+    pair = model.experiment.pairs.make(parts[1][0], f"gaussian_x{factor}_smoothed")  # its test
     sr = model.predict_pair(pair)
     assert sr.shape == pair.hr.shape == (32, 32, 32)
     if "nn_resize" in options:  # tanh: within [-1, 1], so within 0 and the input's maximum
