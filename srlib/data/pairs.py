@@ -40,12 +40,9 @@ class Pair:
 
     def for_training(self) -> tuple[np.ndarray, np.ndarray]:
         """The network's input (C, X, Y, Z) and the truth (X, Y, Z) in the units of training."""
-        own = self.scaling
-        if self.fitted_on != "input":
-            own = fit_scaling(self.hr.data, self.intensity)
-        given = self.network_input
-        if self.fitted_on == "truth":
-            given[0] = own.apply(self.seen.data)
+        sides, given = (self.seen.data, self.hr.data), self.network_input
+        first, own = scalings(*sides, self.intensity, self.fitted_on)
+        given[0] = first.apply(self.seen.data)
         return given, own.apply(self.hr.data)
 
     @property
@@ -121,6 +118,13 @@ class ObservationModel:
         lr, hr = degradation.pair(to_window(hr, self.intensity))
         return self._pair(lr, degradation.to_grid(lr, hr.shape), hr, degradation)
 
+    def degrade_alone(self, patch: np.ndarray, task: str) -> tuple[np.ndarray, np.ndarray]:
+        """The network's input and the truth, in scan units, of a patch degraded by itself."""
+        degradation = self.degradation(task)
+        lr, hr = degradation.pair(to_window(Volume(patch, np.eye(4)), self.intensity))
+        seen = lr if self.coarse else degradation.to_grid(lr, hr.shape)
+        return seen.data, hr.data
+
     def _given(self, file: Path, whole: Volume, hr: Volume) -> Pair:
         """The pair of a low-resolution scan and the part ``hr`` of a true scan."""
         lr = load_mat(file, whole) if file.suffix == ".mat" else load_scan(file)
@@ -169,6 +173,14 @@ def bring(reference: Volume, grid: Volume, *, order: int = 3) -> Volume:
     """
     low = max(float(reference.data.min()), usual_range(reference.data)[0])
     return resample_to(reference, grid, order=order, outside=low, what="the reference")
+
+
+def scalings(
+    given: np.ndarray, truth: np.ndarray, rule: str, fitted_on: str
+) -> tuple[Scaling, Scaling]:
+    """The scalings of a training input and its truth, by a rule and what it is fitted on."""
+    sides = {"input": (given, given), "truth": (truth, truth), "each": (given, truth)}
+    return tuple(fit_scaling(side, rule) for side in sides[fitted_on])
 
 
 def network_input(scan: Volume, reference: Volume | None, rule: str) -> np.ndarray:

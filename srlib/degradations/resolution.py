@@ -136,7 +136,8 @@ class GaussianDownsample(Degradation):
     factor 1 is not blurred. ``order`` is that of the spline. ``align='center'`` keeps the field of
     view (ours); ``align='corners'`` is SciPy's ``zoom``, as the published code uses it: a named
     deviation, but one that its weights need. ``whole`` cuts scans to a whole multiple of the factor
-    first (``usable``), as that code does. ``noise`` adds noise to the coarse scan, see ``rician``,
+    first (``usable``), as that code does. Without ``prefilter`` the spline smooths, as in the
+    evaluation of the 3D-SRGAN code. ``noise`` adds noise to the coarse scan, see ``rician``,
     always the same (ours).
     """
 
@@ -148,6 +149,7 @@ class GaussianDownsample(Degradation):
     align: str = "center"
     whole: bool = False
     noise: Share = 0.0
+    prefilter: bool = True
 
     def __post_init__(self) -> None:
         self._per_axis("factor")
@@ -167,7 +169,7 @@ class GaussianDownsample(Degradation):
         sigma = np.where(np.greater(self.factor, 1), self.sigma, 0.0)
         blurred = hr.with_data(ndimage.gaussian_filter(hr.data, sigma, mode="reflect"))
         grid = coarse_grid(hr, self.factor, align=self.align)
-        lr = resample(blurred, *grid, order=self.order)
+        lr = resample(blurred, *grid, order=self.order, prefilter=self.prefilter)
         return rician(lr, self.noise, np.random.default_rng(0), signed=is_signed(hr))
 
     def to_grid(self, lr: Volume, shape: Sequence[int], *, order: int = 3) -> Volume:

@@ -31,6 +31,8 @@ TASKS: dict[str, Settings] = {
     "gaussian_x3_corners": _gaussian(3, 3, 3, align="corners", whole=True),
     "gaussian_x4_corners": _gaussian(4, 4, 4, align="corners"),
     "gaussian_x4_nearest": _gaussian(4, 4, 4, align="corners", order=0),
+    "gaussian_x2_smoothed": _gaussian(2, 2, 2, align="corners", prefilter=False),
+    "gaussian_x4_smoothed": _gaussian(4, 4, 4, align="corners", prefilter=False),
     "scanline_x4": ("scanline", {"factor": 4}),
     "sparse_view_x16": ("sparse_view", {"factor": 16, "views": 1000}),
     "kspace_x2_inplane": ("kspace", {"factor": (1, 2, 2)}),

@@ -22,13 +22,14 @@ class SRGAN3D(nn.Module):
     """Generator of Sanchez & Vilaplana, MIDL 2018.
 
     It maps the LR grid, (B, C, X, Y, Z), to the HR grid, (B, 1, fX * X, fY * Y, fZ * Z).
-    ``factor``: one number or one per axis, of 1, 2, 4, 8. Each doubling is one block of 2 *
-    ``width`` filters for all axes that still need it. ``upsampler``: 'subpixel', convolution and
-    pixel shuffle; 'subpixel_nn', transposed convolution that starts as a 3^3 convolution with
-    nearest-neighbour upsampling behind it (Aitken et al., 2017); 'nn_resize', nearest-neighbour
-    upsampling between two convolutions, and tanh at the output. Convolutions start as N(0, 0.02); a
-    bias before batch norm has no effect and is left out. Deviation, named and off by default:
-    ``residual`` adds the output, which starts at zero and has no tanh, to the interpolated input.
+    ``factor``: one number or one per axis, of 1, 2, 4, 8. Each doubling is one block of
+    ``up_width`` filters (64 in the authors' code; None: 2 * ``width``, ours) for all axes that
+    still need it. ``upsampler``: 'subpixel', convolution and pixel shuffle; 'subpixel_nn',
+    transposed convolution that starts as a 3^3 convolution with nearest-neighbour upsampling behind
+    it (Aitken et al., 2017); 'nn_resize', nearest-neighbour upsampling between two convolutions,
+    and tanh at the output. Convolutions start as N(0, 0.02); a bias before batch norm has no effect
+    and is left out. Deviation, named and off by default: ``residual`` adds the output, which starts
+    at zero and has no tanh, to the interpolated input.
     """
 
     def __init__(
@@ -39,14 +40,17 @@ class SRGAN3D(nn.Module):
         upsampler: str = "subpixel",
         residual: bool = False,
         in_channels: int = 1,
+        up_width: int | None = None,
     ) -> None:
         super().__init__()
+        filters = 2 * width if up_width is None else up_width
         self.factor, self.residual, self.upsampler = per_axis(factor, "factor"), residual, upsampler
         if not set(self.factor) <= {1, 2, 4, 8}:
             raise InputError(f"factor: expected 1, 2, 4 or 8 per axis, got {factor}")
-        if upsampler == "subpixel" and width % 4:
+        if upsampler == "subpixel" and filters % 8:
             raise InputError(
-                f"width: expected a multiple of 4 for the subpixel upsampler, got {width}"
+                "up_width (else twice the width): expected a multiple of 8 for the subpixel "
+                f"upsampler, got {filters}"
             )
         coarse, fine = choose(UPSAMPLERS, upsampler, "upsampler")
         steps = [
@@ -67,9 +71,9 @@ class SRGAN3D(nn.Module):
         self.merge = nn.Sequential(*_conv_norm(width, width))
         self.upsampling, channels, voxels, live = nn.ModuleList(), width, 1, 0
         for step in steps:
-            self.upsampling.append(_upsampling(channels, 2 * width, step, upsampler))
-            live = max(live, (channels + (coarse + fine * math.prod(step)) * 2 * width) * voxels)
-            channels = 2 * width // (math.prod(step) if upsampler == "subpixel" else 1)
+            self.upsampling.append(_upsampling(channels, filters, step, upsampler))
+            live = max(live, (channels + (coarse + fine * math.prod(step)) * filters) * voxels)
+            channels = filters // (math.prod(step) if upsampler == "subpixel" else 1)
             voxels *= math.prod(step)
         # values per LR voxel alive at the peak: the body's, which the allocator may keep, and a
         # block's or the last convolution's with the sum behind it

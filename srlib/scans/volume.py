@@ -167,11 +167,13 @@ def resample(
     order: int = 3,
     outside: float | None = None,
     mode: str = "mirror",
+    prefilter: bool = True,
 ) -> Volume:
     """Interpolate a scan on another grid by splines of the given order.
 
-    Beyond the outermost centres the scan is continued by SciPy's ``mode``; beyond the field of
-    view, half a voxel from them, it is ``outside`` where that is given.
+    Without SciPy's ``prefilter`` they smooth. Beyond the outermost centres the scan is continued by
+    SciPy's ``mode``; beyond the field of view, half a voxel from them, it is ``outside`` where that
+    is given.
     """
     matrix, offset = to_matvec(np.linalg.inv(volume.affine) @ affine)
     diagonal = np.diag(matrix)
@@ -180,7 +182,8 @@ def resample(
         matrix = diagonal
     # voxel centres that coincide up to rounding must not be read from beyond the edge
     place = {"matrix": matrix, "offset": np.round(offset, 9), "output_shape": tuple(shape)}
-    data = ndimage.affine_transform(volume.data, **place, output=np.float32, order=order, mode=mode)
+    spline = {"order": order, "mode": mode, "prefilter": prefilter}
+    data = ndimage.affine_transform(volume.data, **place, output=np.float32, **spline)
     if outside is not None:
         seen = np.ones(volume.shape, np.uint8)
         data[ndimage.affine_transform(seen, **place, order=0, mode="grid-constant") == 0] = outside

@@ -12,8 +12,10 @@ from srlib.systems.overrides import Overrides, overridden, parse
 SYSTEMS = (mdcsrn, recnn, srgan3d, srresnet2d, synthsr, robust)
 EXPERIMENTS: dict[str, Experiment] = {e.name: e for system in SYSTEMS for e in system.EXPERIMENTS}
 
-# all that a profile may shrink
-BUDGET = ("max_steps", "critic_steps", "n_train", "samples", "batch_size", "patch_size", "width")
+# all that a profile may shrink; smaller patches need a smaller stride, or they leave gaps
+BUDGET = (
+    "max_steps", "critic_steps", "n_train", "samples", "batch_size", "patch_size", "stride", "width",
+)  # fmt: skip
 _SMOKE = {"width": 4, "patch_size": 16, "batch_size": 1, "n_train": 1, "max_steps": 4}
 PROFILES: dict[str, dict[str, dict[str, Any]]] = {
     "paper": {name: {} for name in EXPERIMENTS},
@@ -27,6 +29,7 @@ PROFILES: dict[str, dict[str, dict[str, Any]]] = {
     | {e.name: {**_SMOKE, "patch_size": (32, 32, 1)} for e in srresnet2d.EXPERIMENTS}
     | {e.name: {**_SMOKE, "patch_size": 32} for e in synthsr.EXPERIMENTS}
     | {e.name: {**_SMOKE, "samples": 8} for e in robust.EXPERIMENTS}
+    | {name: {**_SMOKE, "stride": 16} for name in ("srgan3d", "srgan3d_code")}
     | {"synthsr_gan": {**_SMOKE, "patch_size": 32, "max_steps": 14, "critic_steps": 2}},
 }
 

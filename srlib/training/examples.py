@@ -11,11 +11,12 @@ import numpy as np
 
 from srlib.core.parts import Count, Part, Share, Size, Whole
 from srlib.core.paths import InputError
-from srlib.data.manifest import Subject
-from srlib.data.pairs import ObservationModel
+from srlib.data.manifest import Subject, load_contrast
+from srlib.data.pairs import ObservationModel, scalings
 from srlib.scans.formats import read_grid
 from srlib.scans.intensity import fit_scaling, plateau, usual_range
 from srlib.scans.patches import PatchLocation, extract, grid_locations, per_axis, random_locations
+from srlib.scans.volume import framed
 from srlib.training.streams import POOL, Patch, patch_stream
 
 FULLEST = 4  # patches of each validation scan
@@ -69,7 +70,7 @@ class ScanPatches(Examples):
     border: tuple[Whole, Whole, Whole] = (0, 0, 0)  # voxels at each face without grid patches
     samples: Count | None = None  # patches per scan, at most
     min_foreground: Share = 0.0  # least share of non-background voxels of a random patch
-    per_patch: bool = False  # fit the intensity rule on each patch of the truth, not on the scan
+    per_patch: bool = False  # cut the truth first, then degrade and scale each patch by itself
     mixed: bool = True  # patches of several scans are shuffled; else scan by scan, in their order
 
     def tasks(self, task: str) -> tuple[str, ...]:
@@ -109,7 +110,8 @@ class PatchDataset:
 
     Item ``i`` is a subject under one of the training tasks. The last few items are kept in memory.
     Where the network sees the low-resolution grid, patches lie on that grid, and the truth's are
-    ``factor`` times larger. Raises InputError when that factor is no whole number.
+    ``factor`` times larger. Raises InputError when that factor is no whole number, and for a second
+    or a given low-resolution scan where patches are degraded by themselves.
     """
 
     def __init__(
@@ -118,6 +120,11 @@ class PatchDataset:
         self.part, self.pairs, self.seed = part, pairs, seed
         self.items = [(subject, task) for subject in subjects for task in part.tasks(pairs.task)]
         self.factor = (1, 1, 1)
+        if part.per_patch and (pairs.reference or pairs.given):
+            raise InputError(
+                "patches that are degraded by themselves (per_patch) come of one scan alone; "
+                "leave out the reference and the given low-resolution scans"
+            )
         if pairs.coarse:
             self.factor = per_axis(pairs.degradation().coarser, "factor from grid to grid")
         self.shapes = [self._shape(*item) for item in self.items]
@@ -135,10 +142,13 @@ class PatchDataset:
         return self._load(index)
 
     def _make(self, index: int) -> Patch:
-        pair = self.pairs.make(*self.items[index])
-        if self.part.per_patch:
-            return pair.seen.data[None], pair.hr.data
-        return pair.for_training()
+        """An item's scaled arrays; the scan twice where its patches are degraded later."""
+        subject, task = self.items[index]
+        if not self.part.per_patch:
+            return self.pairs.make(subject, task).for_training()
+        scan = load_contrast(subject, self.pairs.contrast, rule=self.pairs.intensity)
+        hr = framed(scan, self.pairs.frame or scan.shape).data
+        return hr[None], hr
 
     def stream(self, start: int = 0) -> Iterator[Patch]:
         """Endless patches from number ``start`` on; a pure function of the seed."""
@@ -182,19 +192,20 @@ class PatchDataset:
     def read(self, index: int, location: PatchLocation) -> Patch:
         """An item's patch as (input (C, x, y, z), truth (1, x, y, z)).
 
-        Where each patch is scaled on its own, a patch that the rule cannot scale is scaled as its
-        whole scan.
+        Where each patch is degraded and scaled by itself, one that the rule cannot scale is scaled
+        as its whole scan.
         """
         scan, whole = self[index]
-        given = extract(scan, location)
-        truth = extract(whole, location.scaled(self.factor))[None]
+        truth = extract(whole, location.scaled(self.factor))
         if not self.part.per_patch:
-            return given, truth
+            return extract(scan, location), truth[None]
+        given, truth = self.pairs.degrade_alone(truth, self.items[index][1])
+        by = self.pairs.intensity, self.pairs.fitted_on
         try:
-            scaling = fit_scaling(truth, self.pairs.intensity)
+            first, own = scalings(given, truth, *by)
         except InputError:
-            scaling = fit_scaling(whole, self.pairs.intensity)
-        return scaling.apply(given), scaling.apply(truth)
+            first, own = scalings(whole, whole, *by)
+        return first.apply(given)[None], own.apply(truth)[None]
 
 
 def foreground(hr: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor, nn
 
 from srlib.core.device import layout
@@ -303,10 +304,19 @@ class LeastSquares(_BothMove):
     weight: Number  # of the adversarial term in the generator's loss
     labels: str = "per_step"  # rule of losses.draw_labels
     slope: Number = 0.2  # of the discriminator's LeakyReLU
+    critic_width: Count | None = None  # its feature maps at first; None: the generator's
+    batch_sigma: Number = 0.0  # std, in patches, of a blur of the inputs over the batch (code)
 
     def make_critic(self, width: int, patch_size: Size) -> nn.Module:
         """3D-SRGAN's discriminator."""
-        return Discriminator3D(width, patch_size, self.slope)
+        return Discriminator3D(self.critic_width or width, patch_size, self.slope)
+
+    def step(self, players: Players, index: int, lr: Tensor, hr: Tensor) -> Losses:
+        """One update of each network; returns their losses by name."""
+        if self.batch_sigma:
+            shares = ndimage.gaussian_filter1d(np.eye(len(lr)), self.batch_sigma, axis=0)
+            lr = torch.tensordot(torch.from_numpy(shares).to(lr), lr, 1)
+        return super().step(players, index, lr, hr)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch.nn import functional
 from srlib.core.paths import InputError, make_dir
 from srlib.data.manifest import Subject
 from srlib.data.pairs import ObservationModel
-from srlib.scans.patches import extract
+from srlib.scans.patches import PatchLocation, extract
 from srlib.scans.volume import Volume, crop_or_pad, save_scan
 from srlib.training.examples import ScanPatches, fullest
 from srlib.training.streams import Patch, Show
@@ -120,6 +120,9 @@ def snapshot_writer(
     make_dir(folder)
     dataset, (place,) = fullest(subject, part, pairs, 1)
     pair, target = pairs.make(subject), place.scaled(dataset.factor)
+    if part.per_patch:  # the patch by itself, as in training
+        pair = pairs.degrade(crop_or_pad(pair.hr, target.start, target.size))
+        place, target = (PatchLocation((0, 0, 0), box.size) for box in (place, target))
     for name, volume, at in (("input", pair.seen, place), ("hr", pair.hr, target)):
         save_scan(crop_or_pad(volume, at.start, at.size), folder / f"{name}.nii.gz")
     affine = crop_or_pad(pair.hr, target.start, (1, 1, 1)).affine

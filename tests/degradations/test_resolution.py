@@ -90,6 +90,18 @@ def test_corner_alignment_is_blur_and_scipy_zoom(factor, sigma, noise, oblique):
     np.testing.assert_allclose(degradation.to_grid(lr, SHAPE).data, back, atol=1e-5)
 
 
+@pytest.mark.parametrize("factor", [2, 4])
+def test_the_evaluation_of_3d_srgan_samples_by_a_smoothing_spline(factor, noise):
+    hr = noise((24, 16, 20))  # no size at which SciPy rounds beyond the face
+    blurred = ndimage.gaussian_filter(hr[..., np.newaxis].astype(np.float64), sigma=1)
+    res = 1 / factor
+    expected = ndimage.zoom(blurred, [res, res, res, 1], prefilter=False)[..., 0]
+    lr = degradation_of(f"gaussian_x{factor}_smoothed")(Volume(hr, np.eye(4))).data
+    np.testing.assert_allclose(lr, expected, atol=1e-6)
+    sharp = degradation_of("gaussian_x4_corners")(Volume(hr, np.eye(4))).data
+    assert factor == 2 or np.abs(lr - sharp).max() > 0.05
+
+
 def test_an_axis_of_factor_one_is_left_alone(noise):
     hr = Volume(noise(SHAPE), np.eye(4))
     np.testing.assert_allclose(GaussianDownsample(1)(hr).data, hr.data, atol=1e-5)

@@ -1,10 +1,14 @@
 """Networks that see the low-resolution grid: patches, whole scans and evaluation lie where they should."""
 
+import math
+from itertools import product
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
+from scipy import ndimage
 
 from srlib import data, metrics, systems
 from srlib.cli.commands import main
@@ -100,19 +104,52 @@ def test_patches_that_the_factor_does_not_divide_are_refused(ramp):
         dataset.grid(0)
 
 
+def published(scan: np.ndarray, folder):
+    """The published form's dataset of one scan of 224 x 224 x 152 voxels."""
+    experiment, file = systems.get("srgan3d"), save_scan(Volume(scan, np.eye(4)), folder / "s.nii")
+    return experiment.examples.open([Subject("s", "train", {"t1": file})], experiment.pairs)
+
+
 def test_the_published_patches(tmp_path):
-    experiment = systems.get("srgan3d").changed(frame=(224, 224, 152))
-    file = save_scan(
-        Volume(np.random.default_rng(0).uniform(0, 900, (60, 70, 50)), np.eye(4)),
-        tmp_path / "s.nii",
-    )
-    dataset = experiment.examples.open([Subject("s", "train", {"t1": file})], experiment.pairs)
+    """Cut, scaled, blurred and sampled one by one, as the authors' code does it."""
+    scan = np.random.default_rng(0).uniform(0, 900, (224, 224, 152)).astype(np.float32)
+    dataset = published(scan, tmp_path)
     places = dataset.grid(0)
-    assert len(places) == 8 and {p.size for p in places} == {(32, 32, 23)}
-    assert sorted({p.start for p in places})[-1] == (24, 24, 15)  # 128 + 96 = 224; 92 + 60 = 152
-    given, truth = dataset.read(0, places[0])
-    assert given.shape == (1, 32, 32, 23) and truth.shape == (1, 128, 128, 92)
-    assert truth.min() == -1 and truth.max() == 1  # of each patch, by half its maximum
+    starts = list(product((0, 96), (0, 96), (0, 60)))  # 128 + 96 = 224; 92 + 60 = 152
+    assert [p.scaled((4, 4, 4)).start for p in places] == starts
+    for place, start in zip(places, starts, strict=True):
+        given, truth = dataset.read(0, place)
+        cut = scan[tuple(slice(a, a + n) for a, n in zip(start, (128, 128, 92), strict=True))]
+        half = cut.max() / 2
+        scaled = (cut.astype(float) - half) / half
+        sampled = ndimage.zoom(ndimage.gaussian_filter(scaled, 1), 0.25, order=0, prefilter=False)
+        assert sampled.shape == (32, 32, 23)
+        np.testing.assert_allclose(given[0], sampled, atol=1e-6)
+        np.testing.assert_allclose(truth[0], scaled, atol=1e-6)
+
+
+@pytest.mark.parametrize("axis", range(3))
+def test_low_resolution_patches_show_their_own_place(axis, tmp_path):
+    """Voxel k of n shows voxel k (N - 1) / (n - 1) of the patch, rounded, wherever the patch lies."""
+    ramp = np.arange(1.0, (224, 224, 152)[axis] + 1)
+    shape = [-1 if a == axis else 1 for a in range(3)]
+    dataset = published(np.broadcast_to(ramp.reshape(shape), (224, 224, 152)), tmp_path)
+    inner = slice(1, -1)  # at its faces a blurred ramp bends
+    for place in dataset.grid(0):
+        given, _ = dataset.read(0, place)
+        at = place.scaled((4, 4, 4))
+        half = (at.start[axis] + at.size[axis]) / 2
+        shown = (np.moveaxis(given[0], axis, 0)[:, 5, 5] + 1) * half - 1
+        n, size = place.size[axis], at.size[axis]
+        expected = [at.start[axis] + math.floor(k * (size - 1) / (n - 1) + 0.5) for k in range(n)]
+        np.testing.assert_allclose(shown[inner], expected[inner], atol=1e-3)
+
+
+def test_a_second_scan_or_a_given_one_is_refused_where_patches_are_degraded_alone(ramp):
+    for changes in ({"given": True}, {"reference": "t2"}):
+        experiment = systems.get("srgan3d").changed(**changes)
+        with pytest.raises(InputError, match="per_patch"):
+            experiment.examples.open([ramp], experiment.pairs)
 
 
 def test_a_frame_pads_and_cuts_about_the_middle(tmp_path, oblique, blob, centre_of_mass):

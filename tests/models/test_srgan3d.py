@@ -8,6 +8,7 @@ import torch
 from scipy import ndimage
 from torch.nn import functional
 
+from srlib import systems
 from srlib.core.paths import InputError
 from srlib.models.layers import PixelShuffle3D
 from srlib.models.srgan3d import SRGAN3D, UPSAMPLERS, Discriminator3D, interpolate
@@ -39,6 +40,22 @@ def test_published_sizes():
     assert (
         parameters(SRGAN3D(factor=4, upsampler="nn_resize")) == norms + body + resized + 27 * 64 + 1
     )
+
+
+def test_feature_size_reaches_the_residual_blocks_alone():
+    """At 64 the code's upsampling blocks keep 64 filters, and its discriminator 32 to 256."""
+    norms, body = 14 * 2 * 64, 27 * 64 + 13 * 27 * 64 * 64
+    block, last = 216 * 64 * 64 + 64, 27 * 64 + 1  # subpixel_nn
+    for factor, blocks, count in ((2, 1, 2_327_745), (4, 2, 3_212_545)):
+        published = f"network.factor={factor} network.upsampler=subpixel_nn network.width=64"
+        experiment = systems.get("srgan3d", "paper", published)
+        found = parameters(experiment.network.build())
+        assert found == norms + body + blocks * block + last == count
+    with torch.device("meta"):
+        assert parameters(experiment.game.critic(64, (128, 128, 92))) == 104_179_393
+    for name, profile in (("srgan3d_res_subpixel_nn", "paper"), ("srgan3d_x2", "quick")):
+        ours = systems.get(name, profile)  # these shrink as a whole, as before
+        assert ours.network.build().last.in_channels in (2 * ours.network.width, 32 // 8)
 
 
 def test_published_discriminator():

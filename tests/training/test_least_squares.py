@@ -1,6 +1,7 @@
 """The least-squares game: both networks move at every step, labels follow the paper or its code, resume is exact."""
 
 import copy
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,13 +12,17 @@ import pytest
 import torch
 from conftest import make_players
 from safetensors.torch import load_file
+from scipy import ndimage
 
 from srlib import data, systems
 from srlib.models.mdcsrn import Critic
 from srlib.models.srgan3d import Discriminator3D
+from srlib.models.weights import read_metadata
+from srlib.scans.volume import load_nifti
 from srlib.systems import training
+from srlib.systems.trained import load_model
 from srlib.training import losses
-from srlib.training.games import LeastSquares
+from srlib.training.games import LeastSquares, _BothMove
 
 GAME = LeastSquares(weight=0.1, slope=0.3)
 SAME_GRID = systems.get("mdcsrn", "smoke").changed(game=GAME, batch_size=2)
@@ -80,6 +85,82 @@ def test_a_step_is_that_of_the_paper():
         players.networks["generator"].parameters(), generator.parameters(), strict=True
     ):
         torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_the_code_blurs_its_inputs_over_the_batch(count, monkeypatch):
+    """Blur and sampling of the whole batch, as in its training loop; the truth is left alone."""
+    experiment = systems.get("srgan3d_code", "smoke")
+    hr = np.random.default_rng(0).random((count, 16, 16, 16, 1))
+    alone = [experiment.pairs.degrade_alone(patch[..., 0], experiment.task)[0] for patch in hr]
+    seen = []
+    monkeypatch.setattr(_BothMove, "step", lambda *args: seen.append(args))
+    batch = torch.from_numpy(np.stack(alone)[:, None]), torch.from_numpy(hr)
+    experiment.game.step(None, 7, *batch)
+    ((game, _, index, lr, truth),) = seen
+    expected = ndimage.zoom(
+        ndimage.gaussian_filter(hr, sigma=1), (1, 0.25, 0.25, 0.25, 1), order=0, prefilter=False
+    )
+    np.testing.assert_allclose(lr[:, 0], expected[..., 0], atol=1e-6)
+    assert truth is batch[1] and index == 7 and game is experiment.game
+    if count == 2:
+        mixed = 0.646 * alone[0] + 0.354 * alone[1]
+        np.testing.assert_allclose(lr[0, 0], mixed, atol=1e-3)
+    systems.get("srgan3d", "smoke").game.step(None, 8, *batch)
+    assert seen[1][3] is batch[0]  # the paper's form leaves the batch alone
+
+
+def test_the_rate_decays_as_written_and_stays_in_the_code():
+    for step, rate in ((0, 1e-4), (4920, 1e-4 / 1.5), (18_799, 3.4356e-5)):
+        assert systems.get("srgan3d").training.rate(step) == pytest.approx(rate, rel=1e-4)
+        assert systems.get("srgan3d_code").training.rate(step) == 1e-4
+
+
+OPTIONS = {
+    "as published": "",
+    "nn": "network.upsampler=nn_resize",
+    "subpixel_NN x2": "network.upsampler=subpixel_nn network.factor=2,2,2 degradation.factor=2,2,2",
+    "nn x2 blocks feature_size": "network.upsampler=nn_resize network.factor=2,2,2 "
+    "degradation.factor=2,2,2 network.blocks=2 network.width=8",
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_the_options_of_the_original_reach_the_published_form(options, cohort, tmp_path):
+    """From scans to weights, a snapshot and an estimate; then on from the finished run's weights."""
+    parts = [data.read_manifest(cohort, part) for part in ("train", "val")]
+    tiny = f"frame=32,32,32 training.max_steps=1 training.batch_size=2 {options}"
+    experiment = systems.get("srgan3d", "smoke", tiny)
+    settings = {"device": "cpu", "progress": False, "snapshots": True}
+    first = training.train(experiment, *parts, tmp_path / "a", **settings)
+    model = load_model(first, device="cpu")
+    factor = 2 if "x2" in options or "factor=2" in options else 4
+    assert model.network.factor == (factor,) * 3
+    assert model.network.upsampling[0][0].weight.shape[options.count("subpixel_nn")] == 64
+    shown = [load_nifti(tmp_path / "a" / "snapshots" / f"{n}.nii.gz") for n in ("input", "hr")]
+    assert [s.shape for s in shown] == [(16 // factor,) * 3, (16,) * 3]
+    ends = [s.affine @ [*np.subtract(s.shape, 1), 1] for s in shown]
+    np.testing.assert_allclose(ends[0], ends[1], atol=1e-3)  # the corners of the same patch
+    pair = model.experiment.pairs.make(parts[1][0], f"gaussian_x{factor}_smoothed")  # its test
+    sr = model.predict_pair(pair)
+    assert sr.shape == pair.hr.shape == (32, 32, 32)
+    if "nn_resize" in options:  # tanh: within [-1, 1], so within 0 and the input's maximum
+        assert sr.data.min() >= 0 and sr.data.max() <= pair.lr.data.max() * 1.001
+    start = {"start": first, "start_critic": first.parent / "critic.safetensors"}
+    more = training.train(experiment, *parts, tmp_path / "b", **start, device="cpu", progress=False)
+    assert set(read_metadata(more)["starts"]) == {"generator", "critic"}
+    for name in ("model", "critic"):
+        before, after = (load_file(f.parent / f"{name}.safetensors") for f in (first, more))
+        for key in (k for k in before if k.endswith("weight")):
+            moved = (after[key] - before[key]).abs().max()
+            assert 0 < moved < 1.5e-4, key  # Adam's first step, of at most the rate
+
+
+def test_experiments_of_earlier_versions_keep_their_networks():
+    fields = json.loads(systems.get("srgan3d_res_gan", "quick").to_json())
+    for name in ("critic_width", "batch_sigma"):
+        del fields["game"][name]
+    assert systems.from_json(json.dumps(fields)) == systems.get("srgan3d_res_gan", "quick")
 
 
 def test_a_resumed_run_is_the_whole_run_to_the_bit():
