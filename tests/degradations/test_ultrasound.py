@@ -72,7 +72,7 @@ def test_without_a_shape_a_pixel_is_a_depth_sample():
         x, y = radius * np.sin(angle) + 193, radius * np.cos(angle) - 100
         around = image.data[round(x) - 2 : round(x) + 3, round(y) - 2 : round(y) + 3, 0]
         index = np.array([(g * around).sum() for g in np.indices(around.shape)]) / around.sum()
-        np.testing.assert_allclose(index + (round(x) - 2, round(y) - 2), (x, y), atol=0.3)
+        np.testing.assert_allclose(np.add(index, (round(x) - 2, round(y) - 2)), (x, y), atol=0.3)
     row = scan_convert(np.ones((40, 300)), **dict(zip(NAMES, (100, 400, -0.5, 0.5), strict=True)))
     assert row.data[192, :, 0].all()  # straight ahead: 300 samples, 300 pixels
 

@@ -19,7 +19,9 @@ from srlib import data, metrics, systems
 from srlib.cli.commands import main
 from srlib.core.paths import InputError, ScanWarning
 from srlib.data import cohorts, phantoms
+from srlib.data.convert import square
 from srlib.degradations.tasks import degradation_of
+from srlib.degradations.ultrasound import scan_convert
 from srlib.evaluation import results, runs
 from srlib.inference.tiles import run_tiled
 from srlib.models.srresnet2d import SRResNet2D, SRResNet2DRes
@@ -79,6 +81,19 @@ def test_published_ultrasound_sides_are_scaled_each_by_itself():
     np.testing.assert_allclose(truth, own(image), atol=1e-6)
     np.testing.assert_allclose(given[0], own(image[::4]), atol=1e-6)
     assert given.max() == truth.max() == 1 and 2.9 < own(image[::4])[1, 0, 0] / truth[4, 0, 0] < 3.1
+
+
+def test_the_printed_bicubic_image_lies_off_the_beams():
+    """Half-pixel centres, as tf.image.resize has them, take column j of 4 at (j - 1.5) / 4."""
+    polar, *_ = phantoms.bmode(np.random.default_rng(0), 70, 720)
+    sector = {"initial_radius": 288, "final_radius": 1008, "initial_angle": -0.6}
+    image = square(scan_convert(polar, **sector, final_angle=0.6))
+    pair = systems.get("srresnet_us").pairs.degrade(image)
+    half = volume.fine_grid(pair.lr, (4, 1, 1), align="center")[1]
+    assert half[0, 3] == pair.hr.affine[0, 3] - 1.5
+    printed = volume.resample(pair.lr, pair.hr.shape, half)
+    for estimate, expected in ((pair.on_grid, 34.50), (printed, 30.36)):
+        assert metrics.psnr(pair.hr.data, estimate.data, 1) == pytest.approx(expected, abs=0.05)
 
 
 def test_published_ct_is_scaled_by_each_slices_own_extremes():
