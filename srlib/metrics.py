@@ -119,6 +119,15 @@ def ssim(
     return _ssim(hr, sr, data_range, [mask], kind)[0]
 
 
+def tensorflow_ssim(hr: np.ndarray, sr: np.ndarray) -> float:
+    """SSIM of ``tf.image`` at its defaults: mean over the slices of images (X, Y, N) in [0, 1].
+
+    Windows are Gaussian (sigma 1.5, 11 pixels wide), the range is 1 (Wang et al., IEEE TIP 2004).
+    """
+    window = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    return float(reference.structural_similarity(hr, sr, data_range=1, channel_axis=2, **window))
+
+
 def _ssim(
     hr: np.ndarray, sr: np.ndarray, data_range: float, masks: Sequence[np.ndarray | None], kind: str
 ) -> list[float]:
@@ -168,7 +177,7 @@ def _fits(shape: Sequence[int], kind: str) -> bool:
 
 
 def centre(array: np.ndarray) -> np.ndarray:
-    """View of the middle 90 % of the first two axes, as the SRResNet code measures it."""
+    """View of the middle 90 % of the first two axes, the crop that the SRResNet code defines."""
     return array[tuple(slice(n // 20, n - n // 20) for n in array.shape[:2])]
 
 

@@ -8,7 +8,7 @@ from scipy import ndimage
 from skimage import metrics as reference
 
 from srlib.core.paths import InputError
-from srlib.metrics import centre, evaluate, nrmse, psnr, sharpness, ssim
+from srlib.metrics import centre, evaluate, nrmse, psnr, sharpness, ssim, tensorflow_ssim
 
 METRICS = {
     "psnr": psnr,
@@ -260,6 +260,28 @@ def test_arrays_that_are_no_scans_are_refused(pair):
         evaluate(hr[0], sr[0], 1.0)
     with pytest.raises(InputError, match="no voxels"):
         evaluate(hr[:0], sr[:0], 1.0)
+
+
+def test_tensorflow_ssim_is_its_formula():
+    """11 x 11 windows that lie inside, Gaussian of sigma 1.5, constants of range 1, biased moments."""
+    rng = np.random.default_rng(0)
+    hr = ndimage.gaussian_filter(rng.random((40, 37, 2)), (1, 1, 0))
+    sr = hr + 0.05 * rng.standard_normal(hr.shape)
+    line = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
+    window = np.outer(line, line) / line.sum() ** 2
+    values = []
+    for x, y in zip(hr.T, sr.T, strict=True):
+        x, y = (np.lib.stride_tricks.sliding_window_view(v, (11, 11)) for v in (x, y))
+        a, b = ((v * window).sum((2, 3)) for v in (x, y))
+        moments = [(p * q * window).sum((2, 3)) for p, q in ((x, x), (y, y), (x, y))]
+        xx, yy, xy = moments[0] - a * a, moments[1] - b * b, moments[2] - a * b
+        top, bottom = (
+            (2 * a * b + 1e-4) * (2 * xy + 9e-4),
+            (a * a + b * b + 1e-4) * (xx + yy + 9e-4),
+        )
+        values.append((top / bottom).mean())
+    assert tensorflow_ssim(hr, sr) == pytest.approx(np.mean(values), abs=1e-6)
+    assert abs(tensorflow_ssim(hr, sr) - ssim(hr, sr, 1, kind="2d")) > 0.002
 
 
 @pytest.mark.parametrize(("n", "left"), [(512, 462), (20, 18), (10, 10), (39, 37), (40, 36)])

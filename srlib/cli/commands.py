@@ -89,7 +89,7 @@ def run(notebooks, profile, cohort, seed, parameters, force):
 @DEVICE
 @option("--processes", default=1, help="Processes (one per GPU) that share each batch.")
 @option("--start", help="Weights to start from: a file, ours or published, or an experiment.")
-@flag("--snapshots", "Write the validation patch as NIfTI whenever it is measured.")
+@flag("--snapshots", "Write weights and the validation patch whenever it is measured.")
 @option("--store", help="Patches made by 'srlib store', instead of cutting them from scans.")
 @option(
     "--start-critic",

@@ -11,9 +11,10 @@ from srlib.core.paths import InputError, choose, make_dir
 from srlib.core.tables import check_name, keep, read_table, write_table
 from srlib.degradations.ultrasound import scan_convert
 from srlib.scans.formats import deeplesion_rows, load_duke, load_png
+from srlib.scans.intensity import fit_scaling
 from srlib.scans.volume import Volume, save_scan
 
-DUKE_SHAPE = (512, 512)  # pixels of a scan-converted image (code of SRResNet)
+DUKE_SIZE = 512  # pixels a side of a scan-converted image (code of SRResNet)
 Listed = Iterator[tuple[str, str, Callable[[], Volume]]]  # name, split, how to read the image
 
 
@@ -28,8 +29,8 @@ def convert(
     """Write a collection's images into ``out`` and their manifest (columns subject, split, image).
 
     ``deeplesion``: the key slices of ``DL_info.csv``, in HU. ``duke``: the records that
-    ``train*.csv``, ``val*.csv`` and ``test*.csv`` in the folder list, scan-converted. Splits are
-    the published ones. Raises InputError for an unknown collection, another folder, two images of
+    ``train*.csv``, ``val*.csv`` and ``test*.csv`` in the folder list, scaled to [0, 1] and
+    scan-converted, see ``square``. Splits are the published ones. Raises InputError for an unknown collection, another folder, two images of
     one name, an output that exists unless ``force``, and an unreadable image.
     """
     find, dtype = choose(COLLECTIONS, collection, "collection")
@@ -77,7 +78,31 @@ def _duke(folder: Path) -> Listed:
 
 def _beams(file: Path, table: Path) -> Volume:
     polar, geometry = load_duke(file, table)
-    return scan_convert(polar, **geometry, shape=DUKE_SHAPE)
+    try:
+        return square(scan_convert(fit_scaling(polar).apply(polar), **geometry))
+    except InputError as err:
+        raise InputError(f"{file}: {err}") from err
+
+
+def square(image: Volume, size: int = DUKE_SIZE) -> Volume:
+    """An image (X, Y, 1) of ``size`` pixels a side, as in the SRResNet code.
+
+    A longer axis is cut at a random place, drawn anew from the seed 0 for each image, depth first;
+    a shorter one is reflected at both ends. The pixels stay in their places.
+    """
+    rng, data, start = np.random.RandomState(0), image.data, [0, 0, 0, 1]
+    for axis in (1, 0):
+        missing = size - data.shape[axis]
+        if missing < 0:
+            start[axis] = rng.randint(-missing)
+            data = data.take(range(start[axis], start[axis] + size), axis)
+        else:
+            start[axis] = -((missing + 1) // 2)
+            ends = np.where(np.arange(3)[:, None] == axis, [-start[axis], missing // 2], 0)
+            data = np.pad(data, ends, "reflect")
+    affine = image.affine.copy()
+    affine[:, 3] = image.affine @ start
+    return Volume(data, affine)
 
 
 # how images are found, and the type of their numbers

@@ -1,11 +1,14 @@
 """Define SRResNet and SRGAN's discriminator for 2-D images, in forms for ultrasound and CT."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from srlib.core.paths import InputError
-from srlib.models.layers import Judge, padded, zero
+from srlib.models.layers import Judge, glorot, padded, zero
 
 STEPS = {2**n: n for n in range(1, 7)}  # factor -> how often the grid is doubled
 
@@ -29,9 +32,11 @@ class SRResNet2D(SliceNetwork):
     and as many up after them; X and Y are reflected to the next multiple of f.
 
     Deviations: the code's PReLU has a slope per pixel (46-51 million parameters, one image size),
-    ours per channel; at stride 2 ours pads Y before its first row, Keras behind its last. Ours, off
-    by default: ``residual`` adds the input, cubically interpolated on the output's grid, and starts
-    the last convolution at zero.
+    ours per channel; at stride 2 ours pads Y before its first row, Keras behind its last, which is
+    the same network for mirrored images. ``momentum`` (of the batch's statistics) and ``epsilon``
+    are those of batch norm, 0.01 and 1e-3 in Keras; ``keras_start`` draws weights as ``glorot``.
+    Ours, off by default: ``residual`` adds the input, cubically interpolated on the output's grid,
+    and starts the last convolution at zero.
     """
 
     def __init__(
@@ -41,6 +46,9 @@ class SRResNet2D(SliceNetwork):
         factor: int = 4,
         form: str = "ultrasound",
         residual: bool = False,
+        momentum: float = 0.1,
+        epsilon: float = 1e-5,
+        keras_start: bool = False,
     ) -> None:
         super().__init__()
         if factor not in STEPS or form not in ("ultrasound", "ct"):
@@ -67,11 +75,15 @@ class SRResNet2D(SliceNetwork):
         self.first = nn.Sequential(
             nn.Conv2d(channels, width, first, padding=first // 2), _prelu(width)
         )
-        self.body.extend(_body(width, blocks))
+        self.body.extend(
+            _body(width, blocks, partial(nn.BatchNorm2d, eps=epsilon, momentum=momentum))
+        )
         for _ in range(steps):
             conv = nn.Conv2d(width, 4 * width, 3, 1 if ct else (1, 2), padding=1)
             self.up.extend([conv, nn.PixelShuffle(2), _prelu(width)])
         self.last = nn.Conv2d(width, 1, 9, padding=4)
+        if keras_start:
+            glorot(self)
         if residual:
             zero(self.last)
 
@@ -116,11 +128,11 @@ class SRResNet2DRes(SliceNetwork):
 class ResidualBlock(nn.Module):
     """Convolution, BN, PReLU, convolution, BN, plus the input: (B, width, X, Y) to the same."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, norm: Callable[[int], nn.Module] = nn.BatchNorm2d) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width), _prelu(width),
-            nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width),
+            nn.Conv2d(width, width, 3, padding=1), norm(width), _prelu(width),
+            nn.Conv2d(width, width, 3, padding=1), norm(width),
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
@@ -133,19 +145,29 @@ class Discriminator2D(Judge):
     It maps images (B, 1, X, Y) to B logits, and volumes (B, 1, X, Y, N) to B N.
     ``shape`` (X, Y) fixes the image size, as in the code (541,564,609 parameters at 512 x 512,
     batch-norm statistics counted). Deviations: without it features are averaged over the image, so
-    that any size will do; logits instead of a sigmoid.
+    that any size will do; logits instead of a sigmoid; at stride 2 padding as in ``SRResNet2D``,
+    whose last three settings these are.
     """
 
-    def __init__(self, width: int = 64, shape: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        width: int = 64,
+        shape: tuple[int, int] | None = None,
+        momentum: float = 0.1,
+        epsilon: float = 1e-5,
+        keras_start: bool = False,
+    ) -> None:
         super().__init__(
             nn.Conv2d,
-            lambda maps, size: nn.BatchNorm2d(maps),
+            lambda maps, size: nn.BatchNorm2d(maps, eps=epsilon, momentum=momentum),
             width=width,
             size=shape or (1, 1),
             slope=0.2,
             hidden=16 * width,
             pool=None if shape else nn.AdaptiveAvgPool2d(1),
         )
+        if keras_start:
+            glorot(self)
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(_slices(x))
@@ -155,10 +177,12 @@ def _prelu(channels: int) -> nn.PReLU:
     return nn.PReLU(channels, init=0.0)  # as in the code
 
 
-def _body(width: int, blocks: int) -> list[nn.Module]:
+def _body(
+    width: int, blocks: int, norm: Callable[[int], nn.Module] = nn.BatchNorm2d
+) -> list[nn.Module]:
     """The residual blocks, and the convolution with batch norm behind them."""
-    layers: list[nn.Module] = [ResidualBlock(width) for _ in range(blocks)]
-    return [*layers, nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width)]
+    layers: list[nn.Module] = [ResidualBlock(width, norm) for _ in range(blocks)]
+    return [*layers, nn.Conv2d(width, width, 3, padding=1), norm(width)]
 
 
 def _slices(x: Tensor) -> Tensor:

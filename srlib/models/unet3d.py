@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from srlib.models.layers import channels_last, padded, zero
+from srlib.models.layers import channels_last, glorot, padded, zero
 
 
 class UNet3D(nn.Module):
@@ -45,10 +45,7 @@ class UNet3D(nn.Module):
         # (2.2 to 2.4 widths were measured; below 20,480 values (C, X, Y) PyTorch's first
         # convolution takes 27 of its own for each channel)
         self.live_channels = in_channels + 5 * width // 2
-        for module in self.modules():
-            if isinstance(module, nn.Conv3d):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+        glorot(self)
         if residual_channel is not None:
             zero(self.last)
 

@@ -8,7 +8,7 @@ from srlib.core.paths import InputError, choose
 
 HU_WINDOW = (-1024.0, 200.0)  # of CT, as in the SRResNet code
 STREAKS = 0.25  # of that window, by which a reconstruction from few views may exceed it
-INTENSITIES = ("minmax", "max", "12bit", "halfmax", "hu")  # rules of ``fit_scaling``
+INTENSITIES = ("minmax", "max", "12bit", "halfmax", "hu", "hu_minmax")  # rules of ``fit_scaling``
 SAMPLE = 2_000_000  # voxels from which statistics are computed
 SIGNED = 0.25  # of the maximum, by which a scan that begins at 0 may fall below it; splines do
 
@@ -39,8 +39,9 @@ def fit_scaling(data: np.ndarray, rule: str = "minmax") -> Scaling:
 
     ``minmax``: to [0, 1]; ``max``: divide by the maximum; ``12bit``: divide by 4095; ``halfmax``:
     divide by half the maximum and subtract 1, [-1, 1] for scans that begin at 0; ``hu``: HU_WINDOW
-    to [0, 1]. Raises InputError for a constant scan, an unknown rule, and, by ``max``, ``12bit``
-    and ``halfmax``, for a scan that does not begin at about 0, such as CT in HU.
+    to [0, 1]; ``hu_minmax``: as ``minmax``, for scans that are clipped to HU_WINDOW. Raises
+    InputError for a constant scan, an unknown rule, and, by ``max``, ``12bit`` and ``halfmax``, for
+    a scan that does not begin at about 0, such as CT in HU.
     """
     low, high = float(data.min()), float(data.max())
     if not high > low:
@@ -49,6 +50,7 @@ def fit_scaling(data: np.ndarray, rule: str = "minmax") -> Scaling:
         )
     rules = {
         "minmax": (low, high - low),
+        "hu_minmax": (low, high - low),
         "max": (0.0, high),
         "12bit": (0.0, 4095.0),
         "halfmax": (high / 2, high / 2),

@@ -240,12 +240,12 @@ def framed(volume: Volume, shape: Sequence[int]) -> Volume:
 
 
 def to_window(volume: Volume, rule: str, *, reconstructed: bool = False) -> Volume:
-    """Clip a scan to the range of an intensity rule: HU_WINDOW for ``hu``, for others none.
+    """Clip a scan to the range of an intensity rule: HU_WINDOW for ``hu*``, for others none.
 
     Streaks put a scan that was ``reconstructed`` from few views of a clipped scan beyond the
     window, also in training: up to STREAKS times the window it is left as it is.
     """
-    if rule != "hu":
+    if not rule.startswith("hu"):
         return volume
     low, high = HU_WINDOW
     streaks = STREAKS * (high - low)

@@ -51,7 +51,8 @@ def train(
     ``store``: the HDF5 file (see ``store.write_store``) to read patches from, instead of cutting
     them from ``train``. ``classes`` and ``priors``: the tables (see ``priors``) for examples that
     come from label maps. ``snapshots``: each row of ``history.csv`` also leaves the network's
-    result for one patch of ``val`` as ``snapshots/STEP_sr.nii.gz``, in its place in the world.
+    result for one patch of ``val`` as ``snapshots/STEP_sr.nii.gz``, in its place in the world, and
+    its weights as ``snapshots/STEP.safetensors``.
     ``tensorboard``: each row goes to that folder as scalars and an image.
 
     ``start``, ``start_critic`` and ``segmenter`` are weights files, which an experiment needs that
@@ -112,7 +113,9 @@ def train(
             start_from(network, read_state(starts[kind]), f"{starts[kind]}: does not fit {whose}")
     loss = experiment.training.loss
     shown = examples.held_out(val, pairs, tables=tables)
-    shows = [snapshot_writer(val[0], examples, pairs, folder / "snapshots")] if snapshots else []
+    shows = []
+    if snapshots:
+        shows.append(snapshot_writer(val[0], examples, pairs, folder / "snapshots", facts))
     shows += [board_writer(shown, loss, folder / "tensorboard")] if tensorboard else []
     return fit(
         networks,

@@ -29,9 +29,14 @@ SCHEDULES: dict[str, Callable[..., float]] = {
     "step": lambda step, max_steps, at, factor: 1.0 if step < at * max_steps else factor,
     # TensorFlow's inverse time decay
     "inverse": lambda step, max_steps, rate, every: 1 / (1 + rate * step / every),
-    # torch's triangular CyclicLR: from the share ``low`` to 1 in ``up`` steps, and back
-    "cyclic": lambda step, max_steps, low, up: (
-        low + (1 - low) * (1 - abs(step % (2 * up) / up - 1))
+    # torch's CyclicLR: from the share ``low`` to 1 in ``up`` steps, and back; ``per_cycle``
+    # 0.5 is its triangular2, ``gamma`` below 1 its exp_range
+    "cyclic": lambda step, max_steps, low, up, per_cycle=1.0, gamma=1.0: (
+        low
+        + (1 - low)
+        * (1 - abs(step % (2 * up) / up - 1))
+        * per_cycle ** (step // (2 * up))
+        * gamma**step
     ),
 }
 
@@ -328,7 +333,9 @@ class CrossEntropy(_BothMove):
     weight: Number  # of the adversarial term in the generator's loss
     labels: str = "hard"  # rule of losses.draw_labels
     moves: str = "both"  # or the "critic" alone
+    critic_args: Mapping[str, object] = field(default_factory=dict)  # of Discriminator2D
 
     def make_critic(self, width: int, patch_size: Size) -> nn.Module:
         """SRGAN's discriminator of images."""
-        return Discriminator2D(width, per_axis(patch_size)[:2])
+        settings = {"shape": per_axis(patch_size)[:2], **self.critic_args}
+        return Discriminator2D(width, **settings)

@@ -13,6 +13,7 @@ from torch.nn import functional
 from srlib.core.paths import InputError, make_dir
 from srlib.data.manifest import Subject
 from srlib.data.pairs import ObservationModel
+from srlib.models.weights import save_weights
 from srlib.scans.patches import PatchLocation, extract
 from srlib.scans.volume import Volume, crop_or_pad, save_scan
 from srlib.training.examples import ScanPatches, fullest
@@ -41,21 +42,30 @@ def validation(
     ``val_psnr``: PSNR of the image in dB (data range 1 in the network's units). For the loss
     ``dice`` it is ``val_dice``: the mean Dice of the most likely classes, over the classes but 0
     that an example holds. With a critic, ``val_gap``: its mean score of real minus generated
-    patches.
+    patches, and ``val_auc``: the area under its ROC curve.
     """
     measure, name = (_dice, "val_dice") if loss == "dice" else (_psnr, "val_psnr")
 
     def check(networks: Mapping[str, nn.Module], device: torch.device) -> dict[str, float]:
         generator, critic = networks["generator"], networks.get("critic")
-        row: dict[str, list[float]] = {name: []} | ({"val_gap": []} if critic else {})
+        found: list[float] = []
+        scores: list[tuple[float, float]] = []  # of real and generated patches
         with _evaluating(*networks.values()):
             for pair in pairs:
                 lr, hr = (torch.from_numpy(side)[None].to(device) for side in pair)
                 sr, hr = generator(lr), hr[:, :1]  # classes may follow the image
-                row[name].append(measure(sr, hr))
+                found.append(measure(sr, hr))
                 if critic:
-                    row["val_gap"].append(float(critic(hr) - critic(sr[:, :1])))
-        return {name: float(np.mean(values or math.nan)) for name, values in row.items()}
+                    scores.append((float(critic(hr)), float(critic(sr[:, :1]))))
+        row = {name: float(np.mean(found or math.nan))}
+        if not critic:
+            return row
+        real, fake = np.transpose(scores or [(math.nan, math.nan)])
+        above = np.sign(np.subtract.outer(real, fake))
+        return row | {
+            "val_gap": float(np.mean(real - fake)),
+            "val_auc": float((1 + above).mean() / 2),
+        }
 
     return check
 
@@ -110,9 +120,14 @@ def board_writer(pairs: Sequence[Patch], loss: str, folder: Path) -> Show:
 
 
 def snapshot_writer(
-    subject: Subject, part: ScanPatches, pairs: ObservationModel, folder: Path
+    subject: Subject,
+    part: ScanPatches,
+    pairs: ObservationModel,
+    folder: Path,
+    facts: Mapping[str, object],
 ) -> Show:
-    """A function that writes ``STEP_sr.nii.gz``: the output for a scan's fullest patch.
+    """A function that writes ``STEP.safetensors``, the network's weights with the run's ``facts``,
+    and ``STEP_sr.nii.gz``, the output for a scan's fullest patch.
 
     ``hr.nii.gz`` and ``input.nii.gz`` beside it are the truth and the input. Affines keep each file
     in its place in the world.
@@ -129,7 +144,9 @@ def snapshot_writer(
     given = extract(pair.network_input, place)
 
     def write(row: Mapping[str, float], network: nn.Module) -> None:
-        sr = pair.scaling.invert(_run(network, given)[0])
-        save_scan(Volume(sr, affine), folder / f"{row['step']:06d}_sr.nii.gz")
+        step, sr = f"{row['step']:06d}", pair.scaling.invert(_run(network, given)[0])
+        save_scan(Volume(sr, affine), folder / f"{step}_sr.nii.gz")
+        state = {name: part.cpu().contiguous() for name, part in network.state_dict().items()}
+        save_weights(state, folder / f"{step}.safetensors", facts)
 
     return write

@@ -9,8 +9,9 @@ from skimage import io
 from srlib import data, systems
 from srlib.cli.commands import main
 from srlib.core.paths import InputError
-from srlib.data.convert import convert
-from srlib.scans.volume import load_nifti
+from srlib.data.convert import convert, square
+from srlib.degradations.tasks import degradation_of
+from srlib.scans.volume import Volume, load_nifti
 
 
 @pytest.fixture
@@ -54,17 +55,42 @@ def test_deeplesion_slices_in_hu_with_their_splits(deeplesion, tmp_path):
 def test_duke_records_are_scan_converted(tmp_path):
     folder = tmp_path / "duke"
     (folder / "mat").mkdir(parents=True)
-    savemat(folder / "mat" / "a.mat", {"dtce": np.ones((300, 40), np.float32)})
+    echoes = np.full((300, 40), 7, np.float32)  # depth, beams
+    echoes[150, 20] = 3387  # straight ahead, 150 samples behind the first at radius 100
+    savemat(folder / "mat" / "a.mat", {"dtce": echoes})
     head = "filename,initial_radius,final_radius,initial_angle,final_angle"
     (folder / "test-v1.csv").write_text(f"{head}\na.mat,100,400,-0.5,0.5\nabsent.mat,1,2,3,4\n")
     manifest = convert("duke", folder, out=tmp_path / "out", manifest=tmp_path / "duke.csv")
     (subject,) = data.read_manifest(manifest)
     image = load_nifti(subject.file("image"))
     assert (subject.name, subject.split) == ("a", "test") and image.shape == (512, 512, 1)
-    sector = 0.5 * 1.0 * (400**2 - 100**2)  # its area, in depth samples squared
-    assert (image.data > 0.5).sum() * np.prod(image.spacing_mm[:2]) == pytest.approx(
-        sector, rel=0.02
-    )
+    # 384 x 300 pixels, one a depth sample, with 64 and 106 reflected ones before them
+    assert np.unravel_index(image.data.argmax(), image.shape) == (64 + 192, 106 + 150, 0)
+    assert image.data.min() == 0 and image.data.max() == 1
+    np.testing.assert_allclose(image.spacing_mm[:2], 1)
+    np.testing.assert_allclose(image.affine[:2, 3], (-192 - 64, 100 - 106))
+    np.testing.assert_array_equal(image.data[63::-1], image.data[65:129])  # mirrored
+    lr = degradation_of("scanline_x4")(image)
+    assert lr.shape == (128, 512, 1) and lr.spacing_mm[0] == 4  # 4 columns are 4 samples
+
+
+def test_a_long_record_is_cut_where_the_code_cuts_it():
+    """NumPy's legacy numbers of seed 0: the first below 209 is 172, then the first below 450."""
+    image = Volume(np.indices((962, 721)).sum(0)[..., None], np.diag([1, 1, 1, 1]))
+    numbers = np.random.RandomState(0)
+    depth, lateral = numbers.randint(0, 721 - 512), numbers.randint(0, 962 - 512)
+    cut = square(image)
+    assert cut.shape == (512, 512, 1) and depth == 172
+    np.testing.assert_array_equal(cut.data, image.data[lateral:, depth:][:512, :512])
+    np.testing.assert_allclose(cut.affine[:2, 3], (lateral, depth))
+
+
+def test_a_constant_record_is_refused(tmp_path):
+    savemat(tmp_path / "a.mat", {"dtce": np.ones((300, 40), np.float32)})
+    head = "filename,initial_radius,final_radius,initial_angle,final_angle"
+    (tmp_path / "test.csv").write_text(f"{head}\na.mat,100,400,-0.5,0.5\n")
+    with pytest.raises(InputError, match=r"a\.mat: the scan is constant"):
+        convert("duke", tmp_path, out=tmp_path / "out", manifest=tmp_path / "duke.csv")
 
 
 def test_a_conversion_replaces_nothing(deeplesion, tmp_path):

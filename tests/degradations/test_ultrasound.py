@@ -60,6 +60,23 @@ def test_the_sector_fits_and_nothing_lies_outside():
     assert row.max() - row.min() > 100 or column.max() - column.min() > 147
 
 
+def test_without_a_shape_a_pixel_is_a_depth_sample():
+    """polarTransform's rule: sample k of n at initial + k (final - initial) / n, pixels of 1."""
+    frame = np.zeros((40, 300), np.float32)
+    frame[20, 150] = frame[10, 250] = 1
+    image = scan_convert(frame, **dict(zip(NAMES, (100.7, 400.7, -0.5, 0.5), strict=True)))
+    assert image.shape == (385, 301, 1)  # 2 x 400.7 sin 0.5 = 384.2; from 100 to 400.7
+    np.testing.assert_allclose(np.diag(image.affine), 1)
+    np.testing.assert_allclose(image.affine[:2, 3], (-193, 100))  # -192.1, and whole pixels
+    for angle, radius in ((0.0, 250.7), (-0.25, 350.7)):
+        x, y = radius * np.sin(angle) + 193, radius * np.cos(angle) - 100
+        around = image.data[round(x) - 2 : round(x) + 3, round(y) - 2 : round(y) + 3, 0]
+        index = np.array([(g * around).sum() for g in np.indices(around.shape)]) / around.sum()
+        np.testing.assert_allclose(np.add(index, (round(x) - 2, round(y) - 2)), (x, y), atol=0.3)
+    row = scan_convert(np.ones((40, 300)), **dict(zip(NAMES, (100, 400, -0.5, 0.5), strict=True)))
+    assert row.data[192, :, 0].all()  # straight ahead: 300 samples, 300 pixels
+
+
 @pytest.mark.parametrize(
     ("frame", "sector", "shape", "word"),
     [

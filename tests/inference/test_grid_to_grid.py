@@ -16,10 +16,11 @@ from srlib.core.paths import InputError
 from srlib.data.manifest import Subject, load_mask
 from srlib.evaluation import quality
 from srlib.models.srgan3d import SRGAN3D
+from srlib.models.weights import load_weights
 from srlib.scans import intensity, volume
 from srlib.scans.volume import Volume, fine_grid, reorient, save_scan
 from srlib.systems import training
-from srlib.systems.trained import Model, super_resolve
+from srlib.systems.trained import Model, load_model, super_resolve
 
 SMOKE = systems.get("srgan3d_res_subpixel", "smoke")
 FACTORS = {"gaussian_x2": (2, 2, 2), "gaussian_x4": (4, 4, 4), "gaussian_1x1x4": (1, 1, 4)}
@@ -183,6 +184,10 @@ def test_snapshots_lie_in_their_place(cohort, trained):
     assert len(shown) == SMOKE.training.max_steps
     sr = volume.load_nifti(shown[0])
     assert sr.shape == hr.shape == (16, 16, 16) and given.shape == (8, 8, 8)
+    every, last = sorted(folder.glob("*.safetensors")), load_weights(trained)
+    assert len(every) == len(shown)
+    assert load_model(every[-1]).experiment == SMOKE
+    assert all(torch.equal(v, last[k]) for k, v in load_weights(every[-1]).items())
     np.testing.assert_allclose(sr.affine, hr.affine, atol=1e-5)
     start = np.rint(np.linalg.solve(scan.affine, hr.affine)[:3, 3]).astype(int)
     part = scan.data[tuple(slice(a, a + 16) for a in start)]

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from srlib.core.paths import InputError
 from srlib.models.registry import MODELS
@@ -115,6 +116,45 @@ def test_discriminator_judges_any_size_or_its_own():
         assert Discriminator2D(2, size).eval()(torch.rand(3, 1, *size, 1)).shape == (3,)
     with pytest.raises(RuntimeError):
         Discriminator2D(2, (64, 40))(torch.rand(3, 1, 64, 64))
+
+
+def test_batch_norm_and_start_are_keras_where_asked():
+    """Moving statistics keep 0.99 of their old values; Glorot's limit is sqrt(6 / (in + out))."""
+    settings = {"momentum": 0.01, "epsilon": 1e-3, "keras_start": True}
+    networks = SRResNet2D(8, 1, 4, **settings), Discriminator2D(8, (32, 32), **settings)
+    for network in networks:
+        norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+        assert norms and all((n.eps, n.momentum) == (1e-3, 0.01) for n in norms)
+        for name, weight in network.named_parameters():
+            if name.endswith("bias"):
+                assert not weight.any(), name
+            elif weight.dim() > 1:
+                a, b = weight.shape[:2]
+                limit = (6 / ((a + b) * weight[0, 0].numel())) ** 0.5
+                assert 0.8 * limit < weight.abs().max() <= limit, name
+    norm = nn.BatchNorm2d(1, eps=1e-3, momentum=0.01)
+    norm(torch.full((1, 1, 4, 4), 5.0))
+    assert norm.running_mean.item() == pytest.approx(0.99 * 0 + 0.01 * 5)
+    default = next(m for m in SRResNet2D(2, 1, 2).modules() if isinstance(m, nn.BatchNorm2d))
+    assert (default.eps, default.momentum) == (1e-5, 0.1)  # of weights trained before
+
+
+@torch.inference_mode()
+def test_padding_at_stride_2_is_keras_for_the_mirrored_image():
+    """Keras pads an even size behind its last pixel alone (TensorFlow's SAME)."""
+    critic, image = Discriminator2D(3, (32, 48)).eval(), torch.rand(2, 1, 32, 48)
+    theirs = image.flip(2, 3)
+    for layer in critic.features[:-1]:
+        if isinstance(layer, nn.Conv2d):
+            halved = layer.stride == (2, 2)
+            around = (0, 1, 0, 1) if halved else (1, 1, 1, 1)
+            weight = layer.weight.flip(2, 3)
+            theirs = functional.conv2d(
+                functional.pad(theirs, around), weight, layer.bias, layer.stride
+            )
+        else:
+            theirs = layer(theirs)
+    torch.testing.assert_close(critic.features[:-1](image), theirs.flip(2, 3))
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -13,12 +13,15 @@ from click.testing import CliRunner
 from conftest import LocalFabric
 from pydicom.data import get_testdata_file
 from skimage import io
+from skimage.transform import iradon, radon
 
 from srlib import data, metrics, systems
 from srlib.cli.commands import main
 from srlib.core.paths import InputError, ScanWarning
-from srlib.data import cohorts
+from srlib.data import cohorts, phantoms
+from srlib.data.convert import square
 from srlib.degradations.tasks import degradation_of
+from srlib.degradations.ultrasound import scan_convert
 from srlib.evaluation import results, runs
 from srlib.inference.tiles import run_tiled
 from srlib.models.srresnet2d import SRResNet2D, SRResNet2DRes
@@ -57,7 +60,7 @@ def smoke(name, **changes):
 
 
 def test_ultrasound_patches_lie_on_one_another(manifests):
-    experiment = smoke("srresnet_us")
+    experiment = smoke("srresnet_us_res")
     dataset = experiment.examples.open(parts(manifests["us"])[0], experiment.pairs)
     assert dataset.factor == (4, 1, 1)
     for place in dataset.grid(0):
@@ -66,14 +69,62 @@ def test_ultrasound_patches_lie_on_one_another(manifests):
         np.testing.assert_array_equal(given, truth[:, ::4])
 
 
+def own(image):
+    """Scaled to [0, 1] by its own extremes."""
+    return (image - image.min()) / np.ptp(image)
+
+
+def test_published_ultrasound_sides_are_scaled_each_by_itself():
+    image = np.random.default_rng(0).random((64, 60, 1), np.float32)
+    image[5, 5] = 3  # the brightest echo lies on a column that is left out
+    given, truth = smoke("srresnet_us").pairs.degrade(Volume(image, np.eye(4))).for_training()
+    np.testing.assert_allclose(truth, own(image), atol=1e-6)
+    np.testing.assert_allclose(given[0], own(image[::4]), atol=1e-6)
+    assert given.max() == truth.max() == 1 and 2.9 < own(image[::4])[1, 0, 0] / truth[4, 0, 0] < 3.1
+
+
+def test_the_printed_bicubic_image_lies_off_the_beams():
+    """Half-pixel centres, as tf.image.resize has them, take column j of 4 at (j - 1.5) / 4."""
+    polar, *_ = phantoms.bmode(np.random.default_rng(0), 70, 720)
+    sector = {"initial_radius": 288, "final_radius": 1008, "initial_angle": -0.6}
+    image = square(scan_convert(polar, **sector, final_angle=0.6))
+    pair = systems.get("srresnet_us").pairs.degrade(image)
+    half = volume.fine_grid(pair.lr, (4, 1, 1), align="center")[1]
+    assert half[0, 3] == pair.hr.affine[0, 3] - 1.5
+    printed = volume.resample(pair.lr, pair.hr.shape, half)
+    for estimate, expected in ((pair.on_grid, 34.50), (printed, 30.36)):
+        assert metrics.psnr(pair.hr.data, estimate.data, 1) == pytest.approx(expected, abs=0.05)
+
+
+def test_published_ct_is_scaled_by_each_slices_own_extremes():
+    """The code's rule step by step, with scikit-image's projections."""
+    hu = phantoms.ct_slice(np.random.default_rng(0), 128).T
+    angles = np.linspace(0, 180, 1000, endpoint=False)
+    views = radon(own(np.clip(hu, -1024, 200)), theta=angles, circle=False)
+    full = iradon(views, theta=angles, circle=False)
+    sparse = iradon(views[:, ::16], theta=angles[::16], circle=False)
+    scan = Volume(hu.T[..., None], np.eye(4))
+    for name, lr, hr, printed in (
+        ("srresnet_ct", own(sparse), own(full), 28.6),
+        ("srresnet_ct_res", sparse, full, 35.2),
+    ):
+        given, truth = (x.squeeze().T for x in smoke(name).pairs.degrade(scan).for_training())
+        if name == "srresnet_ct":
+            assert (given.min(), given.max(), truth.min(), truth.max()) == (0, 1, 0, 1)
+            assert np.linalg.norm(given - lr) < 0.03 * np.linalg.norm(lr)
+            assert np.linalg.norm(truth - hr) < 0.03 * np.linalg.norm(hr)
+        assert metrics.psnr(hr, lr, 1) == pytest.approx(printed, abs=0.1)
+        assert metrics.psnr(truth, given, 1) == pytest.approx(printed, abs=0.7)
+
+
 def test_the_truth_of_ct_is_the_reconstruction_from_all_views(manifests):
     subject = parts(manifests["ct"])[0][0]
     scan = volume.load_nifti(subject.file("image"))
-    pair = smoke("srresnet_ct").pairs.make(subject)
+    pair = smoke("srresnet_ct_res").pairs.make(subject)
     clipped = scan.with_data(np.clip(scan.data, -1024, 200))
     full = degradation_of("sparse_view_x16").pair(clipped)[1]
     np.testing.assert_allclose(pair.hr.data, full.data, atol=1e-3)
-    assert list(smoke("srresnet_ct").pairs.baselines(pair)) == ["sparse_fbp"]
+    assert list(smoke("srresnet_ct_res").pairs.baselines(pair)) == ["sparse_fbp"]
     assert metrics.psnr(pair.hr.data, pair.lr.data, 1224) < 50
     np.testing.assert_allclose(pair.scaling.apply(np.float32([-1024, 200])), [0, 1])
 
@@ -106,13 +157,19 @@ def test_enhanced_columns_lie_where_the_beams_were(manifests):
     assert model.predict_pair(pair).shape == hr.shape == (50, 44, 3)  # 13 columns kept, 52 made
 
 
-def test_the_cyclic_schedule_is_that_of_torch():
-    experiment = smoke(
-        "srresnet_us_cyclic", learning_rate=1e-2, schedule_args={"low": 0.1, "up": 7}
-    )
+@pytest.mark.parametrize(
+    ("mode", "more"),
+    [("triangular", ""), ("triangular2", "per_cycle=0.5"), ("exp_range", "gamma=0.9")],
+)
+def test_the_cyclic_schedule_is_that_of_torch(mode, more):
+    """And torch's modes are those of the code's CyclicLR, here from 0.001 to 0.006."""
+    texts = "training.learning_rate=6e-3 training.schedule=cyclic"
+    for setting in ("low=0.16666666666666666", "up=7", *more.split()):
+        texts += f" training.schedule_args.{setting}"
+    experiment = systems.get("srresnet_us", "paper", texts)
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1e-3)
     rule = torch.optim.lr_scheduler.CyclicLR(
-        optimizer, 1e-3, 1e-2, step_size_up=7, cycle_momentum=False
+        optimizer, 1e-3, 6e-3, step_size_up=7, mode=mode, gamma=0.9, cycle_momentum=False
     )
     for step in range(40):
         assert experiment.training.rate(step) == pytest.approx(
@@ -171,21 +228,39 @@ def test_hard_labels():
 def test_three_tasks_from_saved_weights(manifests, tmp_path, kind):
     """Alone, the critic's turn leaves the generator's weights to the byte; both then go on from what was saved."""
     names = [f"srresnet_{kind}", f"srgan_{kind}_critic", f"srgan_{kind}"]
-    weights = runs.train_all(names, "smoke", manifests[kind], device="cpu", folder=tmp_path)
+    chain = {f"{names[2]}:start": names[0], f"{names[2]}:start_critic": names[1]}
+    weights = runs.train_all(
+        names, "smoke", manifests[kind], device="cpu", folder=tmp_path, overrides=chain
+    )
     assert all(path.is_relative_to(tmp_path) for path in weights.values())
     first, second, third = (load_weights(weights[name]) for name in names)
     assert all(torch.equal(v, second[k]) for k, v in first.items())
     assert not all(torch.equal(v, third[k]) for k, v in first.items())
     history = pd.read_csv(weights[names[1]].parent / "history.csv")
-    assert {"critic_loss", "gap", "val_psnr"} <= set(history) and "loss" not in history
+    assert {"critic_loss", "gap", "val_psnr", "val_auc"} <= set(history) and "loss" not in history
     assert len(results.read_runs(tmp_path)) == 3
     with pytest.raises(InputError, match="srgan_us_critic"):
         training.train(
-            systems.get("srgan_us", "smoke"),
+            systems.get("srgan_us", "smoke", "start_critic=srgan_us_critic"),
             *parts(manifests["us"]),
             tmp_path / "x",
             start=weights[names[0]],
         )
+
+
+@pytest.mark.parametrize("kind", ["us", "ct"])
+def test_the_joint_task_begins_from_scratch(manifests, tmp_path, kind):
+    experiment = smoke(f"srgan_{kind}", max_steps=1)
+    weights = training.train(
+        experiment, *parts(manifests[kind]), tmp_path, device="cpu", progress=False
+    )
+    critic = experiment.game.critic(experiment.network.width, experiment.examples.patch_size)
+    for name, network in (("model", experiment.network.build()), ("critic", critic)):
+        made, begun = load_weights(weights.with_stem(name)), dict(network.named_parameters())
+        steps = [(made[k] - v).abs().max().item() for k, v in begun.items()]
+        assert 0.9e-4 < max(steps) < 1.1e-4  # Adam's first step is the learning rate
+    history = pd.read_csv(tmp_path / "history.csv")
+    assert {"loss", "adversarial", "critic_loss"} <= set(history)
 
 
 def test_thin_stacks_have_no_3d_similarity():
