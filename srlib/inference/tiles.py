@@ -72,14 +72,12 @@ def run_patches(
     code, none is, and the margin is cut at the array's faces too.
     """
     stride = patch_size - 2 * margin
-    spare = [-n % stride if frame else 0 for n in data.shape]
-    edge = [(n // 2 + margin * frame, n - n // 2 + margin * frame) for n in spare]
-    framed = np.pad(data, edge)
+    spare = [frame * (-n % stride + 2 * margin) for n in data.shape]
+    framed = np.pad(data, [(n // 2, n - n // 2) for n in spare])
     places = grid_locations(framed.shape, patch_size, stride=stride)
     parts = (_run(network, framed[None], place)[0] for place in places)
     out = stitch(parts, places, framed.shape, margin=margin)
-    inside = zip(edge, data.shape, strict=True)
-    return out[tuple(slice(low, low + n) for (low, _), n in inside)]
+    return out[PatchLocation(tuple(n // 2 for n in spare), data.shape).slices]
 
 
 @torch.inference_mode()

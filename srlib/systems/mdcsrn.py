@@ -75,6 +75,21 @@ MDCSRN_RES = MDCSRN_RES_KSPACE.variant(
 # the critic's start is PyTorch's own
 WGAN = Wasserstein(weight=1e-3, critic_steps=10_000, per_generator=7, extra_every=500, extra=200)
 
+_GAME = {
+    "critic_steps": "paper, place not checked: 10,000 (so quoted in main.ipynb of the code)",
+    "game.weight": "paper, place not checked: lambda = 0.001 (code, WGAN_GP.py: the same)",
+    "game.per_generator": "paper, place not checked: 7 (code, main.ipynb: the same)",
+    "game.extra_every": "paper, place not checked: 500 (code, main.ipynb: the same)",
+    "game.extra": "paper, place not checked: 200 (code, main.ipynb: the same)",
+    "game.constraint": "paper, place not checked: gradient penalty",
+    "game.strength": "ours: 10, as Gulrajani et al., NeurIPS 2017; paper silent",
+    "game.slope": "ours: 0.2, that of SRGAN's discriminator, on which the critic is built "
+    "(code, mDCSRN_WGAN.py, Discriminator: 1, no activation)",
+    "game.critic_std": "code, main.ipynb, weights_init: N(0, 0.02), layer normalisation "
+    "N(1, 0.02); paper silent",
+    "game.generator_mode": "ours: the critic judges what users would get",
+}
+
 MDCSRN_WGAN = MDCSRN.variant(
     "mdcsrn_wgan",
     start="mdcsrn",
@@ -86,18 +101,7 @@ MDCSRN_WGAN = MDCSRN.variant(
         "alone (so quoted in main.ipynb of the code)",
         "learning_rate": "paper, place not checked: 5e-6, both networks (so quoted in main.ipynb "
         "of the code)",
-        "critic_steps": "paper, place not checked: 10,000 (so quoted in main.ipynb of the code)",
-        "game.weight": "paper, place not checked: lambda = 0.001 (code, WGAN_GP.py: the same)",
-        "game.per_generator": "paper, place not checked: 7 (code, main.ipynb: the same)",
-        "game.extra_every": "paper, place not checked: 500 (code, main.ipynb: the same)",
-        "game.extra": "paper, place not checked: 200 (code, main.ipynb: the same)",
-        "game.constraint": "paper, place not checked: gradient penalty",
-        "game.strength": "ours: 10, as Gulrajani et al., NeurIPS 2017; paper silent",
-        "game.slope": "ours: 0.2, that of SRGAN's discriminator, on which the critic is built "
-        "(code, mDCSRN_WGAN.py, Discriminator: 1, no activation)",
-        "game.critic_std": "code, main.ipynb, weights_init: N(0, 0.02), layer normalisation "
-        "N(1, 0.02); paper silent",
-        "game.generator_mode": "ours: the critic judges what users would get",
+        **_GAME,
     },
 )
 
@@ -157,7 +161,7 @@ MDCSRN_WGAN_CLIP = MDCSRN_F25.variant(
     max_steps=200_000,
     learning_rate=5e-6,
     sources={
-        **{name: MDCSRN_WGAN.sources[name] for name in MDCSRN_WGAN.sources if "." in name},
+        **_GAME,
         "critic_steps": "code, main.ipynb: first_steps = 10,000",
         "learning_rate": "code, main.ipynb: lr = 5e-6",
         "max_steps": "code, main.ipynb: num_steps = 450,000, 250,000 of them the generator alone "
