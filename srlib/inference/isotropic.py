@@ -16,7 +16,7 @@ from srlib.scans.intensity import Scaling, fit_scaling
 from srlib.scans.space import resample_to
 from srlib.scans.volume import Volume, coarse_grid, reorient, resample
 from srlib.synthesis.settings import Acquisition, Generation
-from srlib.synthesis.slices import ISOTROPIC
+from srlib.synthesis.slices import ISOTROPIC, measured
 from srlib.training.losses import uncertainty
 
 CT_HU = (0.0, 80.0)  # code: the window of soft tissue
@@ -105,7 +105,7 @@ class IsotropicSpacing(SameGrid):
             scalings.append(Scaling(fitted.offset, fitted.scale / top))
             channels.append(scalings[-1].apply(image.data))
             if generation.reliability:
-                channels.append(reliability(given, grid))
+                channels.append(reliability(given, grid, generation.maps))
         margins = [((-n % MULTIPLE) // 2, (-n % MULTIPLE + 1) // 2) for n in grid.shape]
         made = self._through(np.pad(np.stack(channels), [(0, 0), *margins]), setup)
         inner = [slice(low, low + n) for (low, _), n in zip(margins, grid.shape, strict=True)]
@@ -174,18 +174,17 @@ def isotropic(scan: Volume, spacing_mm: float, order: int = 1) -> Volume:
     return reorient(resample(scan.with_data(blurred), *grid, order=order, mode=mode))
 
 
-def reliability(scan: Volume, grid: Volume) -> np.ndarray:
-    """Where a grid's voxels were measured: float32 (X, Y, Z), 1 in the scan's slices.
+def reliability(scan: Volume, grid: Volume, kind: str = "reliability") -> np.ndarray:
+    """Where a grid's voxels were measured: float32 (X, Y, Z), as ``slices.measured``.
 
-    The value falls to 0 within a voxel's distance. It is the product over the scan's axes that are
-    coarser than the grid.
+    The scan's axes that are coarser than the grid count.
     """
     to_slices, spacing = np.linalg.inv(scan.affine) @ grid.affine, grid.spacing_mm[0]
     x, y, z = np.ogrid[tuple(slice(n) for n in grid.shape)]
-    measured = np.ones(grid.shape, np.float32)
+    gaps = [np.zeros(grid.shape)]
     for (a, b, c, first), n, mm in zip(to_slices, scan.shape, scan.spacing_mm, strict=False):
         if mm > spacing * (1 + ISOTROPIC):
             place = a * x + b * y + c * z + first
             place -= np.clip(np.rint(place), 0, n - 1)
-            measured *= np.maximum(1 - np.abs(place) * (mm / spacing), 0)
-    return measured
+            gaps.append(np.abs(place) * (mm / spacing))
+    return measured(gaps, spacing, kind)

@@ -36,13 +36,16 @@ def load_weights(path: str | Path) -> dict[str, torch.Tensor]:
 def start_from(network: torch.nn.Module, state: dict[str, torch.Tensor], error: str) -> None:
     """Load weights into a network; missing output channels of its layer ``last`` become zero.
 
-    Raises InputError, which begins with ``error``, when they do not fit.
+    A ``last`` of more outputs, a segmenter's, is left out: the network keeps its own. Raises InputError, which begins with ``error``, when they do not fit.
     """
     state, own = dict(state), network.state_dict()
     for entry in {"last.weight", "last.bias"} & state.keys() & own.keys():
         part = state[entry]
-        missing = max(len(own[entry]) - len(part), 0)
-        state[entry] = torch.cat([part, part.new_zeros(missing, *part.shape[1:])])
+        missing = len(own[entry]) - len(part)
+        if missing < 0:
+            state[entry] = own[entry]
+        else:
+            state[entry] = torch.cat([part, part.new_zeros(missing, *part.shape[1:])])
     try:
         network.load_state_dict(state)
     except RuntimeError as err:

@@ -69,15 +69,21 @@ def band_noise(rng: np.random.Generator, shape: Sequence[int], width: float) -> 
     return fine / fine.std()
 
 
-def blur_matrix(n: int, sigma: float) -> np.ndarray | None:
+def blur_matrix(n: int, sigma: float, reach: int | None = None) -> np.ndarray | None:
     """Gaussian blur of ``n`` voxels as a matrix (n, n); None where sigma is 0.
 
-    The kernel is cut at 4 sigma; the edge is repeated.
+    The kernel is cut at 4 sigma; the edge is repeated. With a ``reach`` it is cut there, and the
+    voxels beyond the edge are zero.
     """
     if sigma <= 0:
         return None
-    radius = int(np.ceil(4 * sigma))
-    return ndimage.gaussian_filter1d(np.eye(n), sigma, axis=0, mode="nearest", radius=radius)
+    mode, radius = ("nearest", int(np.ceil(4 * sigma))) if reach is None else ("constant", reach)
+    return ndimage.gaussian_filter1d(np.eye(n), sigma, axis=0, mode=mode, radius=radius)
+
+
+def kernel_reach(sigma: float | np.ndarray) -> int | np.ndarray:
+    """Voxels from the middle of a kernel to its end in lab2im, which halves ceil(2.5 sigma)."""
+    return (np.ceil(2.5 * np.asarray(sigma)) // 2).astype(int)
 
 
 def linear_matrix(n: int, places: np.ndarray) -> np.ndarray:
@@ -140,6 +146,8 @@ def sampling_grid(
     return grid.movedim(0, -1)[None]
 
 
-def read(image: torch.Tensor, grid: torch.Tensor, mode: str = "bilinear") -> torch.Tensor:
-    """Read ``image`` (X, Y, Z) on a ``sampling_grid``; zero beyond it."""
-    return functional.grid_sample(image[None, None], grid, mode, "zeros", align_corners=True)[0, 0]
+def read(
+    image: torch.Tensor, grid: torch.Tensor, mode: str = "bilinear", beyond: str = "zeros"
+) -> torch.Tensor:
+    """Read ``image`` (X, Y, Z) on a ``sampling_grid``; beyond it zero, or its edge ("border")."""
+    return functional.grid_sample(image[None, None], grid, mode, beyond, align_corners=True)[0, 0]

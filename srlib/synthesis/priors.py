@@ -80,13 +80,17 @@ class Label:
 def read_classes(path: str | Path) -> tuple[Label, ...]:
     """The class of each label, from a CSV or from the original ``generation_{labels,classes}.npy``.
 
-    The CSV's columns are label, class, and perhaps name (FreeSurfer's when empty) and side; an
+    Where ``generation_labels.npy`` stands alone, each label is a class of its own. The CSV's columns are label, class, and perhaps name (FreeSurfer's when empty) and side; an
     empty class leaves the label out. Raises InputError: unknown column, label twice, classes that
     are not 0 to K - 1, another side.
     """
     path = Path(path)
     if path.suffix == ".npy":
-        pairs = zip(*_pair(path, "labels", "classes", 1), strict=True)
+        alone = not path.with_name(path.name.replace("labels", "classes")).exists()
+        if alone and "labels" in path.name:
+            pairs = ((label, number) for number, label in enumerate(_array(path, path.name).flat))
+        else:
+            pairs = zip(*_pair(path, "labels", "classes", 1), strict=True)
         rows = [Row({"label": f"{label:.9g}", "class": f"{class_:.9g}"}) for label, class_ in pairs]
     else:
         rows = read_table(path, ("label", "class"), ("name", "side"))
@@ -279,15 +283,18 @@ def _pair(path: Path, first: str, second: str, dims: int) -> list[np.ndarray]:
     names = [path.name.replace(second, first), path.name.replace(first, second)]
     if names[0] == names[1]:
         raise InputError(f"{path}: expected a name with {first} or {second}")
-    arrays = []
-    for name in names:
-        try:  # a map refuses a shape beyond the file
-            values = np.load(path.with_name(name), mmap_mode="r", allow_pickle=False)
-            arrays.append(np.array(values.astype(float, casting="same_kind")))
-        except Exception as err:  # a header, parsed as Python's literals, fails in many ways
-            reason = f"{name}, of its pair, is not a readable .npy file of real numbers"
-            raise InputError(f"{path}: {reason} ({first_line(err)})") from err
+    arrays = [_array(path, name) for name in names]
     shapes = [array.shape for array in arrays]
     if shapes[0] != shapes[1] or len(shapes[0]) != dims:
         raise InputError(f"{path}: expected {dims} axes and one shape in both files, got {shapes}")
     return arrays
+
+
+def _array(path: Path, name: str) -> np.ndarray:
+    """The real numbers of the ``.npy`` file of that name beside ``path``."""
+    try:  # a map refuses a shape beyond the file
+        values = np.load(path.with_name(name), mmap_mode="r", allow_pickle=False)
+        return np.array(values.astype(float, casting="same_kind"))
+    except Exception as err:  # a header, parsed as Python's literals, fails in many ways
+        reason = f"{name}, of its pair, is not a readable .npy file of real numbers"
+        raise InputError(f"{path}: {reason} ({first_line(err)})") from err

@@ -139,14 +139,15 @@ def load_network(path: str | Path) -> tuple[torch.nn.Module, Experiment]:
     return network, experiment
 
 
-def _foreign(path: Path) -> bool:
+def is_foreign(path: str | Path) -> bool:
+    """Whether a name is that of weights in the original authors' formats."""
+    path = Path(path)
     return path.name in PUBLISHED or path.suffix in (".caffemodel", ".h5")
 
 
 def read_state(path: str | Path) -> dict[str, torch.Tensor]:
     """The tensors of a weights file, ours or published, by our names; InputError as load_model."""
-    foreign = _foreign(Path(path))
-    return load_published(path)[0].state_dict() if foreign else load_weights(path)
+    return load_published(path)[0].state_dict() if is_foreign(path) else load_weights(path)
 
 
 def load_model(weights: str | Path = DEFAULT, *, device: str = "auto") -> Model:
@@ -157,7 +158,7 @@ def load_model(weights: str | Path = DEFAULT, *, device: str = "auto") -> Model:
     another kind.
     """
     path = find_weights(weights)
-    network, experiment = load_published(path) if _foreign(path) else load_network(path)
+    network, experiment = load_published(path) if is_foreign(path) else load_network(path)
     network = network.to(choose_device(device), memory_format=layout(network))
     return Model(network.eval().requires_grad_(False), experiment)
 

@@ -14,7 +14,8 @@ from srlib.data.manifest import Subject
 from srlib.models.weights import read_metadata, start_from, state_hash
 from srlib.scans.patches import per_axis
 from srlib.systems.base import Experiment
-from srlib.systems.trained import load_network, read_state
+from srlib.systems.published import load_published
+from srlib.systems.trained import is_foreign, load_network, read_state
 from srlib.training import checkpoints
 from srlib.training.fit import Machine, check_numbers, fit
 from srlib.training.games import Supervised
@@ -76,11 +77,9 @@ def train(
     hashes = tables.hashes() if tables else {}
     if tables:
         experiment = experiment.changed(network=tables.complete(experiment.network))
-    if segmenter and read_metadata(segmenter).get("classes") != hashes.get("classes"):
-        raise InputError(
-            f"{segmenter}: trained with another table of classes than {classes}; "
-            "train it with this one"
-        )
+    judge = None
+    if segmenter:
+        judge = _segmenter(segmenter, experiment, hashes.get("classes"), classes)
     train, val = examples.select(train), examples.select_val(val)
     _check_amounts(experiment, processes, len(train) or bool(store), len(val) or not snapshots)
     if store:
@@ -127,13 +126,36 @@ def train(
         check=validation(shown, loss),
         machine=machine,
         seed=seed,
-        segmenter=load_network(segmenter)[0] if segmenter else None,
+        segmenter=judge,
         shows=shows,
         checkpoint_every=checkpoint_every,
         progress=progress,
         restart=restart,
         name=experiment.name,
     )
+
+
+def _segmenter(
+    path: str | Path, experiment: Experiment, known: str | None, classes: str | Path | None
+) -> torch.nn.Module:
+    """A segmenter, ours or a published U-Net with an output per label.
+
+    Raises InputError unless the class of each of its outputs is known.
+    """
+    if is_foreign(path):
+        network, theirs = load_published(path)
+        count, given = theirs.number("out_channels"), experiment.training.dice_classes
+        if len(given) != count:
+            raise InputError(
+                f"{path}: it has {count} outputs, and the class of {len(given)} is given; set "
+                "training.dice_classes to the class of each, None where it is not judged"
+            )
+        return network
+    if read_metadata(path).get("classes") != known:
+        raise InputError(
+            f"{path}: trained with another table of classes than {classes}; train it with this one"
+        )
+    return load_network(path)[0]
 
 
 def _check_starts(experiment: Experiment, starts: Mapping[str, Any]) -> None:

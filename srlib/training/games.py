@@ -18,6 +18,7 @@ from srlib.models.mdcsrn import Critic
 from srlib.models.network import seeded
 from srlib.models.srgan3d import Discriminator3D
 from srlib.models.srresnet2d import Discriminator2D
+from srlib.models.unet3d import PlainCritic
 from srlib.scans.patches import per_axis
 from srlib.training import losses
 
@@ -74,7 +75,10 @@ class Training(Part):
     schedule_args: Mapping[str, float] = field(default_factory=dict)
     precision: str = "32-true"  # by its name in Lightning Fabric
     loss_crop: Count | None = None  # voxels per axis in the middle of a patch that the loss sees
+    loss_weight: Number = 1.0  # of that loss beside a segmenter's and a critic's
     dice_weight: Number = 0.0  # of a segmenter's Dice in the loss
+    # class of each output of the segmenter, None: of none; (): each its own number
+    dice_classes: tuple[Whole | None, ...] = ()
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""
@@ -140,10 +144,12 @@ class Players:
         segmented output is part of the loss, and is also given on its own.
         """
         loss = losses.LOSSES[self.training.loss](self._middle(output), self._middle(_image(truth)))
+        loss = self.training.loss_weight * loss
         if self.segmenter is None:
             return {"loss": loss}
         found = self.segmenter(_image(output).clamp(0, 1))
-        dice = losses.dice(self._middle(found), self._middle(truth[:, 1:]))
+        judged = self._middle(found), self._middle(truth[:, 1:])
+        dice = losses.dice(*judged, self.training.dice_classes)
         return {"loss": loss + self.training.dice_weight * dice, "dice_loss": dice}
 
     def _middle(self, x: Tensor) -> Tensor:
@@ -260,6 +266,16 @@ class Wasserstein(Supervised):
         adversarial = -players.networks["critic"](_image(sr).contiguous()).mean()
         players.update("generator", index, terms["loss"] + self.weight * adversarial)
         return {**terms, "adversarial": adversarial}
+
+
+@dataclass(frozen=True)
+class FineTuning(Wasserstein):
+    """SynthSR's game: Wasserstein's, with a critic of its own (BBillot/SynthSR)."""
+
+    def critic(self, width: int, patch_size: Size, seed: int = 0) -> nn.Module:
+        """The critic, 32 filters to a generator's 24, as in the code."""
+        settings = (round(width * 4 / 3), patch_size, self.slope)
+        return seeded(lambda: PlainCritic(*settings), seed, "the critic")
 
 
 class _BothMove(Supervised):

@@ -1,5 +1,6 @@
 """Compute training losses: supervised ones by name, and those of critics and discriminators."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -140,15 +141,20 @@ def laplace(output: Tensor, hr: Tensor) -> Tensor:
     return ((2 * b).log() + (output.chunk(2, dim=1)[0] - hr).abs() / b).mean()
 
 
-def dice(logits: Tensor, classes: Tensor) -> Tensor:
+def dice(logits: Tensor, classes: Tensor, class_of: Sequence[int | None] = ()) -> Tensor:
     """1 - soft Dice, mean over the K classes (background too) and the batch: logits (B, K, X, Y,
     Z), classes (B, 1, ...).
 
     Of a class's probabilities p and its voxels g: 2 sum p g / (sum p^2 + sum g^2), as in SynthSR's
-    code.
+    code. ``class_of``: the class of each of the K outputs, where it is not its own number; outputs
+    of one class are added, None is left out.
     """
     p = logits.softmax(1).flatten(2)
-    g = torch.zeros_like(logits).scatter(1, classes.long(), 1).flatten(2)
+    named = [-1 if k is None else k for k in class_of or range(p.shape[1])]
+    used = p.new_tensor(sorted({*named} - {-1}))[:, None]
+    if class_of:
+        p = (used == p.new_tensor(named)).to(p) @ p
+    g = (classes.flatten(2) == used).to(p)
     top, bottom = 2 * (p * g).sum(2), (p**2).sum(2) + (g**2).sum(2)
     return 1 - ((top + 1e-7) / (bottom + 1e-7)).mean()
 

@@ -15,9 +15,10 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import torch
 from numpy.random import Generator
+from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from srlib.core.parts import Count, Length, Size
+from srlib.core.parts import Count, Length, Size, Whole
 from srlib.core.paths import InputError
 from srlib.data.manifest import Subject, load_contrast
 from srlib.data.pairs import ObservationModel
@@ -29,7 +30,7 @@ from srlib.scans.space import resample_to
 from srlib.scans.volume import reorient
 from srlib.synthesis.priors import Label, Prior, read_classes, read_priors
 from srlib.synthesis.settings import Generation
-from srlib.synthesis.simulation import Example, LabelMap, apply, draw, encode
+from srlib.synthesis.simulation import Example, LabelMap, apply, draw, encode, regular
 from srlib.training.examples import Examples
 from srlib.training.mixture import Mixture, degrade, synthesize
 from srlib.training.streams import Patch
@@ -93,17 +94,17 @@ class _LabelMaps(Examples):
     def read_tables(
         self, classes: str | Path | None, priors: str | Path | None, *, alone: bool = True
     ) -> Tables:
-        """Read the tables of labels.
+        """Read the tables of labels; without priors classes are of any brightness.
 
-        Raises InputError when one is missing, and unless label maps are ``alone`` what is read.
+        Raises InputError without classes, and unless label maps are ``alone`` what is read.
         """
-        if not (classes and priors and alone):
+        if not (classes and alone):
             raise InputError(
                 "its examples come from label maps: give a table of their classes (--classes) and "
-                "intensity priors (--priors), which csv/README.md describes and 'srlib priors' "
-                "measures, and no store and no snapshots"
+                "perhaps intensity priors (--priors), which csv/README.md describes and 'srlib "
+                "priors' measures, and no store and no snapshots"
             )
-        return Tables(read_classes(classes), read_priors(priors))
+        return Tables(read_classes(classes), read_priors(priors) if priors else {})
 
     def open(
         self, subjects: Sequence[Subject], pairs: ObservationModel, *, seed: int = 0, tables: Tables
@@ -129,6 +130,7 @@ class SyntheticScans(_LabelMaps):
     generation: Generation
     spacing_mm: Length  # of the target
     with_classes: bool = False  # the target's second channel holds the classes, for a segmenter
+    padding: Whole = 0  # voxels of background around the label map
 
     def columns(self, pairs: ObservationModel, subject: Subject) -> tuple[str, ...]:
         """The columns of the manifest that are read of a subject."""
@@ -142,6 +144,10 @@ class SyntheticScans(_LabelMaps):
         real: np.ndarray | None,
     ) -> Example:
         """An example with all its parts."""
+        if self.padding:
+            index = functional.pad(label_map.index, [self.padding] * 6)
+            label_map = dataclasses.replace(label_map, index=index)
+            real = real if real is None else np.pad(real, self.padding)
         parameters = draw(
             rng,
             label_map,
@@ -242,7 +248,7 @@ class SyntheticDataset:
     def _load(self, index: int) -> tuple[LabelMap, np.ndarray | None]:
         """A subject's label map and, where it is the target, the real scan on the same grid."""
         subject = self.subjects[index]
-        labels = reorient(load_scan(subject.file("labels")))
+        labels = regular(load_scan(subject.file("labels")))
         others = [
             reorient(load_contrast(subject, column))
             for column in self.part.columns(self.pairs, subject)[1:]

@@ -1,12 +1,14 @@
 """SynthSR's U-Net: its published size, the order of its layers, and tiles that give the whole."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
 from srlib.models.registry import MODELS
-from srlib.models.unet3d import UNet3D, _joined
+from srlib.models.unet3d import PlainCritic, UNet3D, _joined
 from srlib.scans.patches import extract, tiles
 
 
@@ -143,10 +145,12 @@ def test_gradients_reach_every_parameter():
     assert torch.equal(x, before)
 
 
-@pytest.mark.parametrize("levels", [1, 2, 3, 4])
-def test_halo_is_the_receptive_field(levels):
+@pytest.mark.parametrize(
+    "levels, settings", [*((n, {}) for n in (1, 2, 3, 4)), (2, {"kernel": 5}), (3, {"convs": 3})]
+)
+def test_halo_is_the_receptive_field(levels, settings):
     """Positive weights hide no voxel; pooling passes on the largest of a pair, so both are tried."""
-    network = UNet3D(width=1, levels=levels).double().eval()
+    network = UNet3D(width=1, levels=levels, **settings).double().eval()
     for conv in network.modules():
         if isinstance(conv, torch.nn.Conv3d):
             torch.nn.init.uniform_(conv.weight, 0.1, 1)
@@ -179,3 +183,40 @@ def test_tiles_give_the_whole(lively):
         out[tile.core.slices] = network(part)[0, 0].numpy()[tile.inner.slices]
     assert whole.std() > 0.1
     np.testing.assert_allclose(out, whole, atol=1e-5)
+
+
+@torch.no_grad()
+def test_other_convolutions_and_activations_are_written_out(lively):
+    network = lively(width=4, levels=2, convs=1, kernel=5, growth=1.5, activation="relu").double()
+    x = torch.randn(1, 1, 4, 6, 8, dtype=torch.float64)
+    assert [tuple(m.conv1.weight.shape[:3]) for m in (*network.down, *network.up)] == [
+        (4, 1, 5), (6, 4, 5), (4, 4 + 6, 5)
+    ]  # fmt: skip
+
+    def convolved(level, y):
+        return functional.conv3d(y, level.conv1.weight, level.conv1.bias, padding=2).clamp(min=0)
+
+    skip = convolved(network.down[0], x)
+    below = network.down[1].norm(
+        convolved(network.down[1], functional.max_pool3d(network.down[0].norm(skip), 2))
+    )
+    for axis in (2, 3, 4):
+        below = below.repeat_interleave(2, axis)
+    joined = network.up[0].norm(convolved(network.up[0], torch.cat([skip, below], 1)))
+    torch.testing.assert_close(network(x), network.last(joined))
+
+
+def test_a_residual_may_start_as_in_keras():
+    assert not UNet3D(width=2, levels=2, residual_channel=0).last.weight.any()
+    assert UNet3D(width=2, levels=2, residual_channel=0, zero_start=False).last.weight.all()
+
+
+def test_the_critic_of_the_fine_tuning_has_the_codes_layers():
+    """Two convolutions per level of 32, 64, 128 and 256 filters, one of stride 2; 512 units; one score."""
+    maps = [1, 32, 32, 64, 64, 128, 128, 256, 256]
+    convolutions = sum(27 * a * b + b for a, b in pairwise(maps))
+    dense = 256 * 2**3 * 512 + 512 + 512 + 1
+    critic = PlainCritic(32, 32)
+    assert sum(p.numel() for p in critic.parameters()) == convolutions + dense
+    strides = [m.stride[0] for m in critic.modules() if isinstance(m, torch.nn.Conv3d)]
+    assert strides == [1, 2] * 4 and critic(torch.rand(3, 1, 32, 32, 32)).shape == (3,)

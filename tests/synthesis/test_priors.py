@@ -111,6 +111,12 @@ def test_a_table_that_a_person_writes(tmp_path):
     assert means[0].tolist() == [1, 3, 5]  # the cyst counts nowhere
 
 
+def test_labels_without_classes_are_a_class_each(tmp_path):
+    np.save(tmp_path / "generation_labels.npy", [0, 14, 2, 41])
+    table = read_classes(tmp_path / "generation_labels.npy")
+    assert [(entry.label, entry.class_) for entry in table] == [(0, 0), (14, 1), (2, 2), (41, 3)]
+
+
 def test_the_original_classes():
     table = read_classes(at_hand("priors/generation_labels.npy"))
     assert table == read_classes(at_hand("priors/generation_classes.npy"))

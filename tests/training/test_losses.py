@@ -224,6 +224,16 @@ def test_ssim_of_slices_is_the_metrics_mean_over_the_axes():
         losses.ssim_slices(sr[..., :6], hr[..., :6])
 
 
+def test_dice_of_outputs_that_share_a_class_or_have_none():
+    """Outputs 0 and 2 are class 1, output 1 is class 0, output 3 is not judged: p of class 1 is 0.5."""
+    p = torch.tensor([0.3, 0.1, 0.2, 0.4]).view(1, 4, 1, 1, 1).expand(1, 4, 1, 2, 2)
+    classes = torch.tensor([1.0, 0, 1, 1]).view(1, 1, 1, 2, 2)
+    ones, zeros = 2 * 3 * 0.5 / (4 * 0.25 + 3), 2 * 0.1 / (4 * 0.01 + 1)
+    assert losses.dice(p.log(), classes, (1, 0, 1, None)).item() == pytest.approx(
+        1 - (ones + zeros) / 2, abs=1e-6
+    )
+
+
 def test_dice_by_hand():
     likely = torch.tensor([0.75, 0.25, 0.5, 1.0]).view(1, 1, 1, 2, 2)  # of class 1
     logits = torch.cat([1 - likely, likely], dim=1).clamp(min=1e-30).log()

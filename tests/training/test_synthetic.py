@@ -16,6 +16,7 @@ import torch
 from click.testing import CliRunner
 from conftest import make_players
 from safetensors.torch import load_file
+from test_foreign import make, theirs
 
 from srlib import data, systems
 from srlib.cli.commands import main
@@ -332,6 +333,69 @@ def test_a_frozen_segmenter_has_no_gradient_and_no_statistics_of_its_own(folder,
     assert not own & {id(p) for p in judge.parameters()} and set(players.networks) == {"generator"}
 
 
+def test_fine_tuning_has_segmenter_and_critic_at_once(folder, segmenter, tmp_path):
+    experiment = systems.get("synthsr_finetune", "smoke")
+    paper = systems.get("synthsr_finetune")
+    assert paper.training.loss_weight == pytest.approx(
+        1 - paper.game.weight - paper.training.dice_weight
+    )
+    moves = [paper.game.who_moves(step) for step in range(122)]
+    assert [i for i, who in enumerate(moves) if who == "generator"] == [100, 111]
+    judge = trained.load_network(segmenter)[0]
+    players = players_of(experiment, judge.eval().requires_grad_(False))
+    lr, truth = (torch.from_numpy(side)[None] for side in dataset(folder, experiment)[0])
+    with torch.no_grad():
+        sr = players.networks["generator"].train()(lr)
+        score = players.networks["critic"](sr).mean()
+        dice = losses.dice(judge(sr.clamp(0, 1)), truth[:, 1:])
+    step = next(i for i in range(30) if experiment.game.who_moves(i) == "generator")
+    terms = experiment.game.step(players, step, lr, truth)
+    expected = 0.74 * (sr - truth[:, :1]).abs().mean() + 0.25 * dice
+    assert float(terms["loss"]) == pytest.approx(float(expected), rel=1e-5)
+    assert float(terms["adversarial"]) == pytest.approx(-float(score), rel=1e-4)
+    made = fit(folder, tmp_path, experiment, segmenter=segmenter)
+    history = pd.read_csv(made.parent / "history.csv")
+    assert {"loss", "dice_loss", "adversarial", "gap"} <= set(history)
+    assert (made.parent / "critic.safetensors").is_file()
+
+
+def test_a_keras_file_judges_and_starts_a_training(folder, thick, tmp_path, capsys):
+    """Five labels' outputs, two of one class and one of none; as a start it lends all but its last layer."""
+    file = make(tmp_path / "seg.h5", theirs(width=4, levels=5, outputs=5), inner="model_weights")
+    judged = DICE.changed(max_steps=1, dice_classes=(0, 1, 2, 2, None))
+    made = fit(folder, tmp_path / "judged", judged, start=thick, segmenter=file)
+    assert pd.read_csv(made.parent / "history.csv")["dice_loss"].between(0, 1).all()
+    with pytest.raises(InputError, match=r"5 outputs, and the class of 0 is given.*dice_classes"):
+        fit(folder, tmp_path / "none", DICE, start=thick, segmenter=file)
+    still = {"training.learning_rate": 0.0, "training.max_steps": 1}
+    alone = {"generation.reliability": False, "network.in_channels": 1}
+    experiment = systems.get("synthsr_case2", "smoke", {**still, **alone})
+    state = load_file(fit(folder, tmp_path / "on", experiment, start=file))
+    kernel = theirs(width=4, levels=5, outputs=5)["unet_conv_downarm_0_0"]
+    expected = next(iter(kernel.values())).transpose(4, 3, 0, 1, 2)
+    np.testing.assert_array_equal(state["down.0.conv1.weight"], expected)
+    torch.testing.assert_close(state["last.weight"], experiment.network.build().last.weight.data)
+
+
+def test_a_published_file_starts_a_training(folder, tmp_path, published_dir):
+    file = published_dir / "synthsr_unet_f6_random.h5"
+    if not file.is_file():
+        pytest.skip(f"{file.name} is not at hand")
+    sizes = {"network.width": 6, "network.in_channels": 1, "generation.reliability": False}
+    still = {"training.learning_rate": 0.0, "training.max_steps": 1}
+    experiment = systems.get("synthsr_case2", "smoke", {**sizes, **still})
+    state, given = (
+        load_file(fit(folder, tmp_path, experiment, start=file)),
+        trained.read_state(file),
+    )
+    assert all(torch.equal(state[k], v) for k, v in given.items() if k.endswith("weight"))
+
+
+def test_without_priors_a_training_runs_on_classes_of_any_brightness(folder, tmp_path):
+    made = fit(folder, tmp_path, THICK.changed(max_steps=1), priors=None)
+    assert pd.read_csv(made.parent / "history.csv")["val_psnr"][0] > 5
+
+
 @pytest.mark.parametrize("crop", [8, 13, 64])
 def test_the_loss_sees_only_the_middle(folder, crop):
     lr, hr = (torch.from_numpy(side)[None] for side in dataset(folder)[0])
@@ -366,9 +430,8 @@ def test_the_critic_sees_the_image_alone(folder):
 
 
 def test_what_an_example_needs_and_what_it_cannot_use_is_named(folder, thick, segmenter, tmp_path):
-    for missing in ("classes", "priors"):
-        with pytest.raises(InputError, match=r"csv/README\.md.*srlib priors"):
-            fit(folder, tmp_path, **{missing: None})
+    with pytest.raises(InputError, match=r"csv/README\.md.*srlib priors"):
+        fit(folder, tmp_path, classes=None)
     with pytest.raises(InputError, match="no snapshots"):
         fit(folder, tmp_path, snapshots=True)
     with pytest.raises(InputError, match="on scans"):
