@@ -13,7 +13,7 @@ test: .venv/ready
 	@$(BIN)/ruff check srlib tests notebooks
 	@$(BIN)/ruff format --check -q srlib tests notebooks
 	@$(BIN)/mypy --no-error-summary
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 lab: .venv/ready
 	@$(BIN)/jupyter lab notebooks

@@ -5,6 +5,7 @@ import filecmp
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -85,10 +86,14 @@ def srlib(*words, **environment):
 
 def test_the_chain_on_a_users_own_scans_twice(cohort, tmp_path):
     """Oblique, 0.8 mm, int16, odd sizes, no mask: every notebook passes, and two runs give the same bytes."""
-    for name in ("one", "two"):
-        places = {"SRLIB_RESULTS": str(tmp_path / name), "SRLIB_DATA": str(tmp_path / "data")}
-        done = srlib("run", "--profile", "smoke", "--cohort", cohort, **places)
-        assert done.returncode == 0, done.stderr
+    places = [
+        {"SRLIB_RESULTS": str(tmp_path / name), "SRLIB_DATA": str(tmp_path / f"data_{name}")}
+        for name in ("one", "two")
+    ]
+    chain = ("run", "--profile", "smoke", "--cohort", cohort)
+    with ThreadPoolExecutor() as pool:  # both at once: the time of the longest test
+        for done in pool.map(lambda where: srlib(*chain, **where), places):
+            assert done.returncode == 0, done.stderr
     assert "mdcsrn_res" in done.stdout and "not a replication" in done.stdout
     one, two = (tmp_path / name / "smoke_mine" for name in ("one", "two"))
     assert filecmp.cmp(one / "metrics.csv", two / "metrics.csv", shallow=False)
@@ -110,14 +115,7 @@ def test_the_chain_on_a_users_own_scans_twice(cohort, tmp_path):
     }
     assert set(table[table["region"] == "centre"]["dataset"]) == {"example_us", "example_ct"}
     before = (one / "runs.csv").read_bytes()
-    again = srlib(
-        "run",
-        "--profile",
-        "smoke",
-        "--cohort",
-        cohort,
-        **places | {"SRLIB_RESULTS": str(tmp_path / "one")},
-    )
+    again = srlib(*chain, **places[0])
     assert again.stdout.count("unchanged, skipped") == len(BOOKS)
     assert (one / "runs.csv").read_bytes() == before
 
