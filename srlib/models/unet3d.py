@@ -60,10 +60,7 @@ class UNet3D(nn.Module):
         # (2.2 to 2.4 widths were measured; below 20,480 values (C, X, Y) PyTorch's first
         # convolution takes 27 of its own for each channel)
         self.live_channels = in_channels + 5 * width // 2
-        for module in self.modules():
-            if isinstance(module, nn.Conv3d):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+        _start(self)
         if residual_channel is not None and zero_start:
             zero(self.last)
 
@@ -90,7 +87,7 @@ class PlainCritic(Judge):
     """Critic of SynthSR's fine-tuning: SRGAN's ladder of convolutions, without normalisation.
 
     Scores patches, (B, 1, n, n, n) to (B,). It has 32 filters at first in the code. Weights start as
-    in Keras: Glorot uniform.
+    in Keras.
     """
 
     def __init__(self, width: int = 32, patch_size: int = 128, slope: float = 0.2) -> None:
@@ -102,10 +99,15 @@ class PlainCritic(Judge):
             slope=slope,
             hidden=16 * width,
         )
-        for module in self.modules():
-            if isinstance(module, nn.Conv3d | nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+        _start(self)
+
+
+def _start(network: nn.Module) -> None:
+    """Start weights as in Keras: Glorot uniform, biases zero."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv3d | nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
 
 
 class _Level(nn.Module):
