@@ -87,7 +87,7 @@ class PlainCritic(Judge):
     """Critic of SynthSR's fine-tuning: SRGAN's ladder of convolutions, without normalisation.
 
     Scores patches, (B, 1, n, n, n) to (B,). It has 32 filters at first in the code. Weights start as
-    in Keras: Glorot uniform.
+    in Keras.
     """
 
     def __init__(self, width: int = 32, patch_size: int = 128, slope: float = 0.2) -> None:
@@ -99,10 +99,7 @@ class PlainCritic(Judge):
             slope=slope,
             hidden=16 * width,
         )
-        for module in self.modules():
-            if isinstance(module, nn.Conv3d | nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+        glorot(self)
 
 
 class _Level(nn.Module):
