@@ -1,6 +1,7 @@
 """What Caffe is told of a training is that training."""
 
 import json
+import struct
 from pathlib import Path
 
 import h5py
@@ -10,7 +11,8 @@ from click.testing import CliRunner
 
 from srlib import systems
 from srlib.cli.commands import main
-from srlib.core.paths import InputError
+from srlib.core.paths import InputError, published_dir
+from srlib.models.foreign import _fields
 from srlib.systems import caffe_text
 
 
@@ -197,3 +199,33 @@ def test_weights_that_caffe_trained_are_what_training_starts_with():
     for layer, conv in zip(convolutions(net), experiment.network.build().children(), strict=True):
         std = layer["convolution_param"][0]["weight_filler"][0]["std"][0]
         assert conv.weight.std().item() == pytest.approx(std, rel=0.06, abs=1e-12)
+
+
+PUBLISHED = {
+    "SRReCNN3D_10Layers_IsoScalex2.caffemodel": "recnn",
+    "MultiSRReCNN3D_10Layers_IsoScalex2.caffemodel": "recnn_multi",
+    "SRCNN3D_iter_470000.caffemodel": "srcnn3d",
+}
+
+
+@pytest.mark.parametrize("file", PUBLISHED)
+def test_the_text_says_what_the_published_files_say_of_their_own_training(file):
+    """Field numbers are those of caffe.proto: batch size, rates, and each convolution's settings."""
+    path = published_dir() / file
+    if not path.is_file():
+        pytest.skip(f"{file} is not at hand")
+    (net, *_), _ = written(PUBLISHED[file])
+    whole = _fields(memoryview(path.read_bytes()))
+    layers = [list(_fields(layer)) for n, layer in whole if n == 100]
+    (batches,) = (dict(_fields(v)) for layer in layers for n, v in layer if n == 112)
+    assert net["layer"][0]["hdf5_data_param"][0]["batch_size"] == [batches[2]]
+    theirs = [layer for layer in layers if any(n == 106 for n, _ in layer)]
+    for ours, layer in zip(convolutions(net), theirs, strict=True):
+        rates = [struct.unpack("<f", dict(_fields(v))[3])[0] for n, v in layer if n == 6]
+        assert [rate["lr_mult"] for rate in ours["param"]] == [[pytest.approx(r)] for r in rates]
+        (settings,) = (dict(_fields(v)) for n, v in layer if n == 106)
+        (wanted,) = ours["convolution_param"]
+        found = {"num_output": settings[1], "pad": settings[3], "kernel_size": settings[4]}
+        assert {name: wanted[name][0] for name in found} == found
+        (std,) = struct.unpack("<f", dict(_fields(settings[7]))[6])
+        assert wanted["weight_filler"][0]["std"] == [pytest.approx(std, rel=1e-5)]
