@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 
 import click
 from click import argument, option
@@ -11,7 +12,7 @@ from srlib.cli.enhance import enhance, one_line
 from srlib.cli.options import COHORT, CSV_OUT, DEVICE, FORCE, OVERRIDES, PROFILE, SEED, flag
 from srlib.cli.scans import degrade, evaluate
 from srlib.core.parts import literal
-from srlib.core.paths import InputError, root
+from srlib.core.paths import InputError, atomic, root
 
 
 class Group(click.Group):
@@ -139,16 +140,30 @@ def store(experiment, cohort, profile, overrides, out, force):
     """Write an experiment's training patches as HDF5 (data and label), for 'srlib train --store' or
     for Caffe.
 
+    For SRReCNN3D and SRCNN3D the texts that Caffe needs come beside it: OUT_net.prototxt,
+    OUT_deploy.prototxt, OUT_solver.prototxt and OUT_train.txt, without OUT's suffix.
+
     \b
     Example:
       srlib store recnn --cohort csv/mine.csv --profile paper --out patches.h5
+      caffe train --solver patches_solver.prototxt
+      srlib enhance lr.nii.gz sr.nii.gz --weights patches_iter_20000.caffemodel
     """
     from srlib import data, systems
+    from srlib.core.tables import keep
+    from srlib.systems import caffe_text
     from srlib.training import store as stores
 
     chosen = systems.get(experiment, profile, overrides)
+    texts = caffe_text.texts(chosen, Path(out))
+    for path in texts:
+        keep(path, force=force)
     subjects = chosen.examples.select(data.read_manifest(cohort, "train"))
     click.echo(stores.write_store(chosen.examples.open(subjects, chosen.pairs), out, force=force))
+    for path, text in texts.items():
+        with atomic(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        click.echo(path)
 
 
 @main.command()

@@ -15,10 +15,11 @@ from srlib.degradations.tasks import TASKS, Settings, degradation_of
 from srlib.scans.formats import load_mat, load_scan
 from srlib.scans.intensity import Scaling, fit_scaling, usual_range
 from srlib.scans.space import covered, resample_to, same_lattice
-from srlib.scans.volume import Volume, central, crop_or_pad, framed, resample, to_window
+from srlib.scans.volume import Volume, central, framed, resample, to_window
 
 # in training, the rule of intensity is fitted on the network's input, as it must be at prediction,
-# on the truth, or on each of both by itself
+# on the truth, or on each of both by itself; a given low-resolution scan, whose units may be others,
+# is then brought into the truth's range, so that estimates are in the truth's units
 FITTED_ON = ("input", "truth", "each")
 # least share of a true scan that a given low-resolution one shows; the rest is mirrored
 GIVEN_COVERS = 0.9
@@ -114,7 +115,6 @@ class ObservationModel:
         CT in HU is clipped to the window first.
         """
         degradation = self.degradation(task)
-        hr = crop_or_pad(hr, (0, 0, 0), degradation.usable(hr.shape))
         lr, hr = degradation.pair(to_window(hr, self.intensity))
         return self._pair(lr, degradation.to_grid(lr, hr.shape), hr, degradation)
 
@@ -128,8 +128,11 @@ class ObservationModel:
     def _given(self, file: Path, whole: Volume, hr: Volume) -> Pair:
         """The pair of a low-resolution scan and the part ``hr`` of a true scan."""
         lr = load_mat(file, whole) if file.suffix == ".mat" else load_scan(file)
+        if self.fitted_on == "each":
+            own, wanted = (fit_scaling(scan.data, self.intensity) for scan in (lr, whole))
+            lr = lr.with_data(wanted.invert(own.apply(lr.data)))
         degradation = self.degradation()
-        hr = crop_or_pad(hr, (0, 0, 0), degradation.usable(hr.shape))
+        uncut, hr = hr, degradation.cut(hr)
         on_grid = resample_to(lr, hr, least=GIVEN_COVERS, what=f"the lr {file}")
         if (share := covered(lr, hr)) < 1:
             percent = int(1000 * share) / 10
@@ -139,7 +142,7 @@ class ObservationModel:
                 stacklevel=3,
             )
         if self.coarse:
-            lr = resample_to(lr, degradation(hr))
+            lr = resample_to(lr, degradation(uncut))
         return self._pair(on_grid if same_lattice(lr, hr) else lr, on_grid, hr, degradation)
 
     def _pair(self, lr: Volume, on_grid: Volume, hr: Volume, degradation: Degradation) -> Pair:

@@ -13,7 +13,7 @@ from srlib.core.parts import Count, Part, Share
 from srlib.core.paths import InputError
 from srlib.degradations.tomography import fbp, radon
 from srlib.scans.patches import per_axis
-from srlib.scans.volume import Volume, coarse_grid, fine_grid, resample
+from srlib.scans.volume import Volume, coarse_grid, crop_or_pad, fine_grid, resample
 
 
 class Degradation(Part, ABC):
@@ -24,6 +24,7 @@ class Degradation(Part, ABC):
 
     factor: object
     align = "center"  # how the coarse grid lies in the fine one, see ``fine_grid``
+    order_up = 3  # of the spline that brings its scans on the fine grid
     baseline = "zero_filled"  # name of the degraded scan itself, where it stays on the fine grid
 
     def _per_axis(self, name: str, least: float = 1, kind: type = float) -> None:
@@ -43,16 +44,22 @@ class Degradation(Part, ABC):
         """Shape of the part of a scan, from voxel 0 on, that is degraded."""
         return tuple(shape)
 
-    def pair(self, hr: Volume) -> tuple[Volume, Volume]:
-        """The low-resolution scan and its ground truth."""
-        return self(hr), hr
+    def cut(self, hr: Volume) -> Volume:
+        """The part of a scan that is degraded, see ``usable``."""
+        shape = self.usable(hr.shape)
+        return hr if shape == hr.shape else crop_or_pad(hr, (0, 0, 0), shape)
 
-    def to_grid(self, lr: Volume, shape: Sequence[int], *, order: int = 3) -> Volume:
+    def pair(self, hr: Volume) -> tuple[Volume, Volume]:
+        """The low-resolution scan and its ground truth, cut to what is usable."""
+        return self(hr), self.cut(hr)
+
+    def to_grid(self, lr: Volume, shape: Sequence[int], *, order: int | None = None) -> Volume:
         """Interpolate the low-resolution scan on the fine grid of the given shape.
 
-        Order 1 is trilinear, 3 cubic.
+        Order 1 is trilinear, 3 cubic; by default it is ``order_up``.
         """
-        return resample(lr, shape, fine_grid(lr, self.coarser, align=self.align)[1], order=order)
+        grid = fine_grid(lr, self.coarser, align=self.align)[1]
+        return resample(lr, shape, grid, order=self.order_up if order is None else order)
 
     def check_fits(self, shape: Sequence[int]) -> None:
         """Raise InputError where a factor exceeds an axis of more than one voxel."""
@@ -68,7 +75,7 @@ class _OnFineGrid(Degradation):
 
     coarser = (1.0, 1.0, 1.0)
 
-    def to_grid(self, lr: Volume, shape: Sequence[int], *, order: int = 3) -> Volume:
+    def to_grid(self, lr: Volume, shape: Sequence[int], *, order: int | None = None) -> Volume:
         """The image itself."""
         return lr
 
@@ -133,12 +140,13 @@ class GaussianDownsample(Degradation):
 
     Pham et al., CMIG 2019, observation model (sigma 1 for every factor, cubic spline). Factors may
     be fractional and differ per axis; ``sigma`` is one number or one per axis, and an axis of
-    factor 1 is not blurred. ``order`` is that of the spline. ``align='center'`` keeps the field of
-    view (ours); ``align='corners'`` is SciPy's ``zoom``, as the published code uses it: a named
-    deviation, but one that its weights need. ``whole`` cuts scans to a whole multiple of the factor
-    first (``usable``), as that code does. Without ``prefilter`` the spline smooths, as in the
-    evaluation of the 3D-SRGAN code. ``noise`` adds noise to the coarse scan, see ``rician``,
-    always the same (ours).
+    factor 1 is not blurred. ``order`` is that of the spline, ``order_up`` that of the one back.
+    Without ``prefilter`` the spline smooths, as in the evaluation of the 3D-SRGAN code.
+    ``align='center'`` keeps the field of view (ours); ``align='corners'`` is SciPy's ``zoom``, as
+    the published code uses it: a named deviation, but one that its weights need. ``whole`` cuts
+    scans to a whole multiple of the factor first (``usable``). ``blur_first`` blurs all axes, also
+    those of factor 1, before that cut, as the published code does. ``noise`` adds noise to the
+    coarse scan, see ``rician``, always the same (ours).
     """
 
     choices: ClassVar = {"align": ("center", "corners")}
@@ -150,13 +158,16 @@ class GaussianDownsample(Degradation):
     whole: bool = False
     noise: Share = 0.0
     prefilter: bool = True
+    blur_first: bool = False
+    order_up: int = 3
 
     def __post_init__(self) -> None:
         self._per_axis("factor")
         self._per_axis("sigma", least=0)
         super().__post_init__()
-        if self.order not in range(6):
-            raise InputError(f"order: expected a spline order from 0 to 5, got {self.order}")
+        for name in ("order", "order_up"):
+            if (order := getattr(self, name)) not in range(6):
+                raise InputError(f"{name}: expected a spline order from 0 to 5, got {order}")
 
     def usable(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Shape of the part of a scan, from voxel 0 on, that is degraded: all unless ``whole``."""
@@ -166,14 +177,18 @@ class GaussianDownsample(Degradation):
 
     def __call__(self, hr: Volume) -> Volume:
         self.check_fits(hr.shape)
-        sigma = np.where(np.greater(self.factor, 1), self.sigma, 0.0)
-        blurred = hr.with_data(ndimage.gaussian_filter(hr.data, sigma, mode="reflect"))
-        grid = coarse_grid(hr, self.factor, align=self.align)
+        blurred = self.cut(self._blur(hr)) if self.blur_first else self._blur(self.cut(hr))
+        grid = coarse_grid(blurred, self.factor, align=self.align)
         lr = resample(blurred, *grid, order=self.order, prefilter=self.prefilter)
         return rician(lr, self.noise, np.random.default_rng(0), signed=is_signed(hr))
 
-    def to_grid(self, lr: Volume, shape: Sequence[int], *, order: int = 3) -> Volume:
+    def _blur(self, hr: Volume) -> Volume:
+        sigma = np.where(np.greater(self.factor, 1) | self.blur_first, self.sigma, 0.0)
+        return hr.with_data(ndimage.gaussian_filter(hr.data, sigma, mode="reflect"))
+
+    def to_grid(self, lr: Volume, shape: Sequence[int], *, order: int | None = None) -> Volume:
         """Interpolate the low-resolution scan on the fine grid of the given shape."""
+        order = self.order_up if order is None else order
         if self.align == "center":
             return super().to_grid(lr, shape, order=order)
         # the step is (n - 1) / (N - 1), which depends on the two shapes alone

@@ -13,6 +13,9 @@ def _gaussian(*factor: float, sigma: float = 1.0, **more: object) -> Settings:
     return "gaussian", {"factor": factor, "sigma": sigma, **more}
 
 
+# SRReCNN3D's own observation model
+_CORNERS = {"align": "corners", "whole": True, "blur_first": True}
+
 # a task's name is the `degradation` column of results
 TASKS: dict[str, Settings] = {
     "gaussian_x2": _gaussian(2, 2, 2),
@@ -27,8 +30,8 @@ TASKS: dict[str, Settings] = {
     "gaussian_x2_sigma2": _gaussian(2, 2, 2, sigma=2.0),
     "gaussian_x2_noise": _gaussian(2, 2, 2, noise=0.02),
     "block_x2": ("block", {"factor": (2, 2, 2)}),
-    "gaussian_x2_corners": _gaussian(2, 2, 2, align="corners", whole=True),
-    "gaussian_x3_corners": _gaussian(3, 3, 3, align="corners", whole=True),
+    "gaussian_x2_corners": _gaussian(2, 2, 2, **_CORNERS),
+    "gaussian_x3_corners": _gaussian(3, 3, 3, **_CORNERS),
     "gaussian_x4_corners": _gaussian(4, 4, 4, align="corners"),
     "gaussian_x4_nearest": _gaussian(4, 4, 4, align="corners", order=0),
     "gaussian_x2_smoothed": _gaussian(2, 2, 2, align="corners", prefilter=False),

@@ -13,7 +13,7 @@ from srlib.data.pairs import ObservationModel, Pair, bring, network_input
 from srlib.degradations.resolution import Degradation
 from srlib.inference.checks import findings, header
 from srlib.inference.tiles import run_tiled
-from srlib.scans.intensity import HU_WINDOW, fit_scaling, wild
+from srlib.scans.intensity import HU_WINDOW, Scaling, fit_scaling, wild
 from srlib.scans.volume import Volume, fine_grid, resample, to_window
 
 Factor = tuple[float, float, float]
@@ -161,7 +161,8 @@ class SameGrid(Part):
         """The network's result for a scan on its own grid."""
         same = np.allclose(plan.finer, 1)
         grid = fine_grid(scan, plan.finer, align=setup.request.align)
-        on_grid = scan if same else resample(scan, *grid)
+        order = setup.pairs.degradation().order_up
+        on_grid = scan if same else resample(scan, *grid, order=order)
         return Prediction(self.on_grid(on_grid, setup, plan.coarser, scan))
 
     def on_pair(self, pair: Pair, setup: Setup) -> Volume:
@@ -175,9 +176,14 @@ class SameGrid(Part):
         was interpolated.
         """
         reference = setup.reference and bring(setup.reference, scan)
-        scaling = fit_scaling(scan.data, setup.pairs.intensity)
+        scaling = self.scaling(scan, lr, setup.pairs.intensity)
         given = network_input(scan, reference, setup.pairs.intensity)
+        given[0] = scaling.apply(scan.data)
         return scan.with_data(scaling.invert(setup.run(given)))
+
+    def scaling(self, scan: Volume, lr: Volume, rule: str) -> Scaling:
+        """The scaling of the network's input; ``lr`` is the scan before it was interpolated."""
+        return fit_scaling(scan.data, rule)
 
     def warnings(self, scan: Volume, made: Volume, setup: Setup, plan: Plan) -> list[str]:
         """What to mind before trusting a result: headers, intensities, slices; a line each."""
@@ -204,6 +210,23 @@ class SameGrid(Part):
     def content_warnings(self, scan: Volume, setup: Setup, plan: Plan) -> list[str]:
         """What in the scan is unlike the training."""
         return []
+
+
+@dataclass(frozen=True)
+class AboveMinimum(SameGrid):
+    """As ``SameGrid``, scaled before it is interpolated, and nowhere below the scan's minimum.
+
+    So do the test scripts of SRReCNN3D and SRCNN3D (Pham et al., CMIG 2019 and ISBI 2017).
+    """
+
+    def on_grid(self, scan: Volume, setup: Setup, factor: Factor | None, lr: Volume) -> Volume:
+        """As ``SameGrid``, clipped below."""
+        made = super().on_grid(scan, setup, factor, lr)
+        return made.with_data(np.maximum(made.data, lr.data.min()))
+
+    def scaling(self, scan: Volume, lr: Volume, rule: str) -> Scaling:
+        """The scaling of ``lr``."""
+        return fit_scaling(lr.data, rule)
 
 
 @dataclass(frozen=True)

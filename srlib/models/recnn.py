@@ -1,13 +1,14 @@
 """Define SRReCNN3D and SRCNN3D: stacks of 3-D convolutions over an interpolated scan."""
 
-from collections.abc import Callable, Sequence
-from functools import partial
+import math
+from collections.abc import Sequence
 from itertools import pairwise
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional
 
-from srlib.models.layers import channels_last, zero
+from srlib.models.layers import channels_last
 
 
 class ConvolutionStack(nn.Module):
@@ -15,18 +16,21 @@ class ConvolutionStack(nn.Module):
 
     They map (B, channels[0], X, Y, Z) to (B, channels[-1], X, Y, Z).
     They are named ``conv1`` to ``convL``, as in the published Caffe files. ``faces`` says what lies
-    beyond the scan: 'zeros', or 'replicate' for its outermost voxels. ``start`` draws a layer's
-    weights; biases start at zero.
+    beyond the scan: 'zeros', or 'replicate' for its outermost voxels. Weights start normal with
+    ``stds``, one per layer; biases start at zero.
     """
+
+    residual: ClassVar = False
 
     def __init__(
         self,
         channels: Sequence[int],
         kernels: Sequence[int],
-        start: Callable[[Tensor], object],
+        stds: Sequence[float],
         faces: str = "zeros",
     ) -> None:
         super().__init__()
+        self.stds = stds
         self.halo = sum(k // 2 for k in kernels)  # voxels an output voxel sees beyond itself
         # feature maps alive at the peak: the network's input, and a layer's input and output;
         # PyTorch on one CPU thread copies the input of a 1x1x1 layer, and the first layer's output
@@ -37,8 +41,8 @@ class ConvolutionStack(nn.Module):
             self.add_module(f"conv{index}", nn.Conv3d(a, b, k, padding=k // 2, padding_mode=mode))
             live.append(a * (2 if k == 1 else 1) + b)
         self.live_channels = channels[0] + max(live)
-        for conv in self.children():
-            start(conv.weight)
+        for conv, std in zip(self.children(), stds, strict=True):
+            nn.init.normal_(conv.weight, std=std)
             nn.init.zeros_(conv.bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -70,12 +74,10 @@ class ReCNN(ConvolutionStack):
         zero_last: bool = False,
     ) -> None:
         channels = [in_channels, *[width] * (layers - 1), 1]
-        super().__init__(
-            channels, [kernel] * layers, partial(nn.init.kaiming_normal_, nonlinearity="relu")
-        )
+        stds = [math.sqrt(2) / math.sqrt(n * kernel**3) for n in channels[:-1]]
+        stds[-1] *= not zero_last
+        super().__init__(channels, [kernel] * layers, stds)
         self.residual = residual
-        if zero_last:
-            zero(self.get_submodule(f"conv{layers}"))
 
     def forward(self, x: Tensor) -> Tensor:
         y = super().forward(x)
@@ -92,6 +94,4 @@ class SRCNN3D(ConvolutionStack):
     """
 
     def __init__(self, width: int = 64, kernels: Sequence[int] = (9, 1, 5)) -> None:
-        super().__init__(
-            [1, width, width // 2, 1], kernels, partial(nn.init.normal_, std=0.001), "replicate"
-        )
+        super().__init__([1, width, width // 2, 1], kernels, [0.001] * len(kernels), "replicate")

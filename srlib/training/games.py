@@ -41,14 +41,14 @@ SCHEDULES: dict[str, Callable[..., float]] = {
     ),
 }
 
-# the methods of SRReCNN3D's solver generator, with Caffe's momentum
+# the methods of SRReCNN3D's solver generator, with Caffe's momentum and delta
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
     "sgd": functools.partial(torch.optim.SGD, momentum=0.9),
     "nag": functools.partial(torch.optim.SGD, momentum=0.9, nesterov=True),
     "rmsprop": torch.optim.RMSprop,
-    "adagrad": torch.optim.Adagrad,
-    "adadelta": torch.optim.Adadelta,
+    "adagrad": functools.partial(torch.optim.Adagrad, eps=1e-8),
+    "adadelta": functools.partial(torch.optim.Adadelta, eps=1e-8),
 }
 Losses = dict[str, Tensor]  # by name
 

@@ -55,6 +55,15 @@ def l1_l2(sr: Tensor, hr: Tensor) -> Tensor:
     return functional.l1_loss(sr, hr) + 20 * functional.mse_loss(sr, hr)
 
 
+def euclidean(sr: Tensor, hr: Tensor) -> Tensor:
+    """Half the sum of squares of a patch, mean over the batch: Caffe's EuclideanLoss.
+
+    For patches of 21^3 voxels 4,630.5 times ``l2``, and so are the gradients: a rate of SGD with
+    this loss is a rate 4,630.5 times higher with that one.
+    """
+    return functional.mse_loss(sr, hr, reduction="sum") / (2 * len(sr))
+
+
 def log_mse(sr: Tensor, hr: Tensor, floor: float = 1e-4) -> Tensor:
     """Mean over a batch's patches of the logarithm of their squared error, which is their PSNR in
     other units.
@@ -164,6 +173,7 @@ LOSSES = {
     "l1": functional.l1_loss,
     "l2": functional.mse_loss,
     "l1_l2": l1_l2,
+    "euclidean": euclidean,
     "log_mse": log_mse,
     "log_mse_50db": partial(log_mse, floor=1e-5),
     "laplace": laplace,

@@ -84,7 +84,11 @@ def write_store(
                 for name, patches in zip(NAMES, zip(*pairs, strict=True), strict=True):
                     shape = patches[0].shape
                     part = file.require_dataset(
-                        name, (total, *shape), np.float32, chunks=(min(CHUNK, total), *shape)
+                        name,
+                        (total, *shape),
+                        np.float32,
+                        chunks=(min(CHUNK, total), *shape),
+                        maxshape=(None, *shape),
                     )
                     part[row : row + len(pairs)] = np.stack(patches)
                 if target.refused:

@@ -16,7 +16,8 @@ from srlib import systems
 from srlib.core.paths import InputError, ScanWarning
 from srlib.data.manifest import Subject, load_mask, read_manifest
 from srlib.data.pairs import Pair
-from srlib.inference.prediction import CoarseToFine, SameGrid
+from srlib.inference.prediction import CoarseToFine, Request, SameGrid
+from srlib.models.recnn import ReCNN
 from srlib.scans.formats import read_grid
 from srlib.scans.intensity import fit_scaling
 from srlib.scans.patches import extract, grid_locations
@@ -29,6 +30,7 @@ from srlib.scans.volume import (
     resample,
     save_scan,
 )
+from srlib.systems.trained import Model
 from srlib.training.examples import PatchDataset, foreground
 from srlib.training.streams import POOL, patch_stream
 
@@ -509,21 +511,30 @@ def test_patches_hold_foreground_when_there_is_any(tmp_path: Path) -> None:
     assert shares(1.0).mean() > 0.9  # cannot be met: the fullest of the 8 is taken
 
 
-def test_free_pairs_are_those_of_the_manifest(tmp_path: Path) -> None:
+def test_free_pairs_are_those_of_the_manifest_each_scaled_by_itself(tmp_path: Path) -> None:
+    """As the code does: minimum and maximum of each file to 0 and 1, then the spline."""
     (subject,) = cohort(tmp_path, 1, (18, 18, 18))
     hr = load_nifti(subject.file("t1"))
-    given = save_scan(
-        Volume(hr.data[::2, ::2, ::2] * 3, np.diag([2.0, 2.0, 2.0, 1.0])), tmp_path / "lr.nii"
-    )
-    pair = systems.get("recnn_free", "smoke").pairs.make(
-        Subject("s", "train", {**subject.files, "lr": given})
-    )
-    assert (
-        np.array_equal(pair.lr.data, hr.data[::2, ::2, ::2] * 3) and pair.on_grid.shape == hr.shape
-    )
-    assert np.allclose(
-        pair.on_grid.data[::2, ::2, ::2], pair.lr.data, atol=0.01
+    coarse = Volume(0.4 * hr.data[::2, ::2, ::2] + 7, np.diag([2.0, 2.0, 2.0, 1.0]))
+    given = save_scan(coarse, tmp_path / "lr.nii")
+    experiment = systems.get("recnn_free", "smoke")
+    pair = experiment.pairs.make(Subject("s", "train", {**subject.files, "lr": given}))
+    scaled = coarse.with_data((coarse.data - coarse.data.min()) / np.ptp(coarse.data))
+    seen, truth = pair.for_training()
+    np.testing.assert_allclose(
+        seen[0], resample(scaled, hr.shape, hr.affine).data, atol=1e-5
     )  # where its affine places it
+    np.testing.assert_allclose(truth, (hr.data - hr.data.min()) / np.ptp(hr.data), atol=1e-6)
+    assert abs(truth.mean() / seen.mean() - 1) < 0.2  # the network need not learn a gain
+    # an estimate is compared with the truth in the truth's units ...
+    # it starts from the interpolated scan
+    model = Model(ReCNN(1, 2, zero_last=True).eval().requires_grad_(False), experiment)
+    wanted = np.maximum(pair.on_grid.data, hr.data.min())
+    np.testing.assert_allclose(model.predict_pair(pair).data, wanted, atol=1e-3)
+    assert pair.lr.data.max() == pytest.approx(hr.data.max(), rel=1e-5)
+    # ... and of a scan without a truth it is in the scan's own
+    alone = model.predict(coarse, Request((1, 1, 1))).image.data
+    np.testing.assert_allclose(alone, coarse.data, atol=1e-3)
 
 
 def given(folder: Path, lr: Volume, **changes: object) -> tuple[Subject, systems.Experiment]:
@@ -533,6 +544,7 @@ def given(folder: Path, lr: Volume, **changes: object) -> tuple[Subject, systems
         "t1": save_scan(Volume(hr, AFFINE), folder / "hr.nii"),
         "lr": save_scan(lr, folder / "lr.nii"),
     }
+    changes = {"fitted_on": "input"} | changes
     return Subject("s", "train", files), systems.get("recnn_free", "smoke").changed(**changes)
 
 

@@ -1,5 +1,6 @@
 """Other programs' weights: what is read, what is refused, and that no file makes its reader hang, swell or crash."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -344,6 +345,22 @@ def published(folder: Path, name: str) -> Path:
     if not (folder / name).is_file():
         pytest.skip(f"{name} is not at hand")
     return folder / name
+
+
+@pytest.mark.parametrize(("layers", "channels"), [(20, 1), (5, 2)])
+def test_caffe_models_of_any_size_are_read(tmp_path, layers, channels):
+    """Such as the published one of 20 layers for the factors 2 and 3."""
+    sizes, rng = [channels, *[3] * (layers - 1), 1], np.random.default_rng(0)
+    blobs = [(rng.random((n, m, 3, 3, 3)), rng.random(n)) for m, n in itertools.pairwise(sizes)]
+    named = (layer(f"conv{i}", *map(blob, pair)) for i, pair in enumerate(blobs, 1))
+    path = tmp_path / "SRReCNN3D_20Layers_IsoScalex2x3.caffemodel"
+    path.write_bytes(message(1, b"net") + b"".join(named))
+    network, experiment = load_published(path)
+    assert experiment.name == ("recnn_multi" if channels == 2 else "recnn")
+    assert (experiment.network.width, experiment.number("layers")) == (3, layers)
+    last = network.get_submodule(f"conv{layers}")
+    np.testing.assert_allclose(last.weight.detach(), blobs[-1][0], rtol=1e-6)
+    np.testing.assert_allclose(network.conv2.bias.detach(), blobs[1][1], rtol=1e-6)
 
 
 @torch.inference_mode()

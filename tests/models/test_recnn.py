@@ -5,7 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lightning_fabric import Fabric
+from scipy import ndimage
 
+from srlib import systems
 from srlib.core.paths import InputError, published_dir
 from srlib.degradations.tasks import degradation_of
 from srlib.inference.tiles import run_tiled
@@ -15,7 +18,8 @@ from srlib.scans.patches import tiles
 from srlib.scans.volume import Volume
 from srlib.systems.published import load_published
 from srlib.systems.registry import EXPERIMENTS, PROFILES, get
-from srlib.systems.trained import load_model
+from srlib.systems.trained import Model, load_model, super_resolve
+from srlib.training.games import Players
 
 PUBLISHED = published_dir()
 MONO = "SRReCNN3D_10Layers_IsoScalex2.caffemodel"
@@ -146,6 +150,65 @@ def test_gradients_reach_every_layer():
     for network, channels in ((ReCNN(4, 4), 1), (ReCNN(4, 4, in_channels=2), 2), (SRCNN3D(4), 1)):
         network(torch.rand(1, channels, 8, 8, 8)).square().sum().backward()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+
+
+def test_the_loss_of_srcnn3d_is_that_of_a_convolution_without_padding():
+    """The code's label is the inner 21^3 voxels of a patch of 33^3, all that such a network gives."""
+    experiment = systems.get("srcnn3d", "paper", "network.width=4")
+    network, patch = experiment.network.build(), torch.rand(1, 1, 33, 33, 33)
+    truth, valid = torch.rand(1, 1, 33, 33, 33), patch
+    for index, conv in enumerate(network.children()):
+        torch.nn.init.normal_(conv.weight, std=0.1)
+        valid = torch.nn.functional.conv3d(valid.relu() if index else valid, conv.weight, conv.bias)
+    assert valid.shape[2:] == (21, 21, 21) and experiment.training.loss_crop == 21
+    machine = Fabric(accelerator="cpu", devices=1)
+    players = Players({"generator": network}, experiment.training, machine, 0)
+    loss = players.supervised(network(patch), truth)["loss"]
+    expected = (valid - truth[..., 6:27, 6:27, 6:27]).square().sum() / 2
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def halving(base: str, *overrides: str) -> Model:
+    """A model that takes half of its input and subtracts 0.1."""
+    network = ReCNN(1, 1, kernel=1, residual=False)
+    with torch.no_grad():
+        network.conv1.weight.fill_(0.5)
+        network.conv1.bias.fill_(-0.1)
+    return Model(network.eval().requires_grad_(False), systems.get(base, "smoke", overrides))
+
+
+@pytest.mark.parametrize("order", [1, 3])
+def test_published_forms_are_applied_as_the_test_scripts_do(order, noise):
+    """Divided by the maximum, zoomed, estimated, multiplied back, nowhere below the minimum."""
+    data = noise((9, 8, 10)).astype(np.float64) * 700
+    data[0, 0, 0] = 0
+    scan = Volume(data, np.eye(4))
+    inside = ndimage.zoom(data / data.max(), 2, order=order)
+    expected = (inside * 0.5 - 0.1) * data.max()
+    assert expected.min() < -10
+    model = halving("recnn", f"degradation.order_up={order}")
+    request = {"factor": (2, 2, 2), "align": "corners"}
+    sr = super_resolve(scan, model, **request).data
+    np.testing.assert_allclose(sr, np.maximum(expected, 0), atol=0.01)
+    # ours: a scan that does not begin at 0 is estimated as it would be if it did
+    shifted = super_resolve(Volume(data - 250, np.eye(4)), model, **request).data
+    np.testing.assert_allclose(shifted, sr - 250, atol=0.01)
+    free = super_resolve(scan, halving("recnn_x2"), **request).data
+    assert free.min() < -10  # common forms are not clipped
+
+
+def test_the_input_may_be_left_out_of_the_result(noise):
+    """As the test script's --residual False; the file does not say it."""
+    model = halving("recnn")
+    model.network.residual = True
+    scan = Volume(noise((6, 6, 6)), np.eye(4))
+    with_input = super_resolve(scan, model, factor=(1, 1, 1)).data
+    model.network.residual = False
+    np.testing.assert_allclose(
+        super_resolve(scan, model, factor=(1, 1, 1)).data,
+        np.maximum(with_input - scan.data + scan.data.min(), scan.data.min()),
+        atol=1e-3,
+    )
 
 
 @pytest.mark.parametrize("name", ["recnn", "recnn_multi", "srcnn3d"])

@@ -8,6 +8,7 @@ import torch
 from conftest import make_players
 
 from srlib import systems
+from srlib.core.paths import InputError
 from srlib.models.mdcsrn import Critic
 from srlib.training.games import OPTIMIZERS
 
@@ -150,6 +151,30 @@ def test_every_optimiser_of_the_solver_generator_learns(name):
     lr = torch.rand(2, 1, 9, 9, 9, generator=torch.Generator().manual_seed(0))
     losses = [float(RECNN.game.step(players, 0, lr, lr * 0.5)["loss"]) for _ in range(30)]
     assert losses[-1] < 0.7 * losses[0]
+
+
+def test_optimisers_have_caffes_numbers_and_take_others():
+    network = RECNN.network.build()
+    caffe = {
+        "adam": {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0},
+        "sgd": {"momentum": 0.9, "nesterov": False, "weight_decay": 0},
+        "nag": {"momentum": 0.9, "nesterov": True, "weight_decay": 0},
+        "rmsprop": {"alpha": 0.99, "eps": 1e-8, "momentum": 0},
+        "adagrad": {"eps": 1e-8, "lr_decay": 0},
+        "adadelta": {"rho": 0.9, "eps": 1e-8},
+    }
+    for name, numbers in caffe.items():
+        defaults = RECNN.changed(optimizer=name).training.make_optimizer(network).defaults
+        assert numbers.items() <= defaults.items()
+    texts = [
+        "training.optimizer_args.betas=0.8,0.99",
+        "training.optimizer_args.weight_decay=1e-4",
+    ]
+    chosen = systems.get("recnn", "smoke", texts).training.make_optimizer(network).defaults
+    assert chosen["betas"] == (0.8, 0.99) and chosen["weight_decay"] == 1e-4
+    with pytest.raises(InputError, match="does not take its settings"):
+        wrong = systems.get("recnn", "smoke", "training.optimizer_args.momentum2=0.99")
+        wrong.training.check(network)
 
 
 def test_biases_learn_at_a_tenth_of_the_rate():

@@ -43,6 +43,13 @@ def test_supervised_losses_are_means(name, expected):
     assert losses.LOSSES[name](torch.tensor([1.0, 3.0]), torch.tensor([0.0, 0.0])) == expected
 
 
+def test_caffes_loss_is_half_the_sum_over_a_patch():
+    sr, hr = torch.rand(2, 1, 21, 21, 21), torch.rand(2, 1, 21, 21, 21)
+    loss = losses.LOSSES["euclidean"](sr, hr)
+    assert loss.item() == pytest.approx(((sr - hr) ** 2).sum().item() / (2 * 2), rel=1e-5)
+    assert loss.item() == pytest.approx(4630.5 * losses.LOSSES["l2"](sr, hr).item(), rel=1e-5)
+
+
 def test_gradient_difference_by_hand():
     hr = torch.zeros(1, 1, 2, 2, 2)
     sr = torch.zeros(1, 1, 2, 2, 2)
