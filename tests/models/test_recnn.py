@@ -1,5 +1,6 @@
 """SRReCNN3D and SRCNN3D: their networks, the published weights, and the published task."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from scipy import ndimage
 from srlib import systems
 from srlib.core.paths import InputError, published_dir
 from srlib.degradations.tasks import degradation_of
+from srlib.inference.prediction import AboveMinimum, SameGrid
 from srlib.inference.tiles import run_tiled
 from srlib.metrics import psnr
 from srlib.models.recnn import SRCNN3D, ReCNN
@@ -195,6 +197,18 @@ def test_published_forms_are_applied_as_the_test_scripts_do(order, noise):
     np.testing.assert_allclose(shifted, sr - 250, atol=0.01)
     free = super_resolve(scan, halving("recnn_x2"), **request).data
     assert free.min() < -10  # common forms are not clipped
+
+
+def test_weights_of_before_keep_the_observation_model_and_scaling_of_their_record(noise):
+    fields = json.loads(systems.get("recnn").to_json())
+    for settings in (settings for _, settings in fields["task_settings"].values()):
+        del settings["blur_first"]
+    old = systems.from_json(json.dumps(fields | {"prediction": {"kind": "SameGrid"}}))
+    hr = Volume(noise((13, 15, 16)), np.eye(4))
+    cut = hr.data[:12, :14].astype(np.float64)
+    down = ndimage.zoom(ndimage.gaussian_filter(cut, 1), 0.5, order=3, mode="mirror")
+    np.testing.assert_allclose(old.pairs.degrade(hr).lr.data, down, atol=1e-5)
+    assert old.prediction == SameGrid() and systems.get("recnn").prediction == AboveMinimum()
 
 
 def test_the_input_may_be_left_out_of_the_result(noise):
