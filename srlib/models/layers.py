@@ -73,6 +73,15 @@ def zero(layer: nn.Module) -> None:
         nn.init.zeros_(parameter)
 
 
+def glorot(network: nn.Module) -> None:
+    """Start a network as Keras does: weights from Glorot's uniform distribution, biases at zero."""
+    for name, parameter in network.named_parameters():
+        if parameter.dim() > 1:
+            nn.init.xavier_uniform_(parameter)
+        elif name.endswith("bias"):
+            nn.init.zeros_(parameter)
+
+
 def padded(x: Tensor, multiple: int, mode: str = "constant") -> Tensor:
     """Pad images or volumes at the end of each axis to a multiple of voxels (PyTorch's modes)."""
     missing = [pad for n in reversed(x.shape[2:]) for pad in (0, -n % multiple)]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from srlib.models.layers import Judge, channels_last, padded, zero
+from srlib.models.layers import Judge, channels_last, glorot, padded, zero
 
 ACTIVATIONS = {"elu": functional.elu, "relu": functional.relu}
 
@@ -60,7 +60,7 @@ class UNet3D(nn.Module):
         # (2.2 to 2.4 widths were measured; below 20,480 values (C, X, Y) PyTorch's first
         # convolution takes 27 of its own for each channel)
         self.live_channels = in_channels + 5 * width // 2
-        _start(self)
+        glorot(self)
         if residual_channel is not None and zero_start:
             zero(self.last)
 
@@ -99,15 +99,7 @@ class PlainCritic(Judge):
             slope=slope,
             hidden=16 * width,
         )
-        _start(self)
-
-
-def _start(network: nn.Module) -> None:
-    """Start weights as in Keras: Glorot uniform, biases zero."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv3d | nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-            nn.init.zeros_(module.bias)
+        glorot(self)
 
 
 class _Level(nn.Module):
