@@ -99,7 +99,7 @@ def run(notebooks, profile, cohort, seed, parameters, force):
 )
 @flag("--tensorboard", "Log scalars and a sample image into the folder's tensorboard/.")
 @option("--classes", help="Classes of labels (csv/README.md), where examples are synthetic.")
-@option("--priors", help="Their intensities, made by 'srlib priors'.")
+@option("--priors", help="Their intensities, made by 'srlib priors' [default: any].")
 @option(
     "--segmenter", help="Trained segmenter (file or experiment), for experiments that need one."
 )
