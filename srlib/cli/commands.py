@@ -76,7 +76,10 @@ def run(notebooks, profile, cohort, seed, parameters, force, estimate):
 
     given = dict(parameters)
     if estimate:
-        for line in runner.estimates(notebooks, profile, given.get("overrides", "")):
+        from srlib.cli import estimate as costs
+
+        planned = runner.planned(notebooks, profile, given.get("overrides", ""))
+        for line in costs.estimate(planned):
             click.echo(line)
         return
     cohort = cohort or runner.COHORTS.get(profile, "csv/example.csv")

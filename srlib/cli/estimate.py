@@ -10,6 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 
+import numpy as np
 import torch
 
 from srlib import systems
@@ -22,52 +23,43 @@ from srlib.training.fit import Machine
 from srlib.training.games import Players
 
 LONG = 10.0  # seconds; a step that took less is measured again, as the first one has more to do
-VOXELS = 64**3  # in patches of a step that are enough without an accelerator
+VOXELS = 64**3  # in the patches of a step that are enough without an accelerator
 GB, DAY = 1e9, 86_400
 
 
 def estimate(experiments: Sequence[Experiment]) -> Iterator[str]:
-    """What each training takes and what all take, a line each; experiments of equal cost share one
-    measurement, in a process of its own on random arrays.
+    """What each training takes and what all take, a line each.
 
-    Scans are neither read nor held in memory.
+    Each is measured on random arrays in a process of its own; experiments of equal cost share a
+    measurement. Scans are neither read nor held in memory.
     """
-    known, days, disk, peaks = {}, 0.0, 0.0, [(0.0, 0.0)]
+    known, rows = {}, []
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["lightning_fabric", __name__])
     for experiment in experiments:
-        key, steps = str(_cost(experiment)), experiment.training.max_steps
+        name, training = experiment.name, experiment.training
+        rules = training.batch_size, training.loss, training.precision, experiment.game
+        key = str((experiment.network, experiment.examples.patch_size, rules))
         try:
             if key not in known:
-                context = get_context("forkserver")
-                context.set_forkserver_preload(["lightning_fabric", __name__])
                 with ProcessPoolExecutor(1, context) as pool:
                     known[key] = pool.submit(_measure, experiment.to_json()).result()
-        except (BrokenProcessPool, InputError, MemoryError, RuntimeError) as err:
-            yield f"{experiment.name}: not measured; is there enough memory? ({first_line(err)})"
+        except (BrokenProcessPool, MemoryError, RuntimeError, InputError) as err:
+            yield f"{name}: not measured; is there enough memory? ({first_line(err)})"
             continue
         seconds, memory, weights, device = known[key]
-        movers = Counter(map(experiment.game.who_moves, range(steps)))
-        own = sum(count * seconds[mover] for mover, count in movers.items()) / DAY
-        days, disk = days + own, disk + weights
-        peaks.append((memory, 3 * weights))  # of a checkpoint, with Adam's two moments
-        each = " and ".join(f"{seconds[mover]:.3g} s ({mover})" for mover in movers)
-        yield f"{experiment.name}: {own:.3g} days, {steps} steps of {each}; {memory:.3g} GB"
-    memory, checkpoint = map(max, zip(*peaks, strict=True))
-    if days:
+        movers = Counter(map(experiment.game.who_moves, range(training.max_steps)))
+        days = sum(steps * seconds[mover] for mover, steps in movers.items()) / DAY
+        each = ", ".join(f"{n} steps ({m}) of {seconds[m]:.3g} s" for m, n in movers.items())
+        yield f"{name}: {days:.3g} days, {each}, {memory:.3g} GB of memory"
+        rows.append((days, memory, weights))
+    if rows:
+        days, memory, weights = np.transpose(rows)
+        disk = weights.sum() + 3 * weights.max()  # a checkpoint holds Adam's two moments, too
         yield (
-            f"In all about {days:.3g} days on {device}, {memory:.3g} GB of memory beside the "
-            f"scans, {disk + checkpoint:.3g} GB of disk."
+            f"In all about {days.sum():.3g} days on {device}, {memory.max():.3g} GB of memory "
+            f"beside the scans, {disk:.3g} GB of disk"
         )
-
-
-def _cost(experiment: Experiment) -> tuple:
-    """What decides the cost of a step: first the shapes of a patch, input and truth."""
-    training, network, pairs = experiment.training, experiment.network, experiment.pairs
-    truth = per_axis(experiment.examples.patch_size)
-    factor = pairs.degradation().coarser if pairs.coarse else (1, 1, 1)
-    given = (int(n / f) for n, f in zip(truth, factor, strict=True))
-    channels = network.model_args.get("in_channels", 1 + bool(experiment.reference))
-    rules = training.batch_size, training.loss, training.precision
-    return ((channels, *given), (1, *truth)), network, experiment.game, rules
 
 
 def _measure(text: str) -> tuple[dict[str, float], float, float, str]:
@@ -77,13 +69,19 @@ def _measure(text: str) -> tuple[dict[str, float], float, float, str]:
     """
     experiment = systems.from_json(text)
     training, game, networks = experiment.training, experiment.game, build(experiment, 0)
-    fabric, (given, truth) = Machine().fabric(training.precision), _cost(experiment)[0]
-    networks["generator"].to(memory_format=layout(networks["generator"]))
+    fabric, generator = Machine().fabric(training.precision), networks["generator"]
+    generator.to(memory_format=layout(generator))
     players, count = Players(networks, training, fabric, 0), training.batch_size
+    truth = per_axis(experiment.examples.patch_size)
     if fabric.device.type == "cpu":
         count = min(count, max(VOXELS // math.prod(truth), 1))
-    lr, hr = (torch.rand(count, *shape, device=fabric.device) for shape in (given, truth))
-    weights = 4 * sum(p.numel() for network in networks.values() for p in network.parameters()) / GB
+    factor = generator.factor if experiment.pairs.coarse else (1, 1, 1)
+    given = [n // f for n, f in zip(truth, factor, strict=True)]
+    parameters = [p for network in networks.values() for p in network.parameters()]
+    channels = experiment.network.model_args.get("in_channels", 1 + bool(experiment.reference))
+    lr = torch.rand(count, channels, *given, device=fabric.device)
+    hr = torch.rand(count, 1, *truth, device=fabric.device)
+    weights = sum(4 * p.numel() for p in parameters) / GB
     fixed, seconds = _peak() + 3 * weights, {}  # with gradients and Adam's two moments
     for index in {game.who_moves(i): i for i in reversed(range(training.max_steps))}.values():
         for _ in range(2):

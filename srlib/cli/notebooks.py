@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from srlib.core.paths import (
 from srlib.data.manifest import read_cohorts, read_manifest
 from srlib.evaluation import results
 from srlib.scans.formats import fingerprint
+from srlib.systems.base import Experiment
 
 SHIPPED = Path(__file__).parents[1] / "shipped"
 COHORTS = {"paper": "csv/paper.csv"}  # by profile; of others the built-in one
@@ -91,13 +92,15 @@ def run(
     folder = results_dir(profile, path)
     make_dir(folder / "notebooks")
     if profile == "paper":
-        runs = results.read_runs(folder)["run_id"]
-        finished = {run.rpartition(f"-paper-s{seed}-")[0] for run in runs}
-        for line in estimates(names, profile, given.get("overrides", ""), table, finished):
+        from srlib.cli.estimate import estimate
+
+        known = results.read_runs(folder)["run_id"].str.rpartition(f"-{profile}-s{seed}-")[0]
+        new = planned(names, profile, given.get("overrides", ""), table)
+        for line in estimate([e for e in new if e.name not in {*known}]):
             print(line, flush=True)
     for number, notebook in enumerate(todo, 1):
         print(f"[{number}/{len(todo)}] {notebook.path.stem}", end="", flush=True)
-        if notebook.trains and not notebook.trained(table):
+        if table and notebook.trains and not table.keys() & notebook.trains:
             print(f": left out by {path.name}")
             continue
         began = time.perf_counter()
@@ -109,22 +112,13 @@ def run(
     return folder
 
 
-def estimates(
-    names: Sequence[str],
-    profile: str,
-    overrides: str = "",
-    table: Collection[str] = (),
-    finished: Collection[str] = (),
-) -> Iterator[str]:
-    """What it takes to train what notebooks train, as ``estimate.estimate`` tells it.
-
-    ``table`` holds the systems of a table of cohorts; ``finished`` names experiments to leave out.
-    """
-    from srlib.cli.estimate import estimate
-
-    trained = [name for path in notebooks(names) for name in _Notebook(path).trained(table)]
-    found = [systems.get(n, profile, overrides) for s in trained for n in systems.runs(s, profile)]
-    return estimate([experiment for experiment in found if experiment.name not in finished])
+def planned(
+    names: Sequence[str], profile: str, overrides: str = "", table: Collection[str] = ()
+) -> list[Experiment]:
+    """What notebooks train in a profile, of all systems or of those in a table of cohorts."""
+    found = [system for path in notebooks(names) for system in _Notebook(path).trains]
+    chosen = [system for system in found if not table or system in table]
+    return [systems.get(n, profile, overrides) for s in chosen for n in systems.runs(s, profile)]
 
 
 class _Notebook:
@@ -141,10 +135,6 @@ class _Notebook:
         self.code = [
             "".join(cell["source"]) for cell in content["cells"] if cell["cell_type"] == "code"
         ]
-
-    def trained(self, table):
-        """The systems that it trains, without those that a table of cohorts leaves out."""
-        return [system for system in self.trains if not table or system in table]
 
     def run(self, folder, given, force):
         """Execute the notebook unless it is finished and unchanged; return whether it ran."""
