@@ -1,13 +1,13 @@
 PYTHON ?= python3
 PROFILE ?= quick
-COHORT ?= csv/example.csv
+COHORT ?=
 SEED ?= 0
 BIN := .venv/bin
 
 .PHONY: replicate test lab readme
 
 replicate: .venv/ready
-	@$(BIN)/srlib run --profile "$(PROFILE)" --cohort "$(COHORT)" --seed "$(SEED)"
+	@$(BIN)/srlib run --profile "$(PROFILE)" $(if $(COHORT),--cohort "$(COHORT)") --seed "$(SEED)"
 
 test: .venv/ready
 	@$(BIN)/ruff check srlib tests notebooks

@@ -48,7 +48,12 @@ for command in (degrade, enhance, evaluate):
 @main.command()
 @argument("notebooks", nargs=-1)
 @PROFILE
-@COHORT
+@option(
+    "--cohort",
+    default="",
+    help="Manifest (CSV), or a table of one per system [default: csv/example.csv; paper.csv in "
+    "paper].",
+)
 @SEED
 @option(
     "-p",
@@ -59,7 +64,8 @@ for command in (degrade, enhance, evaluate):
     help="A further notebook parameter.",
 )
 @flag("--force", "Run also what is finished and unchanged.")
-def run(notebooks, profile, cohort, seed, parameters, force):
+@flag("--estimate", "Run nothing: say what time, memory and disk the trainings take here.")
+def run(notebooks, profile, cohort, seed, parameters, force, estimate):
     """Execute the notebooks in order (all, or those named) and print the result table.
 
     \b
@@ -69,9 +75,16 @@ def run(notebooks, profile, cohort, seed, parameters, force):
     from srlib.cli import notebooks as runner
     from srlib.evaluation import readme, results
 
-    folder = runner.run(
-        profile, cohort, seed=seed, names=notebooks, parameters=dict(parameters), force=force
-    )
+    given = dict(parameters)
+    if estimate:
+        from srlib.cli import estimate as costs
+
+        planned = runner.planned(notebooks, profile, given.get("overrides", ""))
+        for line in costs.estimate(planned):
+            click.echo(line)
+        return
+    cohort = cohort or runner.COHORTS.get(profile, "csv/example.csv")
+    folder = runner.run(profile, cohort, seed=seed, names=notebooks, parameters=given, force=force)
     if (folder / "metrics.csv").is_file():
         table = results.tested(results.read_metrics(folder), cohort, seed)
         click.echo("" if table.empty else f"\n{readme.to_text(results.summary(table))}")

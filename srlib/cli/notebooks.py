@@ -7,10 +7,11 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from srlib import systems
 from srlib.core.paths import (
     RESULTS_VERSION,
     InputError,
@@ -25,11 +26,13 @@ from srlib.core.paths import (
     results_dir,
     sweep,
 )
-from srlib.data.manifest import read_manifest
+from srlib.data.manifest import read_cohorts, read_manifest
+from srlib.evaluation import results
 from srlib.scans.formats import fingerprint
-from srlib.systems.registry import PROFILES
+from srlib.systems.base import Experiment
 
 SHIPPED = Path(__file__).parents[1] / "shipped"
+COHORTS = {"paper": "csv/paper.csv"}  # by profile; of others the built-in one
 
 
 def notebooks(names: Sequence[str] = ()) -> list[Path]:
@@ -58,22 +61,26 @@ def run(
 ) -> Path:
     """Execute notebooks and return the results folder.
 
-    A notebook runs in a hidden file in ``notebooks/`` of that folder. The file is renamed at the
-    end to ``NAME.ipynb`` or, after an error, to ``NAME.failed.ipynb``. ``NAME.json`` beside a
-    finished notebook holds the key of everything that it depends on. The notebook is skipped as
-    long as its key is unchanged and its outputs exist. ``parameters`` are further notebook
-    parameters. Relative paths are looked up in the working directory, then in the checkout. Raises
-    InputError for an unknown profile, notebook or parameter, for a bad cohort or folder, and if a
-    notebook fails.
+    ``cohort`` is a manifest, or a table of one for each system (``read_cohorts``): a notebook of
+    systems that the table leaves out is left out. In ``paper`` an estimate of what the trainings
+    take is printed first. A notebook runs in a hidden file in
+    ``notebooks/`` of that folder. The file is renamed at the end to ``NAME.ipynb`` or, after an
+    error, to ``NAME.failed.ipynb``. ``NAME.json`` beside a finished notebook holds the key of
+    everything that it depends on, and its outputs. The notebook is skipped as long as its key is
+    unchanged and its outputs exist. ``parameters`` are further notebook parameters. Relative paths
+    are looked up in the working directory, then in the checkout. Raises InputError for an unknown
+    profile, notebook or parameter, for a bad cohort or folder, and if a notebook fails.
     """
-    choose(PROFILES, profile, "profile")
+    choose(systems.PROFILES, profile, "profile")
     path = locate(cohort)
     if not path.is_file():
         raise InputError(
             f"{cohort}: no such manifest; write one with 'srlib manifest', see csv/README.md"
         )
-    if built_in(path) != "example":
-        read_manifest(path)
+    table = read_cohorts(path)
+    for manifest in table.values() or [path]:
+        if manifest.is_file() and built_in(manifest) != "example":
+            read_manifest(manifest)
     todo = [_Notebook(notebook) for notebook in notebooks(names)]
     given = {"profile": profile, "cohort": str(path.absolute()), "seed": seed}
     known = sorted({name for notebook in todo for name in notebook.defaults})
@@ -84,8 +91,18 @@ def run(
     given |= parameters or {}
     folder = results_dir(profile, path)
     make_dir(folder / "notebooks")
+    if profile == "paper":
+        from srlib.cli.estimate import estimate
+
+        known = results.read_runs(folder)["run_id"].str.rpartition(f"-{profile}-s{seed}-")[0]
+        new = planned(names, profile, given.get("overrides", ""), table)
+        for line in estimate([e for e in new if e.name not in {*known}]):
+            print(line, flush=True)
     for number, notebook in enumerate(todo, 1):
         print(f"[{number}/{len(todo)}] {notebook.path.stem}", end="", flush=True)
+        if table and notebook.trains and not table.keys() & notebook.trains:
+            print(f": left out by {path.name}")
+            continue
         began = time.perf_counter()
         done = notebook.run(folder, given, force)
         print(
@@ -93,6 +110,15 @@ def run(
             flush=True,
         )
     return folder
+
+
+def planned(
+    names: Sequence[str], profile: str, overrides: str = "", table: Collection[str] = ()
+) -> list[Experiment]:
+    """What notebooks train in a profile, of all systems or of those in a table of cohorts."""
+    found = [system for path in notebooks(names) for system in _Notebook(path).trains]
+    chosen = [system for system in found if not table or system in table]
+    return [systems.get(n, profile, overrides) for s in chosen for n in systems.runs(s, profile)]
 
 
 class _Notebook:
@@ -104,6 +130,7 @@ class _Notebook:
         content = json.loads(path.read_text(encoding="utf-8"))
         parameters = papermill.inspect_notebook(str(path))
         self.path, self.declared = path, content["metadata"].get("srlib", {})
+        self.trains = self.declared.get("trains", [])
         self.defaults = {name: ast.literal_eval(p["default"]) for name, p in parameters.items()}
         self.code = [
             "".join(cell["source"]) for cell in content["cells"] if cell["cell_type"] == "code"
@@ -115,16 +142,17 @@ class _Notebook:
         values = {k: v for k, v in given.items() if k in self.defaults}
         used = self.defaults | values
         before = self.inputs(used, folder)
-        writes = [f"notebooks/{self.path.name}", *self.declared.get("writes", [])]
-        finished = all(any(folder.glob(pattern)) for pattern in writes)
-        same = _stored(books, self.path) == self.key(books, used, before)
-        if finished and same and not force:
+        stored = _stored(books, self.path)
+        finished = all((folder / name).is_file() for name in stored.get("made", []))
+        if finished and not force and stored.get("key") == self.key(books, used, before):
             return False
         _execute(self.path, books, values)
         # the first notebooks make files that were not there
         inputs = self.inputs(used, folder) | before
+        writes = [f"notebooks/{self.path.name}", *self.declared.get("writes", [])]
+        made = {str(p.relative_to(folder)) for pattern in writes for p in folder.glob(pattern)}
         with atomic(books / f"{self.path.stem}.json") as temporary:
-            key = {"key": self.key(books, used, inputs)}
+            key = {"key": self.key(books, used, inputs), "made": sorted(made)}
             temporary.write_text(json.dumps(key), encoding="utf-8")
         return True
 
@@ -135,12 +163,14 @@ class _Notebook:
         Files that do not exist are left out.
         """
         named = {k: locate(v) for k, v in used.items() if isinstance(v, str) and v}
-        files = {k: file for k, file in named.items() if file.is_file()}
-        for name, manifest in list(files.items()):
+        files = {k: file for k, file in named.items() if os.path.isfile(file)}
+        for name, table in list(files.items()):
             with suppress(InputError):  # another table, or scans that are not there yet
-                for subject in read_manifest(manifest):
-                    for column, file in subject.files.items():
-                        files[f"{name} {subject.name} {column}"] = file
+                for system, manifest in (read_cohorts(table) or {"": table}).items():
+                    own = not (system and self.trains) or system.startswith(tuple(self.trains))
+                    for subject in read_manifest(manifest) if own and manifest.is_file() else ():
+                        for column, file in subject.files.items():
+                            files[f"{name} {system} {subject.name} {column}"] = file
         places = [(folder, pattern) for pattern in self.declared.get("reads", [])]
         places += [
             (published_dir(), "*"),
@@ -153,14 +183,15 @@ class _Notebook:
 
     def key(self, books, used, inputs):
         """Hash of everything that the results depend on, earlier notebooks included."""
-        upstream = [_stored(books, path) for path in notebooks() if path.stem < self.path.stem]
+        earlier = [path for path in notebooks() if path.stem < self.path.stem]
+        upstream = [_stored(books, path).get("key") for path in earlier]
         parts = [self.code, used, inputs, upstream, RESULTS_VERSION]
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _stored(books, notebook):
     path = books / f"{notebook.stem}.json"
-    return json.loads(path.read_text(encoding="utf-8"))["key"] if path.is_file() else None
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def _hash(path):

@@ -81,7 +81,8 @@ def root() -> Path:
 def locate(path: str | Path) -> Path:
     """A file as named; a relative one missing in the working directory is taken in the checkout."""
     path, beside = Path(path), root() / path
-    return beside if beside.exists() and not path.exists() else path
+    exists = os.path.exists  # no error for a text too long to be a name
+    return beside if exists(beside) and not exists(path) else path
 
 
 def _place(variable: str, default: Path) -> Path:

@@ -6,7 +6,14 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "layouts": ["write_manifest"],
-        "manifest": ["Subject", "load_mask", "load_contrast", "read_manifest"],
+        "manifest": [
+            "Subject",
+            "cohort_of",
+            "load_mask",
+            "load_contrast",
+            "read_cohorts",
+            "read_manifest",
+        ],
         "pairs": ["Pair", "ObservationModel"],
     },
 )

@@ -30,14 +30,17 @@ class LabelFiles:
 def find(manifest: str | Path = "", classes: str | Path = "", priors: str = "") -> LabelFiles:
     """Label maps to train on: those given; else SynthSR's, where they exist; else the built-in.
 
-    SynthSR's tutorial data are read from ``synthsr/`` of the data folder. Priors that are not given
-    are measured on the rows' own scans. Raises InputError for a manifest without classes, and as
-    ``read_manifest`` and ``estimate_priors``.
+    SynthSR's tutorial data are read from the folder that is given instead of a manifest, else from
+    ``synthsr/`` of the data folder. Priors that are not given are measured on the rows' own scans.
+    Raises InputError for a manifest without classes, and as ``read_manifest`` and
+    ``estimate_priors``.
     """
+    folder = locate(manifest or data_dir() / "synthsr")
+    tables = [*folder.glob("*/generation_labels.npy")]
+    if tables and (folder / "labels").is_dir():
+        return _synthsr(folder, tables[0])
     if not manifest:
-        folder = data_dir() / "synthsr"
-        there = (folder / "priors" / "generation_labels.npy").is_file()
-        return _synthsr(folder) if there and (folder / "labels").is_dir() else builtin()
+        return builtin()
     if not classes:
         raise InputError(f"{manifest}: a table of its classes is needed; see csv/README.md")
     manifest, classes = locate(manifest), locate(classes)
@@ -83,13 +86,13 @@ def _measured(manifest: Path, classes: Path) -> Path:
     return intensities.write_priors(found, make_dir(data_dir()) / f"{label}.csv")
 
 
-def _synthsr(folder: Path) -> LabelFiles:
+def _synthsr(folder: Path, labels: Path) -> LabelFiles:
     """SynthSR's tutorial: a quarter of its label maps for validation, its priors as one CSV."""
     made = make_dir(data_dir() / "made")  # a folder of ours, whose files are made anew
     split = (0.75, 0.25, 0)
     manifest = write_manifest("synthsr", folder, made / "synthsr.csv", split=split, force=True)
     priors = {}
-    for file in sorted(folder.glob("priors/prior_means_*.npy")):
+    for file in sorted(labels.parent.glob("prior_means_*.npy")):
         priors |= intensities.read_priors(file)
     table = intensities.write_priors(priors, made / "synthsr_priors.csv", force=True)
-    return LabelFiles(manifest, folder / "priors" / "generation_labels.npy", table)
+    return LabelFiles(manifest, labels, table)

@@ -78,6 +78,42 @@ def read_manifest(path: str | Path, split: str | None = None) -> list[Subject]:
     return chosen
 
 
+def read_cohorts(path: str | Path) -> dict[str, Path]:
+    """The manifest of each system that a table of cohorts names; nothing for a manifest itself.
+
+    The table has the columns ``system`` and ``cohort`` and perhaps ``layout`` and ``scans``. Paths
+    are relative to its folder; a row without a cohort leaves its system out. Raises InputError for
+    a manifest that is not there.
+    """
+    path = locate(path)
+    if "system" not in read_table(path)[0]:
+        return {}
+    found = {}
+    for row in read_table(path, ("system", "cohort"), ("layout", "scans")):
+        if not row["cohort"]:
+            continue
+        found[row["system"]] = manifest = path.parent.absolute() / row["cohort"]
+        if not manifest.exists():
+            raise InputError(
+                f"{row.place}: {row['system']} needs {manifest}, which is missing; make it "
+                f"({row.get('scans')}), or empty the cell cohort to leave {row['system']} out"
+            )
+    return found
+
+
+def cohort_of(
+    cohort: str | Path, system: str = "", default: str | Path | None = None
+) -> Path | str:
+    """The manifest of a system, by default of the first one, in a table of cohorts.
+
+    "" where the table leaves it out. Of a manifest it is ``default``, else the manifest itself.
+    """
+    found = read_cohorts(cohort)
+    if not found:
+        return locate(cohort) if default is None else default
+    return found.get(system or next(iter(found)), "")
+
+
 def _resolve(folders: Sequence[Path], column: str, cell: str, where: str) -> Path:
     for file in (folder / cell for folder in folders):
         if os.path.isfile(file) or is_series(file):

@@ -21,6 +21,7 @@ from srlib.core.paths import (
     source_commit,
 )
 from srlib.core.tables import read_table
+from srlib.data.manifest import read_cohorts
 from srlib.evaluation.quality import measure
 from srlib.scans.volume import Volume
 from srlib.systems.base import Experiment
@@ -34,6 +35,7 @@ RUN_COLUMNS = [
 ]  # fmt: skip
 PACKAGES = ("torch", "numpy", "scipy", "scikit-image", "nibabel")  # whose versions are recorded
 DIGITS = {"psnr": 2, "ssim3d": 4, "ssim2d": 4, "nrmse": 4, "sharpness": 3}  # shown, in this order
+REGIONS = ("mask", "volume", "centre")  # of a table of whole scans, the first that they have
 RESAMPLES = 9999  # of the bootstrap
 
 
@@ -197,10 +199,14 @@ def read_metrics(folder: str | Path) -> pd.DataFrame:
 def tested(rows: pd.DataFrame, cohort: str | Path, seed: int | None = None) -> pd.DataFrame:
     """Rows of ``metrics.csv`` for a cohort's tables: only subjects of its present split ``test``.
 
-    With ``seed``, trained runs of other seeds are left out. Rows of other datasets stay.
+    ``cohort`` may be a table of cohorts. With ``seed``, trained runs of other seeds are left out.
+    Rows of other datasets stay.
     """
-    subjects = [row["subject"] for row in read_table(locate(cohort)) if row["split"] == "test"]
-    chosen = (rows["dataset"] != cohort_label(cohort)) | rows["subject"].isin(subjects)
+    chosen = pd.Series(True, rows.index)
+    for manifest in [*read_cohorts(cohort).values()] or [locate(cohort)]:
+        if manifest.is_file():
+            names = [row["subject"] for row in read_table(manifest) if row["split"] == "test"]
+            chosen &= (rows["dataset"] != cohort_label(manifest)) | rows["subject"].isin(names)
     seeds = rows["run_id"].str.extract(r"-s(-?\d+)-", expand=False)  # none for other methods
     return rows[chosen if seed is None else chosen & (seeds.isna() | (seeds == str(seed)))]
 
@@ -231,14 +237,19 @@ def wide(
 def summary(metrics: pd.DataFrame, region: str | None = None) -> pd.DataFrame:
     """One row per degradation, subject and experiment, one column per metric; best PSNR last.
 
-    ``region`` is by default ``mask``, else ``volume``, else the first in the table. Experiments
-    with several runs are named by run_id, subjects of several datasets with their dataset. Raises
-    InputError when no row has the region.
+    ``region`` is by default that of whole scans, by dataset and degradation the first of REGIONS;
+    else the first in the table. Experiments with several runs are named by run_id, subjects of
+    several datasets with their dataset. Raises InputError when no row has the region.
     """
-    regions = [*metrics["region"].unique()]
-    region = region or next((r for r in ("mask", "volume", *regions) if r in regions), "")
-    choose(dict.fromkeys(regions), region, "region")
-    chosen = metrics[metrics["region"] == region]
+    regions = dict.fromkeys(metrics["region"])
+    ranks = metrics["region"].map({name: rank for rank, name in enumerate(REGIONS)})
+    if region or ranks.isna().all():
+        region = region or next(iter(regions), "")
+        choose(regions, region, "region")
+        chosen = metrics[metrics["region"] == region]
+    else:
+        where = [metrics["dataset"], metrics["degradation"]]
+        chosen = metrics[ranks == ranks.groupby(where).transform("min")]
     runs = chosen.groupby("experiment")["run_id"].transform("nunique")
     sets = chosen.groupby("subject")["dataset"].transform("nunique")
     chosen = chosen.assign(

@@ -1,18 +1,21 @@
-"""Train experiments by name, each in its folder of the results, and record them."""
+"""Train experiments by name, each in its folder of the results; record and measure them."""
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from srlib import systems
 from srlib.core.device import choose_device
-from srlib.core.paths import InputError, results_dir
-from srlib.data.manifest import read_manifest
+from srlib.core.paths import InputError, cohort_label, results_dir
+from srlib.data.manifest import load_mask, read_manifest
 from srlib.evaluation import results
 from srlib.models.weights import read_metadata
+from srlib.scans.volume import Volume
+from srlib.systems.base import Experiment
 from srlib.systems.overrides import Overrides
+from srlib.systems.trained import load_model
 from srlib.systems.training import STARTS, train
 
 
@@ -30,7 +33,8 @@ def train_recorded(
     """Train an experiment on a cohort, in its place under ``folder``; record it in ``runs.csv``.
 
     Returns the weights file. ``folder`` is by default the folder of the cohort's results.
-    ``overrides`` are those of ``systems.get``; ``options`` and errors are those of ``systems.training.train``.
+    ``overrides`` are those of ``systems.get``; ``options`` and errors are those of
+    ``systems.training.train``.
     """
     subjects, folder = read_manifest(cohort), Path(folder or results_dir(profile, cohort))
     experiment = systems.get(name, profile, overrides)
@@ -67,11 +71,13 @@ def train_all(
 ) -> dict[str, Path]:
     """Train experiments one after the other, each from those that it needs; record them.
 
-    Returns the weights file of each experiment. ``classes`` and ``priors`` are tables for the
-    experiments whose examples come from label maps; ``options`` are those of ``train_recorded``.
-    Raises InputError as ``train``, and for an experiment named before one that it needs.
+    Returns the weights files by the experiments' names, which tell overrides. ``classes`` and
+    ``priors`` are tables for the experiments whose examples come from label maps; ``options`` are
+    those of ``train_recorded``. Raises InputError as ``train``, and for an experiment named before
+    one that it needs.
     """
     weights: dict[str, Path] = {}
+    trained: dict[str, Path] = {}
     for name in names:
         experiment = systems.get(name, profile, overrides)
         given = experiment.examples.tables_of(classes, priors)
@@ -83,4 +89,59 @@ def train_all(
                 given[option] = weights[first].with_name(file)
         given |= {"overrides": overrides, **options}
         weights[name] = train_recorded(name, profile, cohort, **given)
-    return weights
+        trained[experiment.name] = weights[name]
+    return trained
+
+
+def recorded(
+    folder: str | Path,
+    profile: str,
+    cohort: str | Path,
+    experiments: Iterable[Experiment],
+    *,
+    seed: int = 0,
+) -> dict[str, Path]:
+    """Weights of the runs in ``runs.csv`` of a profile, cohort and seed, by their experiment.
+
+    Those of the named experiments, with any overrides, in this order, whose weights are there.
+    """
+    table, found = results.read_runs(folder), {}
+    for experiment in experiments:
+        for name, run in zip(table["experiment"], table["run_id"], strict=True):
+            file = Path(folder) / "checkpoints" / run / "model.safetensors"
+            own = name.partition("+")[0] == experiment.name
+            if own and run == results.run_id(name, profile, seed, cohort) and file.is_file():
+                found[name] = file
+    return found
+
+
+def measure_runs(
+    weights: Mapping[str, Path], cohort: str | Path
+) -> tuple[list[dict[str, object]], dict[str, dict[str, Volume]]]:
+    """Measure trained networks on the whole test scans of a cohort, each under its own task.
+
+    Returns rows of ``metrics.csv``, interpolation among them, and the first scan's truth (``HR``)
+    and estimates by task. A line names each network whose second contrast a subject lacks.
+    """
+    rows, pictures = [], {}
+    subjects = read_manifest(cohort, "test") if weights else []
+    ids = {name: file.parent.name for name, file in weights.items()}
+    for subject in subjects:
+        done = set()
+        for name, file in weights.items():
+            model = load_model(file)
+            pairs, task = model.experiment.pairs, model.experiment.task
+            if pairs.reference not in ("", *subject.files):
+                print(f"{subject.name} has no {pairs.reference}: {name} is left out")
+                continue
+            pair = pairs.make(subject)
+            estimates = {} if task in done else pairs.baselines(pair)
+            estimates[name] = model.predict_pair(pair)
+            mask = load_mask(subject, pair.hr)
+            key = {"degradation": task, "dataset": cohort_label(cohort), "subject": subject.name}
+            rows += results.measured(pair.hr, estimates, mask=mask, runs=ids, **key)
+            done.add(task)
+            if subject is subjects[0]:
+                pictures.setdefault(task, {"HR": pair.hr}).update(estimates)
+        print(f"{subject.name}: {', '.join(done)}")
+    return rows, pictures

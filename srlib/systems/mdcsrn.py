@@ -194,3 +194,8 @@ QUICK = {
     "mdcsrn_f25": {**_SMALL, "max_steps": 60},
     "mdcsrn_wgan_clip": _GAN,
 }
+# what the notebooks train, in this order
+RUNS = {
+    "paper": ("mdcsrn", "mdcsrn_wgan", "mdcsrn_f25", "mdcsrn_wgan_clip", "mdcsrn_res"),
+    "quick": ("mdcsrn", "mdcsrn_res_kspace", "mdcsrn_res", "mdcsrn_res_wgan"),
+}

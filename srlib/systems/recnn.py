@@ -194,3 +194,8 @@ _SMALL = {
     "batch_size": 2,
 }
 QUICK = {e.name: _SMALL for e in EXPERIMENTS}
+# what the notebooks train, in this order
+RUNS = {
+    "paper": ("recnn", "recnn_20", "recnn_multi", "srcnn3d", "recnn_x2"),
+    "quick": ("recnn_x2", "recnn_x2x3", "recnn_x2_t2"),
+}

@@ -52,9 +52,22 @@ def get(name: str, profile: str = "paper", overrides: Overrides = ()) -> Experim
     return overridden(experiment, own)
 
 
-def numbers(name: str, profile: str) -> list[dict[str, Any]]:
+def runs(system: str, profile: str) -> list[str]:
+    """What notebooks train of a system in a profile, in this order.
+
+    A system is the name of its file, perhaps with a part of the names of its experiments behind it:
+    ``mdcsrn``, ``srresnet2d_ct``. ``smoke`` trains what ``quick`` does.
+    """
+    choose(PROFILES, profile, "profile")
+    known = {module.__name__.rpartition(".")[2]: module for module in SYSTEMS}
+    file, _, part = system.partition("_")
+    plans = choose(known, file, "system").RUNS
+    return [name for name in plans.get(profile, plans["quick"]) if f"_{part}" in f"_{name}"]
+
+
+def numbers(name: str, profile: str, overrides: Overrides = ()) -> list[dict[str, Any]]:
     """An experiment's numbers, a row each: as published, in a profile, and their source."""
-    paper, used = get(name), get(name, profile)
+    paper, used = get(name), get(name, profile, overrides)
     return [
         {
             "number": path,

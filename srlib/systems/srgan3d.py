@@ -205,3 +205,15 @@ _SMALL = {"width": 16, "n_train": 5, "patch_size": 32, "batch_size": 2}
 QUICK = {
     e.name: {**_SMALL, "max_steps": 300 if e.game == Supervised() else 100} for e in EXPERIMENTS
 } | {e.name: {**_SMALL, "max_steps": 100, "stride": 32} for e in (SRGAN3D, SRGAN3D_CODE)}
+# what the notebooks train, in this order
+RUNS = {
+    "paper": ("srgan3d", "srgan3d_code", "srgan3d_x2"),
+    "quick": (
+        "srgan3d_res_subpixel_nn",
+        "srgan3d_x2",
+        "srgan3d_res_subpixel",
+        "srgan3d_res_nn_resize",
+        "srgan3d_res_x4",
+        "srgan3d_res_gan",
+    ),
+}

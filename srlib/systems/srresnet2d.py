@@ -203,3 +203,26 @@ QUICK = {
 }
 QUICK["srresnet_us_res"] |= {"width": 24, "max_steps": 450}
 QUICK["srgan_us_res"] |= {"width": 24}
+# what the notebooks train, in this order
+RUNS = {
+    "paper": (
+        "srresnet_us",
+        "srgan_us_critic",
+        "srgan_us",
+        "srresnet_ct",
+        "srgan_ct_critic",
+        "srgan_ct",
+    ),
+    "quick": (
+        "srresnet_us",
+        "srgan_us_critic",
+        "srgan_us",
+        "srresnet_us_res",
+        "srgan_us_res",
+        "srresnet_ct",
+        "srgan_ct_critic",
+        "srgan_ct",
+        "srresnet_ct_res",
+        "srgan_ct_res",
+    ),
+}

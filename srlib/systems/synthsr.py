@@ -347,6 +347,26 @@ QUICK = {e.name: _SMALL for e in EXPERIMENTS} | {
     "synthsr_finetune": {**_SMALL, "max_steps": 80, "critic_steps": 14},
 }
 
+# what the notebooks train, in this order
+RUNS = {
+    "paper": (
+        "synthsr_case1",
+        "synthsr_case2",
+        "synthsr_case3",
+        "synthsr_case4",
+        "synthsr_case5",
+        "synthsr_case6",
+        "synthsr_thick",
+    ),
+    "quick": (
+        "synthsr_thick",
+        "synthsr_laplace",
+        "synthsr_segmenter",
+        "synthsr_dice",
+        "synthsr_gan",
+    ),
+}
+
 # not among EXPERIMENTS: it describes weights that others trained
 SYNTHSR_PUBLISHED = SYNTHSR_1.changed(
     name="synthsr_published",

@@ -98,7 +98,7 @@ def train(
         "starts": {kind: state_hash(read_state(path)) for kind, path in starts.items() if path},
     }
     identity = checkpoints.Identity(facts, lambda text: systems.from_json(text).to_json())
-    networks = _build(experiment, seed)
+    networks = build(experiment, seed)
     folder = make_dir(Path(folder))
     final = folder / "model.safetensors"
     if final.is_file() and not identity.difference(read_metadata(final)):
@@ -177,7 +177,7 @@ def _check_starts(experiment: Experiment, starts: Mapping[str, Any]) -> None:
             )
 
 
-def _build(experiment: Experiment, seed: int) -> dict[str, torch.nn.Module]:
+def build(experiment: Experiment, seed: int) -> dict[str, torch.nn.Module]:
     """The networks of an experiment, weights drawn from the seed.
 
     Raises InputError for settings that do not fit.

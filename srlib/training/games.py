@@ -188,6 +188,10 @@ class Supervised(Part):
         """None: there is no critic."""
         return None
 
+    def who_moves(self, step: int) -> str:
+        """The network that a step updates, or ``both``; steps count from 0."""
+        return "generator"
+
     def step(self, players: Players, index: int, lr: Tensor, hr: Tensor) -> Losses:
         """One update; returns the losses by name."""
         players.networks["generator"].train()
@@ -287,6 +291,10 @@ class _BothMove(Supervised):
     labels: str
 
     against: ClassVar  # (scores (B,), labels (B,)) to a loss
+
+    def who_moves(self, step: int) -> str:
+        """Both networks at every step, or the critic alone."""
+        return self.moves
 
     def critic(self, width: int, patch_size: Size, seed: int = 0) -> nn.Module:
         """The discriminator, as wide as the generator, as in both papers."""

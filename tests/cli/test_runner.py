@@ -6,11 +6,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 
+from srlib import systems
 from srlib.cli import notebooks as runner
 from srlib.core import paths
 from srlib.core.paths import InputError
+from srlib.data.manifest import cohort_of, read_cohorts
+from srlib.evaluation import results
 from srlib.scans.volume import Volume, save_scan
 
 
@@ -220,3 +224,70 @@ def test_an_unwritable_results_folder_is_refused(books, cohort, monkeypatch, tmp
     monkeypatch.setenv("SRLIB_RESULTS", str(tmp_path / "file"))
     with pytest.raises(InputError, match="cannot write"):
         runner.run("smoke", cohort)
+
+
+@pytest.fixture
+def table(books, scans, tmp_path):
+    """A table of cohorts, of a system with scans and of one without; returns its path."""
+    path, other = tmp_path / "table.csv", tmp_path / "other.csv"
+    other.write_text(scans.read_text().replace("s1,test,1.nii", "s9,test,1.nii"))
+    path.write_text(f"system,cohort,scans\nmdcsrn,{scans.name},\nrecnn,other.csv,\nsynthsr,,\n")
+    for name, trains in (("00_first", ["recnn"]), ("10_second", ["synthsr"])):
+        file = tmp_path / "notebooks" / f"{name}.ipynb"
+        book = nbformat.read(file, as_version=4)
+        book.metadata["srlib"]["trains"] = trains
+        nbformat.write(book, file)
+    return path
+
+
+def test_a_table_of_cohorts_gives_each_system_its_own(table, books, scans, tmp_path, capsys):
+    assert read_cohorts(table) == {"mdcsrn": scans, "recnn": tmp_path / "other.csv"}
+    places = [cohort_of(table, system) for system in ("recnn", "", "synthsr", "absent")]
+    assert places == [tmp_path / "other.csv", scans, "", ""]
+    assert read_cohorts(scans) == {} and cohort_of(scans, "recnn") == scans
+    assert cohort_of(scans, "recnn", "mine") == "mine"
+    folder = runner.run("smoke", table)
+    assert folder.name == "smoke_table" and books.log.read_text() == "first "
+    assert "10_second: left out by table.csv" in capsys.readouterr().out
+    runner.run("smoke", table)
+    assert books.log.read_text() == "first "
+    scans.write_text(scans.read_text().replace("1.nii", "0.nii"))  # not of the notebook's systems
+    runner.run("smoke", table)
+    assert books.log.read_text() == "first "
+    save_scan(Volume(np.ones((6, 6, 6)), np.eye(4)), tmp_path / "1.nii")
+    runner.run("smoke", table)
+    assert books.log.read_text() == "first first "
+
+
+def test_a_missing_cohort_says_how_to_make_it_or_to_leave_the_system_out(table, books):
+    table.write_text("system,cohort,layout,scans\nmdcsrn,hcp.csv,hcp,srlib manifest hcp HCP\n")
+    with pytest.raises(InputError) as refused:
+        runner.run("smoke", table)
+    said = str(refused.value)
+    assert "row 2: mdcsrn needs" in said and "hcp.csv, which is missing" in said
+    assert "make it (srlib manifest hcp HCP), or empty the cell cohort" in said
+    assert "\n" not in said and not books.folder.exists()
+
+
+def test_tables_show_the_test_rows_of_every_cohort(table, scans, tmp_path):
+    one, two = (paths.cohort_label(path) for path in (scans, tmp_path / "other.csv"))
+    rows = [(one, "s1"), (one, "s0"), (two, "s9"), (two, "s1"), ("elsewhere", "s1")]
+    metrics = pd.DataFrame(rows, columns=["dataset", "subject"]).assign(run_id="cubic")
+    kept = results.tested(metrics, table)
+    assert [*kept.itertuples(index=False, name=None)] == [
+        (*rows[index], "cubic") for index in (0, 2, 4)
+    ]
+
+
+def test_paper_says_first_what_trainings_take_and_not_of_those_that_are_done(
+    table, books, capsys, monkeypatch
+):
+    monkeypatch.setattr(
+        "srlib.cli.estimate.estimate", lambda plan: [" ".join(e.name for e in plan)]
+    )
+    runs = ["recnn-paper-s0-other", "recnn_20-paper-s1-other", "srcnn3d-quick-s0-other"]
+    done = pd.DataFrame({"run_id": runs, "experiment": ""})
+    monkeypatch.setattr(results, "read_runs", lambda folder: done)
+    runner.run("paper", table)
+    first, *_ = capsys.readouterr().out.splitlines()
+    assert first == " ".join(n for n in systems.runs("recnn", "paper") if n != "recnn")

@@ -241,6 +241,21 @@ def test_seeds_and_datasets_are_told_apart_and_never_averaged(tmp_path):
     ]
 
 
+def test_a_table_shows_of_each_dataset_its_masks_else_whole_scans_else_the_middle_of_images():
+    """And no crop, which stands beside whole scans, nor a dataset's scan without a mask."""
+    every = [
+        *rows("a", 30.0),
+        *({**r, "region": "volume"} for r in [*rows("a", 29.0), *rows("b", 28.0)]),
+        *({**r, "dataset": "hcp", "region": "volume"} for r in rows("c", 27.0)),
+        *({**r, "dataset": "us", "region": "centre"} for r in rows("d", 26.0)),
+        *({**r, "region": "crop"} for r in rows("c", 25.0)),
+    ]
+    shown = results.summary(pd.DataFrame(every))
+    assert dict(zip(shown["subject"], shown["psnr"], strict=True)) == {"a": 30, "c": 27, "d": 26}
+    crops = results.summary(pd.DataFrame(every[-len(rows("c", 25.0)) :]))
+    assert [*crops["psnr"]] == [25]
+
+
 def test_values_that_stand_twice_are_refused_with_what_they_differ_in():
     here = [*rows("a", 30.0), *({**r, "region": "volume"} for r in rows("a", 29.0))]
     with pytest.raises(

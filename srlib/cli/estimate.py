@@ -1,0 +1,103 @@
+"""Estimate the time, memory and disk that trainings take here, from a step or two at full size."""
+
+import math
+import resource
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+
+import numpy as np
+import torch
+
+from srlib import systems
+from srlib.core.device import layout
+from srlib.core.paths import InputError, first_line
+from srlib.scans.patches import per_axis
+from srlib.systems.base import Experiment
+from srlib.systems.training import build
+from srlib.training.fit import Machine
+from srlib.training.games import Players
+
+LONG = 10.0  # seconds; a step that took less is measured again, as the first one has more to do
+VOXELS = 64**3  # in the patches of a step that are enough without an accelerator
+GB, DAY = 1e9, 86_400
+
+
+def estimate(experiments: Sequence[Experiment]) -> Iterator[str]:
+    """What each training takes and what all take, a line each.
+
+    Each is measured on random arrays in a process of its own; experiments of equal cost share a
+    measurement. Scans are neither read nor held in memory.
+    """
+    known, rows = {}, []
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["lightning_fabric", __name__])
+    for experiment in experiments:
+        name, training = experiment.name, experiment.training
+        rules = training.batch_size, training.loss, training.precision, experiment.game
+        key = str((experiment.network, experiment.examples.patch_size, rules))
+        try:
+            if key not in known:
+                with ProcessPoolExecutor(1, context) as pool:
+                    known[key] = pool.submit(_measure, experiment.to_json()).result()
+        except (BrokenProcessPool, MemoryError, RuntimeError, InputError) as err:
+            yield f"{name}: not measured; is there enough memory? ({first_line(err)})"
+            continue
+        seconds, memory, weights, device = known[key]
+        movers = Counter(map(experiment.game.who_moves, range(training.max_steps)))
+        days = sum(steps * seconds[mover] for mover, steps in movers.items()) / DAY
+        each = ", ".join(f"{n} steps ({m}) of {seconds[m]:.3g} s" for m, n in movers.items())
+        yield f"{name}: {days:.3g} days, {each}, {memory:.3g} GB of memory"
+        rows.append((days, memory, weights))
+    if rows:
+        days, memory, weights = np.transpose(rows)
+        disk = weights.sum() + 3 * weights.max()  # a checkpoint holds Adam's two moments, too
+        yield (
+            f"In all about {days.sum():.3g} days on {device}, {memory.max():.3g} GB of memory "
+            f"beside the scans, {disk:.3g} GB of disk"
+        )
+
+
+def _measure(text: str) -> tuple[dict[str, float], float, float, str]:
+    """Seconds of a step by who moves; GB of memory, of weights; the device.
+
+    Without an accelerator a part of a batch is measured, since all may take minutes there.
+    """
+    experiment = systems.from_json(text)
+    training, game, networks = experiment.training, experiment.game, build(experiment, 0)
+    fabric, generator = Machine().fabric(training.precision), networks["generator"]
+    generator.to(memory_format=layout(generator))
+    players, count = Players(networks, training, fabric, 0), training.batch_size
+    truth = per_axis(experiment.examples.patch_size)
+    if fabric.device.type == "cpu":
+        count = min(count, max(VOXELS // math.prod(truth), 1))
+    factor = generator.factor if experiment.pairs.coarse else (1, 1, 1)
+    given = [n // f for n, f in zip(truth, factor, strict=True)]
+    parameters = [p for network in networks.values() for p in network.parameters()]
+    channels = experiment.network.model_args.get("in_channels", 1 + bool(experiment.reference))
+    lr = torch.rand(count, channels, *given, device=fabric.device)
+    hr = torch.rand(count, 1, *truth, device=fabric.device)
+    weights = sum(4 * p.numel() for p in parameters) / GB
+    fixed, seconds = _peak() + 3 * weights, {}  # with gradients and Adam's two moments
+    for index in {game.who_moves(i): i for i in reversed(range(training.max_steps))}.values():
+        for _ in range(2):
+            began = time.perf_counter()
+            [float(loss) for loss in game.step(players, index, lr, hr).values()]
+            spent = time.perf_counter() - began
+            seconds[game.who_moves(index)] = spent * training.batch_size / count
+            if spent > LONG:
+                break
+    memory = fixed + max(_peak() - fixed, 0) * training.batch_size / count
+    if fabric.device.type == "cuda":
+        memory = torch.cuda.max_memory_allocated() / GB
+    return seconds, memory, weights, str(fabric.device)
+
+
+def _peak() -> float:
+    """The most memory that this process has had so far, in GB."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GB
