@@ -17,6 +17,7 @@ from srlib.core.paths import (
     cohort_label,
     locate,
     make_dir,
+    root,
     sha256,
     source_commit,
 )
@@ -36,6 +37,12 @@ RUN_COLUMNS = [
 PACKAGES = ("torch", "numpy", "scipy", "scikit-image", "nibabel")  # whose versions are recorded
 DIGITS = {"psnr": 2, "ssim3d": 4, "ssim2d": 4, "nrmse": 4, "sharpness": 3}  # shown, in this order
 REGIONS = ("mask", "volume", "centre")  # of a table of whole scans, the first that they have
+CONVENTIONS = {  # of regions
+    "volume": "whole scan; data range of the truth",
+    "crop": "middle of the scan, cut before degrading; data range of the truth",
+    "crop_printed": "as printed: that middle / 4095; data range 1 for PSNR, 2 for SSIM",
+    "printed": "as printed: whole image, each side to [0, 1] by itself; data range 1; Gaussian windows",
+}
 RESAMPLES = 9999  # of the bootstrap
 
 
@@ -232,6 +239,22 @@ def wide(
     table = rows.pivot(index=[*index], columns=columns, values="value")
     order = rows.set_index([*index]).index.unique()
     return table.reindex(index=order, columns=rows[columns].unique())
+
+
+def beside_printed(metrics: pd.DataFrame, system: str) -> pd.DataFrame:
+    """The figures that others printed for a system, ours beside them, and the conventions of both.
+
+    Ours are means over all scans in ``metrics`` of the row that the column ``ours`` of
+    ``csv/reported.csv`` names: experiment, degradation, region and metric.
+    """
+    printed = pd.read_csv(root() / "csv" / "reported.csv").query("system == @system").fillna("")
+    key = ["experiment", "degradation", "region", "metric"]
+    ours = metrics.groupby(metrics[key].agg(" ".join, axis=1))["value"].agg(["mean", "count"])
+    found = ours.reindex(printed["ours"]).set_axis(printed.index)
+    regions = printed["ours"].str.split().str[2].map(CONVENTIONS)
+    return printed.assign(
+        ours_mean=found["mean"], ours_scans=found["count"], ours_conventions=regions
+    )
 
 
 def summary(metrics: pd.DataFrame, region: str | None = None) -> pd.DataFrame:

@@ -16,6 +16,7 @@ import pytest
 from srlib import systems
 from srlib.core import paths
 from srlib.core.paths import InputError
+from srlib.degradations.tasks import TASKS
 from srlib.evaluation import readme, results
 from srlib.scans.volume import Volume
 
@@ -435,3 +436,27 @@ def test_measured_rows_name_run_region_and_convention(noise):
     wider = pd.DataFrame(results.measured(truth, estimates, data_range=2 * peak, subject="a"))
     psnr = wider[(wider["experiment"] == "net") & (wider["metric"] == "psnr")]["value"]
     assert psnr.item() == pytest.approx(20 * np.log10(2 * peak / 0.1), abs=1e-3)
+
+
+def test_printed_figures_stand_beside_ours_with_both_conventions():
+    key = {"dataset": "d", "run_id": "r", "degradation": "kspace_x5_inplane_12bit"}
+    rows = [
+        {**key, "experiment": name, "subject": s, "region": region, "metric": "psnr", "value": v}
+        for name, region, s, v in (
+            ("mdcsrn_published", "crop_printed", "a", 30.0),
+            ("mdcsrn_published", "crop_printed", "b", 32.0),
+            ("mdcsrn_published", "crop", "a", 11.0),
+            ("mdcsrn_wgan_clip", "volume", "a", 12.0),
+        )
+    ]
+    table = results.beside_printed(pd.DataFrame(rows), "mDCSRN").set_index(["method", "metric"])
+    first = table.loc[("generator at 250k steps", "psnr")]
+    assert (first["mean"], first["ours_mean"], first["ours_scans"]) == (30.02, 31.0, 2)
+    assert "14.2" in first["conventions"] and "range 1" in first["ours_conventions"]
+    assert np.isnan(table.loc[("generator at 250k steps", "ssim"), "ours_mean"])
+    assert set(table.loc["independent re-run", "ours_conventions"].isna()) == {True}
+    every = pd.read_csv(paths.root() / "csv" / "reported.csv")["ours"].dropna().str.split()
+    assert set(every.str[2]) <= set(results.CONVENTIONS)
+    for name, task in zip(every.str[0], every.str[1], strict=True):
+        assert name in {*systems.EXPERIMENTS, "cubic", "sparse_fbp"} or name.endswith("_published")
+        assert task in TASKS
