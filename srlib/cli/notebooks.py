@@ -94,9 +94,10 @@ def run(
     if profile == "paper":
         from srlib.cli.estimate import estimate
 
-        known = results.read_runs(folder)["run_id"].str.rpartition(f"-{profile}-s{seed}-")[0]
+        runs, label = results.read_runs(folder)["run_id"], f"-{profile}-s{seed}-"
+        known = {run.rpartition(label)[0] for run in runs}
         new = planned(names, profile, given.get("overrides", ""), table)
-        for line in estimate([e for e in new if e.name not in {*known}]):
+        for line in estimate([e for e in new if e.name not in known]):
             print(line, flush=True)
     for number, notebook in enumerate(todo, 1):
         print(f"[{number}/{len(todo)}] {notebook.path.stem}", end="", flush=True)

@@ -84,8 +84,14 @@ class IsotropicSpacing(SameGrid):
         return super().seen(scan, setup)
 
     def on_pair(self, pair: Pair, setup: Setup) -> Volume:
-        """The image on the grid of the truth, as ``space.resample_to`` brings it there."""
-        return resample_to(self.run(pair.lr, setup).image, pair.hr)
+        """The image on the grid of the truth, as ``space.resample_to`` brings it there.
+
+        One in units of its own, of a scan from 0 to 1, is brought to the truth's range.
+        """
+        image, own = self.run(pair.lr, setup).image, OUTPUTS[self.output].scaling
+        if own:
+            image = image.with_data(fit_scaling(pair.hr.data).invert(own.apply(image.data)))
+        return resample_to(image, pair.hr)
 
     def run(self, scan: Volume, setup: Setup, plan: Plan | None = None) -> Prediction:
         """The image, and its uncertainty where the model gives one, on the grid of ``isotropic``.

@@ -276,6 +276,17 @@ def test_a_prediction_lies_on_the_grid_of_the_truth_voxel_by_voxel(noise):
     assert np.array_equal(sr.data, alone.data[:22, :20, :23])
 
 
+def test_a_prediction_in_units_of_its_own_is_measured_in_the_range_of_the_truth(blob):
+    hr = blob((32, 33, 36), np.eye(4), sigma=3)
+    hr = hr.with_data(300 + 700 * hr.data)
+    scan, unit = (fake(base=EXPERIMENTS["synthsr_case1"], output=o) for o in ("scan", "unit"))
+    pair = scan.experiment.pairs.degrade(hr)
+    seen, made = isotropic(pair.lr, 1.0).data, unit.predict_pair(pair).data
+    share = (scan.predict_pair(pair).data - seen.min()) / np.ptp(seen)
+    np.testing.assert_allclose(made, hr.data.min() + share * np.ptp(hr.data), rtol=1e-4)
+    assert made.max() > 980 and unit.predict(pair.lr).image.data.max() <= 255.001
+
+
 def test_a_prediction_of_another_spacing_is_interpolated_there(oblique, blob, centre_of_mass):
     affine = oblique.copy()
     affine[:3, :3] *= 0.8 / np.linalg.norm(affine[:3, :3], axis=0)
