@@ -33,6 +33,7 @@ TASKS: dict[str, Settings] = {
     "gaussian_x2_corners": _gaussian(2, 2, 2, **_CORNERS),
     "gaussian_x3_corners": _gaussian(3, 3, 3, **_CORNERS),
     "gaussian_x4_corners": _gaussian(4, 4, 4, align="corners"),
+    "gaussian_x2_nearest": _gaussian(2, 2, 2, align="corners", order=0),
     "gaussian_x4_nearest": _gaussian(4, 4, 4, align="corners", order=0),
     "gaussian_x2_smoothed": _gaussian(2, 2, 2, align="corners", prefilter=False),
     "gaussian_x4_smoothed": _gaussian(4, 4, 4, align="corners", prefilter=False),

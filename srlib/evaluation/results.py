@@ -241,15 +241,16 @@ def wide(
     return table.reindex(index=order, columns=rows[columns].unique())
 
 
-def beside_printed(metrics: pd.DataFrame, system: str) -> pd.DataFrame:
+def beside_printed(folder: str | Path, system: str) -> pd.DataFrame:
     """The figures that others printed for a system, ours beside them, and the conventions of both.
 
-    Ours are means over all scans in ``metrics`` of the row that the column ``ours`` of
+    Ours are means over all scans in the folder's ``metrics.csv``, if any, of the row that the column ``ours`` of
     ``csv/reported.csv`` names: experiment, degradation, region and metric.
     """
     printed = pd.read_csv(root() / "csv" / "reported.csv").query("system == @system").fillna("")
-    key = ["experiment", "degradation", "region", "metric"]
-    ours = metrics.groupby(metrics[key].agg(" ".join, axis=1))["value"].agg(["mean", "count"])
+    rows = _read(Path(folder) / "metrics.csv", METRIC_COLUMNS).astype({"value": float})
+    names = rows["experiment"] + " " + rows["degradation"] + " " + rows["region"]
+    ours = rows.groupby(names + " " + rows["metric"])["value"].agg(["mean", "count"])
     found = ours.reindex(printed["ours"]).set_axis(printed.index)
     regions = printed["ours"].str.split().str[2].map(CONVENTIONS)
     return printed.assign(

@@ -29,7 +29,7 @@ PROFILES: dict[str, dict[str, dict[str, Any]]] = {
     | {e.name: {**_SMOKE, "patch_size": (32, 32, 1)} for e in srresnet2d.EXPERIMENTS}
     | {e.name: {**_SMOKE, "patch_size": 32} for e in synthsr.EXPERIMENTS}
     | {e.name: {**_SMOKE, "samples": 8} for e in robust.EXPERIMENTS}
-    | {name: {**_SMOKE, "stride": 16} for name in ("srgan3d", "srgan3d_code")}
+    | {e.name: {**_SMOKE, "stride": 16} for e in srgan3d.EXPERIMENTS if e.frame}
     | {
         name: {**_SMOKE, "patch_size": 32, "max_steps": 14, "critic_steps": 2}
         for name in ("synthsr_gan", "synthsr_finetune")

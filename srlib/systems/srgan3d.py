@@ -97,6 +97,15 @@ SRGAN3D = Experiment(
     deviations=(_MEANS, _LABELS, _DECAY, _BATCH, _ORDER, _SCALE, _DENSE, _NORM),
 )
 
+# the other two upsamplers, and the other factor, of the paper
+SRGAN3D_NN, SRGAN3D_RC = (
+    SRGAN3D.variant(f"srgan3d_{upsampler}", model_args={"upsampler": upsampler})
+    for upsampler in ("subpixel_nn", "nn_resize")
+)
+SRGAN3D_TWO = SRGAN3D.variant(
+    "srgan3d_nearest_x2", task="gaussian_x2_nearest", model_args={"factor": (2, 2, 2)}
+)
+
 # what the code does, where it contradicts the paper or itself
 SRGAN3D_CODE = SRGAN3D.variant(
     "srgan3d_code",
@@ -197,17 +206,17 @@ SRGAN3D_RES_GAN = SRGAN3D_RES_NN.changed(
 )
 
 EXPERIMENTS = (
-    SRGAN3D, SRGAN3D_CODE, SRGAN3D_X2, SRGAN3D_RES, SRGAN3D_RES_NN, SRGAN3D_RES_RC, SRGAN3D_RES_X4,
-    SRGAN3D_RES_1X1X4, SRGAN3D_RES_GAN,
+    SRGAN3D, SRGAN3D_NN, SRGAN3D_RC, SRGAN3D_TWO, SRGAN3D_CODE, SRGAN3D_X2, SRGAN3D_RES,
+    SRGAN3D_RES_NN, SRGAN3D_RES_RC, SRGAN3D_RES_X4, SRGAN3D_RES_1X1X4, SRGAN3D_RES_GAN,
 )  # fmt: skip
 
 _SMALL = {"width": 16, "n_train": 5, "patch_size": 32, "batch_size": 2}
 QUICK = {
     e.name: {**_SMALL, "max_steps": 300 if e.game == Supervised() else 100} for e in EXPERIMENTS
-} | {e.name: {**_SMALL, "max_steps": 100, "stride": 32} for e in (SRGAN3D, SRGAN3D_CODE)}
+} | {e.name: {**_SMALL, "max_steps": 100, "stride": 32} for e in EXPERIMENTS if e.frame}
 # what the notebooks train, in this order
 RUNS = {
-    "paper": ("srgan3d", "srgan3d_code", "srgan3d_x2"),
+    "paper": (*(e.name for e in EXPERIMENTS if e.frame), "srgan3d_x2"),
     "quick": (
         "srgan3d_res_subpixel_nn",
         "srgan3d_x2",

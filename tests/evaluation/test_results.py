@@ -438,7 +438,7 @@ def test_measured_rows_name_run_region_and_convention(noise):
     assert psnr.item() == pytest.approx(20 * np.log10(2 * peak / 0.1), abs=1e-3)
 
 
-def test_printed_figures_stand_beside_ours_with_both_conventions():
+def test_printed_figures_stand_beside_ours_with_both_conventions(tmp_path):
     key = {"dataset": "d", "run_id": "r", "degradation": "kspace_x5_inplane_12bit"}
     rows = [
         {**key, "experiment": name, "subject": s, "region": region, "metric": "psnr", "value": v}
@@ -449,7 +449,9 @@ def test_printed_figures_stand_beside_ours_with_both_conventions():
             ("mdcsrn_wgan_clip", "volume", "a", 12.0),
         )
     ]
-    table = results.beside_printed(pd.DataFrame(rows), "mDCSRN").set_index(["method", "metric"])
+    assert results.beside_printed(tmp_path, "mDCSRN")["ours_mean"].isna().all()
+    results.record_metrics(tmp_path, rows)
+    table = results.beside_printed(tmp_path, "mDCSRN").set_index(["method", "metric"])
     first = table.loc[("generator at 250k steps", "psnr")]
     assert (first["mean"], first["ours_mean"], first["ours_scans"]) == (30.02, 31.0, 2)
     assert "14.2" in first["conventions"] and "range 1" in first["ours_conventions"]
