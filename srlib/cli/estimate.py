@@ -30,29 +30,23 @@ GB, DAY = 1e9, 86_400
 def estimate(experiments: Sequence[Experiment]) -> Iterator[str]:
     """What each training takes and what all take, a line each.
 
-    Each is measured on random arrays in a process of its own; experiments of equal cost share a
-    measurement. Scans are neither read nor held in memory.
+    Each is measured on random arrays in a process of its own, whose memory is the training's
+    without its scans.
     """
-    known, rows = {}, []
-    context = get_context("forkserver")
+    context, rows = get_context("forkserver"), []
     context.set_forkserver_preload(["lightning_fabric", __name__])
     for experiment in experiments:
-        name, training = experiment.name, experiment.training
-        rules = training.batch_size, training.loss, training.precision, experiment.game
-        key = str((experiment.network, experiment.examples.patch_size, rules))
+        name, steps = experiment.name, experiment.training.max_steps
         try:
-            if key not in known:
-                with ProcessPoolExecutor(1, context) as pool:
-                    known[key] = pool.submit(_measure, experiment.to_json()).result()
+            with ProcessPoolExecutor(1, context) as pool:
+                device, *row = pool.submit(_measure, experiment.to_json()).result()
         except (BrokenProcessPool, MemoryError, RuntimeError, InputError) as err:
             yield f"{name}: not measured; is there enough memory? ({first_line(err)})"
             continue
-        seconds, memory, weights, device = known[key]
-        movers = Counter(map(experiment.game.who_moves, range(training.max_steps)))
-        days = sum(steps * seconds[mover] for mover, steps in movers.items()) / DAY
-        each = ", ".join(f"{n} steps ({m}) of {seconds[m]:.3g} s" for m, n in movers.items())
+        rows.append(row)
+        days, memory, _ = row
+        each = f"{steps} steps of {days * DAY / steps:.3g} s"
         yield f"{name}: {days:.3g} days, {each}, {memory:.3g} GB of memory"
-        rows.append((days, memory, weights))
     if rows:
         days, memory, weights = np.transpose(rows)
         disk = weights.sum() + 3 * weights.max()  # a checkpoint holds Adam's two moments, too
@@ -62,8 +56,8 @@ def estimate(experiments: Sequence[Experiment]) -> Iterator[str]:
         )
 
 
-def _measure(text: str) -> tuple[dict[str, float], float, float, str]:
-    """Seconds of a step by who moves; GB of memory, of weights; the device.
+def _measure(text: str) -> tuple[str, float, float, float]:
+    """The device, days of the whole training, GB of memory, GB of weights.
 
     Without an accelerator a part of a batch is measured, since all may take minutes there.
     """
@@ -77,24 +71,24 @@ def _measure(text: str) -> tuple[dict[str, float], float, float, str]:
         count = min(count, max(VOXELS // math.prod(truth), 1))
     factor = generator.factor if experiment.pairs.coarse else (1, 1, 1)
     given = [n // f for n, f in zip(truth, factor, strict=True)]
-    parameters = [p for network in networks.values() for p in network.parameters()]
     channels = experiment.network.model_args.get("in_channels", 1 + bool(experiment.reference))
     lr = torch.rand(count, channels, *given, device=fabric.device)
     hr = torch.rand(count, 1, *truth, device=fabric.device)
-    weights = sum(4 * p.numel() for p in parameters) / GB
-    fixed, seconds = _peak() + 3 * weights, {}  # with gradients and Adam's two moments
-    for index in {game.who_moves(i): i for i in reversed(range(training.max_steps))}.values():
+    weights = sum(4 * p.numel() for n in networks.values() for p in n.parameters()) / GB
+    fixed, seconds = _peak() + 3 * weights, 0.0  # with gradients and Adam's two moments
+    movers = [game.who_moves(step) for step in range(training.max_steps)]
+    for mover, steps in Counter(movers).items():
         for _ in range(2):
             began = time.perf_counter()
-            [float(loss) for loss in game.step(players, index, lr, hr).values()]
+            [float(loss) for loss in game.step(players, movers.index(mover), lr, hr).values()]
             spent = time.perf_counter() - began
-            seconds[game.who_moves(index)] = spent * training.batch_size / count
             if spent > LONG:
                 break
+        seconds += steps * spent * training.batch_size / count
     memory = fixed + max(_peak() - fixed, 0) * training.batch_size / count
     if fabric.device.type == "cuda":
         memory = torch.cuda.max_memory_allocated() / GB
-    return seconds, memory, weights, str(fabric.device)
+    return str(fabric.device), seconds / DAY, memory, weights
 
 
 def _peak() -> float:

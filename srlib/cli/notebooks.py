@@ -63,24 +63,17 @@ def run(
 
     ``cohort`` is a manifest, or a table of one for each system (``read_cohorts``): a notebook of
     systems that the table leaves out is left out. In ``paper`` an estimate of what the trainings
-    take is printed first. A notebook runs in a hidden file in
-    ``notebooks/`` of that folder. The file is renamed at the end to ``NAME.ipynb`` or, after an
-    error, to ``NAME.failed.ipynb``. ``NAME.json`` beside a finished notebook holds the key of
-    everything that it depends on, and its outputs. The notebook is skipped as long as its key is
-    unchanged and its outputs exist. ``parameters`` are further notebook parameters. Relative paths
-    are looked up in the working directory, then in the checkout. Raises InputError for an unknown
-    profile, notebook or parameter, for a bad cohort or folder, and if a notebook fails.
+    take is printed first. A notebook runs in a hidden file in ``notebooks/`` of that folder. The
+    file is renamed at the end to ``NAME.ipynb`` or, after an error, to ``NAME.failed.ipynb``.
+    ``NAME.json`` beside a finished notebook holds the key of everything that it depends on, and its
+    outputs. The notebook is skipped as long as its key is unchanged and its outputs exist.
+    ``parameters`` are further notebook parameters. Relative paths are looked up in the working
+    directory, then in the checkout. Raises InputError for an unknown profile, notebook or
+    parameter, for a bad cohort or folder, and if a notebook fails.
     """
     choose(systems.PROFILES, profile, "profile")
     path = locate(cohort)
-    if not path.is_file():
-        raise InputError(
-            f"{cohort}: no such manifest; write one with 'srlib manifest', see csv/README.md"
-        )
-    table = read_cohorts(path)
-    for manifest in table.values() or [path]:
-        if manifest.is_file() and built_in(manifest) != "example":
-            read_manifest(manifest)
+    table = _check_cohort(path)
     todo = [_Notebook(notebook) for notebook in notebooks(names)]
     given = {"profile": profile, "cohort": str(path.absolute()), "seed": seed}
     known = sorted({name for notebook in todo for name in notebook.defaults})
@@ -94,10 +87,10 @@ def run(
     if profile == "paper":
         from srlib.cli.estimate import estimate
 
-        runs, label = results.read_runs(folder)["run_id"], f"-{profile}-s{seed}-"
-        known = {run.rpartition(label)[0] for run in runs}
-        new = planned(names, profile, given.get("overrides", ""), table)
-        for line in estimate([e for e in new if e.name not in known]):
+        runs = results.read_runs(folder)["run_id"]
+        done = {run.rpartition(f"-{profile}-s{seed}-")[0] for run in runs}
+        plan = planned(names, profile, given.get("overrides", ""), table, done)
+        for line in estimate(plan):
             print(line, flush=True)
     for number, notebook in enumerate(todo, 1):
         print(f"[{number}/{len(todo)}] {notebook.path.stem}", end="", flush=True)
@@ -113,13 +106,34 @@ def run(
     return folder
 
 
+def _check_cohort(path):
+    """Refuse a manifest, or one in a table of cohorts, that cannot be used; return the table."""
+    if not path.is_file():
+        raise InputError(
+            f"{path}: no such manifest; write one with 'srlib manifest', see csv/README.md"
+        )
+    table = read_cohorts(path)
+    for manifest in table.values() or [path]:
+        if manifest.is_file() and built_in(manifest) != "example":
+            read_manifest(manifest)
+    return table
+
+
 def planned(
-    names: Sequence[str], profile: str, overrides: str = "", table: Collection[str] = ()
+    names: Sequence[str],
+    profile: str,
+    overrides: str = "",
+    table: Collection[str] = (),
+    done: Collection[str] = (),
 ) -> list[Experiment]:
-    """What notebooks train in a profile, of all systems or of those in a table of cohorts."""
+    """What notebooks train in a profile, without what is ``done``.
+
+    Of all systems, or of those in a ``table`` of cohorts.
+    """
     found = [system for path in notebooks(names) for system in _Notebook(path).trains]
     chosen = [system for system in found if not table or system in table]
-    return [systems.get(n, profile, overrides) for s in chosen for n in systems.runs(s, profile)]
+    made = (systems.get(n, profile, overrides) for s in chosen for n in systems.runs(s, profile))
+    return [experiment for experiment in made if experiment.name not in done]
 
 
 class _Notebook:
