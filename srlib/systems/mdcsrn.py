@@ -196,6 +196,7 @@ QUICK = {
 }
 # what the notebooks train, in this order
 RUNS = {
-    "paper": ("mdcsrn", "mdcsrn_wgan", "mdcsrn_f25", "mdcsrn_wgan_clip", "mdcsrn_res"),
+    # the 12-bit forms first: they refuse other scans at once
+    "paper": ("mdcsrn_f25", "mdcsrn_wgan_clip", "mdcsrn", "mdcsrn_wgan", "mdcsrn_res"),
     "quick": ("mdcsrn", "mdcsrn_res_kspace", "mdcsrn_res", "mdcsrn_res_wgan"),
 }

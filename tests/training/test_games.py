@@ -27,7 +27,7 @@ def test_the_schedule_of_the_paper():
 
 
 def test_a_generator_moves_in_every_profile():
-    games = [e.name for e in systems.EXPERIMENTS.values() if hasattr(e.game, "who_moves")]
+    games = [e.name for e in systems.EXPERIMENTS.values() if hasattr(e.game, "critic_steps")]
     assert "mdcsrn_wgan" in games and "synthsr_gan" in games
     for name, profile in itertools.product(games, systems.PROFILES):
         shrunk = systems.get(name, profile)
