@@ -30,8 +30,9 @@ def convert(
 
     ``deeplesion``: the key slices of ``DL_info.csv``, in HU. ``duke``: the records that
     ``train*.csv``, ``val*.csv`` and ``test*.csv`` in the folder list, scaled to [0, 1] and
-    scan-converted, see ``square``. Splits are the published ones. Raises InputError for an unknown collection, another folder, two images of
-    one name, an output that exists unless ``force``, and an unreadable image.
+    scan-converted, see ``square``. Splits are the published ones. Raises InputError for an unknown
+    collection, another folder, two images of one name, an output that exists unless ``force``, and
+    an unreadable image.
     """
     find, dtype = choose(COLLECTIONS, collection, "collection")
     keep(manifest, force=force)

@@ -18,8 +18,8 @@ from srlib.scans.space import covered, resample_to, same_lattice
 from srlib.scans.volume import Volume, central, framed, resample, to_window
 
 # in training, the rule of intensity is fitted on the network's input, as it must be at prediction,
-# on the truth, or on each of both by itself; a given low-resolution scan, whose units may be others,
-# is then brought into the truth's range, so that estimates are in the truth's units
+# on the truth, or on each of both by itself; a given low-resolution scan, whose units may be
+# others, is then brought into the truth's range, so that estimates are in the truth's units
 FITTED_ON = ("input", "truth", "each")
 # least share of a true scan that a given low-resolution one shows; the rest is mirrored
 GIVEN_COVERS = 0.9

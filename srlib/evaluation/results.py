@@ -41,7 +41,7 @@ CONVENTIONS = {  # of regions
     "volume": "whole scan; data range of the truth",
     "crop": "middle of the scan, cut before degrading; data range of the truth",
     "crop_printed": "as printed: that middle / 4095; data range 1 for PSNR, 2 for SSIM",
-    "printed": "as printed: whole image, each side to [0, 1] by itself; data range 1; Gaussian windows",
+    "printed": "as printed: whole image, each side to [0, 1]; data range 1; Gaussian windows",
 }
 RESAMPLES = 9999  # of the bootstrap
 
@@ -244,8 +244,8 @@ def wide(
 def beside_printed(folder: str | Path, system: str) -> pd.DataFrame:
     """The figures that others printed for a system, ours beside them, and the conventions of both.
 
-    Ours are means over all scans in the folder's ``metrics.csv``, if any, of the row that the column ``ours`` of
-    ``csv/reported.csv`` names: experiment, degradation, region and metric.
+    Ours are means over all scans in the folder's ``metrics.csv``, if any, of the row that the
+    column ``ours`` of ``csv/reported.csv`` names: experiment, degradation, region and metric.
     """
     printed = pd.read_csv(root() / "csv" / "reported.csv").query("system == @system").fillna("")
     rows = _read(Path(folder) / "metrics.csv", METRIC_COLUMNS).astype({"value": float})

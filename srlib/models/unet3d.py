@@ -86,8 +86,8 @@ class UNet3D(nn.Module):
 class PlainCritic(Judge):
     """Critic of SynthSR's fine-tuning: SRGAN's ladder of convolutions, without normalisation.
 
-    Scores patches, (B, 1, n, n, n) to (B,). It has 32 filters at first in the code. Weights start as
-    in Keras.
+    Scores patches, (B, 1, n, n, n) to (B,). It has 32 filters at first in the code. Weights start
+    as in Keras.
     """
 
     def __init__(self, width: int = 32, patch_size: int = 128, slope: float = 0.2) -> None:

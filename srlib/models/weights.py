@@ -36,7 +36,8 @@ def load_weights(path: str | Path) -> dict[str, torch.Tensor]:
 def start_from(network: torch.nn.Module, state: dict[str, torch.Tensor], error: str) -> None:
     """Load weights into a network; missing output channels of its layer ``last`` become zero.
 
-    A ``last`` of more outputs, a segmenter's, is left out: the network keeps its own. Raises InputError, which begins with ``error``, when they do not fit.
+    A ``last`` of more outputs, a segmenter's, is left out: the network keeps its own. Raises
+    InputError, which begins with ``error``, when they do not fit.
     """
     state, own = dict(state), network.state_dict()
     for entry in {"last.weight", "last.bias"} & state.keys() & own.keys():

@@ -80,9 +80,10 @@ class Label:
 def read_classes(path: str | Path) -> tuple[Label, ...]:
     """The class of each label, from a CSV or from the original ``generation_{labels,classes}.npy``.
 
-    Where ``generation_labels.npy`` stands alone, each label is a class of its own. The CSV's columns are label, class, and perhaps name (FreeSurfer's when empty) and side; an
-    empty class leaves the label out. Raises InputError: unknown column, label twice, classes that
-    are not 0 to K - 1, another side.
+    Where ``generation_labels.npy`` stands alone, each label is a class of its own. The CSV's
+    columns are label, class, and perhaps name (FreeSurfer's when empty) and side; an empty class
+    leaves the label out. Raises InputError: unknown column, label twice, classes that are not 0 to
+    K - 1, another side.
     """
     path = Path(path)
     if path.suffix == ".npy":

@@ -25,11 +25,11 @@ class Generation(Part):
     """How SynthSR draws training examples from label maps; bounds of uniform draws by default.
 
     ``target``: "input" (the first one before its acquisition), "real" (a scan), "classes" (of
-    labels), or a modality of the priors. ``rules``: "srlib", or "lab2im", as SynthSR's code has them:
-    scaling comes after shear and rotation; coarse points start at the first voxel; half the size is
-    rounded down, and the flow in its voxels is taken for one in whole voxels; beyond the label map
-    its edge is repeated; a kernel ends at about 1.25 sigma, and beyond an image's edge it reads zero;
-    registration errors are those of the misplaced axes.
+    labels), or a modality of the priors. ``rules``: "srlib", or "lab2im", as SynthSR's code has
+    them. Scaling then comes after shear and rotation. Coarse points start at the first voxel. Half
+    the size is rounded down, and the flow in its voxels is taken for one in whole voxels. Beyond
+    the label map its edge is repeated. A kernel ends at about 1.25 sigma, and beyond an image's
+    edge it reads zero. Registration errors are those of the misplaced axes.
     """
 
     choices: ClassVar = {

@@ -81,7 +81,7 @@ def _loss(estimate: str, cropped: int) -> Iterator[Fields]:
 
 def _solver(training: Training, network: torch.nn.Module, stem: str) -> Fields:
     chosen, args = training.make_optimizer(network).defaults, training.schedule_args
-    fields = {"net": f"{stem}_net.prototxt", "type": SOLVERS[training.optimizer]}
+    fields: Fields = {"net": f"{stem}_net.prototxt", "type": SOLVERS[training.optimizer]}
     fields |= {SETTINGS[name]: chosen[name] for name in SETTINGS if name in chosen}
     fields |= dict(zip(("momentum", "momentum2"), chosen.get("betas", ()), strict=False))
     fields |= {"lr_policy": choose(POLICIES, training.schedule, "Caffe schedule")}

@@ -155,9 +155,11 @@ MDCSRN_WGAN_CLIP = MDCSRN_F25.variant(
     "the replicated code's pre-training of the critic by cross-entropy is not repeated",
     "the generator does move; in the replicated code it never did",
     start="mdcsrn_f25",
-    game=dataclasses.replace(
-        MDCSRN_WGAN.game, constraint="clip", strength=0.01, slope=1.0, generator_mode="train"
-    ),
+    game=MDCSRN_WGAN.game,
+    constraint="clip",
+    strength=0.01,
+    slope=1.0,
+    generator_mode="train",
     max_steps=200_000,
     learning_rate=5e-6,
     sources={

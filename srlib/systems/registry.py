@@ -14,7 +14,8 @@ EXPERIMENTS: dict[str, Experiment] = {e.name: e for system in SYSTEMS for e in s
 
 # all that a profile may shrink; smaller patches need a smaller stride, or they leave gaps
 BUDGET = (
-    "max_steps", "critic_steps", "n_train", "samples", "batch_size", "patch_size", "stride", "width",
+    "max_steps", "critic_steps", "n_train", "samples", "batch_size", "patch_size", "stride",
+    "width",
 )  # fmt: skip
 _SMOKE = {"width": 4, "patch_size": 16, "batch_size": 1, "n_train": 1, "max_steps": 4}
 PROFILES: dict[str, dict[str, dict[str, Any]]] = {

@@ -52,8 +52,8 @@ SRRESNET_US = Experiment(
         "width": "code, models.py, MySRResNet: 64 filters",
         "blocks": "code, models.py, MySRResNet: 5; the paper has 16",
         "factor": "code, sisr_ultrasound.py, duke_ultrasound_lr_hr_pair: 4 by default",
-        "initialisation": "code, models.py: Keras's default, Glorot's uniform weights, zero biases; "
-        "slopes 0",
+        "initialisation": "code, models.py: Keras's default, Glorot's uniform weights, zero "
+        "biases; slopes 0",
         "batch_norm": "code, models.py: Keras's default, moving statistics of momentum 0.99",
         "momentum": "code, models.py: 0.99 of the old statistics, so 0.01 of the batch's",
         "epsilon": "code, models.py: Keras's default",

@@ -73,8 +73,8 @@ _SLICES = (
 _GEOMETRY = (
     _SLICES,
     "blurs repeat the edge; in the code they fade to zero there",
-    "scaling comes before shear and rotation, the elastic field spans the label map, kernels end at "
-    "4 sigma, and beyond the map all is background",
+    "scaling comes before shear and rotation, the elastic field spans the label map, kernels end "
+    "at 4 sigma, and beyond the map all is background",
     "every channel has a bias field, one factor changes the blur of all axes, and nothing is "
     "translated",
 )
@@ -349,15 +349,7 @@ QUICK = {e.name: _SMALL for e in EXPERIMENTS} | {
 
 # what the notebooks train, in this order
 RUNS = {
-    "paper": (
-        "synthsr_case1",
-        "synthsr_case2",
-        "synthsr_case3",
-        "synthsr_case4",
-        "synthsr_case5",
-        "synthsr_case6",
-        "synthsr_thick",
-    ),
+    "paper": (*(f"synthsr_case{number}" for number in range(1, 7)), "synthsr_thick"),
     "quick": (
         "synthsr_thick",
         "synthsr_laplace",
@@ -381,8 +373,8 @@ SYNTHSR_PUBLISHED = SYNTHSR_1.changed(
         "and resolution",
         "max_steps": f"{_TUTORIAL_7} 200 epochs of 1,000 steps are advised; that of the weights is "
         "not stated",
-        "n_train": "code, scripts/tutorials/1-SR_real.py: 5 label maps; those behind the weights are "
-        "not public",
+        "n_train": "code, scripts/tutorials/1-SR_real.py: 5 label maps; those behind the weights "
+        "are not public",
     },
     deviations=(
         "the weights were trained by their authors, on synthetic scans drawn from label maps, not "

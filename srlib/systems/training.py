@@ -53,13 +53,12 @@ def train(
     them from ``train``. ``classes`` and ``priors``: the tables (see ``priors``) for examples that
     come from label maps. ``snapshots``: each row of ``history.csv`` also leaves the network's
     result for one patch of ``val`` as ``snapshots/STEP_sr.nii.gz``, in its place in the world, and
-    its weights as ``snapshots/STEP.safetensors``.
-    ``tensorboard``: each row goes to that folder as scalars and an image.
+    its weights as ``snapshots/STEP.safetensors``. ``tensorboard``: each row goes to that folder as
+    scalars and an image.
 
     ``start``, ``start_critic`` and ``segmenter`` are weights files, which an experiment needs that
-    names another one in the field of that name; any experiment goes on from ``start``, ours or a
-    published file; ``checkpoint_every``, ``progress`` and ``restart``
-    are those of ``fit``. A critic's weights are written as ``critic.safetensors``.
+    names another one in the field of that name. Any experiment goes on from ``start``, ours or a
+    published file. ``checkpoint_every``, ``progress`` and ``restart`` are those of ``fit``. A critic's weights are written as ``critic.safetensors``.
 
     A run is known by its experiment, seed, the content of all that is read, and
     ``paths.RESULTS_VERSION``. A finished run is returned as it is; an interrupted one goes on (see
@@ -106,10 +105,7 @@ def train(
             print(f"{final} is kept: the same run, by other source code", file=sys.stderr)
         checkpoints.remove(folder / "checkpoint.pt", identity)  # it was stopped between the two
         return final
-    for kind, network in networks.items():
-        if starts[kind]:
-            whose = f"the {kind} of {experiment.name}"
-            start_from(network, read_state(starts[kind]), f"{starts[kind]}: does not fit {whose}")
+    _load_starts(experiment, networks, starts)
     loss = experiment.training.loss
     shown = examples.held_out(val, pairs, tables=tables)
     shows = []
@@ -133,6 +129,15 @@ def train(
         restart=restart,
         name=experiment.name,
     )
+
+
+def _load_starts(
+    experiment: Experiment, networks: Mapping[str, torch.nn.Module], starts: Mapping[str, Any]
+) -> None:
+    for kind, network in networks.items():
+        if starts[kind]:
+            whose = f"the {kind} of {experiment.name}"
+            start_from(network, read_state(starts[kind]), f"{starts[kind]}: does not fit {whose}")
 
 
 def _segmenter(
