@@ -58,7 +58,8 @@ def train(
 
     ``start``, ``start_critic`` and ``segmenter`` are weights files, which an experiment needs that
     names another one in the field of that name. Any experiment goes on from ``start``, ours or a
-    published file. ``checkpoint_every``, ``progress`` and ``restart`` are those of ``fit``. A critic's weights are written as ``critic.safetensors``.
+    published file. ``checkpoint_every``, ``progress`` and ``restart`` are those of ``fit``. A
+    critic's weights are written as ``critic.safetensors``.
 
     A run is known by its experiment, seed, the content of all that is read, and
     ``paths.RESULTS_VERSION``. A finished run is returned as it is; an interrupted one goes on (see
