@@ -69,6 +69,13 @@ class ObservationModel:
     given: bool = False  # the column lr, where filled, is the low-resolution scan
     coarse: bool = False
     fitted_on: str = "input"  # one of FITTED_ON
+    truth: str = ""  # column of the true scan where it is another contrast
+    reference_task: str = ""  # degrades the second contrast, too; it stays on its coarse grid
+
+    @property
+    def target(self) -> str:
+        """The column of the true scan."""
+        return self.truth or self.contrast
 
     def degradation(self, task: str = "") -> Degradation:
         """The degradation of a task, by default its own; InputError for an unknown one."""
@@ -77,7 +84,7 @@ class ObservationModel:
     def columns(self, subject: Subject) -> tuple[str, ...]:
         """The columns of the manifest that are read of a subject."""
         lr = ("lr",) if self.given and "lr" in subject.files else ()
-        return tuple(filter(None, (self.contrast, self.reference, *lr)))
+        return tuple(filter(None, (self.contrast, self.reference, self.truth, *lr)))
 
     def make(self, subject: Subject, task: str = "", *, middle: int | None = None) -> Pair:
         """The pair of a subject's scan, or of its ``middle`` voxels of each axis.
@@ -90,7 +97,7 @@ class ObservationModel:
         voxels take most of the range. Raises InputError for a given scan that covers less than
         GIVEN_COVERS of the true one.
         """
-        whole = load_contrast(subject, self.contrast, rule=self.intensity)
+        whole = self._load(subject, self.contrast)
         hr = framed(whole, self.frame) if self.frame else whole
         hr = central(hr, middle) if middle else hr
         what = subject.file(self.contrast)
@@ -101,13 +108,20 @@ class ObservationModel:
                 pair = self.degrade(hr, task)
             if self.reference:
                 what = self.reference
-                reference = bring(
-                    load_contrast(subject, self.reference, rule=self.intensity), pair.hr
-                )
-                pair = dataclasses.replace(pair, reference=reference)
+                other, task = self._load(subject, self.reference), self.reference_task
+                seen = self.degradation(task)(other) if task else bring(other, pair.hr)
+                pair = dataclasses.replace(pair, reference=seen)
+            if self.truth:
+                what = self.truth
+                hr = self._load(subject, self.truth)
+                on_grid = resample_to(pair.lr, hr, what=f"the {self.contrast}")
+                pair = dataclasses.replace(pair, hr=hr, on_grid=on_grid)
             return pair
         except InputError as err:
             raise InputError(f"subject {subject.name}, {what}: {err}") from err
+
+    def _load(self, subject: Subject, column: str) -> Volume:
+        return load_contrast(subject, column, rule=self.intensity)
 
     def degrade(self, hr: Volume, task: str = "") -> Pair:
         """The pair that a task, by default its own, makes of a scan, cut to what is usable.
@@ -161,7 +175,12 @@ class ObservationModel:
         )
 
     def baselines(self, pair: Pair) -> dict[str, Volume]:
-        """Untrained estimates by name: the input where it is on the fine grid, else splines."""
+        """Untrained estimates by name: the input where it is on the fine grid, else splines.
+
+        None where the truth is of another contrast.
+        """
+        if self.truth:
+            return {}
         if pair.lr is pair.on_grid:
             return {self.degradation().baseline: pair.on_grid}
         linear = resample(pair.lr, pair.hr.shape, pair.on_grid.affine, order=1)

@@ -25,6 +25,7 @@ TASKS: dict[str, Settings] = {
     "gaussian_1x1x4": _gaussian(1, 1, 4),
     "gaussian_1x1x3": _gaussian(1, 1, 3),
     "thick_1x1x3": _gaussian(1, 1, 3, sigma=1.26),  # SynthSR's slice profile: 0.42 x 3 mm, at 1 mm
+    "thick_1x4.5x1": _gaussian(1, 4.5, 1, sigma=1.26),  # slices of 3 mm, a gap of 1.5 mm
     "thick_1x1x5": _gaussian(1, 1, 5, sigma=2.1),
     "gaussian_x2_sigma0.5": _gaussian(2, 2, 2, sigma=0.5),
     "gaussian_x2_sigma2": _gaussian(2, 2, 2, sigma=2.0),

@@ -121,7 +121,7 @@ def measure_runs(
     """Measure trained networks on the whole test scans of a cohort, each under its own task.
 
     Returns rows of ``metrics.csv``, interpolation among them, and the first scan's truth (``HR``)
-    and estimates by task. A line names each network whose second contrast a subject lacks.
+    and estimates by task. A line names each network whose contrasts a subject lacks.
     """
     rows, pictures = [], {}
     subjects = read_manifest(cohort, "test") if weights else []
@@ -131,8 +131,8 @@ def measure_runs(
         for name, file in weights.items():
             model = load_model(file)
             pairs, task = model.experiment.pairs, model.experiment.task
-            if pairs.reference not in ("", *subject.files):
-                print(f"{subject.name} has no {pairs.reference}: {name} is left out")
+            if missing := {*pairs.columns(subject)} - subject.files.keys():
+                print(f"{subject.name} has no {', '.join(missing)}: {name} is left out")
                 continue
             pair = pairs.make(subject)
             estimates = {} if task in done else pairs.baselines(pair)

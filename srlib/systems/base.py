@@ -44,6 +44,8 @@ class Experiment(Part):
     paper: str = field(default="", compare=False)
     contrast: str = "t1"  # manifest column
     reference: str = ""  # manifest column of a second contrast, the network's second input channel
+    truth: str = ""  # manifest column of the true scan where it is another contrast
+    reference_task: str = ""  # key of TASKS that degrades the second contrast, too
     intensity: str = "minmax"  # rule of intensity.fit_scaling
     fitted_on: str = "input"  # what the rule is fitted on in training, see pairs.FITTED_ON
     # voxels that each scan is cut or padded to, about its middle
@@ -61,6 +63,7 @@ class Experiment(Part):
     def __post_init__(self) -> None:
         super().__post_init__()
         known, names = {**TASKS, **self.task_settings}, [self.task, *self.examples.tasks(self.task)]
+        names += [self.reference_task] * bool(self.reference_task)
         tasks = {name: as_tuples(choose(known, name, "task")) for name in names}
         object.__setattr__(self, "task_settings", tasks)
 
@@ -77,6 +80,8 @@ class Experiment(Part):
             self.given,
             self.prediction.coarse,
             self.fitted_on,
+            self.truth,
+            self.reference_task,
         )
 
     def number(self, name: str) -> Any:

@@ -115,6 +115,8 @@ _MILD_SOURCES = {
     f"generation.{name}": f"{_TUTORIAL_3} {value}, as in 4 to 7"
     for name, value in {**_MILD, "translation_mm": "none"}.items()
 }
+_FROM_T2 = {"contrast": "t2", "truth": "t1", "task": "thick_1x4.5x1"}
+_FROM_BOTH = {"reference": "t2", "reference_task": "thick_1x4.5x1"}
 # real and synthetic T1, 3 and 4 from T2, 5 and 6 from T1 and T2
 SYNTHSR_3, SYNTHSR_4, SYNTHSR_5, SYNTHSR_6 = (
     SYNTHSR_2.variant(
@@ -122,15 +124,20 @@ SYNTHSR_3, SYNTHSR_4, SYNTHSR_5, SYNTHSR_6 = (
         generation=Generation(inputs, target=target, **_CODE, **_MILD),
         spacing_mm=1.0,
         output="unit",
-        reference="t2" if len(inputs) > 1 else "",
         model_args={"in_channels": 2 * len(inputs), **more},
-        sources={**_SOURCES, **_MILD_SOURCES, **dict.fromkeys(more, f"{_TUTORIAL_7} the T1")},
+        sources={
+            **_SOURCES,
+            **_MILD_SOURCES,
+            "task": "ours: the slices of its training, which it is measured on",
+            **dict.fromkeys(more, f"{_TUTORIAL_7} the T1"),
+        },
+        **scans,
     )
-    for number, inputs, target, more in (
-        (3, (_T2,), "real", {}),
-        (4, (_T2,), "t1_hr", {}),
-        (5, (_T1_LR, _T2), "real", {}),
-        (6, (_T1_LR, _T2), "t1_hr", {"residual_channel": 0, "zero_start": False}),
+    for number, inputs, target, scans, more in (
+        (3, (_T2,), "real", _FROM_T2, {}),
+        (4, (_T2,), "t1_hr", _FROM_T2, {}),
+        (5, (_T1_LR, _T2), "real", _FROM_BOTH, {}),
+        (6, (_T1_LR, _T2), "t1_hr", _FROM_BOTH, {"residual_channel": 0, "zero_start": False}),
     )
 )
 _COARSE = {"warp_grid": 0.03125, "bias_grid": 0.03125}

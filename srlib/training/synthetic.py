@@ -134,7 +134,7 @@ class SyntheticScans(_LabelMaps):
 
     def columns(self, pairs: ObservationModel, subject: Subject) -> tuple[str, ...]:
         """The columns of the manifest that are read of a subject."""
-        return ("labels", pairs.contrast) if self.generation.target == "real" else ("labels",)
+        return ("labels", pairs.target) if self.generation.target == "real" else ("labels",)
 
     def example(
         self,
@@ -254,7 +254,7 @@ class SyntheticDataset:
             for column in self.part.columns(self.pairs, subject)[1:]
         ]
         try:
-            what = f"its {self.pairs.contrast}"
+            what = f"its {self.pairs.target}"
             real = resample_to(others[0], labels, least=1, what=what).data if others else None
             return encode(labels, self.tables.classes), real
         except InputError as err:

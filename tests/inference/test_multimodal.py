@@ -143,3 +143,31 @@ def test_a_subject_without_the_contrast_is_named(pairs):
     subject = data.read_manifest(pairs)[0]
     with pytest.raises(InputError, match="subject s0 has no t2; add the column"):
         SMOKE.pairs.make(Subject("s0", "train", {"t1": subject.file("t1")}))
+
+
+def test_synthsr_is_measured_on_the_contrasts_and_slices_of_each_case(tmp_path):
+    """Cases 3 and 4 see thick T2 alone and are measured against T1; 5 and 6 see both, both thick."""
+    rng, files = np.random.default_rng(0), {}
+    for column, spacing in (("t1", 1.0), ("t2", 1.2)):
+        scan = Volume(rng.random((36, 45, 33)) * 100, np.diag([spacing, 1, 1, 1]))
+        files[column] = volume.save_scan(scan, tmp_path / f"{column}.nii.gz")
+    subject = Subject("s", "test", files)
+    t1, t2 = (volume.load_nifti(files[column]) for column in files)
+    pairs = systems.get("synthsr_case3").pairs
+    pair = pairs.make(subject)
+    np.testing.assert_array_equal(pair.lr.data, data.pairs.degradation_of("thick_1x4.5x1")(t2).data)
+    np.testing.assert_allclose(pair.lr.spacing_mm, (1.2, 4.5, 1))
+    np.testing.assert_array_equal(pair.hr.data, t1.data)
+    assert pair.on_grid.shape == t1.shape and pairs.baselines(pair) == {}
+    both = systems.get("synthsr_case6").pairs.make(subject)
+    np.testing.assert_allclose(both.lr.spacing_mm, (1, 1, 3))
+    np.testing.assert_allclose(both.reference.spacing_mm, (1.2, 4.5, 1))
+    np.testing.assert_array_equal(both.hr.data, t1.data)
+    for name in ("synthsr_case4", "synthsr_case5"):
+        experiment = systems.get(name, "smoke", "network.width=2")
+        model = Model(experiment.network.build().eval(), experiment)
+        estimate = model.predict_pair(experiment.pairs.make(subject))
+        assert estimate.shape == t1.shape and np.isfinite(estimate.data).all()
+        np.testing.assert_array_equal(estimate.affine, t1.affine)
+    columns = systems.get("synthsr_case3").examples.columns(pairs, subject)
+    assert columns == ("labels", "t1")  # its real target is the truth, not its input
