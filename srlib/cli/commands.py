@@ -51,8 +51,8 @@ for command in (degrade, enhance, evaluate):
 @option(
     "--cohort",
     default="",
-    help="Manifest (CSV), or a table of one per system [default: csv/example.csv; paper.csv in "
-    "paper].",
+    show_default="csv/example.csv, in paper csv/paper.csv",
+    help="Manifest (CSV), or a table of one for each system.",
 )
 @SEED
 @option(
