@@ -119,13 +119,15 @@ def ssim(
     return _ssim(hr, sr, data_range, [mask], kind)[0]
 
 
-def tensorflow_ssim(hr: np.ndarray, sr: np.ndarray) -> float:
-    """SSIM of ``tf.image`` at its defaults: mean over the slices of images (X, Y, N) in [0, 1].
+def as_tensorflow(hr: np.ndarray, sr: np.ndarray) -> dict[str, float]:
+    """PSNR and SSIM of ``tf.image`` at its defaults, of images (X, Y, N) in [0, 1].
 
-    Windows are Gaussian (sigma 1.5, 11 pixels wide), the range is 1 (Wang et al., IEEE TIP 2004).
+    The range is 1. SSIM is the mean over slices; windows are Gaussian (sigma 1.5, 11 pixels wide;
+    Wang et al., IEEE TIP 2004).
     """
     window = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
-    return float(reference.structural_similarity(hr, sr, data_range=1, channel_axis=2, **window))
+    ssim2d = reference.structural_similarity(hr, sr, data_range=1, channel_axis=2, **window)
+    return {"psnr": psnr(hr, sr, 1), "ssim2d": float(ssim2d)}
 
 
 def _ssim(

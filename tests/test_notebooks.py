@@ -63,7 +63,7 @@ def test_the_published_weights_are_measured_in_the_printed_convention(published_
     code = [cell.source for cell in book.cells if cell.cell_type == "code"]
     scan = Volume(np.random.default_rng(0).random((20, 22, 24)) * 900, np.eye(4))
     subject = Subject("s", "test", {"t1": save_scan(scan, tmp_path / "s.nii")})
-    names = {"cohort": "csv/example.csv", "test": subject}
+    names = {"manifest": "csv/example.csv", "test": subject}
     exec("\n".join(x for x in code[1].splitlines() if "import" in x), names)
     exec(next(source for source in code if "crop_printed" in source), names)
     truth, task = names["truth"].data, names["experiment"].task

@@ -41,9 +41,11 @@ class Pair:
 
     def for_training(self) -> tuple[np.ndarray, np.ndarray]:
         """The network's input (C, X, Y, Z) and the truth (X, Y, Z) in the units of training."""
-        sides, given = (self.seen.data, self.hr.data), self.network_input
-        first, own = scalings(*sides, self.intensity, self.fitted_on)
-        given[0] = first.apply(self.seen.data)
+        given, first = self.network_input, self.scaling
+        own = first
+        if self.fitted_on != "input":  # a low-resolution scan counts before it is interpolated
+            first, own = scalings(self.lr.data, self.hr.data, self.intensity, self.fitted_on)
+            given[0] = first.apply(self.seen.data)
         return given, own.apply(self.hr.data)
 
     @property

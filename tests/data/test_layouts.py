@@ -384,7 +384,7 @@ def test_the_replications_split(tmp_path: Path, monkeypatch, real: bool) -> None
         file.touch()
     readme = (Path(__file__).parents[2] / "csv" / "README.md").read_text(encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    exec(readme.split("```python\n")[1].split("```")[0], {})
+    exec("import numpy" + readme.split("```python\nimport numpy")[1].split("```")[0], {})
     write_manifest("hcp", tmp_path / "hcp", tmp_path / "m.csv", subjects=tmp_path / "ids.csv")
     found = {name: row["split"] for name, row in rows(tmp_path / "m.csv").items()}
     expected = replicated_split(ids)

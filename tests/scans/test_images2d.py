@@ -233,7 +233,7 @@ def test_three_tasks_from_saved_weights(manifests, tmp_path, kind):
         names, "smoke", manifests[kind], device="cpu", folder=tmp_path, overrides=chain
     )
     assert all(path.is_relative_to(tmp_path) for path in weights.values())
-    first, second, third = (load_weights(weights[name]) for name in names)
+    first, second, third = map(load_weights, weights.values())
     assert all(torch.equal(v, second[k]) for k, v in first.items())
     assert not all(torch.equal(v, third[k]) for k, v in first.items())
     history = pd.read_csv(weights[names[1]].parent / "history.csv")
