@@ -73,7 +73,7 @@ def run(notebooks, profile, cohort, seed, parameters, force, estimate):
       srlib run --profile quick --cohort csv/example.csv
     """
     from srlib.cli import notebooks as runner
-    from srlib.evaluation import readme, results
+    from srlib.evaluation import results
 
     given = dict(parameters)
     if estimate:
@@ -87,7 +87,8 @@ def run(notebooks, profile, cohort, seed, parameters, force, estimate):
     folder = runner.run(profile, cohort, seed=seed, names=notebooks, parameters=given, force=force)
     if (folder / "metrics.csv").is_file():
         table = results.tested(results.read_metrics(folder), cohort, seed)
-        click.echo("" if table.empty else f"\n{readme.to_text(results.summary(table))}")
+        if not table.empty:
+            click.echo(f"\n{results.summary(table).round(4).to_string(index=False)}")
         if profile != "paper":
             click.echo(f"Profile {profile}: shows that the code learns; not a replication.")
     click.echo(f"results: {folder}")
