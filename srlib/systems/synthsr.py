@@ -357,13 +357,7 @@ QUICK = {e.name: _SMALL for e in EXPERIMENTS} | {
 # what the notebooks train, in this order
 RUNS = {
     "paper": (*(f"synthsr_case{number}" for number in range(1, 7)), "synthsr_thick"),
-    "quick": (
-        "synthsr_thick",
-        "synthsr_laplace",
-        "synthsr_segmenter",
-        "synthsr_dice",
-        "synthsr_gan",
-    ),
+    "quick": tuple(f"synthsr_{kind}" for kind in "thick laplace segmenter dice gan".split()),
 }
 
 # not among EXPERIMENTS: it describes weights that others trained
