@@ -357,8 +357,10 @@ QUICK = {e.name: _SMALL for e in EXPERIMENTS} | {
 # what the notebooks train, in this order
 RUNS = {
     "paper": (*(f"synthsr_case{number}" for number in range(1, 7)), "synthsr_thick"),
-    "quick": tuple(f"synthsr_{kind}" for kind in "thick laplace segmenter dice gan".split()),
-}
+    "quick": (
+        "synthsr_thick", "synthsr_laplace", "synthsr_segmenter", "synthsr_dice", "synthsr_gan",
+    ),
+}  # fmt: skip
 
 # not among EXPERIMENTS: it describes weights that others trained
 SYNTHSR_PUBLISHED = SYNTHSR_1.changed(
