@@ -247,7 +247,7 @@ def beside_printed(folder: str | Path, system: str) -> pd.DataFrame:
     Ours are means over all scans in the folder's ``metrics.csv``, if any, of the row that the
     column ``ours`` of ``csv/reported.csv`` names: experiment, degradation, region and metric.
     """
-    printed = pd.read_csv(root() / "csv" / "reported.csv").query("system == @system").fillna("")
+    printed = pd.read_csv(root() / "csv" / "reported.csv").query("system == @system")
     rows = _read(Path(folder) / "metrics.csv", METRIC_COLUMNS).astype({"value": float})
     names = rows["experiment"] + " " + rows["degradation"] + " " + rows["region"]
     ours = rows.groupby(names + " " + rows["metric"])["value"].agg(["mean", "count"])
