@@ -79,8 +79,7 @@ def run(notebooks, profile, cohort, seed, parameters, force, estimate):
     if estimate:
         from srlib.cli import estimate as costs
 
-        planned = runner.planned(notebooks, profile, given.get("overrides", ""))
-        for line in costs.estimate(planned):
+        for line in costs.estimate(runner.planned(notebooks, profile, given.get("overrides", ""))):
             click.echo(line)
         return
     cohort = cohort or runner.COHORTS.get(profile, "csv/example.csv")

@@ -41,11 +41,11 @@ class Pair:
 
     def for_training(self) -> tuple[np.ndarray, np.ndarray]:
         """The network's input (C, X, Y, Z) and the truth (X, Y, Z) in the units of training."""
-        given, first = self.network_input, self.scaling
-        own = first
-        if self.fitted_on != "input":  # a low-resolution scan counts before it is interpolated
-            first, own = scalings(self.lr.data, self.hr.data, self.intensity, self.fitted_on)
-            given[0] = first.apply(self.seen.data)
+        # where it has a range of its own, the low-resolution scan counts before it is interpolated
+        by = self.seen if self.fitted_on == "input" else self.lr
+        first, own = scalings(by.data, self.hr.data, self.intensity, self.fitted_on)
+        given = self.network_input
+        given[0] = first.apply(self.seen.data)
         return given, own.apply(self.hr.data)
 
     @property

@@ -87,8 +87,8 @@ def train_all(
                     raise InputError(f"{name} needs {first}, which must be trained before it")
                 file = "critic.safetensors" if option == "start_critic" else "model.safetensors"
                 given[option] = weights[first].with_name(file)
-        given |= {"overrides": overrides, **options}
-        weights[name] = train_recorded(name, profile, cohort, **given)
+        options["overrides"] = overrides
+        weights[name] = train_recorded(name, profile, cohort, **options, **given)
         trained[experiment.name] = weights[name]
     return trained
 

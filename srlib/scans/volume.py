@@ -181,9 +181,13 @@ def resample(
     if np.abs(matrix - np.diag(diagonal)).max() < 1e-6:
         matrix = diagonal
     # voxel centres that coincide up to rounding must not be read from beyond the edge
-    place = {"matrix": matrix, "offset": np.round(offset, 9), "output_shape": tuple(shape)}
-    spline = {"order": order, "mode": mode, "prefilter": prefilter}
-    data = ndimage.affine_transform(volume.data, **place, output=np.float32, **spline)
+    place = {
+        "matrix": matrix,
+        "offset": np.round(offset, 9),
+        "output_shape": tuple(shape),
+        "prefilter": prefilter,
+    }
+    data = ndimage.affine_transform(volume.data, **place, output=np.float32, order=order, mode=mode)
     if outside is not None:
         seen = np.ones(volume.shape, np.uint8)
         data[ndimage.affine_transform(seen, **place, order=0, mode="grid-constant") == 0] = outside

@@ -1,6 +1,7 @@
 """Change numbers of an experiment by the dotted names of its parts, as ``training.batch_size``."""
 
 import dataclasses
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from srlib.degradations.resolution import DEGRADATIONS
 from srlib.systems.base import PROSE, SLOTS, Experiment
 
 Overrides = str | Sequence[str] | Mapping[str, Any]
+LONGEST = 180  # characters of a name; a hash stands for more, since runs are folders
 FIXED = ("name", "task_settings", *PROSE)  # fields that no override changes
 
 
@@ -45,14 +47,17 @@ def overridden(experiment: Experiment, settings: Mapping[str, Any]) -> Experimen
             experiment = _set(experiment, *name.split("."), value=value)
         except InputError as err:
             raise InputError(f"override {name}: {err}") from err
-    return experiment.changed(name="+".join((experiment.name, *map(_label, settings.items()))))
+    label = "+".join(map(_label, sorted(settings.items())))
+    if len(label) > LONGEST:
+        label = hashlib.sha256(label.encode()).hexdigest()[:12]
+    return experiment.changed(name=f"{experiment.name}+{label}") if label else experiment
 
 
 def _label(setting: tuple[str, Any]) -> str:
-    """An override as a part of file names: ``learning_rate=0.0003``, ``factor=2-2-1``."""
+    """An override as a part of names: ``training.learning_rate=0.0003``, ``frame=2_2_1``."""
     name, value = setting
-    text = re.sub(r"[^\w.]+", "-", str(value)).strip("-")
-    return f"{name.rpartition('.')[2]}={text}"
+    text = re.sub(r"[^\w.-]+", "_", str(value)).strip("_")
+    return f"{name}={text}"
 
 
 def _set(experiment: Experiment, *names: str, value: Any) -> Experiment:

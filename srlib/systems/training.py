@@ -77,9 +77,7 @@ def train(
     hashes = tables.hashes() if tables else {}
     if tables:
         experiment = experiment.changed(network=tables.complete(experiment.network))
-    judge = None
-    if segmenter:
-        judge = _segmenter(segmenter, experiment, hashes.get("classes"), classes)
+    judge = segmenter and _segmenter(segmenter, experiment, hashes.get("classes"), classes)
     train, val = examples.select(train), examples.select_val(val)
     _check_amounts(experiment, processes, len(train) or bool(store), len(val) or not snapshots)
     if store:
@@ -172,8 +170,8 @@ def _check_starts(experiment: Experiment, starts: Mapping[str, Any]) -> None:
         "segmenter": bool(experiment.segmenter),
     }
     for kind, option in STARTS.items():
-        name, given, flag = getattr(experiment, option), starts[kind], f"--{option}"
-        flag = f"{flag.replace('_', '-')} (in Python: {option})"
+        name, given = getattr(experiment, option), starts[kind]
+        flag = f"--{option.replace('_', '-')} (in Python: {option})"
         if given and not wanted[kind]:
             raise InputError(f"{experiment.name} has no {kind}; leave out {flag}")
         if name and not given:

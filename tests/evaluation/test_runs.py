@@ -67,7 +67,7 @@ def test_what_was_trained_is_found_by_profile_seed_cohort_and_system(cohort, mas
     )
     names = ["mdcsrn_res", "mdcsrn_res_wgan"]
     made = runs.train_all(names, "smoke", cohort, overrides=wider, **options)
-    assert [*made] == ["mdcsrn_res+batch_size=2+max_steps=1", "mdcsrn_res_wgan+critic_steps=0+max_steps=1"]  # fmt: skip
+    assert [*made] == ["mdcsrn_res+training.batch_size=2+training.max_steps=1", "mdcsrn_res_wgan+game.critic_steps=0+training.max_steps=1"]  # fmt: skip
     with pytest.raises(InputError, match="critic_steps: unknown field of game"):
         runs.train_all(names, "smoke", cohort, overrides="game.critic_steps=0", **options)
     plain = runs.train_recorded("mdcsrn", "smoke", cohort, overrides="width=2", **options)

@@ -29,9 +29,31 @@ def test_a_dotted_name_leads_to_a_number_wherever_it_lives():
         assert part.generation.inputs[0].thickness_mm == (2, 2, 2)
     assert experiment.contrast == "t2"
     assert experiment.pairs.degradation().factor == (1, 1, 4)
-    assert experiment.task == "thick_1x1x3+factor=1-1-4"
-    assert experiment.name.startswith("synthsr_case1+learning_rate=0.0003+levels=3")
+    assert experiment.task == "thick_1x1x3+factor=1_1_4"
+    assert "+network.levels=3+training.learning_rate=0.0003" in experiment.name
     assert systems.from_json(experiment.to_json()) == experiment
+
+
+def test_different_overrides_have_different_names_that_a_folder_can_have():
+    def name(*texts):
+        return systems.get("synthsr_case5", "paper", texts).name
+
+    one, other = (f"generation.inputs.{i}.thickness_mm=2,2,2" for i in (0, 1))
+    assert name(one) != name(other)
+    shift = "contrast=t1"
+    assert name(shift, "training.loss=l2") == name("training.loss=l2", shift)
+    low, high = (systems.get("recnn", "paper", {"border": b}).name for b in ((1, 0, 2), (10, 2, 0)))
+    assert low != high
+    kept, dropped = ({"schedule_args": {"at": v}} for v in (-0.5, 0.5))
+    assert systems.get("recnn", "paper", kept).name != systems.get("recnn", "paper", dropped).name
+    many = name(
+        *(f"generation.inputs.{i}.spacing_mm={k}.125,1.5,2.25" for i in (0, 1) for k in (1,)),
+        *(
+            f"generation.{n}=0.123456"
+            for n in ("scaling", "shear", "warp_std", "bias_std", "blur_range")
+        ),
+    )
+    assert len(many) < 200 and many.startswith("synthsr_case5+")
 
 
 def test_an_override_may_be_for_one_experiment_alone():
@@ -70,8 +92,8 @@ def test_a_run_with_an_override_has_its_own_place_and_record(cohort, tmp_path):
     assert plain.parent != wide.parent
     assert systems.from_json(read_metadata(wide)["experiment"]).network.width == 6
     table = pd.read_csv(tmp_path / "runs.csv").set_index("experiment")
-    assert set(table.index) == {"recnn_x2", "recnn_x2+width=6"}
-    assert '"width": 6' in table.loc["recnn_x2+width=6", "config"]
+    assert set(table.index) == {"recnn_x2", "recnn_x2+network.width=6"}
+    assert '"width": 6' in table.loc["recnn_x2+network.width=6", "config"]
 
 
 def test_any_training_goes_on_from_given_weights_and_none_has_to(cohort, tmp_path):
