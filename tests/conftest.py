@@ -141,6 +141,7 @@ def own_results(tmp_path_factory):
     """No test writes into the checkout's results, nor finds what was trained there."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SRLIB_RESULTS", str(tmp_path_factory.mktemp("all") / "results"))
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
 
 

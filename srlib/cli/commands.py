@@ -101,6 +101,7 @@ def run(notebooks, profile, cohort, seed, parameters, force, estimate):
 @SEED
 @option("--out", help="Folder of the run [default: its place under results/].")
 @DEVICE
+@option("--precision", type=click.Choice(["32", "bf16"]), help="As --set training.precision=...")
 @option("--processes", default=1, help="Processes (one per GPU) that share each batch.")
 @option("--start", help="Weights to start from: a file, ours or published, or an experiment.")
 @flag("--snapshots", "Write weights and the validation patch whenever it is measured.")
@@ -117,7 +118,7 @@ def run(notebooks, profile, cohort, seed, parameters, force, estimate):
     "--segmenter", help="Trained segmenter (file or experiment), for experiments that need one."
 )
 @flag("--restart", "Set an interrupted run's checkpoint aside and start again.")
-def train(experiment, cohort, profile, overrides, seed, out, device, **options):
+def train(experiment, cohort, profile, overrides, seed, out, device, precision, **options):
     """Train one experiment; an interrupted training goes on where its last checkpoint was.
 
     \b
@@ -128,6 +129,9 @@ def train(experiment, cohort, profile, overrides, seed, out, device, **options):
     from srlib.evaluation import runs
     from srlib.systems import trained, training
 
+    if precision:
+        name = {"32": "32-true", "bf16": "bf16-mixed"}[precision]
+        overrides = (*overrides, f"training.precision={name}")
     for name in ("start", "segmenter"):
         options[name] = options[name] and trained.find_weights(options[name])
     if out:

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 from click import argument, option
 
-from srlib.cli.options import ALIGN, DEVICE, FACTOR, flag
+from srlib.cli.options import ALIGN, DEVICE, FACTOR, PRECISION, flag
 from srlib.core.paths import InputError, first_line
 
 STATUSES = ("enhanced", "done before", "failed")
@@ -62,6 +62,7 @@ def one_line(err):
 )
 @flag("--force", "Replace outputs that are there, whatever they were made from.")
 @DEVICE
+@option("--precision", **PRECISION, default="auto")
 @option("--workers", type=click.IntRange(1), default=1, help="Processes that share the scans.")
 @option(
     "--max-memory",
@@ -105,12 +106,14 @@ def enhance(no_flip, **given):
         sys.exit(1)
 
 
-def _enhance_all(sources, target, weights, reference, uncertainty, report, device, **settings):
+def _enhance_all(
+    sources, target, weights, reference, uncertainty, report, device, precision, **settings
+):
     """Enhance, print the outcome of each scan, write the summary; return the count per status."""
     from srlib.enhance import batch, jobs
     from srlib.systems import trained
 
-    model = trained.load_model(weights, device=device)
+    model = trained.load_model(weights, device=device, precision=precision)
     columns = model.experiment.contrast, model.experiment.reference
     todo = jobs.jobs(
         sources,

@@ -9,6 +9,10 @@ def flag(name, text):
 
 
 FACTOR: dict = {"nargs": 3, "type": float, "metavar": "X Y Z"}
+PRECISION: dict = {
+    "type": Choice(["auto", "32", "bf16"]),
+    "help": "float32, bfloat16, or auto: bfloat16 where it is faster on this machine.",
+}
 ALIGN = Choice(["center", "corners"])
 DEVICE = option("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps.")
 PROFILE = option("--profile", default="quick", help="Budget: smoke, quick or paper.")

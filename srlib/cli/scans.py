@@ -8,7 +8,7 @@ import click
 from click import argument, option
 
 from srlib import __version__
-from srlib.cli.options import ALIGN, COHORT, FACTOR, flag
+from srlib.cli.options import ALIGN, COHORT, FACTOR, PRECISION, flag
 from srlib.core.paths import InputError, apart
 
 DEGRADATIONS = {  # with the options that each takes
@@ -101,7 +101,8 @@ def degrade(source, target, degradation, window, on_grid, force, **options):
 @option("--split", default="test", help="Its rows.")
 @option("--task", help="Degradation, by its name in the tables [default: that of training].")
 @option("--out", help="Folder for the HR, LR and SR scans and metrics.csv.")
-def evaluate(hr, sr, mask, data_range, weights, cohort, split, task, out):
+@option("--precision", **PRECISION, default="32")
+def evaluate(hr, sr, mask, data_range, **given):
     """Measure an estimate (one CSV row, with its conventions), or a model on every test scan of
     a manifest.
 
@@ -113,8 +114,9 @@ def evaluate(hr, sr, mask, data_range, weights, cohort, split, task, out):
     Example:
       srlib evaluate hr.nii.gz sr.nii.gz --mask brain.nii.gz
     """
+    weights, out = given["weights"], given["out"]
     if weights and out and not hr:
-        _evaluate_model(weights, cohort, split, task or "", out)
+        _evaluate_model(**given)
     elif weights or out or not sr:
         raise InputError(
             "expected two scans, HR and SR, or --weights and --out; see 'srlib evaluate --help'"
@@ -123,16 +125,15 @@ def evaluate(hr, sr, mask, data_range, weights, cohort, split, task, out):
         _evaluate_scan(hr, sr, mask, data_range)
 
 
-def _evaluate_model(weights, cohort, split, task, out):
+def _evaluate_model(weights, cohort, split, task, out, precision):
     """Run a model on a manifest's degraded scans, write the results and print statistics."""
     from srlib import data
     from srlib.evaluation import quality as whole
     from srlib.systems import trained
 
     apart([Path(out, "metrics.csv")], [cohort])
-    table = whole.evaluate(
-        trained.load_model(weights), data.read_manifest(cohort, split), out, task=task
-    )
+    model = trained.load_model(weights, precision=precision)
+    table = whole.evaluate(model, data.read_manifest(cohort, split), out, task=task or "")
     click.echo(f"{whole.statistics(table).round(4).to_string()}\n{out}")
 
 

@@ -94,6 +94,11 @@ def data_dir() -> Path:
     return _place("SRLIB_DATA", root() / "data")
 
 
+def cache_dir() -> Path:
+    """Folder of what is measured once per machine: ``XDG_CACHE_HOME``/srlib, else ~/.cache/srlib."""
+    return _place("XDG_CACHE_HOME", Path.home() / ".cache") / "srlib"
+
+
 def published_dir() -> Path:
     """Folder of the authors' files: ``SRLIB_PUBLISHED``, else ``published/`` in the data folder."""
     return _place("SRLIB_PUBLISHED", data_dir() / "published")

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from scipy import fft, ndimage
+from scipy import fft
 from skimage.measure import block_reduce
 
 from srlib.core.parts import Count, Part, Share
 from srlib.core.paths import InputError
 from srlib.degradations.tomography import fbp, radon
 from srlib.scans.patches import per_axis
+from srlib.scans.separable import along_axes, gaussian
 from srlib.scans.volume import Volume, coarse_grid, crop_or_pad, fine_grid, resample
 
 
@@ -121,13 +122,12 @@ class KSpaceTruncation(_OnFineGrid):
                 )
             data = data.astype(np.float64)  # rounding must not hang on float32
         axes = np.flatnonzero(np.not_equal(kept, hr.shape)).tolist()
-        spectrum = fft.fftshift(fft.fftn(data, axes=axes, workers=-1), axes)
-        middle = tuple(
-            slice((n - k) // 2, (n + k) // 2) for n, k in zip(hr.shape, kept, strict=True)
-        )
-        truncated = np.zeros_like(spectrum)
-        truncated[middle] = spectrum[middle]
-        image = fft.ifftn(fft.ifftshift(truncated, axes), axes=axes, workers=-1)
+        spectrum = fft.fftn(data, axes=axes)
+        for axis in axes:
+            # frequencies from -kept // 2 on stay; FFTs give the negative ones last
+            last = (kept[axis] - 1) // 2
+            np.moveaxis(spectrum, axis, 0)[last + 1 : last + 1 + hr.shape[axis] - kept[axis]] = 0
+        image = fft.ifftn(spectrum, axes=axes, overwrite_x=True)
         image = image.real if signed else np.abs(image)
         if self.stored_12bit and image.any():
             image = np.rint(image / image.max() * 4095)
@@ -184,7 +184,8 @@ class GaussianDownsample(Degradation):
 
     def _blur(self, hr: Volume) -> Volume:
         sigma = np.where(np.greater(self.factor, 1) | self.blur_first, self.sigma, 0.0)
-        return hr.with_data(ndimage.gaussian_filter(hr.data, sigma, mode="reflect"))
+        axes, base = zip(hr.shape, sigma.tolist(), strict=True), hr.data.flat[0]
+        return hr.with_data(base + along_axes(hr.data - base, [gaussian(*axis) for axis in axes]))
 
     def to_grid(self, lr: Volume, shape: Sequence[int], *, order: int | None = None) -> Volume:
         """Interpolate the low-resolution scan on the fine grid of the given shape."""

@@ -21,7 +21,6 @@ from srlib import __version__
 from srlib.core.device import layout
 from srlib.core.paths import InputError, first_line, make_dir, sha256, sweep
 from srlib.enhance.jobs import SUMMARY, Job, Outcome, check_places
-from srlib.enhance.report import write_report
 from srlib.enhance.workers import STOPPED, share
 from srlib.inference.checks import gaps
 from srlib.inference.prediction import Prediction, Request
@@ -60,7 +59,8 @@ def run(
         "srlib": __version__,
         "model": model.experiment.name,
         "weights": sha256(find_weights(weights)),
-        "settings": {k: v for k, v in settings.items() if v is not None} | {"dtype": dtype},
+        "settings": {k: v for k, v in settings.items() if v is not None}
+        | {"dtype": dtype, "precision": model.precision},
     }
     limits = {"max_memory_gb": max_memory_gb / workers, "progress": workers == 1}
     enhancer = Enhancer(model, todo, origin, Request(**settings), limits, force, tell)
@@ -173,7 +173,7 @@ class Enhancer:
             make_dir(path.parent)  # fails early if it is not writable
         reference = job.reference and load_scan(job.reference)
         scan, plan = self._read(job)
-        how = f"model {self.model.experiment.name}, {plan.made}"
+        how = f"model {self.model.experiment.name}, {plan.made}, precision {self.model.precision}"
         self._tell(job, f"{job.source.name}: {describe(scan)}; {how}")
         made = self.model.predict(scan, self.request, plan=plan, reference=reference, **self.limits)
         if not np.isfinite(made.image.data).all():
@@ -190,6 +190,8 @@ class Enhancer:
         for note in notes:
             self._tell(job, f"warning: {note}")
         if job.page:
+            from srlib.enhance.report import write_report  # a second of imports
+
             write_report(
                 scan,
                 made.image,

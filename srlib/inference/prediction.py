@@ -81,10 +81,11 @@ class Setup:
     reference: Volume | None = None  # the second contrast, anywhere in the same world
     max_memory_gb: float | None = None  # as run_tiled
     progress: bool = False
+    precision: str = "32"  # or "bf16"
 
     def run(self, data: np.ndarray) -> np.ndarray:
         """The network over a whole array, as ``run_tiled``."""
-        return run_tiled(self.network, data, self.max_memory_gb, self.progress)
+        return run_tiled(self.network, data, self.max_memory_gb, self.progress, self.precision)
 
     def check_reference(self) -> None:
         """Raise InputError when a second contrast is missing or not wanted."""

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from srlib.core.device import return_freed_memory
+from srlib.core.device import autocast, return_freed_memory
 from srlib.core.paths import InputError
 from srlib.scans.patches import PatchLocation, extract, grid_locations, stitch, tiles
 
@@ -19,6 +19,7 @@ def run_tiled(
     data: np.ndarray,
     max_memory_gb: float | None = None,
     progress: bool = False,
+    precision: str = "32",
 ) -> np.ndarray:
     """The network's output for a whole array, float32 (X, Y, Z) or (C, X, Y, Z), tile by tile.
 
@@ -26,8 +27,8 @@ def run_tiled(
     ``network.factor`` times finer. Each tile carries a halo as wide as the network sees
     (``network.halo``), on inner faces only, so that the result is that of the whole array at once.
     Tiles are cut so that the network's ``live_channels`` feature maps and the scan itself stay
-    within the budget, MAX_MEMORY_GB when it is None. Raises InputError for a budget that is too
-    small.
+    within the budget, MAX_MEMORY_GB when it is None. ``precision``: ``32`` or ``bf16``. Raises
+    InputError for a budget that is too small.
     """
     return_freed_memory()
     allowed = 1e9 * (MAX_MEMORY_GB if max_memory_gb is None else max_memory_gb)
@@ -48,7 +49,7 @@ def run_tiled(
         )
     out = None
     for tile in tqdm(todo, desc="tiles", disable=not progress or len(todo) == 1):
-        part = _run(network, channels, tile.outer)
+        part = _run(network, channels, tile.outer, precision)
         if out is None:
             out = np.empty((len(part), *np.multiply(shape, factor)), np.float32)
         core, inner = (place.scaled(factor).slices for place in (tile.core, tile.inner))
@@ -81,8 +82,11 @@ def run_patches(
 
 
 @torch.inference_mode()
-def _run(network: torch.nn.Module, channels: np.ndarray, place: PatchLocation) -> np.ndarray:
+def _run(
+    network: torch.nn.Module, channels: np.ndarray, place: PatchLocation, precision: str = "32"
+) -> np.ndarray:
     """The network's output (K, ...) of the part of an array (C, X, Y, Z) at a place."""
     device = next(network.parameters()).device
     part = torch.from_numpy(extract(channels, place).copy())
-    return network(part[None].to(device))[0].cpu().numpy()
+    with autocast(device, precision):
+        return network(part[None].to(device))[0].float().cpu().numpy()

@@ -94,3 +94,11 @@ def channels_last(x: Tensor) -> Tensor:
     A single channel has no memory layout of its own, so a network's first layer cannot hand it on.
     """
     return x.contiguous(memory_format=torch.channels_last_3d)
+
+
+def precise(layer: nn.Module, x: Tensor) -> Tensor:
+    """A layer's output in float32, also under autocast to a lower precision."""
+    if x.device.type == "meta" or not torch.is_autocast_enabled(x.device.type):
+        return layer(x)
+    with torch.autocast(x.device.type, enabled=False):
+        return layer(x.float())

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional
 
-from srlib.models.layers import channels_last
+from srlib.models.layers import channels_last, precise
 
 
 class ConvolutionStack(nn.Module):
@@ -47,7 +47,7 @@ class ConvolutionStack(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         first, *others = self.children()
-        x = channels_last(first(x))
+        x = channels_last(precise(first, x))  # small differences of large numbers
         for conv in others:
             x = conv(functional.relu(x, inplace=True))
         return x

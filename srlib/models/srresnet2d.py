@@ -109,6 +109,8 @@ class SRResNet2DRes(SliceNetwork):
     interpolated input; it starts at zero.
     """
 
+    residual = True
+
     def __init__(self, width: int = 64, blocks: int = 5, factor: int = 4) -> None:
         super().__init__()
         self.factor, self.live_channels = (factor, 1, 1), 4 * width + 2 * factor

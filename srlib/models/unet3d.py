@@ -40,7 +40,7 @@ class UNet3D(nn.Module):
         activation: str = "elu",
     ) -> None:
         super().__init__()
-        self.residual_channel = residual_channel
+        self.residual_channel, self.residual = residual_channel, residual_channel is not None
         features = [round(width * growth**level) for level in range(levels)]
         settings = (momentum, convs, kernel, ACTIVATIONS[activation])
         self.down = nn.ModuleList(

@@ -15,6 +15,7 @@ from srlib.core.paths import InputError, atomic, choose
 from srlib.scans.dicom import explained
 from srlib.scans.headers import append_to_mgh, comment, limits, open_image, voxels
 from srlib.scans.intensity import HU_WINDOW, STREAKS, background
+from srlib.scans.separable import along_axes, spline
 
 Grid = tuple[tuple[int, int, int], np.ndarray]  # shape, affine
 
@@ -172,25 +173,26 @@ def resample(
     """Interpolate a scan on another grid by splines of the given order.
 
     Without SciPy's ``prefilter`` they smooth. Beyond the outermost centres the scan is continued by
-    SciPy's ``mode``; beyond the field of view, half a voxel from them, it is ``outside`` where that
+    SciPy's ``mode``, mirror or nearest; beyond the field of view, half a voxel from them, it is ``outside`` where that
     is given.
     """
     matrix, offset = to_matvec(np.linalg.inv(volume.affine) @ affine)
-    diagonal = np.diag(matrix)
-    # for the same axes SciPy's separable path is many times faster
-    if np.abs(matrix - np.diag(diagonal)).max() < 1e-6:
-        matrix = diagonal
     # voxel centres that coincide up to rounding must not be read from beyond the edge
-    place = {
-        "matrix": matrix,
-        "offset": np.round(offset, 9),
-        "output_shape": tuple(shape),
-        "prefilter": prefilter,
-    }
-    data = ndimage.affine_transform(volume.data, **place, output=np.float32, order=order, mode=mode)
+    steps, offset = np.round(np.diag(matrix), 12), np.round(offset, 9)
+    same_axes = np.abs(matrix - np.diag(np.diag(matrix))).max() < 1e-6
+
+    def interpolate(data: np.ndarray, **how: object) -> np.ndarray:
+        if not same_axes:
+            to = {"output_shape": tuple(shape), "output": np.float32}
+            return ndimage.affine_transform(data, matrix, offset, **to, **how)
+        axes = zip(data.shape, shape, steps.tolist(), offset.tolist(), strict=True)
+        return along_axes(data, [spline(*axis, **how) for axis in axes])
+
+    base = volume.data.flat[0] if order else 0  # so that what is constant stays so, to the bit
+    data = base + interpolate(volume.data - base, order=order, mode=mode, prefilter=prefilter)
     if outside is not None:
-        seen = np.ones(volume.shape, np.uint8)
-        data[ndimage.affine_transform(seen, **place, order=0, mode="grid-constant") == 0] = outside
+        seen = np.ones(volume.shape, np.float32)
+        data[interpolate(seen, order=0, mode="grid-constant") == 0] = outside
     return Volume(data, affine)
 
 

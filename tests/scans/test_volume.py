@@ -454,3 +454,25 @@ def test_beyond_a_scan_lies_its_background(level, low, noise):
     assert (framed.data[:2] == np.float32(level)).all() and (
         framed.data[10:] == np.float32(level)
     ).all()
+
+
+@pytest.mark.parametrize("mode", ["mirror", "nearest"])
+@pytest.mark.parametrize("order", [0, 1, 2, 3, 5])
+@pytest.mark.parametrize("prefilter", [True, False])
+def test_splines_are_scipys(noise, mode, order, prefilter):
+    """On grids of the same axes, of any size, flipped ones and single slices among them."""
+    for shape, count, step, first in (
+        ((17, 70, 5), (40, 33, 5), (0.43, 2.1, 1.0), (-0.285, 0.55, 0.0)),
+        ((9, 1, 30), (9, 3, 21), (-1.0, 1.0, 1.37), (8.0, -1.0, -2.2)),
+    ):
+        scan = Volume(1000 * noise(shape) - 300, np.eye(4))
+        affine = np.diag([*step, 1.0])
+        affine[:3, 3] = first
+        made = resample(scan, count, affine, order=order, mode=mode, prefilter=prefilter)
+        settings = {"order": order, "mode": mode, "prefilter": prefilter, "output": np.float32}
+        expected = ndimage.affine_transform(scan.data, step, first, count, **settings)
+        assert np.abs(made.data - expected).max() <= 1e-5 * np.ptp(scan.data)
+        flat = resample(
+            Volume(np.full(shape, 0.1), np.eye(4)), count, affine, order=order, mode=mode
+        )
+        assert np.ptp(flat.data) == 0
