@@ -31,8 +31,7 @@ def our_step(name: str, precision: str, device: torch.device, size: int, batch: 
 
 def run() -> None:
     """Every row, first ours against the plain network with the same weights and the same output."""
-    for name in ("lightning.fabric", "lightning_fabric"):  # it tells each use of bfloat16
-        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.disable(logging.INFO)  # Fabric tells each use of bfloat16
     device = choose_device()
     for name, small in SMALL.items():
         size, batch = small
