@@ -2,18 +2,24 @@ PYTHON ?= python3
 PROFILE ?= quick
 COHORT ?=
 SEED ?= 0
+ONLY ?=
 BIN := .venv/bin
 
-.PHONY: replicate test lab readme
+.PHONY: replicate test bench lab readme
 
 replicate: .venv/ready
 	@$(BIN)/srlib run --profile "$(PROFILE)" $(if $(COHORT),--cohort "$(COHORT)") --seed "$(SEED)"
 
 test: .venv/ready
-	@$(BIN)/ruff check srlib tests notebooks
-	@$(BIN)/ruff format --check -q srlib tests notebooks
+	@$(BIN)/ruff check srlib tests notebooks benchmarks
+	@$(BIN)/ruff format --check -q srlib tests notebooks benchmarks
 	@$(BIN)/mypy --no-error-summary
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+
+# ONLY="ssim enhance" runs these alone; benchmarks/README.md says what each is
+bench: .venv/ready
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	@$(BIN)/python benchmarks/run.py $(ONLY)
 
 lab: .venv/ready
 	@$(BIN)/jupyter lab notebooks
