@@ -1,11 +1,9 @@
 """A thick-slice head with the shipped weights: seconds per million voxels, and of the command."""
 
-import inspect
 import subprocess
 import sys
 import tempfile
 import warnings
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -15,30 +13,18 @@ from scipy import ndimage
 
 from srlib import systems
 from srlib.core.device import choose_device
-from srlib.core.paths import InputError, ScanWarning
+from srlib.core.paths import ScanWarning
 from srlib.data.cohorts import read_template
 from srlib.degradations.resolution import BlockAverage
 from srlib.scans.volume import Volume, save_scan
 
 THICK = 4  # mm
-PRECISIONS = ("float32", "32-true", "bf16", "bf16-mixed")  # names that are tried
+PRECISIONS = ("32", "bf16")
 
 
 def thick_head() -> Volume:
     """The MNI152 T1 of 1 mm (197x233x189) in slices of 4 mm."""
     return BlockAverage((1, 1, THICK))(read_template()[0])
-
-
-def models() -> dict[str, systems.Model]:
-    """The shipped model by precision: as it is by default, and in those that it offers."""
-    known = inspect.signature(systems.load_model).parameters
-    found, default = {}, "float32"
-    for name in PRECISIONS if "precision" in known else ():
-        with suppress(InputError):  # it has other names
-            found[name] = systems.load_model(precision=name)
-    if "precision" in known:
-        default = f"default ({known['precision'].default})"
-    return {default: systems.load_model(), **found}
 
 
 def run() -> None:
@@ -52,7 +38,8 @@ def run() -> None:
         place = step, (step - 1) / 2, shape, np.float32
         return ndimage.affine_transform(scan.data, *place, order=3, mode="mirror")
 
-    for precision, model in models().items():
+    for precision in PRECISIONS:
+        model = systems.load_model(precision=precision)
         ours = partial(systems.super_resolve, scan, model, factor=(1, 1, THICK))
         seconds = interleaved(ours, cubic, repeats=1, warm=device.type != "cpu", device=device)
         millions = np.prod(shape) / 1e6
@@ -66,7 +53,7 @@ def run() -> None:
         whole = partial(subprocess.run, command, check=True, capture_output=True)
         seconds = interleaved(whole, cubic, repeats=1, warm=False)
         what = "srlib enhance, head of 4 mm slices"
-        row("enhance", what, "scipy cubic", seconds, precision="default", device=device)
+        row("enhance", what, "scipy cubic", seconds, precision="auto", device=device)
 
 
 if __name__ == "__main__":
