@@ -92,7 +92,9 @@ def fit(
         step, history, pending = checkpoints.resume(state, players, fabric.device, checkpoint)
     share, last = training.batch_size // machine.processes, training.max_steps
     patches = stream(step * training.batch_size)
-    source = ahead(batches(patches, training.batch_size, share * fabric.global_rank, share))
+    cuda = fabric.device.type == "cuda"
+    torch.backends.cudnn.benchmark |= cuda  # all patches are of one size
+    source = ahead(batches(patches, training.batch_size, share * fabric.global_rank, share, cuda))
     del patches  # it ends with the source
     save_every = checkpoint_every or min(1000, -(-last // 5))
     row_every = -(-last // ROWS)
@@ -110,7 +112,7 @@ def fit(
     with kept, closing(source), bar:
         while step < last:
             with clock:
-                lr, hr = (torch.from_numpy(array).to(fabric.device) for array in next(source))
+                lr, hr = (side.to(fabric.device, non_blocking=cuda) for side in next(source))
             pending.append(game.step(players, step, lr, hr))
             step += 1
             bar.update()
