@@ -115,8 +115,8 @@ class PatchDataset:
     def __init__(
         self, subjects: Sequence[Subject], part: ScanPatches, pairs: ObservationModel, seed: int = 0
     ) -> None:
-        self.part, self.pairs, self.seed, self.mixed = part, pairs, seed, part.mixed
-        self._given = subjects, part, pairs, seed
+        _, self.part, self.pairs, self.seed = self._given = subjects, part, pairs, seed
+        self.mixed = part.mixed
         self.items = [(subject, task) for subject in subjects for task in part.tasks(pairs.task)]
         self.factor = (1, 1, 1)
         if part.per_patch and (pairs.reference or pairs.given):
@@ -126,13 +126,12 @@ class PatchDataset:
             )
         if pairs.coarse:
             self.factor = per_axis(pairs.degradation().coarser, "factor from grid to grid")
-        self.shapes = [self._shape(*item) for item in self.items]
+        self.shapes = []
+        for subject, task in self.items:
+            whole = pairs.frame or read_grid(subject.file(pairs.contrast))[0]
+            usable = pairs.degradation(task).usable(whole)
+            self.shapes.append(tuple(np.floor_divide(usable, self.factor).tolist()))
         self._load = functools.lru_cache(maxsize=KEPT if len(self) <= KEPT else 1)(self._make)
-
-    def _shape(self, subject: Subject, task: str) -> tuple[int, ...]:
-        whole = self.pairs.frame or read_grid(subject.file(self.pairs.contrast))[0]
-        usable = self.pairs.degradation(task).usable(whole)
-        return tuple(n // f for n, f in zip(usable, self.factor, strict=True))
 
     def __reduce__(self) -> tuple:
         return PatchDataset, self._given
@@ -155,32 +154,36 @@ class PatchDataset:
     def stream(self, start: int = 0, workers: int | None = None) -> Iterator[Patch]:
         """Endless patches from number ``start`` on; a pure function of the seed.
 
-        See ``patch_stream``. The arrays of few items are made once, by one worker, and kept.
+        See ``patch_stream``. A worker sends an item's two whole arrays, which patches are cut from
+        here, or the patches that it degraded by themselves. Up to KEPT items are made once, by one
+        worker that keeps them; of more, no worker keeps any but its last. For scans of 84 MB (HCP)
+        two pools are 1.4 GB, and each of up to WORKERS workers holds three pairs, 0.5 GB, beside
+        what a degradation takes.
         """
         if workers is None and len(self) <= KEPT:
             workers = 1
-        made = patch_stream(self.made, pools_of(self, start), workers)
-        return made if self.part.per_patch else (self._cut(*arrays) for arrays in made)
+        made = patch_stream(self._made, pools_of(self, start), workers)
+        return made if self.part.per_patch else (self._cut(*held) for held in made)
 
     def _on_input(self, voxels: int | Sequence[int]) -> tuple[int, ...]:
         """A size in voxels of the truth as one on the network's input grid."""
         sizes = per_axis(voxels)
-        if any(n % f for n, f in zip(sizes, self.factor, strict=True)):
+        if np.mod(sizes, self.factor).any():
             raise InputError(
                 f"{sizes} voxels are no multiple of the factor {self.factor}; "
                 "choose another patch size"
             )
-        return tuple(n // f for n, f in zip(sizes, self.factor, strict=True))
+        return tuple(np.floor_divide(sizes, self.factor).tolist())
 
     def grid(self, index: int) -> list[PatchLocation]:
         """An item's patch locations on the grid; at most ``samples``, always the same ones."""
-        part, shape = self.part, self.shapes[index]
+        part = self.part
         size, stride = map(self._on_input, (part.patch_size, part.stride or part.patch_size))
-        places = grid_locations(shape, size, stride=stride, border=part.border)
-        if part.samples is None or len(places) <= part.samples:
-            return places
-        chosen = np.random.default_rng(index).permutation(len(places))[: part.samples]
-        return [places[k] for k in chosen]
+        places = grid_locations(self.shapes[index], size, stride=stride, border=part.border)
+        if part.samples and part.samples < len(places):
+            chosen = np.random.default_rng(index).permutation(len(places))[: part.samples]
+            places = [places[k] for k in chosen]
+        return places
 
     def draws(self, index: int, rng: np.random.Generator) -> list[PatchLocation]:
         """One epoch's patch locations of an item, or DRAWN to choose from for each random patch.
@@ -197,7 +200,7 @@ class PatchDataset:
         shown = foreground(self[index][1])
         return np.array([np.mean(shown[place.scaled(self.factor).slices]) for place in places])
 
-    def made(self, key: tuple[int, list[PatchLocation]]) -> list[tuple]:
+    def _made(self, key):
         """An item's arrays with each patch's place, or patches that are degraded by themselves.
 
         Of the locations that were drawn for a random patch the first with enough foreground is
@@ -210,10 +213,10 @@ class PatchDataset:
             places = [places[DRAWN * n + k] for n, k in enumerate(best)]
         if self.part.per_patch:
             return [self.read(index, place) for place in places]
-        return [(*self[index], place) for place in places]
+        return [(self[index], place) for place in places]
 
-    def _cut(self, given: np.ndarray, truth: np.ndarray, place: PatchLocation) -> Patch:
-        return extract(given, place), extract(truth, place.scaled(self.factor))[None]
+    def _cut(self, pair: Patch, place: PatchLocation) -> Patch:
+        return extract(pair[0], place), extract(pair[1], place.scaled(self.factor))[None]
 
     def read(self, index: int, location: PatchLocation) -> Patch:
         """An item's patch as (input (C, x, y, z), truth (1, x, y, z)).
@@ -221,7 +224,7 @@ class PatchDataset:
         Where each patch is degraded and scaled by itself, one that the rule cannot scale is scaled
         as its whole scan.
         """
-        patch = self._cut(*self[index], location)
+        patch = self._cut(self[index], location)
         if not self.part.per_patch:
             return patch
         given, truth = self.pairs.degrade_alone(patch[1][0], self.items[index][1])

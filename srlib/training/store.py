@@ -170,8 +170,11 @@ class PatchStore:
 
     def stream(self, start: int = 0) -> Iterator[Patch]:
         """Endless patches from number ``start`` on; a pure function of the seed."""
-        pools = pools_of(self, start)
-        return (self.read(0, keys[n][1][k]) for keys, patches in pools for n, k in patches)
+        return (
+            self.read(0, keys[n][1][k])
+            for keys, patches in pools_of(self, start)
+            for n, k in patches
+        )
 
     def draws(self, index: int, rng: np.random.Generator) -> range:
         """The rows of an item, the same in every epoch."""

@@ -16,9 +16,9 @@ from srlib.core.paths import InputError
 from srlib.core.processes import end_with_parent
 
 POOL = 4  # subjects whose patches are mixed
-KEPT = 2 * POOL  # subjects of a small training, which are kept
+KEPT = 2 * POOL  # subjects, at most, of a training that reads each of them once
 WORKERS = 8  # processes, at most
-AHEAD = 4  # batches that wait for the network, and subjects that wait for their pool
+AHEAD = POOL  # batches that wait for the network, and subjects of the next pool
 Show = Callable[[Mapping[str, float], Module], None]  # of a row of history.csv and the generator
 Patch = tuple[np.ndarray, np.ndarray]  # input (C, x, y, z), truth (1 or 2, x, y, z)
 # what is mixed: keys, from each of which patches are made, and of each patch the number of its key
@@ -36,9 +36,8 @@ def pools_of(dataset: Any, start: int) -> Iterator[Pool]:
     counts = [len(dataset.grid(index)) for index in range(len(dataset))]
     epoch, skip = divmod(start, sum(counts))
     while True:
-        order = np.random.default_rng([dataset.seed, epoch]).permutation(len(dataset)).tolist()
-        for first in range(0, len(order), POOL):
-            pool = order[first : first + POOL]
+        order = np.random.default_rng([dataset.seed, epoch]).permutation(len(dataset))
+        for pool in np.split(order, range(POOL, len(order), POOL)):
             patches = [(n, k) for n, i in enumerate(pool) for k in range(counts[i])]
             if skip < len(patches):
                 rng = np.random.default_rng([dataset.seed, epoch, *pool])
@@ -53,7 +52,7 @@ def pools_of(dataset: Any, start: int) -> Iterator[Pool]:
 class _Same:
     """Every key under itself, for PyTorch's loader."""
 
-    def __getitem__(self, key: object) -> object:
+    def __getitem__(self, key):
         return key
 
 
@@ -67,10 +66,10 @@ def patch_stream(make: Callable, pools: Iterator[Pool], workers: int | None) -> 
     """
     asked, pools = itertools.tee(pools)
     if workers is None:
-        known = hasattr(os, "sched_getaffinity")
-        cores = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
+        bound = hasattr(os, "sched_getaffinity")
+        cores = len(os.sched_getaffinity(0)) if bound else os.cpu_count()
         workers = min(WORKERS, max(cores - 1, 1))
-    loader = DataLoader(
+    made = DataLoader(
         _Same(),
         batch_size=None,
         sampler=(key for keys, _ in asked for key in keys),
@@ -79,10 +78,10 @@ def patch_stream(make: Callable, pools: Iterator[Pool], workers: int | None) -> 
         worker_init_fn=end_with_parent,
         generator=torch.Generator(),  # or it would draw from the global one
     )
-    return (patch for pool in ahead(_served(iter(loader), pools)) for patch in pool)
+    return (patch for pool in ahead(_served(iter(made), pools)) for patch in pool)
 
 
-def _served(made: Iterator, pools: Iterator[Pool]) -> Iterator[list]:
+def _served(made, pools):
     """The patches of each pool, after an empty list for each of its keys."""
     try:
         for keys, patches in pools:
@@ -93,8 +92,6 @@ def _served(made: Iterator, pools: Iterator[Pool]) -> Iterator[list]:
             yield [held[n][k] for n, k in patches]
     except InputError as err:  # a worker's begins with its traceback
         raise InputError(str(err).strip().rpartition("InputError: ")[2]) from err
-    finally:
-        del made  # the last holder: its processes end here
 
 
 def batches(
@@ -120,4 +117,3 @@ def ahead(items: Iterator) -> Iterator:
             yield ready.popleft().result()
     finally:
         thread.shutdown(cancel_futures=True)
-        del items  # the last holder: what makes them ends here

@@ -29,7 +29,7 @@ from srlib.synthesis.settings import Generation
 from srlib.synthesis.simulation import Example, LabelMap, apply, draw, encode, regular
 from srlib.training.examples import Examples
 from srlib.training.mixture import Mixture, degrade, synthesize
-from srlib.training.streams import Patch, Pool, patch_stream
+from srlib.training.streams import Patch, patch_stream
 
 KEPT = 8  # label maps in the memory of each process
 POOL = 16  # synthetic scans whose patches are mixed
@@ -101,8 +101,7 @@ class _LabelMaps(Examples):
     ) -> list[Patch]:
         """The first example of each of a few scans; none without a label map."""
         dataset = self.open(subjects, pairs, seed=VALIDATION_SEED, tables=tables)
-        count = self.shown if dataset.subjects else 0
-        return [dataset[index * self.per_scan] for index in range(count)]
+        return [dataset[k * self.per_scan] for k in range(self.shown) if dataset.subjects]
 
 
 @dataclass(frozen=True)
@@ -221,12 +220,13 @@ class SyntheticDataset:
         tables: Tables,
         seed: int,
     ) -> None:
+        self._given = subjects, part, pairs, tables, seed
+        _, self.part, self.pairs, self.tables, self.seed = self._given
         self.subjects = part.usable(subjects)
-        self.part, self.pairs, self.tables, self.seed = part, pairs, tables, seed
         self.load = functools.lru_cache(maxsize=KEPT)(self._load)
 
     def __reduce__(self) -> tuple:
-        return SyntheticDataset, (self.subjects, self.part, self.pairs, self.tables, self.seed)
+        return SyntheticDataset, self._given
 
     def _load(self, index: int) -> tuple[LabelMap, np.ndarray | None]:
         """A subject's label map and, where it is the target, the real scan on the same grid."""
@@ -258,7 +258,7 @@ class SyntheticDataset:
         scan, place = divmod(index, self.part.per_scan)
         return self._draw(scan)[place]
 
-    def _pools(self, start: int) -> Iterator[Pool]:
+    def _pools(self, start):
         scans, count = self.part.pooled, self.part.per_scan
         first, skip = divmod(start, scans * count)
         for number in itertools.count(first):

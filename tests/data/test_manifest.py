@@ -4,6 +4,7 @@ import gzip
 import itertools
 import multiprocessing
 import os
+import pickle
 import sys
 import warnings
 from collections.abc import Callable
@@ -512,6 +513,13 @@ def test_few_scans_are_read_once_and_others_are_not_kept(tmp_path: Path, monkeyp
     take(dataset, 0, 0, 1)
     assert len(read) <= 2 * POOL + 2  # this pool, the next one, and what the loader asks ahead
     assert dataset._load.cache_info().currsize == 1
+
+
+def test_a_dataset_is_sent_to_processes_that_are_not_forked(tmp_path: Path) -> None:
+    dataset = pairs_of(cohort(tmp_path, 3), smoke(sampling="random"))
+    expected = take(dataset, 0, 0, 9)
+    assert dataset[0] is dataset[0]  # kept here, made again there
+    assert same(take(pickle.loads(pickle.dumps(dataset)), 0, 0, 9), expected)
 
 
 def test_what_a_worker_cannot_read_is_one_line(tmp_path: Path) -> None:
