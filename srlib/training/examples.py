@@ -155,13 +155,13 @@ class PatchDataset:
         """Endless patches from number ``start`` on; a pure function of the seed.
 
         See ``patch_stream``. A worker sends an item's two whole arrays, which patches are cut from
-        here, or the patches that it degraded by themselves. Up to KEPT items are made once, by one
-        worker that keeps them; of more, no worker keeps any but its last. For scans of 84 MB (HCP)
+        here, or the patches that it degraded by themselves. By default up to KEPT items are made
+        once, here, and kept; of more, no worker keeps any but its last. For scans of 84 MB (HCP)
         two pools are 1.4 GB, and each of up to WORKERS workers holds three pairs, 0.5 GB, beside
         what a degradation takes.
         """
         if workers is None and len(self) <= KEPT:
-            workers = 1
+            workers = 0
         made = patch_stream(self._made, pools_of(self, start), workers)
         return made if self.part.per_patch else (self._cut(*held) for held in made)
 

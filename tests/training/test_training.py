@@ -396,7 +396,7 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(two, kill):
     for most, every, name in (
         (len(before) // 2, 1, "checkpoint"),
         (5_000, 100, "model"),
-        (40, 100, "history"),  # a semaphore of the workers takes 32
+        (20, 100, "history"),
     ):
         with (
             full_disk(most),
