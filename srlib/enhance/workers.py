@@ -1,15 +1,14 @@
 """Share jobs among processes so that one that dies does not stop the others."""
 
 import multiprocessing
-import os
 import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from multiprocessing.connection import wait
 
 from srlib.core.paths import first_line
+from srlib.core.processes import end_with_parent
 
 ENDED = "its process ended, perhaps for want of memory; use fewer --workers and run again"
 STOPPED = "stopped before it ended"
@@ -95,7 +94,7 @@ def _start(begin, given):
 
 
 def _serve(pipe, begin, given):
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     try:
         work = begin(*given)
     except Exception as err:  # any error is reported for each job
@@ -108,8 +107,3 @@ def _serve(pipe, begin, given):
         pipe.send(None)
         while True:
             pipe.send(work(pipe.recv()))
-
-
-def _end_with_parent():
-    multiprocessing.parent_process().join()
-    os._exit(1)  # at once: nobody waits for the result

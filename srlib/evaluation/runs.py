@@ -80,7 +80,7 @@ def train_all(
     trained: dict[str, Path] = {}
     for name in names:
         experiment = systems.get(name, profile, overrides)
-        given = experiment.examples.tables_of(classes, priors)
+        given = {"classes": classes, "priors": priors} if experiment.examples.needs else {}
         for option in STARTS.values():
             if first := getattr(experiment, option):
                 if first not in weights:

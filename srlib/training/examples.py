@@ -17,15 +17,17 @@ from srlib.scans.formats import read_grid
 from srlib.scans.intensity import fit_scaling, plateau, usual_range
 from srlib.scans.patches import PatchLocation, extract, grid_locations, per_axis, random_locations
 from srlib.scans.volume import framed
-from srlib.training.streams import POOL, Patch, patch_stream
+from srlib.training.streams import KEPT, Patch, patch_stream, pools_of
 
 FULLEST = 4  # patches of each validation scan
+DRAWN = 8  # places of which one is chosen for a random patch
 
 
 class Examples(Part):
     """A source of training examples: what the parts for scans and for label maps share."""
 
     reads: ClassVar = "a scan"  # what each subject must have
+    needs: ClassVar[tuple[str, ...]] = ()  # columns, where those of the pairs are not read
     n_val: ClassVar[int | None] = None  # validation subjects, at most
     mixed: ClassVar = True  # patches of several subjects are shuffled together
     n_train: Count  # training subjects, at most
@@ -36,19 +38,15 @@ class Examples(Part):
 
     def columns(self, pairs: ObservationModel, subject: Subject) -> tuple[str, ...]:
         """The columns of the manifest that are read of a subject."""
-        return pairs.columns(subject)
+        return self.needs or pairs.columns(subject)
 
     def usable(self, subjects: Sequence[Subject]) -> list[Subject]:
-        """The subjects that have what is read."""
-        return list(subjects)
+        """The subjects that have what is needed."""
+        return [subject for subject in subjects if {*self.needs} <= subject.files.keys()]
 
     def select(self, subjects: Sequence[Subject]) -> list[Subject]:
         """The subjects to train on: the first ``n_train`` usable ones by name."""
         return sorted(self.usable(subjects), key=lambda subject: subject.name)[: self.n_train]
-
-    def tables_of(self, classes: str | Path | None, priors: str | Path | None) -> dict:
-        """Those of the tables of labels that are read: none."""
-        return {}
 
     def select_val(self, subjects: Sequence[Subject]) -> list[Subject]:
         """The subjects to validate on."""
@@ -117,7 +115,8 @@ class PatchDataset:
     def __init__(
         self, subjects: Sequence[Subject], part: ScanPatches, pairs: ObservationModel, seed: int = 0
     ) -> None:
-        self.part, self.pairs, self.seed = part, pairs, seed
+        _, self.part, self.pairs, self.seed = self._given = subjects, part, pairs, seed
+        self.mixed = part.mixed
         self.items = [(subject, task) for subject in subjects for task in part.tasks(pairs.task)]
         self.factor = (1, 1, 1)
         if part.per_patch and (pairs.reference or pairs.given):
@@ -127,13 +126,15 @@ class PatchDataset:
             )
         if pairs.coarse:
             self.factor = per_axis(pairs.degradation().coarser, "factor from grid to grid")
-        self.shapes = [self._shape(*item) for item in self.items]
-        self._load = functools.lru_cache(maxsize=2 * POOL)(self._make)
+        self.shapes = []
+        for subject, task in self.items:
+            whole = pairs.frame or read_grid(subject.file(pairs.contrast))[0]
+            usable = pairs.degradation(task).usable(whole)
+            self.shapes.append(tuple(np.floor_divide(usable, self.factor).tolist()))
+        self._load = functools.lru_cache(maxsize=KEPT if len(self) <= KEPT else 1)(self._make)
 
-    def _shape(self, subject: Subject, task: str) -> tuple[int, ...]:
-        whole = self.pairs.frame or read_grid(subject.file(self.pairs.contrast))[0]
-        usable = self.pairs.degradation(task).usable(whole)
-        return tuple(n // f for n, f in zip(usable, self.factor, strict=True))
+    def __reduce__(self) -> tuple:
+        return PatchDataset, self._given
 
     def __len__(self) -> int:
         return len(self.items)
@@ -150,44 +151,72 @@ class PatchDataset:
         hr = framed(scan, self.pairs.frame or scan.shape).data
         return hr[None], hr
 
-    def stream(self, start: int = 0) -> Iterator[Patch]:
-        """Endless patches from number ``start`` on; a pure function of the seed."""
-        return patch_stream(self, self.seed, start, self.part.mixed)
+    def stream(self, start: int = 0, workers: int | None = None) -> Iterator[Patch]:
+        """Endless patches from number ``start`` on; a pure function of the seed.
+
+        See ``patch_stream``. A worker sends an item's two whole arrays, which patches are cut from
+        here, or the patches that it degraded by themselves. By default up to KEPT items are made
+        once, here, and kept; of more, no worker keeps any but its last. For scans of 84 MB (HCP)
+        two pools are 1.4 GB, and each of up to WORKERS workers holds three pairs, 0.5 GB, beside
+        what a degradation takes.
+        """
+        if workers is None and len(self) <= KEPT:
+            workers = 0
+        made = patch_stream(self._made, pools_of(self, start), workers)
+        return made if self.part.per_patch else (self._cut(*held) for held in made)
 
     def _on_input(self, voxels: int | Sequence[int]) -> tuple[int, ...]:
         """A size in voxels of the truth as one on the network's input grid."""
         sizes = per_axis(voxels)
-        if any(n % f for n, f in zip(sizes, self.factor, strict=True)):
+        if np.mod(sizes, self.factor).any():
             raise InputError(
                 f"{sizes} voxels are no multiple of the factor {self.factor}; "
                 "choose another patch size"
             )
-        return tuple(n // f for n, f in zip(sizes, self.factor, strict=True))
+        return tuple(np.floor_divide(sizes, self.factor).tolist())
 
     def grid(self, index: int) -> list[PatchLocation]:
         """An item's patch locations on the grid; at most ``samples``, always the same ones."""
-        part, shape = self.part, self.shapes[index]
-        stride = None if part.stride is None else self._on_input(part.stride)
-        places = grid_locations(
-            shape, self._on_input(part.patch_size), stride=stride, border=part.border
-        )
-        if part.samples is None or len(places) <= part.samples:
-            return places
-        chosen = np.random.default_rng(index).permutation(len(places))[: part.samples]
-        return [places[k] for k in chosen]
+        part = self.part
+        size, stride = map(self._on_input, (part.patch_size, part.stride or part.patch_size))
+        places = grid_locations(self.shapes[index], size, stride=stride, border=part.border)
+        if part.samples and part.samples < len(places):
+            chosen = np.random.default_rng(index).permutation(len(places))[: part.samples]
+            places = [places[k] for k in chosen]
+        return places
 
-    def locations(self, index: int, rng: np.random.Generator) -> list[PatchLocation]:
-        """One epoch's patch locations of an item; their number depends on its shape alone."""
-        grid, (_, hr), chosen = self.grid(index), self[index], []  # loaded now, ahead of ``read``
+    def draws(self, index: int, rng: np.random.Generator) -> list[PatchLocation]:
+        """One epoch's patch locations of an item, or DRAWN to choose from for each random patch.
+
+        They depend on its shape alone.
+        """
+        grid = self.grid(index)
         if self.part.sampling == "grid":
             return grid
-        shown = foreground(hr)
-        for place in grid:
-            candidates = random_locations(self.shapes[index], place.size, 8, rng)
-            shares = [np.mean(shown[c.scaled(self.factor).slices]) for c in candidates]
-            enough = [i for i, share in enumerate(shares) if share >= self.part.min_foreground]
-            chosen.append(candidates[enough[0] if enough else int(np.argmax(shares))])
-        return chosen
+        return random_locations(self.shapes[index], grid[0].size, DRAWN * len(grid), rng)
+
+    def shares(self, index: int, places: Sequence[PatchLocation]) -> np.ndarray:
+        """The share of foreground in an item's patches."""
+        shown = foreground(self[index][1])
+        return np.array([np.mean(shown[place.scaled(self.factor).slices]) for place in places])
+
+    def _made(self, key):
+        """An item's arrays with each patch's place, or patches that are degraded by themselves.
+
+        Of the locations that were drawn for a random patch the first with enough foreground is
+        taken, or else that with the most.
+        """
+        index, places = key
+        if self.part.sampling == "random":
+            shares = np.minimum(self.shares(index, places), self.part.min_foreground)
+            best = shares.reshape(-1, DRAWN).argmax(1)
+            places = [places[DRAWN * n + k] for n, k in enumerate(best)]
+        if self.part.per_patch:
+            return [self.read(index, place) for place in places]
+        return [(self[index], place) for place in places]
+
+    def _cut(self, pair: Patch, place: PatchLocation) -> Patch:
+        return extract(pair[0], place), extract(pair[1], place.scaled(self.factor))[None]
 
     def read(self, index: int, location: PatchLocation) -> Patch:
         """An item's patch as (input (C, x, y, z), truth (1, x, y, z)).
@@ -195,12 +224,11 @@ class PatchDataset:
         Where each patch is degraded and scaled by itself, one that the rule cannot scale is scaled
         as its whole scan.
         """
-        scan, whole = self[index]
-        truth = extract(whole, location.scaled(self.factor))
+        patch = self._cut(self[index], location)
         if not self.part.per_patch:
-            return extract(scan, location), truth[None]
-        given, truth = self.pairs.degrade_alone(truth, self.items[index][1])
-        by = self.pairs.intensity, self.pairs.fitted_on
+            return patch
+        given, truth = self.pairs.degrade_alone(patch[1][0], self.items[index][1])
+        by, whole = (self.pairs.intensity, self.pairs.fitted_on), self[index][1]
         try:
             first, own = scalings(given, truth, *by)
         except InputError:
@@ -225,6 +253,5 @@ def fullest(
 ) -> tuple[PatchDataset, list[PatchLocation]]:
     """A subject's dataset, and its ``count`` patches with the most foreground."""
     dataset = dataclasses.replace(part, stride=None, samples=None).open([subject], pairs)
-    shown = foreground(dataset[0][1])
-    share = {p: np.mean(shown[p.scaled(dataset.factor).slices]) for p in dataset.grid(0)}
-    return dataset, sorted(share, key=lambda p: -share[p])[:count]
+    grid = dataset.grid(0)
+    return dataset, [grid[k] for k in np.argsort(-dataset.shares(0, grid), kind="stable")[:count]]

@@ -90,10 +90,11 @@ def fit(
     pending: list[dict[str, torch.Tensor]] = []
     if state:
         step, history, pending = checkpoints.resume(state, players, fabric.device, checkpoint)
-    share, last = training.batch_size // machine.processes, training.max_steps
-    patches = stream(step * training.batch_size)
-    source = ahead(batches(patches, training.batch_size, share * fabric.global_rank, share))
-    del patches  # it ends with the source
+    size, last = training.batch_size, training.max_steps
+    share = size // machine.processes
+    cuda = fabric.device.type == "cuda"
+    torch.backends.cudnn.benchmark |= cuda  # all patches are of one size
+    source = ahead(batches(stream(step * size), size, share * fabric.global_rank, share, cuda))
     save_every = checkpoint_every or min(1000, -(-last // 5))
     row_every = -(-last // ROWS)
     first = fabric.global_rank == 0
@@ -110,7 +111,7 @@ def fit(
     with kept, closing(source), bar:
         while step < last:
             with clock:
-                lr, hr = (torch.from_numpy(array).to(fabric.device) for array in next(source))
+                lr, hr = (side.to(fabric.device, non_blocking=cuda) for side in next(source))
             pending.append(game.step(players, step, lr, hr))
             step += 1
             bar.update()
@@ -119,7 +120,7 @@ def fit(
             if save or row:
                 checkpoints.require_finite(players, pending, step, checkpoint)
             if row:
-                speed = clock.read(step, training.batch_size)
+                speed = clock.read(step, size)
                 means = _means(pending)
                 measured = check(networks, fabric.device)
                 facts = {"step": step, "learning_rate": training.rate(step - 1)}

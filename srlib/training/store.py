@@ -12,7 +12,7 @@ from tqdm import tqdm
 from srlib.core.paths import InputError, atomic, first_line, make_dir
 from srlib.core.tables import keep
 from srlib.training.examples import PatchDataset
-from srlib.training.streams import Patch, patch_stream
+from srlib.training.streams import Patch, pools_of
 
 NAMES = ("data", "label")
 CHUNK = 16  # patches read or written at once
@@ -100,7 +100,7 @@ def write_store(
 
 
 class PatchStore:
-    """The patches of an HDF5 file, ours or the published code's, as a dataset for ``patch_stream``.
+    """The patches of an HDF5 file, ours or the published code's, as a dataset for ``pools_of``.
 
     Our files keep the items of the dataset that was written, so the stream is that dataset's, patch
     by patch; another file is one item. Raises InputError for a file that is damaged, cut off, or of
@@ -170,9 +170,13 @@ class PatchStore:
 
     def stream(self, start: int = 0) -> Iterator[Patch]:
         """Endless patches from number ``start`` on; a pure function of the seed."""
-        return patch_stream(self, self.seed, start, self.mixed)
+        return (
+            self.read(0, keys[n][1][k])
+            for keys, patches in pools_of(self, start)
+            for n, k in patches
+        )
 
-    def locations(self, index: int, rng: np.random.Generator) -> range:
+    def draws(self, index: int, rng: np.random.Generator) -> range:
         """The rows of an item, the same in every epoch."""
         return self.grid(index)
 

@@ -1,94 +1,119 @@
-"""Serve endless training examples: a stream of patches, batches, and a thread that works ahead."""
+"""Serve endless training examples: made by worker processes, in batches, ahead of the network."""
 
 import itertools
-import queue
-import threading
+import os
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
+import torch
 from torch.nn import Module
+from torch.utils.data import DataLoader
 
-POOL = 4  # subjects whose patches are mixed; two pools at most are in memory
-AHEAD = 4  # batches that wait for the network
+from srlib.core.paths import InputError
+from srlib.core.processes import end_with_parent
+
+POOL = 4  # subjects whose patches are mixed
+KEPT = 2 * POOL  # subjects, at most, of a training that reads each of them once
+WORKERS = 8  # processes, at most
+AHEAD = POOL  # batches that wait for the network, and subjects of the next pool
 Show = Callable[[Mapping[str, float], Module], None]  # of a row of history.csv and the generator
 Patch = tuple[np.ndarray, np.ndarray]  # input (C, x, y, z), truth (1 or 2, x, y, z)
+# what is mixed: keys, from each of which patches are made, and of each patch the number of its key
+# and its own number there
+Pool = tuple[list, list]
 
 
-def patch_stream(dataset: Any, seed: int, start: int = 0, mixed: bool = True) -> Iterator[Patch]:
-    """Yield endless patches of a dataset from number ``start`` on; a pure function of ``seed``.
+def pools_of(dataset: Any, start: int) -> Iterator[Pool]:
+    """Yield the endless pools of a dataset from patch ``start`` on, a function of its seed alone.
 
-    Each epoch shuffles the items (subjects, or the items of a patch store). Pools of a few items
-    are loaded, the next one while this one is served, and their patches are ``mixed``, or else
-    served item by item in their own order. Whole pools before ``start`` are skipped without reading
-    them.
+    Each epoch shuffles the items (subjects, or the items of a patch store), and each pool is of a
+    few items, whose patches are ``mixed``, or else in their own order, item by item. A key is an
+    item and its ``draws``. Whole pools before ``start`` are skipped.
     """
     counts = [len(dataset.grid(index)) for index in range(len(dataset))]
-
-    def pools() -> Iterator[tuple[int, list[int], int]]:
-        epoch, skip = divmod(start, sum(counts))
-        while True:
-            order = np.random.default_rng([seed, epoch]).permutation(len(dataset)).tolist()
-            for first in range(0, len(order), POOL):
-                pool = order[first : first + POOL]
-                size = sum(counts[i] for i in pool)
-                if skip < size:
-                    yield epoch, pool, skip
-                skip = max(skip - size, 0)
-            epoch += 1
-
-    def prepare(epoch: int, pool: list[int], skip: int) -> list[tuple[int, object]]:
-        rng = np.random.default_rng([seed, epoch, *pool])
-        patches = [(i, location) for i in pool for location in dataset.locations(i, rng)]
-        order = rng.permutation(len(patches)) if mixed else range(len(patches))
-        return [patches[k] for k in order][skip:]
-
-    with ThreadPoolExecutor(1) as background:
-        todo = pools()
-        ahead = background.submit(prepare, *next(todo))
-        while True:
-            patches, ahead = ahead.result(), background.submit(prepare, *next(todo))
-            for index, location in patches:
-                yield dataset.read(index, location)
+    epoch, skip = divmod(start, sum(counts))
+    while True:
+        order = np.random.default_rng([dataset.seed, epoch]).permutation(len(dataset))
+        for pool in np.split(order, range(POOL, len(order), POOL)):
+            patches = [(n, k) for n, i in enumerate(pool) for k in range(counts[i])]
+            if skip < len(patches):
+                rng = np.random.default_rng([dataset.seed, epoch, *pool])
+                keys = [(i, dataset.draws(i, rng)) for i in pool]
+                if dataset.mixed:
+                    patches = [patches[k] for k in rng.permutation(len(patches))]
+                yield keys, patches[skip:]
+            skip = max(skip - len(patches), 0)
+        epoch += 1
 
 
-def batches(patches: Iterator, size: int, first: int, share: int) -> Iterator[list[np.ndarray]]:
-    """Yield, of each batch of ``size``, the ``share`` from ``first`` on: one array per side."""
+class _Same:
+    """Every key under itself, for PyTorch's loader."""
+
+    def __getitem__(self, key):
+        return key
+
+
+def patch_stream(make: Callable, pools: Iterator[Pool], workers: int | None) -> Iterator:
+    """Yield all patches of endless pools in their order: item ``k`` of ``make(key)`` is one.
+
+    Worker processes call ``make``; what they make comes by pipe. ``workers``: by default one per
+    core but one; their number changes no patch. They start with this call and end with the
+    iterator, also when it is closed early. At most in memory is what is made of the keys of two
+    pools, and of two more keys in each worker.
+    """
+    asked, pools = itertools.tee(pools)
+    if workers is None:
+        bound = hasattr(os, "sched_getaffinity")
+        cores = len(os.sched_getaffinity(0)) if bound else os.cpu_count()
+        workers = min(WORKERS, max(cores - 1, 1))
+    made = DataLoader(
+        _Same(),
+        batch_size=None,
+        sampler=(key for keys, _ in asked for key in keys),
+        num_workers=workers,
+        collate_fn=make,  # of arrays: tensors would need shared memory
+        worker_init_fn=end_with_parent,
+        generator=torch.Generator(),  # or it would draw from the global one
+    )
+    return (patch for pool in ahead(_served(iter(made), pools)) for patch in pool)
+
+
+def _served(made, pools):
+    """The patches of each pool, after an empty list for each of its keys."""
+    try:
+        for keys, patches in pools:
+            held = []
+            for _ in keys:
+                held.append(next(made))
+                yield []
+            yield [held[n][k] for n, k in patches]
+    except InputError as err:  # a worker's begins with its traceback
+        raise InputError(str(err).strip().rpartition("InputError: ")[2]) from err
+
+
+def batches(
+    patches: Iterator, size: int, first: int, share: int, pinned: bool
+) -> Iterator[list[torch.Tensor]]:
+    """Yield, of each batch of ``size``, the ``share`` from ``first`` on: one tensor per side.
+
+    A GPU copies ``pinned`` ones while it computes.
+    """
     while True:
         batch = list(itertools.islice(patches, size))[first : first + share]
-        yield [np.stack(arrays) for arrays in zip(*batch, strict=True)]
+        sides = [torch.from_numpy(np.stack(arrays)) for arrays in zip(*batch, strict=True)]
+        yield [side.pin_memory() for side in sides] if pinned else sides
 
 
 def ahead(items: Iterator) -> Iterator:
-    """Yield the same items, made ahead by a thread.
-
-    The thread's errors are raised here. Closing the iterator ends the thread.
-    """
-    ready: queue.Queue = queue.Queue(AHEAD)
-    closed = threading.Event()
-
-    def work(items: Iterator) -> None:
-        try:
-            for item in items:
-                ready.put((item, None))
-                if closed.is_set():
-                    return
-        except Exception as err:  # handed to the consumer, whatever it is
-            ready.put((None, err))
-
-    thread = threading.Thread(target=work, args=[items], daemon=True)
-    del items  # what makes them ends with the thread, their last holder
-    thread.start()
+    """Yield the same items, made ahead by a thread; it ends with this iterator."""
+    thread = ThreadPoolExecutor(1)
     try:
+        ready = deque(thread.submit(next, items) for _ in range(AHEAD))
         while True:
-            item, error = ready.get()
-            if error:
-                raise error
-            yield item
+            ready.append(thread.submit(next, items))
+            yield ready.popleft().result()
     finally:
-        closed.set()
-        while thread.is_alive():
-            with suppress(queue.Empty):  # a full queue would hold the thread
-                ready.get(timeout=0.1)
+        thread.shutdown(cancel_futures=True)

@@ -1,12 +1,9 @@
-"""Draw training examples from label maps: parts of an experiment, their dataset, its workers."""
+"""Draw training examples from label maps: parts of an experiment, their dataset."""
 
 import dataclasses
 import functools
 import hashlib
 import itertools
-import multiprocessing
-import os
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +13,6 @@ import numpy as np
 import torch
 from numpy.random import Generator
 from torch.nn import functional
-from torch.utils.data import DataLoader
 
 from srlib.core.parts import Count, Length, Size, Whole
 from srlib.core.paths import InputError
@@ -33,11 +29,10 @@ from srlib.synthesis.settings import Generation
 from srlib.synthesis.simulation import Example, LabelMap, apply, draw, encode, regular
 from srlib.training.examples import Examples
 from srlib.training.mixture import Mixture, degrade, synthesize
-from srlib.training.streams import Patch
+from srlib.training.streams import Patch, patch_stream
 
 KEPT = 8  # label maps in the memory of each process
 POOL = 16  # synthetic scans whose patches are mixed
-WORKERS = 8  # processes, at most
 MARGIN = 8  # voxels around the patches of a synthetic scan, which the borders of kernels may spoil
 VALIDATION_SEED = 2_000_000_011  # no likely seed of a training
 
@@ -75,21 +70,10 @@ class _LabelMaps(Examples):
     """What the parts share that draw their examples from label maps."""
 
     reads: ClassVar = "labels"
+    needs: ClassVar = ("labels",)
     shown: ClassVar = 4  # validation examples
     pooled: ClassVar = 1  # scans whose examples are mixed
     per_scan: ClassVar = 1  # examples of one scan
-
-    def columns(self, pairs: ObservationModel, subject: Subject) -> tuple[str, ...]:
-        """The columns of the manifest that are read of a subject."""
-        return ("labels",)
-
-    def usable(self, subjects: Sequence[Subject]) -> list[Subject]:
-        """The subjects that have a label map."""
-        return [subject for subject in subjects if "labels" in subject.files]
-
-    def tables_of(self, classes: str | Path | None, priors: str | Path | None) -> dict:
-        """Those of the tables of labels that are read: both."""
-        return {"classes": classes, "priors": priors}
 
     def read_tables(
         self, classes: str | Path | None, priors: str | Path | None, *, alone: bool = True
@@ -117,8 +101,7 @@ class _LabelMaps(Examples):
     ) -> list[Patch]:
         """The first example of each of a few scans; none without a label map."""
         dataset = self.open(subjects, pairs, seed=VALIDATION_SEED, tables=tables)
-        count = self.shown if dataset.subjects else 0
-        return [dataset[index * self.per_scan] for index in range(count)]
+        return [dataset[k * self.per_scan] for k in range(self.shown) if dataset.subjects]
 
 
 @dataclass(frozen=True)
@@ -237,13 +220,13 @@ class SyntheticDataset:
         tables: Tables,
         seed: int,
     ) -> None:
+        self._given = subjects, part, pairs, tables, seed
+        _, self.part, self.pairs, self.tables, self.seed = self._given
         self.subjects = part.usable(subjects)
-        self.part, self.pairs, self.tables, self.seed = part, pairs, tables, seed
         self.load = functools.lru_cache(maxsize=KEPT)(self._load)
-        self._scan = functools.lru_cache(maxsize=1)(self._draw)
 
     def __reduce__(self) -> tuple:
-        return SyntheticDataset, (self.subjects, self.part, self.pairs, self.tables, self.seed)
+        return SyntheticDataset, self._given
 
     def _load(self, index: int) -> tuple[LabelMap, np.ndarray | None]:
         """A subject's label map and, where it is the target, the real scan on the same grid."""
@@ -273,54 +256,23 @@ class SyntheticDataset:
 
     def __getitem__(self, index: int) -> Patch:
         scan, place = divmod(index, self.part.per_scan)
-        return self._scan(scan)[place]
+        return self._draw(scan)[place]
+
+    def _pools(self, start):
+        scans, count = self.part.pooled, self.part.per_scan
+        first, skip = divmod(start, scans * count)
+        for number in itertools.count(first):
+            order = np.random.default_rng([self.seed, number]).permutation(scans * count)
+            keys = range(number * scans, (number + 1) * scans)
+            yield keys, [divmod(k, count) for k in order[skip:]]
+            skip = 0
 
     def stream(self, start: int = 0, workers: int | None = None) -> Iterator[Patch]:
-        """Endless examples from number ``start`` on, drawn ahead by worker processes.
+        """Endless examples from number ``start`` on, those of a few scans mixed.
 
-        ``workers``: by default one per core but one; their number changes no example. They start
-        with this call and end with the iterator, also when it is closed early. Examples of a few
-        scans are mixed. The first label maps are read here. Raises InputError for one that cannot
-        be used.
+        See ``patch_stream``. The first label maps are read here. Raises InputError for one that
+        cannot be used.
         """
         for index in range(min(len(self.subjects), KEPT)):
             self.load(index)
-        if workers is None:
-            known = hasattr(os, "sched_getaffinity")
-            cores = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
-            workers = min(WORKERS, max(cores - 1, 1))
-        pool = self.part.per_scan * self.part.pooled
-        loader: DataLoader = DataLoader(
-            self,
-            batch_size=self.part.per_scan,
-            sampler=itertools.count(start - start % pool),
-            num_workers=workers,
-            collate_fn=list,  # of arrays: tensors would need shared memory
-            worker_init_fn=_end_with_parent,
-            generator=torch.Generator(),  # or it would draw from the global one
-        )
-        return _mixed(iter(loader), self.part.pooled, self.seed, *divmod(start, pool))
-
-
-def _end_with_parent(worker: int) -> None:
-    """Make a worker end when its parent was killed; it would wait at their full pipe."""
-
-    def wait() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
-def _mixed(loaded: Iterator, scans: int, seed: int, pool: int, skip: int) -> Iterator[Patch]:
-    """The shuffled examples of each pool of scans, from example ``skip`` of ``pool`` on."""
-    try:
-        for number in itertools.count(pool):
-            items = [item for _ in range(scans) for item in next(loaded)]
-            for k in np.random.default_rng([seed, number]).permutation(len(items))[skip:]:
-                yield items[k]
-            skip = 0
-    except InputError as err:  # a worker's begins with its traceback
-        raise InputError(str(err).strip().rpartition("InputError: ")[2]) from err
-    finally:
-        del loaded  # the last holder: its processes end here
+        return patch_stream(self._draw, self._pools(start), workers)

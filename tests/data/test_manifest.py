@@ -2,9 +2,13 @@
 
 import gzip
 import itertools
+import multiprocessing
 import os
+import pickle
+import sys
 import warnings
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import nibabel as nib
@@ -20,7 +24,7 @@ from srlib.inference.prediction import CoarseToFine, Request, SameGrid
 from srlib.models.recnn import ReCNN
 from srlib.scans.formats import read_grid
 from srlib.scans.intensity import fit_scaling
-from srlib.scans.patches import extract, grid_locations
+from srlib.scans.patches import extract, grid_locations, random_locations
 from srlib.scans.volume import (
     Volume,
     coarse_grid,
@@ -32,7 +36,7 @@ from srlib.scans.volume import (
 )
 from srlib.systems.trained import Model
 from srlib.training.examples import PatchDataset, foreground
-from srlib.training.streams import POOL, patch_stream
+from srlib.training.streams import KEPT, POOL
 
 AFFINE = np.diag([1.0, 1.0, 1.0, 1.0])
 
@@ -385,13 +389,11 @@ def test_pairs_are_kept_and_counted(tmp_path: Path) -> None:
 
 
 def take(
-    dataset: PatchDataset, seed: int, start: int, count: int
+    dataset: PatchDataset, seed: int, start: int, count: int, workers: int = 0
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    stream = patch_stream(dataset, seed, start)
-    try:
+    dataset.seed = seed
+    with closing(dataset.stream(start, workers)) as stream:
         return list(itertools.islice(stream, count))
-    finally:
-        stream.close()
 
 
 def same(
@@ -413,18 +415,14 @@ def test_patches_that_are_not_mixed_come_scan_by_scan_in_their_order(tmp_path: P
         for number, place in enumerate(dataset.grid(item))
     }
     each, count = len(dataset.grid(0)), len(places)
-    stream = dataset.stream()
-    whole = [*itertools.islice(stream, 2 * count)]
-    stream.close()
+    whole = take(dataset, 0, 0, 2 * count)
     order = [places[given.tobytes()] for given, _ in whole]
     assert [number for _, number in order] == [*range(each)] * 2 * len(dataset)
     for epoch in (order[:count], order[count:]):
         items = [item for item, _ in epoch]
         assert items == [item for item in items[::each] for _ in range(each)]
         assert sorted(items[::each]) == [*range(len(dataset))]
-    later = dataset.stream(count + 5)
-    assert same([*itertools.islice(later, 7)], whole[count + 5 : count + 12])
-    later.close()
+    assert same(take(dataset, 0, count + 5, 7), whole[count + 5 : count + 12])
 
 
 @pytest.mark.parametrize("sampling", ["grid", "random"])
@@ -457,13 +455,106 @@ def test_the_stream_can_be_entered_anywhere(tmp_path: Path, sampling: str) -> No
         assert lr.shape == hr.shape == (1, 4, 4, 4) and lr.dtype == hr.dtype == np.float32
 
 
+def serial(dataset: PatchDataset, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The first patches of the stream by its definition, in one process, one pool after the other."""
+    part, served, epoch = dataset.part, [], 0
+    while len(served) < count:
+        items = np.random.default_rng([dataset.seed, epoch]).permutation(len(dataset)).tolist()
+        for first in range(0, len(items), POOL):
+            pool = items[first : first + POOL]
+            rng, places = np.random.default_rng([dataset.seed, epoch, *pool]), []
+            for item in pool:
+                shown = foreground(dataset[item][1])
+                for place in dataset.grid(item):
+                    if part.sampling == "random":
+                        drawn = random_locations(dataset.shapes[item], place.size, 8, rng)
+                        shares = [np.mean(shown[box.slices]) for box in drawn]
+                        enough = [
+                            box
+                            for box, s in zip(drawn, shares, strict=True)
+                            if s >= part.min_foreground
+                        ]
+                        place = enough[0] if enough else drawn[int(np.argmax(shares))]
+                    places.append((item, place))
+            order = rng.permutation(len(places)) if part.mixed else range(len(places))
+            served += [dataset.read(*places[k]) for k in order]
+        epoch += 1
+    return served[:count]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker")
+@pytest.mark.parametrize("items", [3, KEPT + 1])
+@pytest.mark.parametrize("per_patch", [False, True])
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("sampling", ["grid", "random"])
+def test_the_stream_is_the_same_whatever_the_number_of_workers(
+    tmp_path: Path, sampling: str, mixed: bool, per_patch: bool, items: int
+) -> None:
+    settings = {"sampling": sampling, "mixed": mixed, "per_patch": per_patch, "stride": 3}
+    experiment = smoke(**settings, min_foreground=0.6)
+    dataset = pairs_of(cohort(tmp_path, items), experiment)
+    expected = serial(dataset, 400)
+    for workers in (0, 1, 4):
+        assert same(take(dataset, 0, 0, 400, workers), expected)
+        assert same(take(dataset, 0, 217, 20, workers), expected[217:237])
+    assert not multiprocessing.active_children()
+
+
+def test_few_scans_are_read_once_and_others_are_not_kept(tmp_path: Path, monkeypatch) -> None:
+    read: list[int] = []
+    make = PatchDataset._make
+    monkeypatch.setattr(PatchDataset, "_make", lambda self, i: read.append(i) or make(self, i))
+    dataset = pairs_of(cohort(tmp_path, KEPT), smoke())
+    epoch = sum(len(dataset.grid(i)) for i in range(KEPT))
+    take(dataset, 0, 0, 3 * epoch)
+    assert sorted(read) == [*range(KEPT)]
+    read.clear()
+    dataset = pairs_of(cohort(tmp_path, 3 * KEPT), smoke())
+    take(dataset, 0, 0, 1)
+    assert len(read) <= 2 * POOL + 2  # this pool, the next one, and what the loader asks ahead
+    assert dataset._load.cache_info().currsize == 1
+
+
+def test_a_dataset_is_sent_to_processes_that_are_not_forked(tmp_path: Path) -> None:
+    dataset = pairs_of(cohort(tmp_path, 3), smoke(sampling="random"))
+    expected = take(dataset, 0, 0, 9)
+    assert dataset[0] is dataset[0]  # kept here, made again there
+    assert same(take(pickle.loads(pickle.dumps(dataset)), 0, 0, 9), expected)
+
+
+def test_what_a_worker_cannot_read_is_one_line(tmp_path: Path) -> None:
+    subjects = cohort(tmp_path, 3)
+    dataset = pairs_of(subjects, smoke())
+    save_scan(Volume(np.ones((8, 9, 5)), AFFINE), subjects[1].file("t1"))
+    for workers in (0, 2):
+        with pytest.raises(
+            InputError, match=r"^subject s1, .*s1\.nii: the scan is constant"
+        ) as err:
+            take(dataset, 0, 0, 1000, workers)
+        assert len(str(err.value).splitlines()) == 1
+
+
+def test_workers_show_the_warnings_of_scans(tmp_path: Path, capfd) -> None:
+    (subject,) = cohort(tmp_path, 1, (12, 12, 12))
+    wild = load_nifti(subject.file("t1"))
+    wild.data[3, 4, 5] *= 1000
+    save_scan(wild, subject.file("t1"))
+    with warnings.catch_warnings():
+        warnings.resetwarnings()  # pytest's own do not print
+        warnings.showwarning = lambda message, *rest: print(message, file=sys.stderr)
+        take(pairs_of([subject], smoke()), 0, 0, 99, workers=1)
+    assert capfd.readouterr().err.count("1 of 1728") == 1
+
+
 def test_the_stream_does_not_touch_global_randomness(tmp_path: Path) -> None:
     dataset = pairs_of(cohort(tmp_path, 2), smoke(sampling="random"))
     np.random.seed(1)
     first = take(dataset, 0, 0, 9)
     np.random.seed(2)
     state = np.random.get_state()[1].copy()
-    assert same(take(dataset, 0, 0, 9), first) and np.array_equal(np.random.get_state()[1], state)
+    assert same(take(dataset, 0, 0, 9, workers=1), first) and np.array_equal(
+        np.random.get_state()[1], state
+    )
 
 
 def test_an_epoch_of_the_grid_holds_every_patch_once(tmp_path: Path) -> None:

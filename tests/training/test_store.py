@@ -4,6 +4,7 @@ import itertools
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import h5py
@@ -17,7 +18,6 @@ from srlib.core.paths import InputError
 from srlib.systems import training
 from srlib.training.examples import PatchDataset
 from srlib.training.store import PatchStore, write_store
-from srlib.training.streams import patch_stream
 
 SMOKE = systems.get("recnn_x2x3", "smoke").changed(
     patch_size=9, stride=7, border=(2, 3, 0), samples=20, n_train=3
@@ -35,11 +35,9 @@ def store(dataset, tmp_path) -> Path:
 
 
 def take(source, seed, start, count):
-    stream = patch_stream(source, seed, start)
-    try:
+    source.seed = seed
+    with closing(source.stream(start)) as stream:
         return list(itertools.islice(stream, count))
-    finally:
-        stream.close()
 
 
 def test_a_store_gives_the_patches_that_memory_gives(dataset, store):
