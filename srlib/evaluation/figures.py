@@ -165,11 +165,19 @@ def _show(
     axis.imshow(
         image, colours, clim=limits, aspect="equal", interpolation="nearest", origin="upper"
     )
-    style = {"ha": "center", "va": "center", "fontsize": 8, "color": "white"}
     box = {"facecolor": "black", "alpha": 0.6, "linewidth": 0, "pad": 1}
     places = (0.04, 0.5), (0.96, 0.5), (0.5, 0.96), (0.5, 0.04)
     for letter, place in zip(directions, places, strict=False):
-        axis.text(*place, letter, transform=axis.transAxes, bbox=box, **style)
+        axis.text(
+            *place,
+            letter,
+            transform=axis.transAxes,
+            bbox=box,
+            fontsize=8,
+            color="white",
+            ha="center",
+            va="center",
+        )
 
 
 def _subplots(rows: int, columns: int, size: tuple[float, float]) -> tuple[Picture, np.ndarray]:
@@ -257,14 +265,19 @@ def boxes(table: pd.DataFrame, metric: str = "psnr") -> Picture:
     """
     table = table.dropna(subset=metric)  # some metrics are not defined for small scans
     tasks = dict([*table.groupby("degradation")])
-    tallest = max((task["experiment"].nunique() for task in tasks.values()), default=0)
+    tallest = table.groupby("degradation")["experiment"].nunique().max()
     figure, axes = _subplots(1, len(tasks), (5.2 * len(tasks), 1.2 + 0.27 * tallest))
     for axis, (name, task) in zip(axes[0], tasks.items(), strict=True):
         groups = dict([*task.groupby("experiment")[metric]])
         medians = task.groupby("experiment")[metric].median().sort_values()
         finite = [groups[n][np.isfinite(groups[n])] for n in medians.index]
-        style = {"showfliers": False, "orientation": "horizontal", "widths": 0.6}
-        axis.boxplot(finite, tick_labels=medians.index, **style)
+        axis.boxplot(
+            finite,
+            tick_labels=medians.index,
+            showfliers=False,
+            orientation="horizontal",
+            widths=0.6,
+        )
         for place, values in enumerate(finite, 1):
             axis.plot(values, [place] * len(values), "o", color="tab:blue", alpha=0.6, markersize=4)
         axis.set(title=name, xlabel=METRICS.get(metric, metric))
@@ -288,8 +301,9 @@ def heat_map(
     figure, ((axis,),) = _subplots(1, int(gains.size > 0), size)
     colours = colormaps["RdBu"].with_extremes(bad="0.9")
     cells = np.ma.masked_invalid(gains.to_numpy(float))
-    limits = {"vmin": -MOST, "vmax": MOST}
-    image = axis.pcolormesh(cells, cmap=colours, **limits, edgecolors="white", linewidth=1.5)
+    image = axis.pcolormesh(
+        cells, cmap=colours, vmin=-MOST, vmax=MOST, edgecolors="white", linewidth=1.5
+    )
     middle = {"ha": "center", "va": "center", "fontsize": 7}
     for (row, name), (column, task) in product(enumerate(gains.index), enumerate(gains)):
         value = gains.iloc[row, column]
@@ -300,9 +314,10 @@ def heat_map(
             corner = column + 0.04, row + 0.06
             axis.add_patch(Rectangle(corner, 0.92, 0.88, fill=False, linewidth=2))
     labels = [f"{t}\n{baseline[t]:.1f} dB" if t in baseline else t for t in gains.columns]
-    turned = {"rotation": 40, "ha": "left", "rotation_mode": "anchor"}
     axis.xaxis.tick_top()
-    axis.set_xticks(np.arange(columns) + 0.5, labels, fontsize=8, **turned)
+    axis.set_xticks(
+        np.arange(columns) + 0.5, labels, fontsize=8, rotation=40, ha="left", rotation_mode="anchor"
+    )
     axis.set_yticks(np.arange(rows) + 0.5, gains.index, fontsize=8)
     axis.invert_yaxis()
     axis.tick_params(length=0)
