@@ -16,7 +16,7 @@ from srlib.systems.synthsr import SYNTHSR_HYPERFINE, SYNTHSR_PUBLISHED
 Weights = dict[str, torch.Tensor]
 
 # file name -> the experiment that it belongs to
-PUBLISHED: dict[str, Experiment] = {
+PUBLISHED = {
     "mDCSRN_pretrained_G_step250000.pth": EXPERIMENTS["mdcsrn"],
     "SRReCNN3D_10Layers_IsoScalex2.caffemodel": EXPERIMENTS["recnn"],
     "MultiSRReCNN3D_10Layers_IsoScalex2.caffemodel": EXPERIMENTS["recnn_multi"],
