@@ -16,8 +16,6 @@ from matplotlib.patches import Rectangle
 
 from srlib.core.paths import InputError, atomic, choose, make_dir
 from srlib.evaluation.views import (
-    difference,
-    extent,
     filled,
     letters,
     middle,
@@ -27,6 +25,7 @@ from srlib.evaluation.views import (
     upright,
     windows,
 )
+from srlib.scans.space import same_lattice
 from srlib.scans.volume import Volume
 
 GREYS = colormaps["gray"].with_extremes(bad="darkslateblue")
@@ -101,7 +100,8 @@ def triplanar(
                 image = section(volume, *plane, 3 if name in cubic else 0)
                 _show(column[step * place], image, GREYS, limits, letters(grid, axis))
                 if name in others:
-                    image = difference(volume, truth, *plane)
+                    order = 0 if same_lattice(volume, truth) else 3
+                    image = section(volume, *plane, order) - section(truth, *plane, order)
                     _show(column[step * place + 1], image, DIFFERENCES, limits)
     if others:
         _one_scale(figure, panels[1::2], f"difference to {_text(reference)}, in its units")
@@ -116,13 +116,18 @@ def slices(volumes: Mapping[str, Volume], reference: str) -> Picture:
 
 
 def _one_scale(figure: Picture, panels: np.ndarray, label: str) -> None:
-    """Give all differences one symmetric scale and a bar; before, they have the scans' windows."""
+    """Give all differences one symmetric scale and a bar; before, they have the scans' windows.
+
+    Of a scan it takes the percentile 99 of the absolute differences in all planes, at least 1 % of
+    the window, so that wild voxels do not count (ours).
+    """
     each = []
     for column in panels.T:
         images = [panel.images[0] for panel in column if panel.images]
         if images:
-            arrays = [image.get_array().filled(np.nan) for image in images]
-            each.append(extent(arrays, images[0].get_clim()))
+            sizes = np.abs(np.concatenate([image.get_array().compressed() for image in images]))
+            least = 0.01 * np.ptp(images[0].get_clim())
+            each.append(max(np.percentile(sizes, 99), least) if len(sizes) else least)
     most = np.percentile(each, 50, method="lower")  # not that of one bad scan
     for panel in panels.flat:
         for image in panel.images:
