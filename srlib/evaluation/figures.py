@@ -100,7 +100,7 @@ def triplanar(
                 image = section(volume, *plane, 3 if name in cubic else 0)
                 _show(column[step * place], image, GREYS, limits, letters(grid, axis))
                 if name in others:
-                    order = 0 if same_lattice(volume, truth) else 3
+                    order = 0 if same_lattice(volume, truth) else 3  # of splines
                     image = section(volume, *plane, order) - section(truth, *plane, order)
                     _show(column[step * place + 1], image, DIFFERENCES, limits)
     if others:

@@ -85,7 +85,7 @@ def read_series(path: Path) -> tuple[list[Slice], np.ndarray]:
     InputError for no image, several series, several images without a position, slices on different
     grids or at uneven distances, and any slice with an unusable header.
     """
-    slices = list(_images(path))
+    slices = list(images_in(path))
     if not slices:
         raise InputError(
             f"{path}: no DICOM image found; give a DICOM file or the folder of one series"
@@ -161,11 +161,6 @@ def _fit_line(path: Path, origins: np.ndarray, normal: np.ndarray) -> tuple[np.n
     return start, step
 
 
-def first_image(path: Path) -> Slice | None:
-    """The first image by name of a DICOM file or folder; None for any other file."""
-    return next(_images(path), None) if is_dicom(path) else None
-
-
 def header_warnings(image: Slice) -> list[str]:
     """What a header leaves open about the intensities, a line each."""
     header, found = image.header, []
@@ -177,7 +172,7 @@ def header_warnings(image: Slice) -> list[str]:
     return found
 
 
-def _images(path: Path) -> Iterator[Slice]:
+def images_in(path: Path) -> Iterator[Slice]:
     """The images of a file or folder; in a folder, files that are not DICOM are ignored."""
     with explained(path, "cannot be read", "change its permissions"):
         files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]

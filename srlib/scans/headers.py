@@ -233,7 +233,7 @@ class SourceHeader:
 def read_header(path: Path) -> SourceHeader:
     """Read the header of a scan file that was loaded before, and so is known to be sound."""
     if is_whole(path):
-        return SourceHeader(dicom.first_image(path))
+        return SourceHeader(next(dicom.images_in(path), None) if dicom.is_dicom(path) else None)
     image = _loaded(path)
     scaling = image.dataobj.slope, image.dataobj.inter
     return SourceHeader(None, image.header, image.affine, scaling)
