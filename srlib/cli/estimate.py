@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 
 import numpy as np
@@ -40,7 +39,7 @@ def estimate(experiments: Sequence[Experiment]) -> Iterator[str]:
         try:
             with ProcessPoolExecutor(1, context) as pool:
                 device, *row = pool.submit(_measure, experiment.to_json()).result()
-        except (BrokenProcessPool, MemoryError, RuntimeError, InputError) as err:
+        except (MemoryError, RuntimeError, InputError) as err:  # a killed process is a RuntimeError
             yield f"{name}: not measured; is there enough memory? ({first_line(err)})"
             continue
         rows.append(row)

@@ -1,7 +1,6 @@
 """Execute notebooks in order with papermill; skip finished, unchanged ones and stop at an error."""
 
 import ast
-import functools
 import hashlib
 import json
 import os
@@ -28,11 +27,13 @@ from srlib.core.paths import (
 )
 from srlib.data.manifest import read_cohorts, read_manifest
 from srlib.evaluation import results
-from srlib.scans.formats import fingerprint
+from srlib.scans.formats import fingerprint, once
 from srlib.systems.base import Experiment
 
 SHIPPED = Path(__file__).parents[1] / "shipped"
 COHORTS = {"paper": "csv/paper.csv"}  # by profile; of others the built-in one
+
+_hash_file = once(fingerprint)
 
 
 def notebooks(names: Sequence[str] = ()) -> list[Path]:
@@ -89,8 +90,7 @@ def run(
 
         runs = results.read_runs(folder)["run_id"]
         done = {run.rpartition(f"-{profile}-s{seed}-")[0] for run in runs}
-        plan = planned(names, profile, given.get("overrides", ""), table, done)
-        for line in estimate(plan):
+        for line in estimate(planned(names, profile, given.get("overrides", ""), table, done)):
             print(line, flush=True)
     for number, notebook in enumerate(todo, 1):
         print(f"[{number}/{len(todo)}] {notebook.path.stem}", end="", flush=True)
@@ -210,15 +210,8 @@ def _stored(books, notebook):
 
 
 def _hash(path):
-    if path.is_dir() or path.suffix in (".hdr", ".img"):  # several files, each may change
-        return fingerprint(path)
-    stat = path.stat()
-    return _hash_once(path, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-
-
-@functools.cache
-def _hash_once(path, *version):
-    return fingerprint(path)
+    several = path.is_dir() or path.suffix in (".hdr", ".img")  # each may change
+    return fingerprint(path) if several else _hash_file(path)
 
 
 def _execute(notebook, books, values):

@@ -2,18 +2,4 @@
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__,
-    submod_attrs={
-        "layouts": ["write_manifest"],
-        "manifest": [
-            "Subject",
-            "cohort_of",
-            "load_mask",
-            "load_contrast",
-            "read_cohorts",
-            "read_manifest",
-        ],
-        "pairs": ["Pair", "ObservationModel"],
-    },
-)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

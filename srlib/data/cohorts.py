@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from nibabel import affines
+from numpy.random import Generator
 
 from srlib.core.paths import data_dir, make_dir
 from srlib.core.tables import write_table
@@ -74,11 +75,11 @@ def build_images(kind: str, *, manifest: Path) -> None:
         save_scan(stack, data_dir() / file, dtype=dtype)
 
 
-def _ct(rng: np.random.Generator) -> Volume:
+def _ct(rng: Generator) -> Volume:
     return Volume(phantoms.ct_slice(rng, IMAGE_SIZE)[..., None], np.eye(4))
 
 
-def _us(rng: np.random.Generator) -> Volume:
+def _us(rng: Generator) -> Volume:
     polar, radii, angles = phantoms.bmode(rng)
     return scan_convert(
         polar,
@@ -106,9 +107,7 @@ def read_template() -> tuple[Volume, torch.Tensor]:
     return template, torch.from_numpy(tissues / tissues.sum(0))
 
 
-def make_subject(
-    affine: np.ndarray, tissues: torch.Tensor, rng: np.random.Generator
-) -> dict[str, Volume]:
+def make_subject(affine: np.ndarray, tissues: torch.Tensor, rng: Generator) -> dict[str, Volume]:
     """One synthetic subject: label map, T1 and T2 (12-bit), on a part of the template's grid.
 
     ``affine`` and ``tissues`` (4, X, Y, Z) are the template's. Voxels mix the tissues by their

@@ -18,7 +18,7 @@ SCANS = ("*.nii.gz", "*.nii", "*.mgz")
 END = r"\.(?:nii|nii\.gz|mgz)$"
 HCP, ADNI = "*/unprocessed/3T/T1w_MPR1/*_", "*/T1_brain_extractedBrainExtraction"
 KIRBY = "**/KKI2009-[0-9][0-9]-"
-PATTERNS: dict[str, dict[str, Sequence[str]]] = {  # layout -> column -> where its files lie
+PATTERNS = {  # layout -> column -> where its files lie
     # Chen et al. and its replication
     "hcp": {"t1": [f"{HCP}3T_T1w_MPR1.nii.gz"], "lr": [f"{HCP}LR.mat"]},
     # Sanchez & Vilaplana
@@ -117,14 +117,12 @@ def write_manifest(
     table, taken = [], {}
     for name in rows:
         check_name(name, str(folder), taken)
-        files = [found[name].get(column) for column in columns]
-        table.append([name, splits[people[name]], *(file and _near(file, base) for file in files)])
+        cells = [name, splits[people[name]]]
+        for file in map(found[name].get, columns):
+            near = file and file.anchor == base.anchor  # a file on another drive keeps its own path
+            cells.append(file and Path(os.path.relpath(file, base) if near else file).as_posix())
+        table.append(cells)
     return write_table(out, ["subject", "split", *columns], table, force=force)
-
-
-def _near(file: Path, base: Path) -> str:
-    """A file's path from a folder; its own on another drive."""
-    return Path(os.path.relpath(file, base) if file.anchor == base.anchor else file).as_posix()
 
 
 def _choose(people: dict[str, str], path: Path) -> tuple[dict[str, str], dict[str, str]]:
@@ -142,7 +140,7 @@ def _choose(people: dict[str, str], path: Path) -> tuple[dict[str, str], dict[st
         )
     listed = [(name, row) for row in rows for name in scans[row["id"]]]
     people = {name: row.get("person") or people[name] for name, row in listed}
-    splits: dict[str, str] = {}
+    splits = {}
     for name, row in listed:
         if split := row.get("split"):
             choose(dict.fromkeys(SPLITS[4]), split, f"{path}: split")

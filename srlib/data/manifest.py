@@ -1,6 +1,5 @@
 """Read manifests (CSV, one row per subject) and the scans that they name."""
 
-import functools
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -11,14 +10,16 @@ import numpy as np
 
 from srlib.core.paths import InputError, ScanWarning, data_dir, locate
 from srlib.core.tables import VOLUMES, check_name, read_table
-from srlib.scans.dicom import is_series
-from srlib.scans.formats import Grid, load_scan, read_grid
+from srlib.scans.dicom import explained, is_series
+from srlib.scans.formats import Grid, load_scan, once, read_grid
 from srlib.scans.intensity import wild
 from srlib.scans.space import resample_to
 from srlib.scans.volume import Volume, to_window
 
 SPLITS = ("train", "val", "eval", "test")
 EDGE = 1e-3  # voxels by which scans that only touch may seem to overlap
+
+_grid = once(read_grid)  # a scan's shape and affine
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def read_manifest(path: str | Path, split: str | None = None) -> list[Subject]:
             raise InputError(
                 f"{row.place}, column split: expected one of {', '.join(SPLITS)}, got {split_!r}"
             )
-        files: dict[str, Path] = {}
+        files = {}
         for column in filter(row.get, VOLUMES):
             files[column] = _resolve(folders, column, row[column], f"{row.place}, column {column}")
         if not files:
@@ -118,23 +119,10 @@ def _resolve(folders: Sequence[Path], column: str, cell: str, where: str) -> Pat
     for file in (folder / cell for folder in folders):
         if os.path.isfile(file) or is_series(file):
             if column != "lr" or file.suffix.lower() != ".mat":  # which has no image header
-                try:
+                with explained(where, "cannot be read"):
                     _grid(file)
-                except InputError as err:
-                    raise InputError(f"{where}: {err}") from err
             return file
     raise InputError(f"{where}: {cell} is neither in {folders[0]} nor in {folders[1]}")
-
-
-def _grid(file: Path) -> Grid:
-    """A scan's shape and affine; a header is read once, as long as its file does not change."""
-    state = file.stat()
-    return _read_grid(file, state.st_ino, state.st_size, state.st_mtime_ns)
-
-
-@functools.cache
-def _read_grid(file: Path, *state: int) -> Grid:
-    return read_grid(file)
 
 
 def _meet(one: Grid, other: Grid) -> bool:

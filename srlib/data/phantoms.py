@@ -1,6 +1,7 @@
 """Simulate 2-D images of random anatomy: CT slices of a head and ultrasound frames."""
 
 import numpy as np
+from numpy.random import Generator
 from scipy import ndimage, signal
 
 from srlib.synthesis.fields import band_noise, draw_warp, smooth_field
@@ -9,7 +10,7 @@ AIR, CSF, GREY, WHITE, SOFT, BONE = -1000.0, 8.0, 38.0, 28.0, 45.0, 1000.0  # HU
 DYNAMIC_RANGE_DB = 60.0
 
 
-def ct_slice(rng: np.random.Generator, size: int = 512) -> np.ndarray:
+def ct_slice(rng: Generator, size: int = 512) -> np.ndarray:
     """A simulated axial head CT in HU, float32 (size, size) with x first.
 
     It shows air, scalp, skull, brain, ventricles and lesions: ellipses and the distance to the
@@ -54,7 +55,7 @@ def ct_slice(rng: np.random.Generator, size: int = 512) -> np.ndarray:
 
 
 def bmode(
-    rng: np.random.Generator, beams: int = 128, depth: int = 512
+    rng: Generator, beams: int = 128, depth: int = 512
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A simulated B-mode frame (beams, depth) in [0, 1], its radii in mm, its angles in radians.
 
@@ -89,7 +90,7 @@ def echoes(scatterers: np.ndarray) -> np.ndarray:
     return np.clip(1 + decibels / DYNAMIC_RANGE_DB, 0, 1).astype(np.float32)
 
 
-def _targets(rng: np.random.Generator, radii: np.ndarray, angles: np.ndarray) -> np.ndarray:
+def _targets(rng: Generator, radii: np.ndarray, angles: np.ndarray) -> np.ndarray:
     """Amplitude of echoes (beams, depth): tissue of about 1, cysts of 0, targets of 3 to 5."""
     shape = (len(angles), len(radii))
     amplitude = np.exp(smooth_field(rng, (*shape, 1), 7, 0.35)[0, ..., 0].numpy())
@@ -117,5 +118,5 @@ def _edge(distance: np.ndarray) -> np.ndarray:
     return np.clip(distance + 0.5, 0, 1)
 
 
-def _texture(rng: np.random.Generator, size: int, width: float) -> np.ndarray:
+def _texture(rng: Generator, size: int, width: float) -> np.ndarray:
     return band_noise(rng, (size, size, 1), width)[..., 0].numpy()

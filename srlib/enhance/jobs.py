@@ -74,9 +74,7 @@ def jobs(
     InputError if two outputs would have one name, or if outputs would lie among the scans.
     """
     target = Path(target)
-    reference, uncertainty, report = (
-        Path(p) if p else None for p in (reference, uncertainty, report)
-    )
+    reference, uncertainty, report = (p and Path(p) for p in (reference, uncertainty, report))
     found = _found(sources, columns, reference)
     scan = found[0][0]
     single = [*map(Path, sources)] == [scan]
@@ -89,7 +87,11 @@ def jobs(
             )
         page = report and report / f"{_stem(target)}.html"
         return [Job(scan, target, reference, uncertainty, page)]
-    _check_names([name for _, name, _ in found])
+    name, count = Counter(name for _, name, _ in found).most_common(1)[0]
+    if count > 1:
+        raise InputError(
+            f"two scans are called {name}; give them names of their own, or list them in a manifest"
+        )
     among = {scan for scan, *_ in found}
     if not single:
         among |= {scan.parent for scan in among}
@@ -130,14 +132,6 @@ def _stem(path):
     return name if path.is_dir() or numbered else Path(name.removesuffix(".gz")).stem
 
 
-def _check_names(names):
-    name, count = Counter(names).most_common(1)[0]
-    if count > 1:
-        raise InputError(
-            f"two scans are called {name}; give them names of their own, or list them in a manifest"
-        )
-
-
 def _is_one_of(folder, paths):
     # os.path.isdir accepts names of any length
     return any(os.path.isdir(p) and folder.samefile(p) for p in paths)
@@ -151,8 +145,7 @@ def _listed(manifest, columns):
     columns = [c for c in columns if c]
     found, taken = [], {}
     for row in read_table(manifest, columns, ("subject", "split", *VOLUMES)):
-        scan, *others = [_place(manifest, row[c]) for c in columns]
-        reference = others[0] if others else None
+        scan, reference, *_ = (*(_place(manifest, row[c]) for c in columns), None)
         name = row["subject"] if "subject" in row else _stem(scan or manifest)
         check_name(name, row.place, taken)
         found.append((scan or Path(f"{row.place}, column {columns[0]} (empty)"), name, reference))

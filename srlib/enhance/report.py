@@ -50,17 +50,16 @@ def write_report(
     whole = triplanar(scans, "before", cubic=interpolated, differences=one == two)
     close = triplanar(scans, "before", zooms=(ZOOM,), cubic=interpolated, differences=False)
     dpi = float(np.clip(max(after.shape) / 2, *DPI))
-    facts = f"<p>Before: {describe(before)}.</p><p>After: {describe(after)}.</p>"
     sections = {
-        "Facts": facts,
+        "Facts": f"<p>Before: {describe(before)}.</p><p>After: {describe(after)}.</p>",
         "Through the middle": f"<p>{units}.</p>{_picture(whole, 'planes', dpi)}",
         "Details": _picture(close, "details", dpi),
         "Power spectra": _spectra(reorient(before), reorient(after)),
     }
     if uncertainty is not None:
         shown = _picture(triplanar({"uncertainty": uncertainty}), "uncertainty", dpi)
-        text = f"{describe(uncertainty)}, in the units of the scan after"
-        sections["Uncertainty"] = f"<p>{text}.</p>{shown}"
+        text = f"<p>{describe(uncertainty)}, in the units of the scan after.</p>"
+        sections["Uncertainty"] = text + shown
     body = [
         f"<h1>{escape(title)}</h1>",
         *(f"<p>{escape(line)}</p>" for line in lines),

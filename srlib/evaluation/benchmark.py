@@ -50,13 +50,6 @@ def systems(folder: str | Path, profile: str, seed: int = 0) -> dict[str, Path |
     return found | {f"{e.name}_published": published_file(file) for file, e in PUBLISHED.items()}
 
 
-def applies(model: Model, task: str, subject: Subject) -> bool:
-    """Whether a model can run: the subject has its second contrast, its grid fits the task."""
-    experiment = model.experiment
-    complete = experiment.reference in ("", *subject.files)
-    return complete and experiment.prediction.accepts(experiment.pairs, degradation_of(task))
-
-
 def measure(
     subject: Subject,
     models: Mapping[str, Model],
@@ -65,9 +58,9 @@ def measure(
     runs: Mapping[str, str] | None = None,
     **key: str,
 ) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
-    """Run every model that applies on one scan under every degradation.
+    """Run every model on one scan under every degradation.
 
-    Returns rows of ``metrics.csv`` and costs. ``linear`` and ``cubic`` are the scan interpolated on
+    Left out are models whose second contrast the subject lacks or whose grid does not fit. Returns rows of ``metrics.csv`` and costs. ``linear`` and ``cubic`` are the scan interpolated on
     the truth's grid; k-space truncation does not change the grid. ``middle`` voxels per axis are
     cut out first and their inner three quarters measured (region ``middle``); 0 takes the whole
     scan (region ``whole``). ``runs`` and ``key`` are those of ``results.measured``. A cost has the
@@ -85,9 +78,11 @@ def measure(
         }
         where = {**key, "degradation": task, "subject": subject.name}
         for name, model in models.items():
-            if applies(model, task, subject):
+            experiment = model.experiment
+            complete = experiment.reference in ("", *subject.files)
+            if complete and experiment.prediction.accepts(experiment.pairs, degradation_of(task)):
                 began = time.perf_counter()
-                estimates[name] = model.predict_pair(pair if model.experiment.reference else alone)
+                estimates[name] = model.predict_pair(pair if experiment.reference else alone)
                 speed = (time.perf_counter() - began) / (pair.hr.data.size / 1e6)
                 costs.append({**where, "experiment": name, "s_per_mvoxel": speed})
         inner = round(INNER * middle) or max(pair.hr.shape)

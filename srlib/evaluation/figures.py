@@ -16,8 +16,6 @@ from matplotlib.patches import Rectangle
 
 from srlib.core.paths import InputError, atomic, choose, make_dir
 from srlib.evaluation.views import (
-    difference,
-    extent,
     filled,
     letters,
     middle,
@@ -27,6 +25,7 @@ from srlib.evaluation.views import (
     upright,
     windows,
 )
+from srlib.scans.space import same_lattice
 from srlib.scans.volume import Volume
 
 GREYS = colormaps["gray"].with_extremes(bad="darkslateblue")
@@ -101,7 +100,8 @@ def triplanar(
                 image = section(volume, *plane, 3 if name in cubic else 0)
                 _show(column[step * place], image, GREYS, limits, letters(grid, axis))
                 if name in others:
-                    image = difference(volume, truth, *plane)
+                    order = 0 if same_lattice(volume, truth) else 3  # of splines
+                    image = section(volume, *plane, order) - section(truth, *plane, order)
                     _show(column[step * place + 1], image, DIFFERENCES, limits)
     if others:
         _one_scale(figure, panels[1::2], f"difference to {_text(reference)}, in its units")
@@ -116,13 +116,18 @@ def slices(volumes: Mapping[str, Volume], reference: str) -> Picture:
 
 
 def _one_scale(figure: Picture, panels: np.ndarray, label: str) -> None:
-    """Give all differences one symmetric scale and a bar; before, they have the scans' windows."""
+    """Give all differences one symmetric scale and a bar; before, they have the scans' windows.
+
+    Of a scan it takes the percentile 99 of the absolute differences in all planes, at least 1 % of
+    the window, so that wild voxels do not count (ours).
+    """
     each = []
     for column in panels.T:
         images = [panel.images[0] for panel in column if panel.images]
         if images:
-            arrays = [image.get_array().filled(np.nan) for image in images]
-            each.append(extent(arrays, images[0].get_clim()))
+            sizes = np.abs(np.concatenate([image.get_array().compressed() for image in images]))
+            least = 0.01 * np.ptp(images[0].get_clim())
+            each.append(max(np.percentile(sizes, 99), least) if len(sizes) else least)
     most = np.percentile(each, 50, method="lower")  # not that of one bad scan
     for panel in panels.flat:
         for image in panel.images:
@@ -165,11 +170,19 @@ def _show(
     axis.imshow(
         image, colours, clim=limits, aspect="equal", interpolation="nearest", origin="upper"
     )
-    style = {"ha": "center", "va": "center", "fontsize": 8, "color": "white"}
     box = {"facecolor": "black", "alpha": 0.6, "linewidth": 0, "pad": 1}
     places = (0.04, 0.5), (0.96, 0.5), (0.5, 0.96), (0.5, 0.04)
     for letter, place in zip(directions, places, strict=False):
-        axis.text(*place, letter, transform=axis.transAxes, bbox=box, **style)
+        axis.text(
+            *place,
+            letter,
+            transform=axis.transAxes,
+            bbox=box,
+            fontsize=8,
+            color="white",
+            ha="center",
+            va="center",
+        )
 
 
 def _subplots(rows: int, columns: int, size: tuple[float, float]) -> tuple[Picture, np.ndarray]:
@@ -257,14 +270,19 @@ def boxes(table: pd.DataFrame, metric: str = "psnr") -> Picture:
     """
     table = table.dropna(subset=metric)  # some metrics are not defined for small scans
     tasks = dict([*table.groupby("degradation")])
-    tallest = max((task["experiment"].nunique() for task in tasks.values()), default=0)
+    tallest = table.groupby("degradation")["experiment"].nunique().max()
     figure, axes = _subplots(1, len(tasks), (5.2 * len(tasks), 1.2 + 0.27 * tallest))
     for axis, (name, task) in zip(axes[0], tasks.items(), strict=True):
         groups = dict([*task.groupby("experiment")[metric]])
         medians = task.groupby("experiment")[metric].median().sort_values()
         finite = [groups[n][np.isfinite(groups[n])] for n in medians.index]
-        style = {"showfliers": False, "orientation": "horizontal", "widths": 0.6}
-        axis.boxplot(finite, tick_labels=medians.index, **style)
+        axis.boxplot(
+            finite,
+            tick_labels=medians.index,
+            showfliers=False,
+            orientation="horizontal",
+            widths=0.6,
+        )
         for place, values in enumerate(finite, 1):
             axis.plot(values, [place] * len(values), "o", color="tab:blue", alpha=0.6, markersize=4)
         axis.set(title=name, xlabel=METRICS.get(metric, metric))
@@ -288,8 +306,9 @@ def heat_map(
     figure, ((axis,),) = _subplots(1, int(gains.size > 0), size)
     colours = colormaps["RdBu"].with_extremes(bad="0.9")
     cells = np.ma.masked_invalid(gains.to_numpy(float))
-    limits = {"vmin": -MOST, "vmax": MOST}
-    image = axis.pcolormesh(cells, cmap=colours, **limits, edgecolors="white", linewidth=1.5)
+    image = axis.pcolormesh(
+        cells, cmap=colours, vmin=-MOST, vmax=MOST, edgecolors="white", linewidth=1.5
+    )
     middle = {"ha": "center", "va": "center", "fontsize": 7}
     for (row, name), (column, task) in product(enumerate(gains.index), enumerate(gains)):
         value = gains.iloc[row, column]
@@ -300,9 +319,10 @@ def heat_map(
             corner = column + 0.04, row + 0.06
             axis.add_patch(Rectangle(corner, 0.92, 0.88, fill=False, linewidth=2))
     labels = [f"{t}\n{baseline[t]:.1f} dB" if t in baseline else t for t in gains.columns]
-    turned = {"rotation": 40, "ha": "left", "rotation_mode": "anchor"}
     axis.xaxis.tick_top()
-    axis.set_xticks(np.arange(columns) + 0.5, labels, fontsize=8, **turned)
+    axis.set_xticks(
+        np.arange(columns) + 0.5, labels, fontsize=8, rotation=40, ha="left", rotation_mode="anchor"
+    )
     axis.set_yticks(np.arange(rows) + 0.5, gains.index, fontsize=8)
     axis.invert_yaxis()
     axis.tick_params(length=0)

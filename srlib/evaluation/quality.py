@@ -29,17 +29,16 @@ def evaluate(
     if not subjects:
         raise InputError("no subject to evaluate; give at least one row of the manifest this split")
     model.experiment.pairs.degradation(task)  # an unknown one is refused now
-    folder, rows, files = make_dir(Path(folder)), [], {}
-    for subject in subjects:
-        name = file_name(subject.name, f"subject {subject.name}")
-        files[name] = {kind: folder / f"{name}_{kind}.nii.gz" for kind in ("hr", "lr", "sr")}
-    written = [file for outputs in files.values() for file in outputs.values()]
+    folder, rows = make_dir(Path(folder)), []
+    names = [file_name(subject.name, f"subject {subject.name}") for subject in subjects]
+    files = [[folder / f"{n}_{kind}.nii.gz" for kind in ("hr", "lr", "sr")] for n in names]
     read = [file for subject in subjects for file in subject.files.values()]
+    written = [file for outputs in files for file in outputs]
     apart([*written, folder / "metrics.csv"], read)
-    for subject, outputs in zip(subjects, files.values(), strict=True):
+    for subject, outputs in zip(subjects, files, strict=True):
         pair = model.experiment.pairs.make(subject, task)
         estimate, mask = model.predict_pair(pair), load_mask(subject, pair.hr)
-        for file, scan in zip(outputs.values(), (pair.hr, pair.lr, estimate), strict=True):
+        for file, scan in zip(outputs, (pair.hr, pair.lr, estimate), strict=True):
             save_scan(scan, file)
         hr, sr = pair.hr.data, estimate.data
         quality = metrics.evaluate(hr, sr, float(np.ptp(hr)), mask=mask)
@@ -65,8 +64,9 @@ def statistics(table: pd.DataFrame) -> pd.DataFrame:
         raise InputError(f"{subject} stands twice in the region {region}; choose one")
     values = table.drop(columns="subject").melt("region", var_name="metric")
     groups = values.groupby(["region", "metric"], sort=False)["value"]
-    variance = {"var": lambda v: v.var(ddof=0)}
-    return groups.agg(mean="mean", **variance, median="median", min="min", max="max")
+    return groups.agg(
+        mean="mean", var=lambda v: v.var(ddof=0), median="median", min="min", max="max"
+    )
 
 
 def measure(

@@ -1,7 +1,6 @@
 """Result tables in Markdown, and the README's, which stand between markers."""
 
 import re
-from pathlib import Path
 
 import pandas as pd
 
@@ -27,40 +26,34 @@ def to_text(table: pd.DataFrame) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in zip(*columns, strict=True))
 
 
-def render(text: str, results: Path) -> str:
-    """The README with every marked table (profile, region, perhaps one subject) made anew.
-
-    Tables of profiles other than ``paper`` are marked as no replication.
-    """
-
-    def table(match: re.Match) -> str:
-        profile, note = match["profile"], ""
-        if profile != "paper":
-            note = f"Profile `{profile}`: shows that the code learns; not a replication.\n"
-        rows = tested(read_metrics(results / profile), "csv/example.csv")
-        chosen = summary(rows, match["region"])
-        if match["subject"]:
-            chosen = chosen[chosen["subject"] == match["subject"]]
-        return f"{match['head']}{note}\n{to_text(chosen)}\n{match['end']}"
-
-    if not MARKER.search(text):
-        raise InputError("the README has no <!-- results:PROFILE:REGION --> marker; add one")
-    return MARKER.sub(table, text)
-
-
 def update(check: bool = False) -> bool:
-    """Rewrite the README's tables; returns whether they were stale. ``check`` writes nothing.
+    """Make every marked table of the README (profile, region, perhaps one subject) anew.
 
-    Raises InputError outside a checkout and for a README without markers.
+    Returns whether they were stale. ``check`` writes nothing. Tables of profiles other than
+    ``paper`` are marked as no replication. Raises InputError outside a checkout and for a README
+    without markers.
     """
     own = checkout()
     if own is None:
         raise InputError(
             "srlib is installed without its README; make its tables in a clone of the repository"
         )
+
+    def table(match: re.Match) -> str:
+        profile, note = match["profile"], ""
+        if profile != "paper":
+            note = f"Profile `{profile}`: shows that the code learns; not a replication.\n"
+        rows = tested(read_metrics(own / "results" / profile), "csv/example.csv")
+        chosen = summary(rows, match["region"])
+        if match["subject"]:
+            chosen = chosen[chosen["subject"] == match["subject"]]
+        return f"{match['head']}{note}\n{to_text(chosen)}\n{match['end']}"
+
     path = own / "README.md"
     old = path.read_text(encoding="utf-8")
-    new = render(old, own / "results")
+    new, found = MARKER.subn(table, old)
+    if not found:
+        raise InputError("the README has no <!-- results:PROFILE:REGION --> marker; add one")
     if new != old and not check:
         with atomic(path) as temporary:
             temporary.write_text(new, encoding="utf-8")

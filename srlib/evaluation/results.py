@@ -58,9 +58,7 @@ def _files(table: pd.DataFrame) -> pd.Series:
     ``runs.csv`` each run has its own file.
     """
     groups = ["run_id", "experiment", "degradation", "dataset", "region"]
-    parts = table[[name for name in groups if name in table]].replace(
-        {"region": {"mask": "volume"}}
-    )
+    parts = table.filter(groups).replace({"region": {"mask": "volume"}})
     hashes = [hashlib.sha256("\n".join(row).encode()).hexdigest() for row in parts.to_numpy()]
     return pd.Series([f"{name[:16]}.csv" for name in hashes], table.index, dtype=str)
 
@@ -84,7 +82,7 @@ def _record(path: Path, rows: pd.DataFrame, stale: Iterable[str] = ()) -> None:
 
 def _write(path: Path, table: pd.DataFrame) -> None:
     with atomic(path) as temporary:
-        table.to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8")
+        table.to_csv(temporary, index=False, lineterminator="\n")
 
 
 def _read(path: Path, columns: list[str]) -> pd.DataFrame:
@@ -101,7 +99,7 @@ def _read(path: Path, columns: list[str]) -> pd.DataFrame:
 
 
 def _rows(file: Path, columns: list[str]) -> pd.DataFrame:
-    table = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8")
+    table = pd.read_csv(file, dtype=str, keep_default_na=False)
     if [*table] != columns:
         raise InputError(
             f"{file}: expected the columns {', '.join(columns)}, got {', '.join(table)}"

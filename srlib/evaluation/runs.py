@@ -76,8 +76,7 @@ def train_all(
     those of ``train_recorded``. Raises InputError as ``train``, and for an experiment named before
     one that it needs.
     """
-    weights: dict[str, Path] = {}
-    trained: dict[str, Path] = {}
+    weights, trained = {}, {}
     for name in names:
         experiment = systems.get(name, profile, overrides)
         given = {"classes": classes, "priors": priors} if experiment.examples.needs else {}
@@ -87,8 +86,9 @@ def train_all(
                     raise InputError(f"{name} needs {first}, which must be trained before it")
                 file = "critic.safetensors" if option == "start_critic" else "model.safetensors"
                 given[option] = weights[first].with_name(file)
-        options["overrides"] = overrides
-        weights[name] = train_recorded(name, profile, cohort, **options, **given)
+        weights[name] = train_recorded(
+            name, profile, cohort, overrides=overrides, **options, **given
+        )
         trained[experiment.name] = weights[name]
     return trained
 

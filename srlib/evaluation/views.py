@@ -9,7 +9,6 @@ from scipy import ndimage
 
 from srlib.core.paths import InputError
 from srlib.scans.intensity import sample
-from srlib.scans.space import same_lattice
 from srlib.scans.volume import Volume, axcodes, crop_or_pad, fine_grid, reorient, resample
 
 PLANES = (2, 1, 0)  # axes across axial, coronal and sagittal planes
@@ -135,28 +134,6 @@ def section(
         slab = slab.with_data(np.where(finite, slab.data, np.nan))
         order = min(order, 1)  # a cubic spline would spread NaN
     return np.rot90(resample(slab, shape, affine, order=order, outside=np.nan).data[:, :, 0])
-
-
-def difference(
-    scan: Volume, reference: Volume, shape: tuple[int, int, int], affine: np.ndarray
-) -> np.ndarray:
-    """``scan`` minus ``reference`` in a plane, as by ``section``.
-
-    Scans of different voxels are interpolated by cubic splines. NaN stands beyond the
-    field of view of either.
-    """
-    order = 0 if same_lattice(scan, reference) else 3
-    return section(scan, shape, affine, order) - section(reference, shape, affine, order)
-
-
-def extent(differences: Sequence[np.ndarray], limits: tuple[float, float]) -> float:
-    """The largest absolute difference that colours show, insensitive to wild voxels (ours).
-
-    The percentile 99 of the planes of one scan, at least 1 % of the window ``limits``.
-    """
-    sizes = np.abs(np.concatenate([image.ravel() for image in differences]))
-    most = np.percentile(sizes[np.isfinite(sizes)], 99) if np.isfinite(sizes).any() else 0
-    return float(max(most, 0.01 * (limits[1] - limits[0])))
 
 
 def grey(image: np.ndarray, limits: Sequence[float]) -> np.ndarray:

@@ -183,7 +183,7 @@ def _body(
     width: int, blocks: int, norm: Callable[[int], nn.Module] = nn.BatchNorm2d
 ) -> list[nn.Module]:
     """The residual blocks, and the convolution with batch norm behind them."""
-    layers: list[nn.Module] = [ResidualBlock(width, norm) for _ in range(blocks)]
+    layers = [ResidualBlock(width, norm) for _ in range(blocks)]
     return [*layers, nn.Conv2d(width, width, 3, padding=1), norm(width)]
 
 

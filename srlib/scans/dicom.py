@@ -54,9 +54,8 @@ class Slice:
     thickness: float | None
 
 
-def is_dicom(path: str | Path) -> bool:
+def is_dicom(path: Path) -> bool:
     """Whether a path is a folder (as no other scan is), or has the name or first bytes of DICOM."""
-    path = Path(path)
     with suppress(OSError):  # whoever reads the file reports that it cannot be read
         if path.is_dir() or path.suffix.lower() in SUFFIXES:
             return True
@@ -78,7 +77,7 @@ def is_series(folder: Path) -> bool:
     return False
 
 
-def read_series(path: str | Path) -> tuple[list[Slice], np.ndarray]:
+def read_series(path: Path) -> tuple[list[Slice], np.ndarray]:
     """Read the headers of a file, or of a folder that holds one series: (slices, affine).
 
     Slices are sorted by position; the affine is nibabel's (RAS+, mm), or that of a picture for an
@@ -86,7 +85,7 @@ def read_series(path: str | Path) -> tuple[list[Slice], np.ndarray]:
     InputError for no image, several series, several images without a position, slices on different
     grids or at uneven distances, and any slice with an unusable header.
     """
-    path, slices = Path(path), list(_images(path))
+    slices = list(images_in(path))
     if not slices:
         raise InputError(
             f"{path}: no DICOM image found; give a DICOM file or the folder of one series"
@@ -162,11 +161,6 @@ def _fit_line(path: Path, origins: np.ndarray, normal: np.ndarray) -> tuple[np.n
     return start, step
 
 
-def first_image(path: str | Path) -> Slice | None:
-    """The first image by name of a DICOM file or folder; None for any other file."""
-    return next(_images(path), None) if is_dicom(path) else None
-
-
 def header_warnings(image: Slice) -> list[str]:
     """What a header leaves open about the intensities, a line each."""
     header, found = image.header, []
@@ -178,9 +172,8 @@ def header_warnings(image: Slice) -> list[str]:
     return found
 
 
-def _images(path: str | Path) -> Iterator[Slice]:
+def images_in(path: Path) -> Iterator[Slice]:
     """The images of a file or folder; in a folder, files that are not DICOM are ignored."""
-    path = Path(path)
     with explained(path, "cannot be read", "change its permissions"):
         files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
     for file in files:

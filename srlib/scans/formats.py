@@ -1,11 +1,13 @@
 """Read scans of any format: NIfTI, MGH, PNG, NumPy, DICOM, DeepLesion and Duke ultrasound."""
 
+import functools
 import hashlib
 import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -18,6 +20,7 @@ from srlib.scans.dicom import explained
 from srlib.scans.headers import MAX_VOXELS, is_whole, open_image
 from srlib.scans.volume import Grid, Volume
 
+T = TypeVar("T")
 HU_ZERO = 32768  # of DeepLesion's 16-bit PNG
 SCANS = (".nii", ".nii.gz", ".mgh", ".mgz", ".hdr", ".img", ".npz")  # the scans of a folder
 DEEP = ("I;16", "I")  # Pillow's modes of 16 bits
@@ -53,11 +56,10 @@ def scans_in(folder: str | Path) -> list[Path]:
     return sorted(scans + single) if scans else []
 
 
-def read_grid(path: str | Path) -> Grid:
+def read_grid(path: Path) -> Grid:
     """Shape and affine of a scan: from the header of NIfTI, MGH and Analyze, from the whole of
     other files.
     """
-    path = Path(path)
     if is_whole(path):
         scan = load_scan(path)
         return scan.shape, scan.affine
@@ -65,8 +67,19 @@ def read_grid(path: str | Path) -> Grid:
     return shape, image.affine
 
 
+def once(read: Callable[[Path], T]) -> Callable[[Path], T]:
+    """A function that reads a file, but reads it again only when the file has changed."""
+    cached = functools.cache(lambda path, *state: read(path))
+
+    def reader(path: Path) -> T:
+        stat = path.stat()
+        return cached(path, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+
+    return reader
+
+
 def load_png(
-    path: str | Path, *, spacing_mm: Sequence[float] = (1.0, 1.0, 1.0), deeplesion: bool = False
+    path: Path, *, spacing_mm: Sequence[float] = (1.0, 1.0, 1.0), deeplesion: bool = False
 ) -> Volume:
     """Read an 8- or 16-bit grey PNG as (X, Y, 1): x along the image's columns, y down its rows,
     affine diag(spacing).
@@ -86,7 +99,7 @@ def load_png(
     return Volume(data - HU_ZERO if deeplesion else data, np.diag([*spacing_mm, 1.0]))
 
 
-def load_npz(path: str | Path) -> Volume:
+def load_npz(path: Path) -> Volume:
     """Read the one array, (X, Y, Z) or (X, Y), of a NumPy archive, on RAS axes of 1 mm."""
     with explained(path, "expected a readable .npz file with one array", "save it anew"):
         with np.load(path, allow_pickle=False) as arrays:
@@ -104,7 +117,7 @@ def load_npz(path: str | Path) -> Volume:
         return Volume(data, np.eye(4))
 
 
-def _matlab(path: str | Path, name: str, axes: int) -> np.ndarray:
+def _matlab(path: Path, name: str, axes: int) -> np.ndarray:
     """Read a real array of so many axes from a MATLAB file (version 5)."""
     with explained(path, "not a readable MATLAB 5 file"):
         data = np.asarray(loadmat(path, variable_names=[name]).get(name, 0))
@@ -116,7 +129,7 @@ def _matlab(path: str | Path, name: str, axes: int) -> np.ndarray:
     return data
 
 
-def load_mat(path: str | Path, like: Volume) -> Volume:
+def load_mat(path: Path, like: Volume) -> Volume:
     """Read ``out_final``, as the truncation script writes it, from a MATLAB file onto the grid of
     ``like``.
 
@@ -142,7 +155,7 @@ def load_dicom(path: str | Path) -> Volume:
     geometry, damaged tags, and pixels that cannot be decoded. Emits a ScanWarning for each line of
     ``dicom.header_warnings``.
     """
-    slices, affine = dicom.read_series(path)
+    slices, affine = dicom.read_series(Path(path))
     voxels = len(slices) * math.prod(slices[0].shape)
     if voxels > MAX_VOXELS:
         raise InputError(
@@ -153,16 +166,15 @@ def load_dicom(path: str | Path) -> Volume:
     return Volume(np.stack([dicom.pixels(s) for s in slices], axis=-1), affine)
 
 
-def deeplesion_rows(folder: str | Path) -> list[tuple[Path, str, tuple[float, float, float]]]:
+def deeplesion_rows(folder: Path) -> list[tuple[Path, str, tuple[float, float, float]]]:
     """List the key slices in DeepLesion's ``folder``, sorted: (file, split, spacing in mm).
 
     They are chosen from ``DL_info.csv`` as by the replicated loader: 512 x 512, not noisy, pixels
     of 0.6 mm at least, slices 1 to 6 mm apart; splits as published. Raises InputError for a missing
     or other CSV, for a patient in two splits, and when no file is there.
     """
-    table = Path(folder) / "DL_info.csv"
     found, splits = {}, {}
-    for row in read_table(table):
+    for row in read_table(folder / "DL_info.csv"):
         with explained(row.place, "not as published"):
             series, _, slice_name = row["File_name"].rpartition("_")
             split = {"1": "train", "2": "val", "3": "test"}[row["Train_Val_Test"]]
@@ -173,7 +185,7 @@ def deeplesion_rows(folder: str | Path) -> list[tuple[Path, str, tuple[float, fl
             patient = series.split("_")[0]
             if splits.setdefault(patient, split) != split:
                 raise InputError(f"patient {patient} is in two splits; copy it again")
-        file = Path(folder) / "Images_png" / series / slice_name
+        file = folder / "Images_png" / series / slice_name
         if size == [512, 512] and not noisy and min(x, y) >= 0.6 and 1 <= z <= 6 and file.is_file():
             found[file] = (split, (x, y, z))
     if not found:
@@ -183,7 +195,7 @@ def deeplesion_rows(folder: str | Path) -> list[tuple[Path, str, tuple[float, fl
     return [(file, *found[file]) for file in sorted(found)]
 
 
-def load_duke(path: str | Path, table: str | Path) -> tuple[np.ndarray, dict[str, float]]:
+def load_duke(path: Path, table: Path) -> tuple[np.ndarray, dict[str, float]]:
     """Read a record of Duke ultrasound: the image (beam, depth) as float32, and its geometry.
 
     The image is ``dtce``, as the scanner post-processed it. Geometry: ``initial_radius`` and
@@ -193,7 +205,7 @@ def load_duke(path: str | Path, table: str | Path) -> tuple[np.ndarray, dict[str
     """
     polar = _matlab(path, "dtce", 2)
     with explained(path, f"no geometry in {table}", "give the CSV that lists it"):
-        row = next((r for r in read_table(table) if r["filename"] == Path(path).name), {})
+        row = next((r for r in read_table(table) if r["filename"] == path.name), {})
         geometry = {name: float(row[name]) for name in GEOMETRY}
         if not all(map(math.isfinite, geometry.values())):
             raise ValueError("numbers that are not finite")

@@ -117,18 +117,15 @@ def voxels(image: nib.spatialimages.SpatialImage) -> np.ndarray:
         holder = image.file_map.get(part)
         if holder and holder.filename.lower().endswith(PACKED):
             with holder.get_prepare_fileobj("rb") as file:
-                _read_on(file)
+                try:
+                    while file.read(2**20):
+                        pass
+                except (
+                    gzip.BadGzipFile
+                ) as err:  # what follows a whole stream is ignored, as by gzip
+                    if not str(err).startswith("Not a gzipped file"):
+                        raise
     return np.asarray(image.dataobj, dtype=np.float32)
-
-
-def _read_on(file: nib.openers.ImageOpener) -> None:
-    """Read a compressed file to its end; ignore what follows a whole gzip stream, as gzip does."""
-    try:
-        while file.read(2**20):
-            pass
-    except gzip.BadGzipFile as err:
-        if not str(err).startswith("Not a gzipped file"):
-            raise
 
 
 def is_whole(path: Path) -> bool:
@@ -182,8 +179,8 @@ class SourceHeader:
             for field in ("xyzt_units", "cal_min", "cal_max", "aux_file"):
                 new[field] = old[field]
             moved = np.linalg.inv(self.affine) @ affine
-            transforms = {old.get_qform: partial(_set_qform, new), old.get_sform: new.set_sform}
-            for read, write in transforms.items():
+            set_qform = partial(_set_qform, new)
+            for read, write in ((old.get_qform, set_qform), (old.get_sform, new.set_sform)):
                 with suppress(Exception):  # the unused one may hold anything
                     matrix, code = read(coded=True)
                     if code:
@@ -236,7 +233,7 @@ class SourceHeader:
 def read_header(path: Path) -> SourceHeader:
     """Read the header of a scan file that was loaded before, and so is known to be sound."""
     if is_whole(path):
-        return SourceHeader(dicom.first_image(path))
+        return SourceHeader(next(dicom.images_in(path), None) if dicom.is_dicom(path) else None)
     image = _loaded(path)
     scaling = image.dataobj.slope, image.dataobj.inter
     return SourceHeader(None, image.header, image.affine, scaling)

@@ -5,12 +5,13 @@ from functools import partial
 
 import numpy as np
 import torch
+from numpy.random import Generator
 from scipy import ndimage
 from torch.nn import functional
 
 
 def smooth_field(
-    rng: np.random.Generator, shape: Sequence[int], points: int, std: float, channels: int = 1
+    rng: Generator, shape: Sequence[int], points: int, std: float, channels: int = 1
 ) -> torch.Tensor:
     """Normal values of the given std on ``points`` per axis, brought to (channels, X, Y, Z)."""
     coarse = rng.normal(0, std, (channels, points, points, points))
@@ -47,9 +48,7 @@ def integrate(velocity: torch.Tensor) -> torch.Tensor:
     return displacement
 
 
-def draw_warp(
-    rng: np.random.Generator, shape: Sequence[int], points: int, std: float
-) -> torch.Tensor:
+def draw_warp(rng: Generator, shape: Sequence[int], points: int, std: float) -> torch.Tensor:
     """A random diffeomorphic displacement (3, X, Y, Z) in voxels, integrated at half size.
 
     ``std`` is that of the velocity at the coarse points, in voxels of the full size.
@@ -58,7 +57,7 @@ def draw_warp(
     return _enlarge(integrate(smooth_field(rng, half, points, std / 2, channels=3)) * 2, shape)
 
 
-def band_noise(rng: np.random.Generator, shape: Sequence[int], width: float) -> torch.Tensor:
+def band_noise(rng: Generator, shape: Sequence[int], width: float) -> torch.Tensor:
     """Unit-variance noise (X, Y, Z) with a local mean of zero.
 
     Its finest wavelength is about ``width`` voxels.

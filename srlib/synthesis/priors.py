@@ -95,7 +95,7 @@ def read_classes(path: str | Path) -> tuple[Label, ...]:
         rows = [Row({"label": f"{label:.9g}", "class": f"{class_:.9g}"}) for label, class_ in pairs]
     else:
         rows = read_table(path, ("label", "class"), ("name", "side"))
-    table: dict[int, Label] = {}
+    table = {}
     for row in rows:
         where = getattr(row, "place", path)
         label = _whole(row["label"], f"{where}, label")
@@ -233,21 +233,20 @@ def read_priors(path: str | Path) -> dict[str, Prior]:
     than two rows.
     """
     path = Path(path)
-    priors = _original(path) if path.suffix == ".npy" else _tidy(path)
+    if path.suffix == ".npy":
+        means, stds = _pair(path, "prior_means", "prior_stds", 2)
+        if len(means) != 2 or not means.size:
+            raise InputError(f"{path}: expected two rows (means, stds), got an array {means.shape}")
+        name = re.sub("prior_(means|stds)", "", path.stem).strip("_") or "image"
+        priors = {name: (means, stds)}
+    else:
+        priors = _tidy(path)
     for modality, (means, stds) in priors.items():
         if not np.isfinite([means, stds]).all() or min(means[1].min(), stds.min()) < 0:
             raise InputError(
                 f"{path}: {modality} has a number that is not finite or a negative std"
             )
     return priors
-
-
-def _original(path: Path) -> dict[str, Prior]:
-    means, stds = _pair(path, "prior_means", "prior_stds", 2)
-    if len(means) != 2 or not means.size:
-        raise InputError(f"{path}: expected two rows (means, stds), got an array {means.shape}")
-    name = re.sub("prior_(means|stds)", "", path.stem).strip("_") or "image"
-    return {name: (means, stds)}
 
 
 def _tidy(path: Path) -> dict[str, Prior]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.random import Generator
 from scipy.spatial.transform import Rotation
 
 from srlib.core.paths import InputError
@@ -118,7 +119,7 @@ def volumes(example: Example, generation: Generation, spacing_mm: float) -> dict
 
 
 def draw(
-    rng: np.random.Generator,
+    rng: Generator,
     label_map: LabelMap,
     generation: Generation,
     *,
@@ -287,7 +288,7 @@ def _moved(image: torch.Tensor, rigid: Rigid, voxel: float, beyond: str) -> torc
     return read(image, grid, beyond=beyond)
 
 
-def _misplaced(rng: np.random.Generator, g: Generation) -> tuple[Rigid, Rigid]:
+def _misplaced(rng: Generator, g: Generation) -> tuple[Rigid, Rigid]:
     """How a further input lay against the first one, and how it came back by registration."""
     rotation = _rotation(rng, g.misplaced_deg)
     shift = rng.uniform(-g.misplaced_mm, g.misplaced_mm, 3)
@@ -298,12 +299,12 @@ def _misplaced(rng: np.random.Generator, g: Generation) -> tuple[Rigid, Rigid]:
     return (rotation, shift), (rotation.T @ turned, rotation.T @ (rest - shift))
 
 
-def _uniform(rng: np.random.Generator, bound: Bound) -> np.ndarray:
+def _uniform(rng: Generator, bound: Bound) -> np.ndarray:
     """Uniform numbers within +- a bound, one per axis."""
     return rng.uniform(-np.array(bound), bound, 3)
 
 
-def _rotation(rng: np.random.Generator, degrees: Bound) -> np.ndarray:
+def _rotation(rng: Generator, degrees: Bound) -> np.ndarray:
     """Rotations about x, y and z by uniform angles within +- ``degrees``, (3, 3)."""
     angles = _uniform(rng, degrees)
     angles[1] *= -1  # either sign is as likely; this one the results were drawn with
@@ -311,21 +312,21 @@ def _rotation(rng: np.random.Generator, degrees: Bound) -> np.ndarray:
 
 
 def _coarse(
-    rng: np.random.Generator, most: float, shape: Sequence[int], points: float, *channels: int
+    rng: Generator, most: float, shape: Sequence[int], points: float, *channels: int
 ) -> np.ndarray:
     """Normal values at ``points`` per voxel, (channels..., x, y, z), of a std drawn up to most."""
     size = np.maximum(np.ceil(np.multiply(shape, points)), 2).astype(int)
     return rng.normal(0, rng.uniform(0, most), (*channels, *size))
 
 
-def _bias(rng: np.random.Generator, g: Generation, shape: Sequence[int]) -> np.ndarray:
+def _bias(rng: Generator, g: Generation, shape: Sequence[int]) -> np.ndarray:
     """A channel's log bias at coarse points; zeros where it has none."""
     field = _coarse(rng, g.bias_std, shape, g.bias_grid)
     return field if g.bias_share == 1 or rng.random() < g.bias_share else 0 * field
 
 
 def _acquired(
-    rng: np.random.Generator, scan: Acquisition, voxel: float
+    rng: Generator, scan: Acquisition, voxel: float
 ) -> tuple[Sequence[float], Sequence[float]]:
     """Spacing and thickness of an acquisition's slices in mm."""
     if scan.random_mm is None:

@@ -27,7 +27,7 @@ class Axis:
         return from_middle * (self.spacing / self.voxel) + (self.n - 1) / 2
 
     def acquire(
-        self, slices_mm: float, sigma_mm: float, order: int = 1, reach: int | None = None
+        self, slices_mm: float, sigma_mm: float, order: int, reach: int | None
     ) -> np.ndarray:
         """Acquisition as a matrix (size, n).
 

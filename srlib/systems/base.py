@@ -93,7 +93,7 @@ class Experiment(Part):
         slots = [getattr(self, slot) for slot in SLOTS]
         nested = [value for part in slots for value in vars(part).values()]
         for part in (self, *slots, *nested):
-            if isinstance(part, Part) and name in _names(part):
+            if isinstance(part, Part) and name in names_of(part):
                 return getattr(part, name)
         if name in self.network.model_args:
             return self.network.model_args[name]
@@ -105,7 +105,7 @@ class Experiment(Part):
         A whole part is replaced by its slot. Raises InputError for an unknown name.
         """
         parts = {slot: changes.pop(slot, getattr(self, slot)) for slot in SLOTS}
-        known = _names(self).union(*map(_names, parts.values()))
+        known = names_of(self).union(*map(names_of, parts.values()))
         for name in changes:
             if name not in known:
                 raise InputError(f"{self.name} has no number {name!r}")
@@ -129,36 +129,37 @@ class Experiment(Part):
         return json.dumps({"schema": SCHEMA, **fields}, sort_keys=True)
 
 
-def _names(part: Part) -> set[str]:
+def names_of(part: Part | type[Part]) -> set[str]:
+    """The names of a part's fields."""
     return {entry.name for entry in dataclasses.fields(part)}
 
 
 def _replaced(part: Part, changes: Mapping[str, Any]) -> Part:
-    names = _names(part) & changes.keys()
+    names = names_of(part) & changes.keys()
     return dataclasses.replace(part, **{name: changes[name] for name in names})
 
 
 def _fields(value: Any) -> Any:
     """A part as JSON holds it; ``kind`` names its class."""
     if isinstance(value, Part):
-        named = {name: _fields(getattr(value, name)) for name in _names(value)}
+        named = {name: _fields(getattr(value, name)) for name in names_of(value)}
         return {**named, "kind": type(value).__name__}
     return tuple(map(_fields, value)) if isinstance(value, tuple) else value
 
 
-def _kinds(part: type[Part]) -> dict[str, type[Part]]:
+def kinds(part: type[Part]) -> dict[str, type[Part]]:
     """A class of parts and all classes that inherit from it, by name."""
-    kinds = {part.__name__: part}
+    found = {part.__name__: part}
     for kind in part.__subclasses__():
-        kinds |= _kinds(kind)
-    return kinds
+        found |= kinds(kind)
+    return found
 
 
 def _part(value: Any) -> Any:
     """The inverse of ``_fields``."""
     if isinstance(value, dict) and "kind" in value:
         named = {name: _part(part) for name, part in value.items() if name != "kind"}
-        return choose(_kinds(Part), value["kind"], "part")(**named)
+        return choose(kinds(Part), value["kind"], "part")(**named)
     return tuple(map(_part, value)) if isinstance(value, tuple) else value
 
 

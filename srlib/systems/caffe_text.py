@@ -12,11 +12,15 @@ from srlib.scans.patches import per_axis
 from srlib.systems.base import Experiment
 from srlib.training.games import Training
 
-SOLVERS = {"adam": "Adam", "sgd": "SGD", "nag": "Nesterov", "rmsprop": "RMSProp"}  # in Caffe
-SOLVERS |= {"adagrad": "AdaGrad", "adadelta": "AdaDelta"}
+SOLVERS = {  # in Caffe
+    "adam": "Adam", "sgd": "SGD", "nag": "Nesterov", "rmsprop": "RMSProp",
+    "adagrad": "AdaGrad", "adadelta": "AdaDelta",
+}  # fmt: skip
 POLICIES = {"constant": "fixed", "step": "multistep"}
-SETTINGS = {"momentum": "momentum", "rho": "momentum", "alpha": "rms_decay", "eps": "delta"}
-SETTINGS |= {"weight_decay": "weight_decay", "lr": "base_lr"}
+SETTINGS = {
+    "momentum": "momentum", "rho": "momentum", "alpha": "rms_decay", "eps": "delta",
+    "weight_decay": "weight_decay", "lr": "base_lr",
+}  # fmt: skip
 Fields = dict[str, Any]
 
 

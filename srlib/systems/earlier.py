@@ -3,46 +3,22 @@
 from collections.abc import Mapping
 from typing import Any
 
-from srlib.systems.base import SCHEMA
-
-# slot -> its fields in the flat record
-FIELDS = {
-    "network": "model width model_args",
-    "training": "max_steps batch_size learning_rate loss optimizer optimizer_args bias_rate "
-    "schedule schedule_args precision loss_crop dice_weight",
-    "scans": "patch_size n_train more_tasks sampling stride border samples min_foreground "
-    "per_patch",
-    "own": "name task contrast reference intensity frame given start start_critic segmenter "
-    "task_settings",
-}
-# value of the field game -> class, and its fields
-GAMES = {
-    "wasserstein": (
-        "Wasserstein",
-        "weight per_generator extra_every extra constraint strength slope",
-    ),
-    "least_squares": ("LeastSquares", "weight labels slope"),
-    "cross_entropy": ("CrossEntropy", "weight labels moves"),
-}
+from srlib.core.parts import Part
+from srlib.systems.base import SCHEMA, kinds, names_of
 
 
 def earlier(flat: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of an experiment's parts from a flat record; KeyError for another record."""
     examples, prediction = _examples(flat)
-    return {
-        **_some(flat, FIELDS["own"], "Experiment"),
-        "schema": SCHEMA,
-        "network": _some(flat, FIELDS["network"], "Network"),
-        "training": _some(flat, FIELDS["training"], "Training"),
-        "examples": examples,
-        "game": _game(flat),
-        "prediction": prediction,
-    }
+    parts = {"examples": examples, "prediction": prediction, "game": _game(flat)}
+    parts |= {"network": _some(flat, "Network"), "training": _some(flat, "Training")}
+    return {**_some(flat, "Experiment"), **parts, "schema": SCHEMA}
 
 
-def _some(flat: Mapping[str, Any], names: str, kind: str) -> dict[str, Any]:
-    """The fields of a part that a record holds, with the name of its class."""
-    return {name: flat[name] for name in names.split() if name in flat} | {"kind": kind}
+def _some(flat: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """The fields of a part, named by its class, that a record holds among others."""
+    names = names_of(kinds(Part)[kind]) & flat.keys()
+    return {name: flat[name] for name in names} | {"kind": kind}
 
 
 def _examples(flat: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -50,23 +26,21 @@ def _examples(flat: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     generation, mixture = flat.get("generation"), flat.get("mixture")
     if not generation:
         kind = "CoarseToFine" if flat.get("lr_grid") else "SameGrid"
-        return _some(flat, FIELDS["scans"], "ScanPatches"), {"kind": kind}
+        return _some(flat, "ScanPatches"), {"kind": kind}
     inputs = [{**acquisition, "kind": "Acquisition"} for acquisition in generation["inputs"]]
-    drawn = {"generation": {**generation, "inputs": inputs, "kind": "Generation"}}
+    flat = {**flat, "generation": {**generation, "inputs": inputs, "kind": "Generation"}}
     if mixture:
-        examples = _some(flat, "patch_size n_train samples", "RandomDegradations")
-        examples["mixture"] = {**mixture, "kind": "Mixture"}
-        return examples | drawn, _some(mixture, "isotropic thick", "AnyFactor")
-    examples = _some(flat, "patch_size n_train spacing_mm", "SyntheticScans")
-    prediction = _some(flat, "spacing_mm output", "IsotropicSpacing")
-    prediction["laplace"] = flat["loss"] == "laplace"
-    return {**examples, **drawn, "with_classes": bool(flat["segmenter"])}, prediction | drawn
+        flat["mixture"] = {**mixture, "kind": "Mixture"}
+        return _some(flat, "RandomDegradations"), _some(mixture, "AnyFactor")
+    classes, laplace = bool(flat["segmenter"]), flat["loss"] == "laplace"
+    examples = _some(flat, "SyntheticScans") | {"with_classes": classes}
+    return examples, _some(flat, "IsotropicSpacing") | {"laplace": laplace}
 
 
 def _game(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The game, whose name was another one."""
     game = flat.get("adversarial")
     if not game:
         return {"kind": "Supervised"}
-    kind, names = GAMES[game.get("game", "wasserstein")]
-    steps = {"critic_steps": flat["critic_steps"]} if kind == "Wasserstein" else {}
-    return _some(game, names, kind) | steps
+    kind = game.get("game", "wasserstein").title().replace("_", "")
+    return _some({"critic_steps": flat.get("critic_steps"), **game}, kind)

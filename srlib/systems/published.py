@@ -16,7 +16,7 @@ from srlib.systems.synthsr import SYNTHSR_HYPERFINE, SYNTHSR_PUBLISHED
 Weights = dict[str, torch.Tensor]
 
 # file name -> the experiment that it belongs to
-PUBLISHED: dict[str, Experiment] = {
+PUBLISHED = {
     "mDCSRN_pretrained_G_step250000.pth": EXPERIMENTS["mdcsrn"],
     "SRReCNN3D_10Layers_IsoScalex2.caffemodel": EXPERIMENTS["recnn"],
     "MultiSRReCNN3D_10Layers_IsoScalex2.caffemodel": EXPERIMENTS["recnn_multi"],
@@ -97,37 +97,27 @@ OURS = {".pth": _mdcsrn, ".caffemodel": _caffe, ".h5": _keras}
 def _sized(weights: Weights, name: str) -> Experiment:
     """The mono- or multimodal SRReCNN3D, or SynthSR, with the size of a file's network.
 
-    Raises KeyError without its layers.
+    Every second channel of SynthSR's, where their number is even, is a reliability map, except in
+    the weights for Hyperfine scans. Raises KeyError without the layers of either.
     """
     if "conv1.weight" in weights:
         width, channels, kernel = weights["conv1.weight"].shape[:3]
         experiment = EXPERIMENTS["recnn_multi" if channels == 2 else "recnn"]
         size = {"layers": len(weights) // 2, "kernel": kernel, "in_channels": channels}
     else:
-        experiment, width, size = _unet(weights, name)
+        width, channels = weights["down.0.conv1.weight"].shape[:2]
+        levels = sum(layer.startswith("down") for layer in weights) // 8
+        outputs = len(weights["last.weight"])
+        size = {"levels": levels, "in_channels": channels, "out_channels": outputs}
+        experiment = SYNTHSR_HYPERFINE
+        if "hyperfine" not in name or channels != 2:
+            given, maps = SYNTHSR_PUBLISHED.examples.generation, channels % 2 == 0
+            scans = channels // (1 + maps)
+            if not 1 <= scans <= 2:
+                raise ValueError(f"it takes {scans} scans, expected one or two")
+            given = dataclasses.replace(given, inputs=given.inputs * scans, reliability=maps)
+            reference = "t2" if scans > 1 else ""
+            experiment = SYNTHSR_PUBLISHED.changed(generation=given, reference=reference)
+        if outputs == 2:
+            experiment = experiment.changed(loss="laplace", laplace=True)
     return experiment.changed(width=width, model_args={**experiment.network.model_args, **size})
-
-
-def _unet(weights: Weights, name: str) -> tuple[Experiment, int, dict[str, int]]:
-    """SynthSR, its width, and the size of its network.
-
-    Every second channel of an even number is a reliability map, except in the weights for Hyperfine
-    scans.
-    """
-    width, channels = weights["down.0.conv1.weight"].shape[:2]
-    levels = sum(name.startswith("down") for name in weights) // 8
-    outputs = len(weights["last.weight"])
-    experiment = SYNTHSR_HYPERFINE
-    if "hyperfine" not in name or channels != 2:
-        given, maps = SYNTHSR_PUBLISHED.examples.generation, channels % 2 == 0
-        scans = channels // (1 + maps)
-        if not 1 <= scans <= 2:
-            raise ValueError(f"it takes {scans} scans, expected one or two")
-        given = dataclasses.replace(given, inputs=given.inputs * scans, reliability=maps)
-        experiment = SYNTHSR_PUBLISHED.changed(
-            generation=given, reference="t2" if scans > 1 else ""
-        )
-    if outputs == 2:
-        experiment = experiment.changed(loss="laplace", laplace=True)
-    size = {"levels": levels, "in_channels": channels, "out_channels": outputs}
-    return experiment, width, size

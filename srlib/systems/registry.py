@@ -1,6 +1,7 @@
 """Look up experiments by name and profile, or read them from JSON."""
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from srlib.core.paths import InputError, choose
@@ -10,31 +11,33 @@ from srlib.systems.earlier import earlier
 from srlib.systems.overrides import Overrides, overridden, parse
 
 SYSTEMS = (mdcsrn, recnn, srgan3d, srresnet2d, synthsr, robust)
-EXPERIMENTS: dict[str, Experiment] = {e.name: e for system in SYSTEMS for e in system.EXPERIMENTS}
+EXPERIMENTS = {e.name: e for system in SYSTEMS for e in system.EXPERIMENTS}
 
 # all that a profile may shrink; smaller patches need a smaller stride, or they leave gaps
 BUDGET = (
     "max_steps", "critic_steps", "n_train", "samples", "batch_size", "patch_size", "stride",
     "width",
 )  # fmt: skip
-_SMOKE = {"width": 4, "patch_size": 16, "batch_size": 1, "n_train": 1, "max_steps": 4}
-PROFILES: dict[str, dict[str, dict[str, Any]]] = {
+
+
+def _smoke(experiments: Iterable[Experiment], **more: Any) -> dict[str, dict[str, Any]]:
+    """Budgets of a few steps by the names of experiments."""
+    few = {"width": 4, "patch_size": 16, "batch_size": 1, "n_train": 1, "max_steps": 4}
+    return {e.name: {**few, **more} for e in experiments}
+
+
+_WITH_STEPS = [e for e in EXPERIMENTS.values() if hasattr(e.game, "critic_steps")]
+_LONGEST = (synthsr.SYNTHSR_GAN, synthsr.SYNTHSR_FINETUNE)
+PROFILES = {
     "paper": {name: {} for name in EXPERIMENTS},
     "quick": {name: shrunk for system in SYSTEMS for name, shrunk in system.QUICK.items()},
-    "smoke": dict.fromkeys(EXPERIMENTS, _SMOKE)
-    | {
-        name: {**_SMOKE, "max_steps": 12, "critic_steps": 3}
-        for name, experiment in EXPERIMENTS.items()
-        if hasattr(experiment.game, "critic_steps")
-    }
-    | {e.name: {**_SMOKE, "patch_size": (32, 32, 1)} for e in srresnet2d.EXPERIMENTS}
-    | {e.name: {**_SMOKE, "patch_size": 32} for e in synthsr.EXPERIMENTS}
-    | {e.name: {**_SMOKE, "samples": 8} for e in robust.EXPERIMENTS}
-    | {e.name: {**_SMOKE, "stride": 16} for e in srgan3d.EXPERIMENTS if e.frame}
-    | {
-        name: {**_SMOKE, "patch_size": 32, "max_steps": 14, "critic_steps": 2}
-        for name in ("synthsr_gan", "synthsr_finetune")
-    },
+    "smoke": _smoke(EXPERIMENTS.values())
+    | _smoke(_WITH_STEPS, max_steps=12, critic_steps=3)
+    | _smoke(srresnet2d.EXPERIMENTS, patch_size=(32, 32, 1))
+    | _smoke(synthsr.EXPERIMENTS, patch_size=32)
+    | _smoke(robust.EXPERIMENTS, samples=8)
+    | _smoke((e for e in srgan3d.EXPERIMENTS if e.frame), stride=16)
+    | _smoke(_LONGEST, patch_size=32, max_steps=14, critic_steps=2),
 }
 
 

@@ -183,6 +183,13 @@ _WILD = {
     "bias_grid": 0.04,
     "blur_range": 1.03,
 }
+_CRITIC = {
+    "game.weight": f"{_FINE} 0.01",
+    "game.per_generator": f"{_FINE} 10",
+    "game.extra_every": "ours: one generator step and its 10 of the critic; nothing extra",
+    "game.extra": "ours: none",
+    "game.strength": f"{_FINE} 10",
+}
 # any resolution to real scans, judged by a segmenter and a critic at once
 SYNTHSR_FINETUNE = SYNTHSR_1.variant(
     "synthsr_finetune",
@@ -204,11 +211,7 @@ SYNTHSR_FINETUNE = SYNTHSR_1.variant(
         "loss_weight": "code, fine_tuning_with_adversary.py, build_generator_loss: what the other "
         "two leave of 1; 0.99 without a segmenter",
         "critic_steps": f"{_FINE} 100 steps of the critic before the first of the generator",
-        "game.weight": f"{_FINE} 0.01",
-        "game.per_generator": f"{_FINE} 10",
-        "game.extra_every": "ours: one generator step and its 10 of the critic; nothing extra",
-        "game.extra": "ours: none",
-        "game.strength": f"{_FINE} 10",
+        **_CRITIC,
         "game.slope": "code, fine_tuning_with_adversary.py, discriminator_block: 0.2",
     },
     deviations=(
@@ -325,11 +328,7 @@ SYNTHSR_GAN = SYNTHSR_THICK.variant(
         "loss": _SOURCES["loss"],
         "learning_rate": f"{_TRAINING} 1e-4; here a cosine to zero",
         "critic_steps": f"{_FINE} 100",
-        "game.weight": f"{_FINE} 0.01",
-        "game.per_generator": f"{_FINE} 10",
-        "game.extra_every": "ours: one generator step and its 10 of the critic; nothing extra",
-        "game.extra": "ours: none",
-        "game.strength": f"{_FINE} 10",
+        **_CRITIC,
         "game.slope": "ours: that of mDCSRN's critic",
     },
     deviations=(

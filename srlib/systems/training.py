@@ -104,7 +104,10 @@ def train(
             print(f"{final} is kept: the same run, by other source code", file=sys.stderr)
         checkpoints.remove(folder / "checkpoint.pt", identity)  # it was stopped between the two
         return final
-    _load_starts(experiment, networks, starts)
+    for kind, network in networks.items():
+        if starts[kind]:
+            misfit = f"{starts[kind]}: does not fit the {kind} of {experiment.name}"
+            start_from(network, read_state(starts[kind]), misfit)
     loss = experiment.training.loss
     shown = examples.held_out(val, pairs, tables=tables)
     shows = []
@@ -128,15 +131,6 @@ def train(
         restart=restart,
         name=experiment.name,
     )
-
-
-def _load_starts(
-    experiment: Experiment, networks: Mapping[str, torch.nn.Module], starts: Mapping[str, Any]
-) -> None:
-    for kind, network in networks.items():
-        if starts[kind]:
-            whose = f"the {kind} of {experiment.name}"
-            start_from(network, read_state(starts[kind]), f"{starts[kind]}: does not fit {whose}")
 
 
 def _segmenter(

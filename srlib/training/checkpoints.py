@@ -28,7 +28,7 @@ def contents(
     Raises InputError for a file that is missing or cannot be read, and for two subjects of one
     name.
     """
-    found: dict[str, dict[str, str]] = {}
+    found = {}
     for subject in subjects:
         if subject.name in found:
             raise InputError(f"two subjects are called {subject.name}; give each a name of its own")
@@ -53,8 +53,7 @@ class Identity:
         if "results_version" not in found:
             return "it is from an earlier srlib, which identified scans by size, not by content"
         old, new = dict(self._leaves(found)), dict(self._leaves(self.facts))
-        every = dict.fromkeys([*new, *old])
-        names = [name for name in every if old.get(name, ...) != new.get(name, ...)]
+        names = [name for name in {**new, **old} if old.get(name, ...) != new.get(name, ...)]
         said = [f"{name} {_short(old.get(name))} -> {_short(new.get(name))}" for name in names]
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
         return ", ".join(said[:SHOWN]) + more

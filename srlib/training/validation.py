@@ -48,8 +48,7 @@ def validation(
 
     def check(networks: Mapping[str, nn.Module], device: torch.device) -> dict[str, float]:
         generator, critic = networks["generator"], networks.get("critic")
-        found: list[float] = []
-        scores: list[tuple[float, float]] = []  # of real and generated patches
+        found, scores = [], []  # scores of real and generated patches
         with _evaluating(*networks.values()):
             for pair in pairs:
                 lr, hr = (torch.from_numpy(side)[None].to(device) for side in pair)

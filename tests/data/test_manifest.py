@@ -22,7 +22,7 @@ from srlib.data.manifest import Subject, load_mask, read_manifest
 from srlib.data.pairs import Pair
 from srlib.inference.prediction import CoarseToFine, Request, SameGrid
 from srlib.models.recnn import ReCNN
-from srlib.scans.formats import read_grid
+from srlib.scans.headers import open_image
 from srlib.scans.intensity import fit_scaling
 from srlib.scans.patches import extract, grid_locations, random_locations
 from srlib.scans.volume import (
@@ -276,7 +276,7 @@ def test_a_header_is_read_once_while_its_file_does_not_change(
     """Manifests of 10,000 rows are read again and again; the time goes into headers."""
     read: list[Path] = []
     monkeypatch.setattr(
-        "srlib.data.manifest.read_grid", lambda file: read.append(file) or read_grid(file)
+        "srlib.scans.formats.open_image", lambda file: read.append(file) or open_image(file)
     )
     rows = [f"s{i},train,a.nii.gz,b.nii,b.nii" for i in range(10_000)]
     manifest = table(folder, "\n".join(["subject,split,t1,labels,mask", *rows]))

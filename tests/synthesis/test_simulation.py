@@ -243,7 +243,7 @@ def test_slices_lie_where_they_were_measured(encoded, size, spacing):
             slice(int(10 / out), -int(10 / out)),
         )
         for order in (1, 3):
-            got = separable(ramp, [None, None, line.acquire(step, 0.42 * step, order)])[
+            got = separable(ramp, [None, None, line.acquire(step, 0.42 * step, order, None)])[
                 0, 0
             ].numpy()
             np.testing.assert_allclose(

@@ -1,0 +1,14 @@
+from .quality import evaluate, measure, statistics
+from .results import measured, read_metrics, record_metrics, summary
+from .runs import train_all
+
+__all__ = [
+    "evaluate",
+    "measure",
+    "measured",
+    "read_metrics",
+    "record_metrics",
+    "statistics",
+    "summary",
+    "train_all",
+]

@@ -1,0 +1,21 @@
+from .base import Experiment
+from .registry import BUDGET, EXPERIMENTS, PROFILES, SYSTEMS, from_json, get, numbers, runs
+from .trained import Model, find_weights, load_model, super_resolve
+from .training import train
+
+__all__ = [
+    "BUDGET",
+    "EXPERIMENTS",
+    "PROFILES",
+    "SYSTEMS",
+    "Experiment",
+    "Model",
+    "find_weights",
+    "from_json",
+    "get",
+    "load_model",
+    "numbers",
+    "runs",
+    "super_resolve",
+    "train",
+]
