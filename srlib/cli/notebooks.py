@@ -14,6 +14,7 @@ from srlib import systems
 from srlib.core.paths import (
     RESULTS_VERSION,
     InputError,
+    StrPath,
     atomic,
     built_in,
     checkout,
@@ -53,7 +54,7 @@ def notebooks(names: Sequence[str] = ()) -> list[Path]:
 
 def run(
     profile: str = "quick",
-    cohort: str | Path = "csv/example.csv",
+    cohort: StrPath = "csv/example.csv",
     *,
     seed: int = 0,
     names: Sequence[str] = (),

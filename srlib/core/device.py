@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 
 import torch
 
-from srlib.core.paths import InputError, atomic, cache_dir, first_line
+from srlib.core.paths import InputError, atomic, cache_dir, choose, first_line, make_dir
 
 PRECISIONS = ("auto", "32", "bf16")
 FASTER = 1.3  # by which bfloat16 must be, or float32 is taken
@@ -36,23 +36,17 @@ def choose_precision(name: str, device: torch.device) -> str:
 
     That is measured once per machine and kept in its ``cache_dir``. InputError for another name.
     """
-    if name not in PRECISIONS:
-        raise InputError(f"precision: expected one of {', '.join(PRECISIONS)}, got {name!r}")
+    choose(dict.fromkeys(PRECISIONS), name, "precision")
     if name != "auto":
         return name
-    kept = cache_dir() / f"bf16-{platform.node()}-{device.type}-torch-{torch.__version__}"
-    with suppress(OSError, ValueError):
-        return "bf16" if float(kept.read_text()) >= FASTER else "32"
-    gain = _bf16_gain(device)
-    with suppress(OSError, InputError):
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(kept) as temporary:
-            temporary.write_text(f"{gain:.2f}")
-    return "bf16" if gain >= FASTER else "32"
+    return "bf16" if device.type != "mps" and _bf16_gain(device) >= FASTER else "32"
 
 
 def _bf16_gain(device: torch.device) -> float:
     """How many times faster a convolution is in bfloat16 than in float32, the best of some."""
+    kept = cache_dir() / f"bf16-{platform.node()}-{device.type}-torch-{torch.__version__}"
+    with suppress(OSError, ValueError):
+        return float(kept.read_text("utf-8"))
     layer = torch.nn.Conv3d(32, 32, 3).to(device, memory_format=torch.channels_last_3d)
     maps = torch.ones(1, 32, 40, 40, 40, device=device).to(memory_format=torch.channels_last_3d)
     best = {"32": float("inf"), "bf16": float("inf")}
@@ -61,7 +55,10 @@ def _bf16_gain(device: torch.device) -> float:
         with torch.inference_mode(), autocast(device, precision):
             layer(maps)[0, 0, 0, 0, 0].item()  # waits for a GPU
         best[precision] = min(best[precision], time.perf_counter() - began)
-    return best["32"] / best["bf16"]
+    gain = best["32"] / best["bf16"]
+    with suppress(InputError), atomic(make_dir(kept.parent) / kept.name) as temporary:
+        temporary.write_text(f"{gain:.2f}", "utf-8")
+    return gain
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

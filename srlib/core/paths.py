@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
+StrPath = str | Path
 RESULTS_VERSION = 1  # raise it when the same inputs give other results
 BUILT_IN = ("example.csv", "example_us.csv", "example_ct.csv")  # made by the project, in csv/
 DAY = 86_400  # seconds after which an untouched temporary file counts as left behind
@@ -62,7 +63,7 @@ def file_name(name: str, where: str) -> str:
     return name
 
 
-def apart(outputs: Iterable[str | Path], inputs: Iterable[str | Path]) -> None:
+def apart(outputs: Iterable[StrPath], inputs: Iterable[StrPath]) -> None:
     """Raise InputError for an output that is one of the inputs, however it is spelled."""
     there = [Path(p) for p in inputs if os.path.exists(p)]
     for output in filter(os.path.exists, outputs):
@@ -78,7 +79,7 @@ def root() -> Path:
     return checkout() or Path.cwd()
 
 
-def locate(path: str | Path) -> Path:
+def locate(path: StrPath) -> Path:
     """A file as named; a relative one missing in the working directory is taken in the checkout."""
     path, beside = Path(path), root() / path
     exists = os.path.exists  # no error for a text too long to be a name
@@ -121,7 +122,7 @@ def results_root() -> Path:
     return _place("SRLIB_RESULTS", root() / "results")
 
 
-def results_dir(profile: str, cohort: str | Path = "csv/example.csv") -> Path:
+def results_dir(profile: str, cohort: StrPath = "csv/example.csv") -> Path:
     """Folder of one profile's results; any cohort but the built-in one has a folder of its own."""
     with suppress(OSError):  # whoever writes there reports why it cannot
         results_root().mkdir(parents=True, exist_ok=True)
@@ -129,13 +130,13 @@ def results_dir(profile: str, cohort: str | Path = "csv/example.csv") -> Path:
     return results_root() / (profile if label == "example" else f"{profile}_{label}")
 
 
-def built_in(manifest: str | Path) -> str:
+def built_in(manifest: StrPath) -> str:
     """Name of a manifest in the checkout's ``csv/`` that the project makes; "" for any other."""
     path, folder = locate(manifest).resolve(), checkout()
     return path.stem if folder and path.parent == folder / "csv" and path.name in BUILT_IN else ""
 
 
-def cohort_label(cohort: str | Path) -> str:
+def cohort_label(cohort: StrPath) -> str:
     """Name of a manifest in folders, run_ids and tables, unique within the results.
 
     The first manifest of a name keeps it: the link ``cohorts/NAME`` in the folder of all results
@@ -172,7 +173,7 @@ def make_dir(path: Path) -> Path:
 
 
 @contextmanager
-def atomic(path: str | Path) -> Iterator[Path]:
+def atomic(path: StrPath) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that replaces it on success and vanishes on failure.
 
     It keeps the suffixes, since writers choose the format by them. No two writers share a temporary
@@ -198,7 +199,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def unspoilt(path: str | Path) -> str | Path:
+def unspoilt(path: StrPath) -> StrPath:
     """Return the path; OSError for a ZIP archive, as PyTorch writes, with a damaged part."""
     if zipfile.is_zipfile(path):
         try:
@@ -256,7 +257,7 @@ def _ended(process: int) -> bool:
         return False
 
 
-def sha256(path: str | Path) -> str:
+def sha256(path: StrPath) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from srlib.core.paths import InputError, atomic, file_name, first_line
+from srlib.core.paths import InputError, StrPath, atomic, file_name, first_line
 
 # columns of a manifest that name volumes, in the order written
 VOLUMES = ("t1", "t2", "image", "labels", "lr", "mask")
@@ -23,7 +23,7 @@ class Row(dict[str, str]):
 
 
 def read_table(
-    path: str | Path, needed: Sequence[str] = (), optional: Sequence[str] | None = None
+    path: StrPath, needed: Sequence[str] = (), optional: Sequence[str] | None = None
 ) -> list[Row]:
     """Read the rows of a CSV, without spaces around cells, empty rows and empty nameless columns.
 
@@ -60,7 +60,7 @@ def read_table(
 
 
 def _check(
-    path: str | Path, columns: list[str], needed: Sequence[str], optional: Sequence[str] | None
+    path: StrPath, columns: list[str], needed: Sequence[str], optional: Sequence[str] | None
 ) -> None:
     for sign, name in SEPARATORS.items():
         if sign in "".join(columns):
@@ -111,7 +111,7 @@ def check_name(name: str, place: str, taken: dict[str, str]) -> None:
 
 
 def write_table(
-    path: str | Path,
+    path: StrPath,
     columns: Sequence[str],
     rows: Iterable[Sequence[object]],
     *,
@@ -134,7 +134,7 @@ def write_table(
     return path
 
 
-def keep(path: str | Path, *, force: bool = False) -> None:
+def keep(path: StrPath, *, force: bool = False) -> None:
     """Raise InputError when ``path`` exists, unless ``force``: nothing is replaced unasked."""
     if os.path.lexists(path) and not force:
         raise InputError(f"{path} exists; --force replaces it, or choose another name")

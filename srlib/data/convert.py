@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from srlib.core.paths import InputError, choose, make_dir
+from srlib.core.paths import InputError, StrPath, choose, make_dir
 from srlib.core.tables import check_name, keep, read_table, write_table
 from srlib.degradations.ultrasound import scan_convert
 from srlib.scans.formats import deeplesion_rows, load_duke, load_png
@@ -20,10 +20,10 @@ Listed = Iterator[tuple[str, str, Callable[[], Volume]]]  # name, split, how to 
 
 def convert(
     collection: str,
-    folder: str | Path,
+    folder: StrPath,
     *,
-    out: str | Path,
-    manifest: str | Path,
+    out: StrPath,
+    manifest: StrPath,
     force: bool = False,
 ) -> Path:
     """Write a collection's images into ``out`` and their manifest (columns subject, split, image).

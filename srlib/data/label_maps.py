@@ -7,7 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-from srlib.core.paths import InputError, built_in, cohort_label, data_dir, locate, make_dir, root
+from srlib.core.paths import (
+    InputError,
+    StrPath,
+    built_in,
+    cohort_label,
+    data_dir,
+    locate,
+    make_dir,
+    root,
+)
 from srlib.data import cohorts
 from srlib.data.layouts import write_manifest
 from srlib.data.manifest import Subject, read_manifest
@@ -27,7 +36,7 @@ class LabelFiles:
     priors: Path
 
 
-def find(manifest: str | Path = "", classes: str | Path = "", priors: str = "") -> LabelFiles:
+def find(manifest: StrPath = "", classes: StrPath = "", priors: str = "") -> LabelFiles:
     """Label maps to train on: those given; else SynthSR's, where they exist; else the built-in.
 
     SynthSR's tutorial data are read from the folder that is given instead of a manifest, else from

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from srlib.core.paths import InputError, choose
+from srlib.core.paths import InputError, StrPath, choose
 from srlib.core.tables import VOLUMES, check_name, read_table, write_table
 
 Found = dict[str, dict[str, Path]]  # subject -> column -> file
@@ -76,8 +76,8 @@ def _find(layout: str, folder: Path) -> Found:
 
 def write_manifest(
     layout: str,
-    folder: str | Path,
-    out: str | Path,
+    folder: StrPath,
+    out: StrPath,
     *,
     split: Sequence[float] = (0.7, 0.1, 0.2),
     seed: int = 0,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from srlib.core.paths import InputError, ScanWarning, data_dir, locate
+from srlib.core.paths import InputError, ScanWarning, StrPath, data_dir, locate
 from srlib.core.tables import VOLUMES, check_name, read_table
 from srlib.scans.dicom import explained, is_series
 from srlib.scans.formats import Grid, load_scan, once, read_grid
@@ -39,7 +39,7 @@ class Subject:
         return self.files[column]
 
 
-def read_manifest(path: str | Path, split: str | None = None) -> list[Subject]:
+def read_manifest(path: StrPath, split: str | None = None) -> list[Subject]:
     """Subjects of a manifest, or of one split of it; the columns are described in csv/README.md.
 
     Paths are relative to the CSV's folder or, where not found there, to ``SRLIB_DATA``. Raises
@@ -79,7 +79,7 @@ def read_manifest(path: str | Path, split: str | None = None) -> list[Subject]:
     return chosen
 
 
-def read_cohorts(path: str | Path) -> dict[str, Path]:
+def read_cohorts(path: StrPath) -> dict[str, Path]:
     """The manifest of each system that a table of cohorts names; nothing for a manifest itself.
 
     The table has the columns ``system`` and ``cohort`` and perhaps ``layout`` and ``scans``. Paths
@@ -102,9 +102,7 @@ def read_cohorts(path: str | Path) -> dict[str, Path]:
     return found
 
 
-def cohort_of(
-    cohort: str | Path, system: str = "", default: str | Path | None = None
-) -> Path | str:
+def cohort_of(cohort: StrPath, system: str = "", default: StrPath | None = None) -> Path | str:
     """The manifest of a system, by default of the first one, in a table of cohorts.
 
     "" where the table leaves it out. Of a manifest it is ``default``, else the manifest itself.

@@ -13,7 +13,7 @@ from srlib.core.parts import Count, Part, Share
 from srlib.core.paths import InputError
 from srlib.degradations.tomography import fbp, radon
 from srlib.scans.patches import per_axis
-from srlib.scans.separable import along_axes, gaussian
+from srlib.scans.separable import blur
 from srlib.scans.volume import Volume, coarse_grid, crop_or_pad, fine_grid, resample
 
 
@@ -184,8 +184,7 @@ class GaussianDownsample(Degradation):
 
     def _blur(self, hr: Volume) -> Volume:
         sigma = np.where(np.greater(self.factor, 1) | self.blur_first, self.sigma, 0.0)
-        axes, base = zip(hr.shape, sigma.tolist(), strict=True), hr.data.flat[0]
-        return hr.with_data(base + along_axes(hr.data - base, [gaussian(*axis) for axis in axes]))
+        return hr.with_data(blur(hr.data, sigma))
 
     def to_grid(self, lr: Volume, shape: Sequence[int], *, order: int | None = None) -> Volume:
         """Interpolate the low-resolution scan on the fine grid of the given shape."""

@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from tqdm import tqdm
 
 from srlib import __version__
 from srlib.core.device import layout
-from srlib.core.paths import InputError, first_line, make_dir, sha256, sweep
+from srlib.core.paths import InputError, StrPath, first_line, make_dir, sha256, sweep
 from srlib.enhance.jobs import SUMMARY, Job, Outcome, check_places
 from srlib.enhance.workers import STOPPED, share
 from srlib.inference.checks import gaps
@@ -35,7 +34,7 @@ COPIES = 5  # float32 copies of the result that exist at once, besides the tiles
 def run(
     todo: Sequence[Job],
     model: Model,
-    weights: str | Path,
+    weights: StrPath,
     *,
     tell: Callable[[str], None],
     workers: int = 1,

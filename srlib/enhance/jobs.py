@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from srlib.core.paths import InputError, apart, data_dir, make_dir
+from srlib.core.paths import InputError, StrPath, apart, data_dir, make_dir
 from srlib.core.tables import VOLUMES, check_name, read_table, write_table
 from srlib.scans.formats import scans_in
 
@@ -56,13 +56,13 @@ class Outcome:
 
 
 def jobs(
-    sources: Sequence[str | Path],
-    target: str | Path,
+    sources: Sequence[StrPath],
+    target: StrPath,
     *,
-    reference: str | Path | None = None,
-    uncertainty: str | Path | None = None,
+    reference: StrPath | None = None,
+    uncertainty: StrPath | None = None,
     columns: Sequence[str] = ("t1",),
-    report: str | Path | None = None,
+    report: StrPath | None = None,
 ) -> list[Job]:
     """List what to read and to write, for scans, folders of scans, or one manifest.
 

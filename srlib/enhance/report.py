@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from scipy.signal import periodogram
 
-from srlib.core.paths import atomic
+from srlib.core.paths import StrPath, atomic
 from srlib.evaluation.figures import Picture, triplanar
 from srlib.evaluation.views import windows
 from srlib.scans.space import same_lattice
@@ -29,7 +29,7 @@ img{max-width:100%}
 def write_report(
     before: Volume,
     after: Volume,
-    path: str | Path,
+    path: StrPath,
     *,
     title: str,
     warnings: Sequence[str],

@@ -1,12 +1,11 @@
 """Compare two scans in a notebook: three planes through one place, with sliders to move it."""
 
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from srlib.core.paths import InputError
+from srlib.core.paths import InputError, StrPath
 from srlib.evaluation.views import (
     filled,
     grey,
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from ipywidgets import VBox
 
 
-def compare(before: Volume | str | Path, after: Volume | str | Path, *, size: int = 330) -> "VBox":
+def compare(before: Volume | StrPath, after: Volume | StrPath, *, size: int = 330) -> "VBox":
     """A widget with axial, coronal and sagittal planes of two scans, each about ``size`` pixels
     wide on the screen.
 

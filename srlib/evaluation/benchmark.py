@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from srlib.core.paths import published_file, shipped_file
+from srlib.core.paths import StrPath, published_file, shipped_file
 from srlib.data.manifest import Subject
 from srlib.degradations.tasks import degradation_of
 from srlib.evaluation.results import measured
@@ -36,7 +36,7 @@ def belongs(experiment: Experiment) -> bool:
     return same and experiment.task in trained
 
 
-def systems(folder: str | Path, profile: str, seed: int = 0) -> dict[str, Path | None]:
+def systems(folder: StrPath, profile: str, seed: int = 0) -> dict[str, Path | None]:
     """Weights of the table's systems by name, None where there are none.
 
     First come the shipped weights of ``robust``, then the newest run of each experiment in a

@@ -14,7 +14,7 @@ from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from srlib.core.paths import InputError, atomic, choose, make_dir
+from srlib.core.paths import InputError, StrPath, atomic, choose, make_dir
 from srlib.evaluation.views import (
     filled,
     letters,
@@ -333,7 +333,7 @@ def heat_map(
     return figure
 
 
-def save_figure(figure: Picture, path: str | Path) -> Picture:
+def save_figure(figure: Picture, path: StrPath) -> Picture:
     """Write a figure's ``png`` and return the figure.
 
     Raises InputError when the place cannot be written to.

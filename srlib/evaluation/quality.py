@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from srlib import metrics
-from srlib.core.paths import InputError, apart, atomic, file_name, make_dir
+from srlib.core.paths import InputError, StrPath, apart, atomic, file_name, make_dir
 from srlib.data.manifest import Subject, load_mask
 from srlib.scans.space import resample_to
 from srlib.scans.volume import Volume, save_scan
@@ -15,7 +15,7 @@ from srlib.systems.trained import Model
 
 
 def evaluate(
-    model: Model, subjects: Sequence[Subject], folder: str | Path, *, task: str = ""
+    model: Model, subjects: Sequence[Subject], folder: StrPath, *, task: str = ""
 ) -> pd.DataFrame:
     """Degrade, enhance and measure scans; write ``NAME_{hr,lr,sr}.nii.gz`` and ``metrics.csv``.
 

@@ -12,6 +12,7 @@ from scipy import stats
 
 from srlib.core.paths import (
     InputError,
+    StrPath,
     atomic,
     choose,
     cohort_label,
@@ -46,7 +47,7 @@ CONVENTIONS = {  # of regions
 RESAMPLES = 9999  # of the bootstrap
 
 
-def run_id(experiment: str, profile: str, seed: int, cohort: str | Path) -> str:
+def run_id(experiment: str, profile: str, seed: int, cohort: StrPath) -> str:
     """Name of a run, also of its folder under ``checkpoints/``."""
     return f"{experiment}-{profile}-s{seed}-{cohort_label(cohort)}"
 
@@ -107,7 +108,7 @@ def _rows(file: Path, columns: list[str]) -> pd.DataFrame:
     return table
 
 
-def record_metrics(folder: str | Path, rows: Iterable[Mapping[str, object]]) -> None:
+def record_metrics(folder: StrPath, rows: Iterable[Mapping[str, object]]) -> None:
     """Put rows into ``metrics.csv``; they replace all rows of the same run, degradation, dataset
     and region.
 
@@ -154,11 +155,11 @@ def measured(
 
 
 def record_run(
-    folder: str | Path,
+    folder: StrPath,
     experiment: Experiment,
     *,
-    cohort: str | Path,
-    checkpoint: str | Path,
+    cohort: StrPath,
+    checkpoint: StrPath,
     **columns: object,
 ) -> None:
     """Put a training run into ``runs.csv``.
@@ -188,12 +189,12 @@ def record_run(
             _record(path, known[:0], stale)
 
 
-def read_runs(folder: str | Path) -> pd.DataFrame:
+def read_runs(folder: StrPath) -> pd.DataFrame:
     """``runs.csv`` with all columns as text; no rows before the first training."""
     return _read(Path(folder) / "runs.csv", RUN_COLUMNS)
 
 
-def read_metrics(folder: str | Path) -> pd.DataFrame:
+def read_metrics(folder: StrPath) -> pd.DataFrame:
     """``metrics.csv`` with numeric values; InputError when nothing was recorded yet."""
     table = _read(Path(folder) / "metrics.csv", METRIC_COLUMNS)
     if table.empty:
@@ -201,7 +202,7 @@ def read_metrics(folder: str | Path) -> pd.DataFrame:
     return table.astype({"value": float})
 
 
-def tested(rows: pd.DataFrame, cohort: str | Path, seed: int | None = None) -> pd.DataFrame:
+def tested(rows: pd.DataFrame, cohort: StrPath, seed: int | None = None) -> pd.DataFrame:
     """Rows of ``metrics.csv`` for a cohort's tables: only subjects of its present split ``test``.
 
     ``cohort`` may be a table of cohorts. With ``seed``, trained runs of other seeds are left out.
@@ -239,7 +240,7 @@ def wide(
     return table.reindex(index=order, columns=rows[columns].unique())
 
 
-def beside_printed(folder: str | Path, system: str) -> pd.DataFrame:
+def beside_printed(folder: StrPath, system: str) -> pd.DataFrame:
     """The figures that others printed for a system, ours beside them, and the conventions of both.
 
     Ours are means over all scans in the folder's ``metrics.csv``, if any, of the row that the

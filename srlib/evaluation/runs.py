@@ -8,7 +8,7 @@ from pathlib import Path
 
 from srlib import systems
 from srlib.core.device import choose_device
-from srlib.core.paths import InputError, cohort_label, results_dir
+from srlib.core.paths import InputError, StrPath, cohort_label, results_dir
 from srlib.data.manifest import load_mask, read_manifest
 from srlib.evaluation import results
 from srlib.models.weights import read_metadata
@@ -22,12 +22,12 @@ from srlib.systems.training import STARTS, train
 def train_recorded(
     name: str,
     profile: str,
-    cohort: str | Path,
+    cohort: StrPath,
     *,
     overrides: Overrides = (),
     seed: int = 0,
     device: str = "auto",
-    folder: str | Path | None = None,
+    folder: StrPath | None = None,
     **options: object,
 ) -> Path:
     """Train an experiment on a cohort, in its place under ``folder``; record it in ``runs.csv``.
@@ -62,11 +62,11 @@ def train_recorded(
 def train_all(
     names: Sequence[str],
     profile: str,
-    cohort: str | Path,
+    cohort: StrPath,
     *,
     overrides: Overrides = (),
-    classes: str | Path | None = None,
-    priors: str | Path | None = None,
+    classes: StrPath | None = None,
+    priors: StrPath | None = None,
     **options: object,
 ) -> dict[str, Path]:
     """Train experiments one after the other, each from those that it needs; record them.
@@ -94,9 +94,9 @@ def train_all(
 
 
 def recorded(
-    folder: str | Path,
+    folder: StrPath,
     profile: str,
-    cohort: str | Path,
+    cohort: StrPath,
     experiments: Iterable[Experiment],
     *,
     seed: int = 0,
@@ -116,7 +116,7 @@ def recorded(
 
 
 def measure_runs(
-    weights: Mapping[str, Path], cohort: str | Path
+    weights: Mapping[str, Path], cohort: StrPath
 ) -> tuple[list[dict[str, object]], dict[str, dict[str, Volume]]]:
     """Measure trained networks on the whole test scans of a cohort, each under its own task.
 

@@ -5,7 +5,6 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from scipy import ndimage
 
 from srlib.core.parts import Length
 from srlib.core.paths import InputError
@@ -13,6 +12,7 @@ from srlib.data.pairs import Pair, bring
 from srlib.inference.checks import header
 from srlib.inference.prediction import Plan, Prediction, SameGrid, Setup
 from srlib.scans.intensity import Scaling, fit_scaling
+from srlib.scans.separable import blur
 from srlib.scans.space import resample_to
 from srlib.scans.volume import Volume, coarse_grid, reorient, resample
 from srlib.synthesis.settings import Acquisition, Generation
@@ -174,7 +174,7 @@ def isotropic(scan: Volume, spacing_mm: float, order: int = 1) -> Volume:
     along axes that are not coarser (code).
     """
     ratio = np.divide(spacing_mm, scan.spacing_mm)
-    blurred = ndimage.gaussian_filter(scan.data, np.where(ratio > 1 - 1e-4, ratio / 4, 0))
+    blurred = blur(scan.data, np.where(ratio > 1 - 1e-4, ratio / 4, 0))
     grid = coarse_grid(scan, ratio)
     mode = "nearest" if order == 1 else "mirror"
     return reorient(resample(scan.with_data(blurred), *grid, order=order, mode=mode))

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 from safetensors.numpy import save
 
-from srlib.core.paths import InputError, first_line, unspoilt
+from srlib.core.paths import InputError, StrPath, first_line, unspoilt
 
 SECONDS, GIB = 60, 2  # limits of time and memory for a file
 MOST = 10_000  # arrays in a file
@@ -21,7 +21,7 @@ BLOB_DATA, BLOB_SHAPE, SHAPE_DIM = 5, 7, 1
 FIXED = {1: 8, 5: 4}  # wire type -> its size in bytes
 
 
-def read_foreign(path: str | Path) -> bytes:
+def read_foreign(path: StrPath) -> bytes:
     """The weights of a Caffe model, a Keras HDF5 file or a PyTorch state dict, as safetensors.
 
     Values become float32; arrays keep their axes. In a ``.caffemodel`` and an ``.h5`` the i-th

@@ -119,7 +119,12 @@ class _Block(nn.Module):
             self.conv2.weight.mul_(0.3)  # or features would grow with every block
 
     def forward(self, x: Tensor, gain: Tensor) -> Tensor:
-        return x + self.conv2(functional.relu(self.conv1(x), inplace=True) * gain)
+        y = functional.relu(self.conv1(x), inplace=True)
+        if len(x) == 1:  # as a gain of the kernels, which are fewer than the voxels
+            y = functional.conv3d(y, self.conv2.weight * gain, padding=1)
+        else:
+            y = self.conv2(y * gain)
+        return x + y if x.dtype != y.dtype else y.add_(x)
 
 
 def pack(x: Tensor) -> Tensor:

@@ -70,7 +70,8 @@ class UNet3D(nn.Module):
         skips: list[Tensor] = []
         for level in self.down:
             if skips:
-                y = functional.max_pool3d(y, 2)
+                # with its indices it has no detour by float32
+                y, _ = functional.max_pool3d(y, 2, return_indices=True)
             y = level.rest(level.conv1(y))
             skips.append(y)
             y = level.norm(y)

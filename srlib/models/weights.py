@@ -3,17 +3,16 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
-from srlib.core.paths import InputError, atomic, first_line
+from srlib.core.paths import InputError, StrPath, atomic, first_line
 
 
 def save_weights(
-    state: dict[str, torch.Tensor], path: str | Path, metadata: Mapping[str, object]
+    state: dict[str, torch.Tensor], path: StrPath, metadata: Mapping[str, object]
 ) -> None:
     """Write a state dict as safetensors; the same input gives the same bytes.
 
@@ -25,7 +24,7 @@ def save_weights(
         temporary.write_bytes(content)
 
 
-def load_weights(path: str | Path) -> dict[str, torch.Tensor]:
+def load_weights(path: StrPath) -> dict[str, torch.Tensor]:
     """The state dict of a safetensors file; InputError when it is not one."""
     try:
         return load_file(path)
@@ -53,7 +52,7 @@ def start_from(network: torch.nn.Module, state: dict[str, torch.Tensor], error: 
         raise InputError(f"{error} ({first_line(err)})") from err
 
 
-def read_metadata(path: str | Path) -> dict[str, object]:
+def read_metadata(path: StrPath) -> dict[str, object]:
     """The metadata that ``save_weights`` wrote; empty for another program's file.
 
     Raises InputError when the file is not safetensors.

@@ -13,7 +13,7 @@ import pydicom
 from pydicom.pixels import apply_color_lut, apply_modality_lut
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from srlib.core.paths import InputError, first_line
+from srlib.core.paths import InputError, StrPath, first_line
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
 # the mark after the preamble; without one an element of group 2 or 8, with a VR or with a length
@@ -186,7 +186,7 @@ def images_in(path: Path) -> Iterator[Slice]:
 
 
 @contextmanager
-def explained(file: str | Path, what: str, advice: str = "copy it again") -> Iterator[None]:
+def explained(file: StrPath, what: str, advice: str = "copy it again") -> Iterator[None]:
     """Turn every exception into an InputError of one line: the file, ``what`` is wrong, what to do.
 
     Libraries raise exceptions of many kinds for damaged files. Their warnings are silenced: the

@@ -11,9 +11,8 @@ from typing import TypeVar
 
 import numpy as np
 from PIL import Image
-from scipy.io import loadmat
 
-from srlib.core.paths import InputError, ScanWarning, sha256
+from srlib.core.paths import InputError, ScanWarning, StrPath, sha256
 from srlib.core.tables import read_table
 from srlib.scans import dicom, volume
 from srlib.scans.dicom import explained
@@ -27,7 +26,7 @@ DEEP = ("I;16", "I")  # Pillow's modes of 16 bits
 GEOMETRY = ("initial_radius", "final_radius", "initial_angle", "final_angle")
 
 
-def load_scan(path: str | Path) -> Volume:
+def load_scan(path: StrPath) -> Volume:
     """Read a scan of any format: DICOM (a file or a folder of slices) by its content, other formats
     (NIfTI, MGH, Analyze, PNG, NumPy) by their suffix.
     """
@@ -37,7 +36,7 @@ def load_scan(path: str | Path) -> Volume:
     return {".png": load_png, ".npz": load_npz}.get(path.suffix.lower(), volume.load_nifti)(path)
 
 
-def scans_in(folder: str | Path) -> list[Path]:
+def scans_in(folder: StrPath) -> list[Path]:
     """List the scans of a folder, sorted: NIfTI, MGH, Analyze, ``.npz``, and folders of slices.
 
     Single DICOM files count where there are such scans; otherwise the folder itself is a series. A
@@ -120,6 +119,8 @@ def load_npz(path: Path) -> Volume:
 def _matlab(path: Path, name: str, axes: int) -> np.ndarray:
     """Read a real array of so many axes from a MATLAB file (version 5)."""
     with explained(path, "not a readable MATLAB 5 file"):
+        from scipy.io import loadmat  # slow to import, and needed for these files alone
+
         data = np.asarray(loadmat(path, variable_names=[name]).get(name, 0))
     if data.ndim != axes or data.dtype.kind not in "iuf":
         raise InputError(
@@ -141,7 +142,7 @@ def load_mat(path: Path, like: Volume) -> Volume:
     return like.with_data(data)
 
 
-def load_dicom(path: str | Path) -> Volume:
+def load_dicom(path: StrPath) -> Volume:
     """Read a DICOM file, or a folder that holds the slices of one series, in rescaled units (HU for
     CT).
 

@@ -16,7 +16,7 @@ from nibabel.affines import voxel_sizes
 from nibabel.freesurfer.mghformat import MGHHeader, footer_dtype
 from PIL import Image
 
-from srlib.core.paths import InputError
+from srlib.core.paths import InputError, StrPath
 from srlib.scans import dicom
 from srlib.scans.dicom import explained
 
@@ -35,7 +35,7 @@ ADVICE = (
 )
 
 
-def _loaded(path: str | Path) -> nib.spatialimages.SpatialImage:
+def _loaded(path: StrPath) -> nib.spatialimages.SpatialImage:
     """Open a file by nibabel, without the log of the header's repairs: ``open_image`` judges it."""
     logger = nib.imageglobals.logger
     logger.disabled = True
@@ -45,7 +45,7 @@ def _loaded(path: str | Path) -> nib.spatialimages.SpatialImage:
         logger.disabled = False
 
 
-def open_image(path: str | Path) -> tuple[nib.spatialimages.SpatialImage, tuple[int, int, int]]:
+def open_image(path: StrPath) -> tuple[nib.spatialimages.SpatialImage, tuple[int, int, int]]:
     """Open a NIfTI, MGH or Analyze file that holds one real 3-D scan: (image, shape).
 
     No voxels are read. A plain image (X, Y) has one slice. Raises InputError, naming the file, for

@@ -1,7 +1,6 @@
 """Apply linear operators that are separable (splines, blurs) as one small matrix per axis (ours)."""
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
@@ -10,51 +9,32 @@ BLOCK = 64  # output voxels that are computed at once, from the input voxels tha
 SEEN = 1e-9  # least weight with which an output voxel sees an input voxel
 
 
-def response(operator: Callable[[np.ndarray], np.ndarray], size: int) -> np.ndarray:
-    """The matrix (outputs, size) of a linear operator on lines of ``size`` voxels."""
-    return np.stack([operator(unit) for unit in np.eye(size)], axis=1)
+def spline(size: int, places: np.ndarray, **how: object) -> np.ndarray:
+    """The matrix (m, size) of SciPy's spline interpolation at places (m,), in voxels.
 
-
-@functools.lru_cache(maxsize=64)
-def spline(
-    size: int,
-    count: int,
-    step: float,
-    first: float,
-    *,
-    order: int = 3,
-    mode: str = "mirror",
-    prefilter: bool = True,
-) -> np.ndarray | None:
-    """The matrix (count, size) of SciPy's spline interpolation at ``first + step * i``.
-
-    Order, mode and prefilter are SciPy's. None where every voxel stays as it is.
+    ``how``: its order, mode and prefilter.
     """
-
-    def along(line: np.ndarray) -> np.ndarray:
-        return ndimage.affine_transform(
-            line, [step], first, (count,), order=order, mode=mode, prefilter=prefilter
-        )
-
-    stays = count == size and step == 1 and first == 0 and (prefilter or order < 2)
-    return None if stays else response(along, size)
+    units = np.eye(size)  # what becomes of a unit is a column
+    return np.stack([ndimage.map_coordinates(unit, [places], **how) for unit in units], axis=1)
 
 
-@functools.lru_cache(maxsize=64)
-def gaussian(size: int, sigma: float) -> np.ndarray | None:
-    """The matrix (size, size) of SciPy's Gaussian filter with mirrored edges; None for sigma 0."""
-    if not sigma:
-        return None
-    return response(lambda line: ndimage.gaussian_filter1d(line, sigma, mode="reflect"), size)
+def blur(data: np.ndarray, sigma: Sequence[float]) -> np.ndarray:
+    """SciPy's Gaussian filter of a 3-D array with mirrored edges, ``sigma`` per axis."""
+    matrices = [
+        ndimage.gaussian_filter1d(np.eye(n), s, axis=0) if s else None
+        for n, s in zip(data.shape, sigma, strict=True)
+    ]
+    base = data.flat[0]  # so that what is constant stays so, to the bit
+    return base + along_axes(data - base, matrices)
 
 
 def along_axes(data: np.ndarray, matrices: Sequence[np.ndarray | None]) -> np.ndarray:
     """Multiply the lines of each axis of a floating-point array by a matrix (outputs, inputs).
 
-    None leaves an axis as it is. All cores work; the type of the array stays.
+    None leaves an axis as it is. All cores work; the array's type stays.
     """
     for matrix in matrices:  # the first axis becomes the last, so after all they are in order
-        if matrix is None:
+        if matrix is None or np.array_equal(matrix.round(9), np.eye(len(data))):
             data = np.moveaxis(data, 0, -1)
             continue
         lines = data.reshape(len(data), -1)

@@ -11,7 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from scipy import ndimage
 
-from srlib.core.paths import InputError, atomic, choose
+from srlib.core.paths import InputError, StrPath, atomic, choose
 from srlib.scans.dicom import explained
 from srlib.scans.headers import append_to_mgh, comment, limits, open_image, voxels
 from srlib.scans.intensity import HU_WINDOW, STREAKS, background
@@ -50,7 +50,7 @@ class Volume:
         return Volume(data, self.affine)
 
 
-def load_nifti(path: str | Path) -> Volume:
+def load_nifti(path: StrPath) -> Volume:
     """Read a NIfTI, MGH or Analyze scan; slope and intercept are applied, and an image (X, Y) has
     one slice.
 
@@ -68,7 +68,7 @@ def load_nifti(path: str | Path) -> Volume:
 
 def save_scan(
     volume: Volume,
-    path: str | Path,
+    path: StrPath,
     *,
     dtype: type = np.float32,
     header: nib.Nifti1Header | None = None,
@@ -185,8 +185,8 @@ def resample(
         if not same_axes:
             to = {"output_shape": tuple(shape), "output": np.float32}
             return ndimage.affine_transform(data, matrix, offset, **to, **how)
-        axes = zip(data.shape, shape, steps.tolist(), offset.tolist(), strict=True)
-        return along_axes(data, [spline(*axis, **how) for axis in axes])
+        axes = zip(data.shape, offset, steps, shape, strict=True)
+        return along_axes(data, [spline(n, o + s * np.arange(m), **how) for n, o, s, m in axes])
 
     base = volume.data.flat[0] if order else 0  # so that what is constant stays so, to the bit
     data = base + interpolate(volume.data - base, order=order, mode=mode, prefilter=prefilter)

@@ -1,13 +1,14 @@
 """Draw smooth random fields and warps; blur and interpolate by matrices."""
 
 from collections.abc import Iterable, Sequence
-from functools import partial
 
 import numpy as np
 import torch
 from numpy.random import Generator
 from scipy import ndimage
 from torch.nn import functional
+
+from srlib.scans.separable import along_axes, spline
 
 
 def smooth_field(
@@ -101,8 +102,7 @@ def spline_matrix(n: int, places: np.ndarray, order: int) -> np.ndarray:
     """
     if order == 1:
         return linear_matrix(n, places)
-    read_unit = partial(ndimage.map_coordinates, coordinates=[places], order=order, mode="mirror")
-    return np.stack([*map(read_unit, np.eye(n))], axis=1)
+    return spline(n, places, order=order, mode="mirror")
 
 
 def separable(image: torch.Tensor, matrices: Iterable[np.ndarray | None]) -> torch.Tensor:
@@ -110,14 +110,8 @@ def separable(image: torch.Tensor, matrices: Iterable[np.ndarray | None]) -> tor
 
     None leaves an axis as it is.
     """
-    x, y, z = (m if m is None else torch.from_numpy(m).to(image) for m in matrices)
-    if z is not None:
-        image = image @ z.T
-    if y is not None:
-        image = y @ image
-    if x is not None:
-        image = (x @ image.flatten(-2)).unflatten(-1, image.shape[-2:])
-    return image
+    leading = [None] * (image.ndim - 3)
+    return torch.from_numpy(along_axes(image.numpy(), [*leading, *matrices]))
 
 
 def sampling_grid(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from srlib.core.paths import InputError, first_line
+from srlib.core.paths import InputError, StrPath, first_line
 from srlib.core.tables import Row, read_table, write_table
 from srlib.scans.space import resample_to
 from srlib.scans.volume import Volume
@@ -77,7 +77,7 @@ class Label:
     side: str = ""
 
 
-def read_classes(path: str | Path) -> tuple[Label, ...]:
+def read_classes(path: StrPath) -> tuple[Label, ...]:
     """The class of each label, from a CSV or from the original ``generation_{labels,classes}.npy``.
 
     Where ``generation_labels.npy`` stands alone, each label is a class of its own. The CSV's
@@ -211,7 +211,7 @@ def _statistics(
     return out
 
 
-def write_priors(priors: Mapping[str, Prior], path: str | Path, *, force: bool = False) -> Path:
+def write_priors(priors: Mapping[str, Prior], path: StrPath, *, force: bool = False) -> Path:
     """Write the priors of each modality as a tidy CSV.
 
     Its columns are modality, class, quantity (mean or std), and the quantity's mean and std. Raises
@@ -225,7 +225,7 @@ def write_priors(priors: Mapping[str, Prior], path: str | Path, *, force: bool =
     return write_table(path, PRIORS, rows, force=force)
 
 
-def read_priors(path: str | Path) -> dict[str, Prior]:
+def read_priors(path: StrPath) -> dict[str, Prior]:
     """Priors by modality, from our CSV or the original ``prior_means_*.npy``, ``prior_stds_*.npy``.
 
     The modality of the latter is the rest of the name. Raises InputError: unknown column or

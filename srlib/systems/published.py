@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load
 
-from srlib.core.paths import InputError
+from srlib.core.paths import InputError, StrPath
 from srlib.models.foreign import read_foreign
 from srlib.systems.base import Experiment
 from srlib.systems.registry import EXPERIMENTS
@@ -26,7 +26,7 @@ PUBLISHED = {
 PARTS = {".0": ".weight", ".1": ".bias", ".2": ".running_mean", ".3": ".running_var"}
 
 
-def load_published(path: str | Path) -> tuple[torch.nn.Module, Experiment]:
+def load_published(path: StrPath) -> tuple[torch.nn.Module, Experiment]:
     """Network and experiment from a published file, which is known by its name.
 
     Any SRReCNN3D ``.caffemodel`` or SynthSR ``.h5`` is read, too; the file gives its layers,

@@ -12,7 +12,14 @@ from typing import Any
 import torch
 
 from srlib.core.device import choose_device, choose_precision, layout
-from srlib.core.paths import InputError, first_line, published_file, results_root, shipped_file
+from srlib.core.paths import (
+    InputError,
+    StrPath,
+    first_line,
+    published_file,
+    results_root,
+    shipped_file,
+)
 from srlib.data.pairs import Pair
 from srlib.inference.checks import warn
 from srlib.inference.prediction import Plan, Prediction, Request, Setup
@@ -77,7 +84,7 @@ class Model:
         return Setup(self.network, pairs, request or Request(), **options)
 
 
-def find_weights(name: str | Path) -> Path:
+def find_weights(name: StrPath) -> Path:
     """The weights file of a path or a name: shipped, published, a run's folder, or an experiment.
 
     Of an experiment's runs in ``results/`` the best is taken: ``paper`` before ``study``, ``quick``
@@ -121,7 +128,7 @@ def _say(line: str) -> None:  # once: weights are looked for several times
     print(line, file=sys.stderr)
 
 
-def load_network(path: str | Path) -> tuple[torch.nn.Module, Experiment]:
+def load_network(path: StrPath) -> tuple[torch.nn.Module, Experiment]:
     """The network of a file that training wrote, and its experiment.
 
     Raises InputError when the file is missing, damaged or of another kind.
@@ -141,20 +148,18 @@ def load_network(path: str | Path) -> tuple[torch.nn.Module, Experiment]:
     return network, experiment
 
 
-def is_foreign(path: str | Path) -> bool:
+def is_foreign(path: StrPath) -> bool:
     """Whether a name is that of weights in the original authors' formats."""
     path = Path(path)
     return path.name in PUBLISHED or path.suffix in (".caffemodel", ".h5")
 
 
-def read_state(path: str | Path) -> dict[str, torch.Tensor]:
+def read_state(path: StrPath) -> dict[str, torch.Tensor]:
     """The tensors of a weights file, ours or published, by our names; InputError as load_model."""
     return load_published(path)[0].state_dict() if is_foreign(path) else load_weights(path)
 
 
-def load_model(
-    weights: str | Path = DEFAULT, *, device: str = "auto", precision: str = "32"
-) -> Model:
+def load_model(weights: StrPath = DEFAULT, *, device: str = "auto", precision: str = "32") -> Model:
     """Load a model from our ``.safetensors`` or from a file that the original authors published.
 
     No code in the file is run. ``weights`` is a path or a name, as in ``find_weights``; by default
@@ -174,8 +179,8 @@ def load_model(
 
 
 def super_resolve(
-    scan: Volume | str | Path,
-    model: Model | str | Path = DEFAULT,
+    scan: Volume | StrPath,
+    model: Model | StrPath = DEFAULT,
     *,
     factor: Sequence[float] | None = None,
     spacing_mm: Sequence[float] | None = None,
@@ -185,7 +190,6 @@ def super_resolve(
     flip: bool = True,
     reference: Volume | None = None,
     max_memory_gb: float | None = None,
-    precision: str = "32",
     progress: bool = False,
 ) -> Volume:
     """Super-resolve a scan from its own grid.
@@ -193,14 +197,13 @@ def super_resolve(
     ``scan`` and ``model`` may be files; the model also a name as in ``find_weights``. ``reference``
     is the scan of another contrast, where the model takes one; it is not registered. The first six
     keywords are those of ``prediction.Request``; a model takes some of them. The field of view
-    stays; the affine gives the place of the finer voxels. ``precision``: see ``load_model``, for a
-    model given by name. Warns once (ScanWarning), a line for each
+    stays; the affine gives the place of the finer voxels. Warns once (ScanWarning), a line for each
     problem of scan or result. Raises InputError for a constant scan and for what the model does not
     take.
     """
     name = "" if isinstance(scan, Volume) else f"{scan}: "
     scan = scan if isinstance(scan, Volume) else load_scan(scan)
-    model = model if isinstance(model, Model) else load_model(model, precision=precision)
+    model = model if isinstance(model, Model) else load_model(model)
     request = Request(factor, spacing_mm, zero_filled, align, ct, flip)
     options = {"reference": reference, "max_memory_gb": max_memory_gb, "progress": progress}
     made = model.predict(scan, request, **options)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from srlib import systems
-from srlib.core.paths import RESULTS_VERSION, InputError, make_dir, sha256, source_hash
+from srlib.core.paths import RESULTS_VERSION, InputError, StrPath, make_dir, sha256, source_hash
 from srlib.data.manifest import Subject
 from srlib.models.weights import read_metadata, start_from, state_hash
 from srlib.scans.patches import per_axis
@@ -30,17 +30,17 @@ def train(
     experiment: Experiment,
     train: Sequence[Subject],
     val: Sequence[Subject],
-    folder: str | Path,
+    folder: StrPath,
     *,
     seed: int = 0,
     device: str = "auto",
     processes: int = 1,
-    store: str | Path | None = None,
-    classes: str | Path | None = None,
-    priors: str | Path | None = None,
-    start: str | Path | None = None,
-    start_critic: str | Path | None = None,
-    segmenter: str | Path | None = None,
+    store: StrPath | None = None,
+    classes: StrPath | None = None,
+    priors: StrPath | None = None,
+    start: StrPath | None = None,
+    start_critic: StrPath | None = None,
+    segmenter: StrPath | None = None,
     snapshots: bool = False,
     tensorboard: bool = False,
     checkpoint_every: int | None = None,
@@ -134,7 +134,7 @@ def train(
 
 
 def _segmenter(
-    path: str | Path, experiment: Experiment, known: str | None, classes: str | Path | None
+    path: StrPath, experiment: Experiment, known: str | None, classes: StrPath | None
 ) -> torch.nn.Module:
     """A segmenter, ours or a published U-Net with an output per label.
 
@@ -190,7 +190,7 @@ def build(experiment: Experiment, seed: int) -> dict[str, torch.nn.Module]:
     return {"generator": generator} | ({"critic": critic} if critic else {})
 
 
-def _read_store(path: str | Path, experiment: Experiment, seed: int) -> PatchStore:
+def _read_store(path: StrPath, experiment: Experiment, seed: int) -> PatchStore:
     store = PatchStore(path, seed, experiment.examples.mixed)
     expected = (1 + bool(experiment.reference), *per_axis(experiment.examples.patch_size))
     if store.shapes[0][1:] != expected:

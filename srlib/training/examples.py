@@ -4,13 +4,12 @@ import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
 from srlib.core.parts import Count, Part, Share, Size, Whole
-from srlib.core.paths import InputError
+from srlib.core.paths import InputError, StrPath
 from srlib.data.manifest import Subject, load_contrast
 from srlib.data.pairs import ObservationModel, scalings
 from srlib.scans.formats import read_grid
@@ -76,7 +75,7 @@ class ScanPatches(Examples):
         return (task, *self.more_tasks)
 
     def read_tables(
-        self, classes: str | Path | None, priors: str | Path | None, *, alone: bool = True
+        self, classes: StrPath | None, priors: StrPath | None, *, alone: bool = True
     ) -> None:
         """Raise InputError for tables of labels, which scans do not need."""
         if classes or priors:

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
@@ -107,8 +107,7 @@ def fit(
         mininterval=0.5 if sys.stderr.isatty() else 15,
     )
     clock = _Clock(step)
-    kept = keep_freed_memory() if fabric.device.type == "cpu" else nullcontext()
-    with kept, closing(source), bar:
+    with keep_freed_memory(), closing(source), bar:
         while step < last:
             with clock:
                 lr, hr = (side.to(fabric.device, non_blocking=cuda) for side in next(source))

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from srlib.core.paths import InputError, atomic, first_line, make_dir
+from srlib.core.paths import InputError, StrPath, atomic, first_line, make_dir
 from srlib.core.tables import keep
 from srlib.training.examples import PatchDataset
 from srlib.training.streams import Patch, pools_of
@@ -52,7 +52,7 @@ class _Target(io.FileIO):
 
 
 def write_store(
-    dataset: PatchDataset, path: str | Path, *, progress: bool = True, force: bool = False
+    dataset: PatchDataset, path: StrPath, *, progress: bool = True, force: bool = False
 ) -> Path:
     """Write all grid patches of a dataset.
 
@@ -107,7 +107,7 @@ class PatchStore:
     another kind.
     """
 
-    def __init__(self, path: str | Path, seed: int = 0, mixed: bool = True) -> None:
+    def __init__(self, path: StrPath, seed: int = 0, mixed: bool = True) -> None:
         self.path, self.seed, self.mixed = Path(path), seed, mixed
         if not self.path.is_file():
             raise InputError(f"{path}: no such file; write one with 'srlib store'")

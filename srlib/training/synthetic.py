@@ -6,7 +6,6 @@ import hashlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -15,7 +14,7 @@ from numpy.random import Generator
 from torch.nn import functional
 
 from srlib.core.parts import Count, Length, Size, Whole
-from srlib.core.paths import InputError
+from srlib.core.paths import InputError, StrPath
 from srlib.data.manifest import Subject, load_contrast
 from srlib.data.pairs import ObservationModel
 from srlib.models.conditioning import describe_degradation
@@ -76,7 +75,7 @@ class _LabelMaps(Examples):
     per_scan: ClassVar = 1  # examples of one scan
 
     def read_tables(
-        self, classes: str | Path | None, priors: str | Path | None, *, alone: bool = True
+        self, classes: StrPath | None, priors: StrPath | None, *, alone: bool = True
     ) -> Tables:
         """Read the tables of labels; without priors classes are of any brightness.
 

@@ -236,7 +236,7 @@ def test_synthsr_from_the_command_line(srlib, tmp_path, blob, oblique, centre_of
     assert told[0].startswith(
         "in.nii.gz: 21 x 18 x 17 voxels of 0.9 x 1.1 x 1.7 mm, axes RAS, intensities"
     )
-    assert told[0].endswith("model synthsr_published, 1 mm")
+    assert told[0].endswith("model synthsr_published, 1 mm, precision 32")
     assert told[1].startswith("warning: the scan covers 18.9 mm along R")
     assert_refused(srlib(*words, "--factor", 1, 1, 2), "takes no factor")
     assert_refused(srlib(*words, "--uncertainty", tmp_path / "b.nii.gz"), "knows no uncertainty")

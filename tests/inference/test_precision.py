@@ -104,7 +104,7 @@ def test_auto_measures_once_and_keeps_the_answer(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))  # nowhere to keep it
     assert choose_precision("auto", CPU) in ("32", "bf16")
-    with pytest.raises(InputError, match="precision: expected one of auto, 32, bf16, got 'fp8'"):
+    with pytest.raises(InputError, match="unknown precision 'fp8'; expected one of auto, 32, bf16"):
         choose_precision("fp8", CPU)
 
 

@@ -198,7 +198,7 @@ def test_shipped_weights_on_a_single_real_scan():
 
 
 def enhance(*words):
-    result = CliRunner().invoke(main, ["enhance", *map(str, words)])
+    result = CliRunner().invoke(main, ["enhance", "--precision", "32", *map(str, words)])
     assert result.exception is None or isinstance(result.exception, SystemExit)
     return result
 

@@ -1,0 +1,6 @@
+from .paths import InputError, ScanWarning
+
+__all__ = [
+    "InputError",
+    "ScanWarning",
+]

@@ -1,0 +1,7 @@
+from .network import Network
+from .registry import MODELS
+
+__all__ = [
+    "MODELS",
+    "Network",
+]
