@@ -223,6 +223,7 @@ class SyntheticDataset:
         _, self.part, self.pairs, self.tables, self.seed = self._given
         self.subjects = part.usable(subjects)
         self.load = functools.lru_cache(maxsize=KEPT)(self._load)
+        self._scan = functools.lru_cache(maxsize=1)(self._draw)
 
     def __reduce__(self) -> tuple:
         return SyntheticDataset, self._given
@@ -255,7 +256,7 @@ class SyntheticDataset:
 
     def __getitem__(self, index: int) -> Patch:
         scan, place = divmod(index, self.part.per_scan)
-        return self._draw(scan)[place]
+        return self._scan(scan)[place]
 
     def _pools(self, start):
         scans, count = self.part.pooled, self.part.per_scan
