@@ -1,12 +1,13 @@
 """Run networks over whole arrays: in tiles that fit a memory budget, or in stitched patches."""
 
 import math
+from contextlib import nullcontext
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from srlib.core.device import autocast, return_freed_memory
+from srlib.core.device import autocast, keep_freed_memory, return_freed_memory
 from srlib.core.paths import InputError
 from srlib.scans.patches import PatchLocation, extract, grid_locations, stitch, tiles
 
@@ -48,13 +49,14 @@ def run_tiled(
             "(--max-memory)"
         )
     out = None
-    for tile in tqdm(todo, desc="tiles", disable=not progress or len(todo) == 1):
-        part = _run(network, channels, tile.outer, precision)
-        if out is None:
-            out = np.empty((len(part), *np.multiply(shape, factor)), np.float32)
-        core, inner = (place.scaled(factor).slices for place in (tile.core, tile.inner))
-        out[(..., *core)] = part[(..., *inner)]
-        del part  # or it would stay in memory beside the next tile's feature maps
+    with keep_freed_memory() if 2 * largest < room else nullcontext():  # there is memory to spare
+        for tile in tqdm(todo, desc="tiles", disable=not progress or len(todo) == 1):
+            part = _run(network, channels, tile.outer, precision)
+            if out is None:
+                out = np.empty((len(part), *np.multiply(shape, factor)), np.float32)
+            core, inner = (place.scaled(factor).slices for place in (tile.core, tile.inner))
+            out[(..., *core)] = part[(..., *inner)]
+            del part  # or it would stay in memory beside the next tile's feature maps
     return out[0] if len(out) == 1 else out
 
 
