@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import srlib
+import srlib.scans
 
 ROOT = Path(__file__).parents[1]
 NAMES = {
@@ -86,3 +87,18 @@ def test_an_installed_wheel_enhances_with_the_shipped_weights(installed, tmp_pat
     assert str(installed) in python("-c", code, **settings).stdout
     python("-m", "srlib", "enhance", "scan.nii.gz", "sr.nii.gz", **settings)
     assert nib.load(tmp_path / "sr.nii.gz").shape == (16, 14, 20)
+
+
+def test_enhance_imports_only_what_it_needs(tmp_path):
+    """Figures, tables and signal processing take a second or two that a scan does not need."""
+    scan = srlib.scans.Volume(np.random.default_rng(0).random((24, 24, 12)), np.eye(4))
+    srlib.save_scan(scan, tmp_path / "a.nii")
+    code = (
+        "import sys; from srlib.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code\n"
+        "slow = {'matplotlib', 'pandas', 'scipy.signal', 'scipy.io', 'nilearn'}\n"
+        "print(sorted(slow & sys.modules.keys()))\n"
+    )
+    words = ("enhance", tmp_path / "a.nii", tmp_path / "b.nii", "--factor", 1, 1, 2)
+    assert python("-c", code, *words).stdout.splitlines()[-1] == "[]"
