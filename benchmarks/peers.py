@@ -58,11 +58,11 @@ def plain_patches(files: Sequence[Path], size: int) -> Iterator[tuple[np.ndarray
     """k-space pairs by a plain loop: load, halve the in-plane spectrum, scale to [0, 1], cut."""
     for file in files:
         hr = nib.load(file).get_fdata(dtype=np.float32)
-        spectrum = fft.fftshift(fft.fftn(hr))
+        spectrum = fft.fftshift(fft.fftn(hr, axes=(1, 2)), (1, 2))
         kept = np.zeros_like(spectrum)
         middle = (slice(None), *(slice(n // 4, -(n // 4)) for n in hr.shape[1:]))
         kept[middle] = spectrum[middle]
-        lr = np.abs(fft.ifftn(fft.ifftshift(kept)))
+        lr = np.abs(fft.ifftn(fft.ifftshift(kept, (1, 2)), axes=(1, 2)))
         low, high = lr.min(), lr.max()
         lr, hr = (lr - low) / (high - low), (hr - low) / (high - low)
         for at in itertools.product(*(range(0, n - size + 1, size) for n in hr.shape)):

@@ -5,12 +5,11 @@ import logging
 
 import torch
 from common import interleaved, main, row
+from gpu import players_of
 from peers import Plain, plain_step
 
 from srlib import systems
-from srlib.core.device import choose_device, keep_freed_memory, layout
-from srlib.training.fit import Machine
-from srlib.training.games import Players
+from srlib.core.device import choose_device, keep_freed_memory
 
 # experiment -> voxels per side and patches, on a CPU; a GPU takes those of the paper
 SMALL = {"mdcsrn": (48, 1), "recnn": (21, 16), "synthsr_training": (64, 1)}
@@ -18,15 +17,15 @@ SMALL = {"mdcsrn": (48, 1), "recnn": (21, 16), "synthsr_training": (64, 1)}
 
 def our_step(name: str, precision: str, device: torch.device, size: int, batch: int):
     """One step of an experiment as a function, its patches and its network."""
-    experiment = systems.get(name, "paper", [f"training.precision={precision}"])
-    network = experiment.network.build()
-    network.to(memory_format=layout(network))
-    fabric = Machine(str(device)).fabric(precision)
-    players = Players({"generator": network}, experiment.training, fabric, 0)
+    experiment, players = players_of(name, "paper", precision, device)
     channels = experiment.network.model_args.get("in_channels", 1)
     lr = torch.rand(batch, channels, *[size] * 3, device=device)
     hr = torch.rand(batch, 1, *[size] * 3, device=device)
-    return functools.partial(experiment.game.step, players, 0, lr, hr), (lr, hr), network
+    return (
+        functools.partial(experiment.game.step, players, 0, lr, hr),
+        (lr, hr),
+        players.networks["generator"],
+    )
 
 
 def run() -> None:

@@ -130,8 +130,8 @@ def train(experiment, cohort, profile, overrides, seed, out, device, precision, 
     from srlib.systems import trained, training
 
     if precision:
-        name = {"32": "32-true", "bf16": "bf16-mixed"}[precision]
-        overrides = (*overrides, f"training.precision={name}")
+        kind = "bf16-mixed" if precision == "bf16" else "32-true"
+        overrides = (*overrides, f"training.precision={kind}")
     for name in ("start", "segmenter"):
         options[name] = options[name] and trained.find_weights(options[name])
     if out:

@@ -10,7 +10,6 @@ import torch
 
 from srlib.core.paths import InputError, atomic, cache_dir, choose, first_line, make_dir
 
-PRECISIONS = ("auto", "32", "bf16")
 FASTER = 1.3  # by which bfloat16 must be, or float32 is taken
 
 
@@ -36,7 +35,7 @@ def choose_precision(name: str, device: torch.device) -> str:
 
     That is measured once per machine and kept in its ``cache_dir``. InputError for another name.
     """
-    choose(dict.fromkeys(PRECISIONS), name, "precision")
+    choose(dict.fromkeys(("auto", "32", "bf16")), name, "precision")
     if name != "auto":
         return name
     return "bf16" if device.type != "mps" and _bf16_gain(device) >= FASTER else "32"

@@ -1,8 +1,14 @@
-"""End worker processes with their parent."""
+"""Count the cores for worker processes, and end them with their parent."""
 
 import multiprocessing
 import os
 import threading
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    bound = hasattr(os, "sched_getaffinity")
+    return len(os.sched_getaffinity(0)) if bound else os.cpu_count() or 1
 
 
 def end_with_parent(*_: object) -> None:

@@ -60,10 +60,11 @@ def measure(
 ) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
     """Run every model on one scan under every degradation.
 
-    Left out are models whose second contrast the subject lacks or whose grid does not fit. Returns rows of ``metrics.csv`` and costs. ``linear`` and ``cubic`` are the scan interpolated on
-    the truth's grid; k-space truncation does not change the grid. ``middle`` voxels per axis are
-    cut out first and their inner three quarters measured (region ``middle``); 0 takes the whole
-    scan (region ``whole``). ``runs`` and ``key`` are those of ``results.measured``. A cost has the
+    Left out are models whose second contrast the subject lacks or whose grid does not fit. Returns
+    rows of ``metrics.csv`` and costs. ``linear`` and ``cubic`` are the scan interpolated on the
+    truth's grid; k-space truncation does not change the grid. ``middle`` voxels per axis are cut
+    out first and their inner three quarters measured (region ``middle``); 0 takes the whole scan
+    (region ``whole``). ``runs`` and ``key`` are those of ``results.measured``. A cost has the
     columns of ``key``, degradation, subject, experiment and s_per_mvoxel. Raises InputError as
     ``ObservationModel.make``.
     """

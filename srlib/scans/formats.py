@@ -7,19 +7,17 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 
-from srlib.core.paths import InputError, ScanWarning, StrPath, sha256
+from srlib.core.paths import InputError, ScanWarning, StrPath, T, sha256
 from srlib.core.tables import read_table
 from srlib.scans import dicom, volume
 from srlib.scans.dicom import explained
 from srlib.scans.headers import MAX_VOXELS, is_whole, open_image
 from srlib.scans.volume import Grid, Volume
 
-T = TypeVar("T")
 HU_ZERO = 32768  # of DeepLesion's 16-bit PNG
 SCANS = (".nii", ".nii.gz", ".mgh", ".mgz", ".hdr", ".img", ".npz")  # the scans of a folder
 DEEP = ("I;16", "I")  # Pillow's modes of 16 bits

@@ -120,9 +120,8 @@ def voxels(image: nib.spatialimages.SpatialImage) -> np.ndarray:
                 try:
                     while file.read(2**20):
                         pass
-                except (
-                    gzip.BadGzipFile
-                ) as err:  # what follows a whole stream is ignored, as by gzip
+                except gzip.BadGzipFile as err:
+                    # what follows a whole stream is ignored, as by gzip
                     if not str(err).startswith("Not a gzipped file"):
                         raise
     return np.asarray(image.dataobj, dtype=np.float32)

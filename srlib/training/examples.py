@@ -10,6 +10,7 @@ import numpy as np
 
 from srlib.core.parts import Count, Part, Share, Size, Whole
 from srlib.core.paths import InputError, StrPath
+from srlib.core.processes import cores
 from srlib.data.manifest import Subject, load_contrast
 from srlib.data.pairs import ObservationModel, scalings
 from srlib.scans.formats import read_grid
@@ -155,11 +156,12 @@ class PatchDataset:
 
         See ``patch_stream``. A worker sends an item's two whole arrays, which patches are cut from
         here, or the patches that it degraded by themselves. By default up to KEPT items are made
-        once, here, and kept; of more, no worker keeps any but its last. For scans of 84 MB (HCP)
+        once, here, and kept, and on two cores all are made here, as a pipe costs more than one
+        worker saves; of more, no worker keeps any but its last. For scans of 84 MB (HCP)
         two pools are 1.4 GB, and each of up to WORKERS workers holds three pairs, 0.5 GB, beside
         what a degradation takes.
         """
-        if workers is None and len(self) <= KEPT:
+        if workers is None and (len(self) <= KEPT or cores() < 3):
             workers = 0
         made = patch_stream(self._made, pools_of(self, start), workers)
         return made if self.part.per_patch else (self._cut(*held) for held in made)

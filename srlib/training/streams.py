@@ -1,7 +1,6 @@
 """Serve endless training examples: made by worker processes, in batches, ahead of the network."""
 
 import itertools
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,7 @@ from torch.nn import Module
 from torch.utils.data import DataLoader
 
 from srlib.core.paths import InputError
-from srlib.core.processes import end_with_parent
+from srlib.core.processes import cores, end_with_parent
 
 POOL = 4  # subjects whose patches are mixed
 KEPT = 2 * POOL  # subjects, at most, of a training that reads each of them once
@@ -66,9 +65,7 @@ def patch_stream(make: Callable, pools: Iterator[Pool], workers: int | None) -> 
     """
     asked, pools = itertools.tee(pools)
     if workers is None:
-        bound = hasattr(os, "sched_getaffinity")
-        cores = len(os.sched_getaffinity(0)) if bound else os.cpu_count()
-        workers = min(WORKERS, max(cores - 1, 1))
+        workers = min(WORKERS, max(cores() - 1, 1))
     made = DataLoader(
         _Same(),
         batch_size=None,
