@@ -177,8 +177,8 @@ def test_every_published_system_is_trained_measured_and_tabulated(tmp_path):
 def test_each_experiment_is_in_a_notebook_or_named_for_the_command():
     every = {
         name
-        for module in systems.SYSTEMS
-        for names in getattr(module, "RUNS", {}).values()
+        for module in systems.SYSTEMS.values()
+        for names in module.RUNS.values()
         for name in names
     }
     assert every.isdisjoint(BY_COMMAND) and every <= systems.EXPERIMENTS.keys()
@@ -187,8 +187,8 @@ def test_each_experiment_is_in_a_notebook_or_named_for_the_command():
     prose = "".join(page.read_text() for page in pages)
     for name in BY_COMMAND:
         assert name.replace("_ct_", "_us_") in prose, name
-    for module in systems.SYSTEMS:
-        for names in getattr(module, "RUNS", {}).values():  # what one starts from comes before it
+    for module in systems.SYSTEMS.values():
+        for names in module.RUNS.values():  # what one starts from comes before it
             for place, name in enumerate(names):
                 experiment = systems.get(name)
                 needed = {experiment.start, experiment.start_critic, experiment.segmenter} - {""}

@@ -45,6 +45,21 @@ for command in (degrade, enhance, evaluate):
     main.add_command(command)
 
 
+@main.command("list")
+@argument("what", type=click.Choice(["systems", "tasks", "weights", "profiles"]))
+def what_is_there(what):
+    """Show what there is: systems and their experiments, tasks, weights, or profiles.
+
+    \b
+    Example:
+      srlib list weights
+    """
+    from srlib import systems
+    from srlib.evaluation import readme
+
+    click.echo(readme.to_text(systems.listing(what)), nl=False)
+
+
 @main.command()
 @argument("notebooks", nargs=-1)
 @PROFILE

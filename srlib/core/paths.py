@@ -12,6 +12,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TypeVar
 
@@ -36,9 +37,10 @@ def first_line(err: Exception) -> str:
 
 
 def choose(table: Mapping[str, T], name: str, what: str) -> T:
-    """The entry ``name`` of a table; InputError lists the known names. ``what`` is their kind."""
+    """The entry ``name`` of a table; InputError names the nearest and lists all. ``what``: kind."""
     if name not in table:
-        raise InputError(f"unknown {what} {name!r}; expected one of {', '.join(table)}")
+        near = "".join(f"did you mean {n!r}? " for n in get_close_matches(str(name), table, 1))
+        raise InputError(f"unknown {what} {name!r}; {near}expected one of {', '.join(table)}")
     return table[name]
 
 

@@ -36,8 +36,8 @@ def train_recorded(
     ``overrides`` are those of ``systems.get``; ``options`` and errors are those of
     ``systems.training.train``.
     """
-    subjects, folder = read_manifest(cohort), Path(folder or results_dir(profile, cohort))
     experiment = systems.get(name, profile, overrides)
+    subjects, folder = read_manifest(cohort), Path(folder or results_dir(profile, cohort))
     run = folder / "checkpoints" / results.run_id(experiment.name, profile, seed, cohort)
     parts = ([s for s in subjects if s.split == split] for split in ("train", "val"))
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()

@@ -1,4 +1,5 @@
 from .base import Experiment
+from .listing import listing
 from .registry import BUDGET, EXPERIMENTS, PROFILES, SYSTEMS, from_json, get, numbers, runs
 from .trained import Model, find_weights, load_model, super_resolve
 from .training import train
@@ -13,6 +14,7 @@ __all__ = [
     "find_weights",
     "from_json",
     "get",
+    "listing",
     "load_model",
     "numbers",
     "runs",

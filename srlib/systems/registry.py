@@ -10,8 +10,9 @@ from srlib.systems.base import PROSE, STATED, Experiment, from_fields
 from srlib.systems.earlier import earlier
 from srlib.systems.overrides import Overrides, overridden, parse
 
-SYSTEMS = (mdcsrn, recnn, srgan3d, srresnet2d, synthsr, robust)
-EXPERIMENTS = {e.name: e for system in SYSTEMS for e in system.EXPERIMENTS}
+MODULES = (mdcsrn, recnn, srgan3d, srresnet2d, synthsr, robust)
+SYSTEMS = {module.__name__.rpartition(".")[2]: module for module in MODULES}
+EXPERIMENTS = {e.name: e for module in MODULES for e in module.EXPERIMENTS}
 
 # all that a profile may shrink; smaller patches need a smaller stride, or they leave gaps
 BUDGET = (
@@ -30,7 +31,7 @@ _WITH_STEPS = [e for e in EXPERIMENTS.values() if hasattr(e.game, "critic_steps"
 _LONGEST = (synthsr.SYNTHSR_GAN, synthsr.SYNTHSR_FINETUNE)
 PROFILES = {
     "paper": {name: {} for name in EXPERIMENTS},
-    "quick": {name: shrunk for system in SYSTEMS for name, shrunk in system.QUICK.items()},
+    "quick": {name: shrunk for module in MODULES for name, shrunk in module.QUICK.items()},
     "smoke": _smoke(EXPERIMENTS.values())
     | _smoke(_WITH_STEPS, max_steps=12, critic_steps=3)
     | _smoke(srresnet2d.EXPERIMENTS, patch_size=(32, 32, 1))
@@ -63,9 +64,8 @@ def runs(system: str, profile: str) -> list[str]:
     ``mdcsrn``, ``srresnet2d_ct``. ``smoke`` trains what ``quick`` does.
     """
     choose(PROFILES, profile, "profile")
-    known = {module.__name__.rpartition(".")[2]: module for module in SYSTEMS}
     file, _, part = system.partition("_")
-    plans = choose(known, file, "system").RUNS
+    plans = choose(SYSTEMS, file, "system").RUNS
     return [name for name in plans.get(profile, plans["quick"]) if f"_{part}" in f"_{name}"]
 
 

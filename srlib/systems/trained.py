@@ -101,11 +101,11 @@ def find_weights(name: StrPath) -> Path:
         lacks = "has no model.safetensors" if path.is_dir() else "no such file"
         raise InputError(f"{name}: {lacks}; give a .safetensors file or the folder of a run")
     given = shipped_file(name) or published_file(name)
-    found = [p for p in (given, inside.is_file() and inside, *_runs(name)) if p]
+    found = [p for p in (given, inside.is_file() and inside, *runs_of(name)) if p]
     if not found:
         raise InputError(
             f"{name}: no such weights; give a .safetensors file, a published one, or an experiment "
-            "that was trained here"
+            "that was trained here; 'srlib list weights' says which there are"
         )
     if len(found) > 1:
         others = ", ".join(map(str, found[1:]))
@@ -113,7 +113,7 @@ def find_weights(name: StrPath) -> Path:
     return found[0]
 
 
-def _runs(name: str) -> list[Path]:
+def runs_of(name: str) -> list[Path]:
     """Weights of an experiment's runs, or of one run, the best first."""
     runs = []
     for file in results_root().glob("*/checkpoints/*/model.safetensors"):
