@@ -46,7 +46,7 @@ def test_the_command_prints_the_same_table(what):
 
 
 def test_a_misspelt_name_gets_the_nearest_one():
-    with pytest.raises(InputError, match="did you mean 'mdcsrn_res'?"):
+    with pytest.raises(InputError, match="did you mean 'mdcsrn_res'"):
         systems.get("mdcsrn_rs")
     with pytest.raises(InputError, match="'xyz'; expected one of"):
         choose({"abc": 1}, "xyz", "word")
