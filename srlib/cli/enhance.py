@@ -52,6 +52,11 @@ def one_line(err):
     **FACTOR,
     help="robust: by how much the scanner interpolated already, per axis; the grid stays.",
 )
+@option(
+    "--kernel",
+    metavar="KIND",
+    help="What a voxel measured, if you know: gaussian:SIGMA (output voxels), box or kspace.",
+)
 @option("--report", metavar="FOLDER", help="Write a page on each scan there: NAME_sr.html.")
 @flag("--ct", "SynthSR: clip the scan to 0 to 80 HU first.")
 @flag("--no-flip", "robust, SynthSR: one pass, instead of the mean with the mirrored scan's.")

@@ -27,7 +27,7 @@ class AnyFactor(SameGrid):
     cannot move anything to one side.
     """
 
-    takes: ClassVar = ("factor", "spacing_mm", "align", "zero_filled", "flip")
+    takes: ClassVar = (*SameGrid.takes, "zero_filled", "flip")
 
     isotropic: Number  # greatest factor of two or all axes in the training
     thick: Number  # greatest factor of a single axis

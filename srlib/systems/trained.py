@@ -188,6 +188,7 @@ def super_resolve(
     align: str = "center",
     ct: bool = False,
     flip: bool = True,
+    kernel: str | None = None,
     reference: Volume | None = None,
     max_memory_gb: float | None = None,
     progress: bool = False,
@@ -195,7 +196,7 @@ def super_resolve(
     """Super-resolve a scan from its own grid.
 
     ``scan`` and ``model`` may be files; the model also a name as in ``find_weights``. ``reference``
-    is the scan of another contrast, where the model takes one; it is not registered. The first six
+    is the scan of another contrast, where the model takes one; it is not registered. The first seven
     keywords are those of ``prediction.Request``; a model takes some of them. The field of view
     stays; the affine gives the place of the finer voxels. Warns once (ScanWarning), a line for each
     problem of scan or result. Raises InputError for a constant scan and for what the model does not
@@ -204,7 +205,7 @@ def super_resolve(
     name = "" if isinstance(scan, Volume) else f"{scan}: "
     scan = scan if isinstance(scan, Volume) else load_scan(scan)
     model = model if isinstance(model, Model) else load_model(model)
-    request = Request(factor, spacing_mm, zero_filled, align, ct, flip)
+    request = Request(factor, spacing_mm, zero_filled, align, ct, flip, kernel)
     options = {"reference": reference, "max_memory_gb": max_memory_gb, "progress": progress}
     made = model.predict(scan, request, **options)
     warn(made.warnings, name)
