@@ -10,6 +10,7 @@ from scipy import ndimage
 from srlib.core.parts import Number
 from srlib.data.pairs import ObservationModel, network_input
 from srlib.inference.checks import content
+from srlib.inference.consistency import Kernel, estimated
 from srlib.inference.prediction import Factor, Plan, SameGrid, Setup
 from srlib.models.conditioning import describe_degradation
 from srlib.models.robust import Conditioned
@@ -61,6 +62,14 @@ class AnyFactor(SameGrid):
             made /= 2
         made = scaling.invert(made)
         return scan.with_data(made if calm is scan else made + (scan.data - calm.data))
+
+    def kernel(self, scan: Volume, setup: Setup, coarser: Factor, same_grid: bool) -> Kernel | None:
+        """What the scan's voxels measured, told or estimated; zero-filled ones the middle of
+        k-space.
+        """
+        if setup.request.kernel or not same_grid:
+            return super().kernel(scan, setup, coarser, same_grid) or estimated(scan.data, coarser)
+        return Kernel(coarser, sure=False) if max(coarser) > 1 else None
 
     def content_warnings(self, scan: Volume, setup: Setup, plan: Plan) -> list[str]:
         """Factors beyond the training, few slices, smooth content."""

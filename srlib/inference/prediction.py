@@ -12,11 +12,10 @@ from srlib.core.paths import InputError
 from srlib.data.pairs import ObservationModel, Pair, bring, network_input
 from srlib.degradations.resolution import Degradation
 from srlib.inference.checks import findings, header
+from srlib.inference.consistency import Factor, Kernel, consistent, told
 from srlib.inference.tiles import run_tiled
 from srlib.scans.intensity import HU_WINDOW, Scaling, fit_scaling, wild
 from srlib.scans.volume import Volume, fine_grid, resample, to_window
-
-Factor = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,7 @@ class Request:
     align: str = "center"
     ct: bool = False
     flip: bool = True
+    kernel: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("factor", "spacing_mm", "zero_filled"):
@@ -60,6 +60,7 @@ class Plan:
     finer: Factor  # how much finer the output's grid is, per axis of the scan
     coarser: Factor  # how much coarser than that grid the scan resolves
     made: str  # in words
+    kernel: Kernel | None = None  # that the result is made consistent with
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +100,7 @@ class Setup:
 class SameGrid(Part):
     """Interpolation by cubic splines, then a network that stays on its grid."""
 
-    takes: ClassVar[tuple[str, ...]] = ("factor", "spacing_mm", "align")  # of a request
+    takes: ClassVar[tuple[str, ...]] = ("factor", "spacing_mm", "align", "kernel")  # of a request
     coarse: ClassVar = False  # whether the network sees the low-resolution grid
     memory_gb: ClassVar = 3.0  # budget of the tiles, by default
     keeps_units: ClassVar = True  # whether the image is in the scan's own units
@@ -141,7 +142,13 @@ class SameGrid(Part):
         # whole voxels over the same field of view: the spacing gives way by up to half a voxel
         finer = tuple(max(round(n * f), n) / n for n, f in zip(scan.shape, factor, strict=True))
         coarser = tuple(f * z for f, z in zip(finer, filled, strict=True))
-        return Plan(finer, coarser, "x" + " ".join(f"{f:.4g}" for f in finer))
+        kernel = self.kernel(self.seen(scan, setup), setup, coarser, np.allclose(finer, 1))
+        words = "x" + " ".join(f"{f:.4g}" for f in finer) + (f", kernel {kernel}" if kernel else "")
+        return Plan(finer, coarser, words, kernel)
+
+    def kernel(self, scan: Volume, setup: Setup, coarser: Factor, same_grid: bool) -> Kernel | None:
+        """What the scan's voxels measured, where it is told; ``same_grid`` is that of the output."""
+        return told(setup.request.kernel, coarser) if setup.request.kernel else None
 
     def predict(self, scan: Volume, setup: Setup, plan: Plan | None = None) -> Prediction:
         """The network's result for a user's scan, with warnings.
@@ -164,11 +171,15 @@ class SameGrid(Part):
         grid = fine_grid(scan, plan.finer, align=setup.request.align)
         order = setup.pairs.degradation().order_up
         on_grid = scan if same else resample(scan, *grid, order=order)
-        return Prediction(self.on_grid(on_grid, setup, plan.coarser, scan))
+        made = self.on_grid(on_grid, setup, plan.coarser, scan)
+        return Prediction(consistent(made, on_grid, scan, plan.kernel) if plan.kernel else made)
 
     def on_pair(self, pair: Pair, setup: Setup) -> Volume:
         """The network's result for a degraded scan, on the grid of the truth."""
-        return self.on_grid(pair.on_grid, setup, pair.factor, pair.lr)
+        made = self.on_grid(pair.on_grid, setup, pair.factor, pair.lr)
+        coarser = pair.factor or setup.pairs.degradation().coarser
+        kernel = self.kernel(pair.lr, setup, coarser, pair.lr is pair.on_grid)
+        return consistent(made, pair.on_grid, pair.lr, kernel) if kernel else made
 
     def on_grid(self, scan: Volume, setup: Setup, factor: Factor | None, lr: Volume) -> Volume:
         """The network's result for a scan on the output grid, in the scan's own units.
@@ -234,6 +245,7 @@ class AboveMinimum(SameGrid):
 class CoarseToFine(SameGrid):
     """A network from the low-resolution grid to one that is ``network.factor`` times finer."""
 
+    takes: ClassVar = ("factor", "spacing_mm", "align")
     coarse: ClassVar = True
 
     def accepts(self, pairs: ObservationModel, degradation: Degradation) -> bool:
