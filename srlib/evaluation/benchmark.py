@@ -1,19 +1,25 @@
 """Benchmark every system under every degradation: which apply, what they gain, what they cost."""
 
 import dataclasses
+import importlib
+import os
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from srlib.core.paths import StrPath, published_file, shipped_file
+from torch.nn import Module
+
+from srlib.core.paths import InputError, StrPath, first_line, published_file, shipped_file
 from srlib.data.manifest import Subject
 from srlib.degradations.tasks import degradation_of
 from srlib.evaluation.results import measured
+from srlib.inference.tiles import Callee
 from srlib.scans.volume import central
 from srlib.systems.base import Experiment
 from srlib.systems.published import PUBLISHED
 from srlib.systems.registry import EXPERIMENTS
-from srlib.systems.trained import DEFAULT, Model
+from srlib.systems.trained import DEFAULT, Model, as_model
 
 BENCHMARK = (
     "gaussian_x2", "gaussian_x2_sigma0.5", "gaussian_x2_sigma2", "gaussian_x2_noise", "block_x2",
@@ -50,15 +56,34 @@ def systems(folder: StrPath, profile: str, seed: int = 0) -> dict[str, Path | No
     return found | {f"{e.name}_published": published_file(file) for file, e in PUBLISHED.items()}
 
 
+def others(names: str) -> dict[str, Model]:
+    """Further models by name, each a weights file or ``module:network`` of the working directory.
+
+    The network is one that ``systems.Model`` takes, or a Model. Raises InputError for what cannot
+    be imported, and as ``load_model``.
+    """
+    return {name: as_model(_imported(name) if ":" in name else name) for name in names.split()}
+
+
+def _imported(name: str) -> Model | Callee:
+    module, _, network = name.partition(":")
+    sys.path.insert(0, os.getcwd())
+    try:
+        found = getattr(importlib.import_module(module), network)
+    except (ImportError, AttributeError) as err:
+        raise InputError(f"{name}: expected MODULE:NETWORK to import ({first_line(err)})") from err
+    return found.eval() if isinstance(found, Module) else found
+
+
 def measure(
     subject: Subject,
-    models: Mapping[str, Model],
+    models: Mapping[str, Model | Callee],
     middle: int = 0,
     *,
     runs: Mapping[str, str] | None = None,
     **key: str,
 ) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
-    """Run every model on one scan under every degradation.
+    """Run every model, or any network (``systems.Model``), on one scan under every degradation.
 
     Left out are models whose second contrast the subject lacks or whose grid does not fit. Returns
     rows of ``metrics.csv`` and costs. ``linear`` and ``cubic`` are the scan interpolated on the
@@ -69,7 +94,7 @@ def measure(
     ``ObservationModel.make``.
     """
     base = EXPERIMENTS["recnn_x2_t2" if "t2" in subject.files else "recnn_x2"]
-    rows, costs = [], []
+    rows, costs, known = [], [], {name: as_model(model) for name, model in models.items()}
     for task in BENCHMARK:
         pair = base.pairs.make(subject, task, middle=middle)
         alone = dataclasses.replace(pair, reference=None)
@@ -78,12 +103,12 @@ def measure(
             "cubic": pair.on_grid,
         }
         where = {**key, "degradation": task, "subject": subject.name}
-        for name, model in models.items():
-            experiment = model.experiment
-            complete = experiment.reference in ("", *subject.files)
-            if complete and experiment.prediction.accepts(experiment.pairs, degradation_of(task)):
+        for name, model in known.items():
+            reference = model.pairs.reference
+            complete = reference in ("", *subject.files)
+            if complete and model.prediction.accepts(model.pairs, degradation_of(task)):
                 began = time.perf_counter()
-                estimates[name] = model.predict_pair(pair if experiment.reference else alone)
+                estimates[name] = model.predict_pair(pair if reference else alone)
                 speed = (time.perf_counter() - began) / (pair.hr.data.size / 1e6)
                 costs.append({**where, "experiment": name, "s_per_mvoxel": speed})
         inner = round(INNER * middle) or max(pair.hr.shape)
