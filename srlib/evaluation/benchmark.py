@@ -1,16 +1,16 @@
 """Benchmark every system under every degradation: which apply, what they gain, what they cost."""
 
 import dataclasses
-import importlib
 import os
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from pkgutil import resolve_name
 
 from torch.nn import Module
 
-from srlib.core.paths import InputError, StrPath, first_line, published_file, shipped_file
+from srlib.core.paths import StrPath, published_file, shipped_file
 from srlib.data.manifest import Subject
 from srlib.degradations.tasks import degradation_of
 from srlib.evaluation.results import measured
@@ -59,20 +59,15 @@ def systems(folder: StrPath, profile: str, seed: int = 0) -> dict[str, Path | No
 def others(names: str) -> dict[str, Model]:
     """Further models by name, each a weights file or ``module:network`` of the working directory.
 
-    The network is one that ``systems.Model`` takes, or a Model. Raises InputError for what cannot
-    be imported, and as ``load_model``.
+    The network is one that ``systems.Model`` takes, or a Model; a module is brought into evaluation
+    mode. Raises InputError as ``load_model``, and what importing raises.
     """
-    return {name: as_model(_imported(name) if ":" in name else name) for name in names.split()}
-
-
-def _imported(name: str) -> Model | Callee:
-    module, _, network = name.partition(":")
     sys.path.insert(0, os.getcwd())
-    try:
-        found = getattr(importlib.import_module(module), network)
-    except (ImportError, AttributeError) as err:
-        raise InputError(f"{name}: expected MODULE:NETWORK to import ({first_line(err)})") from err
-    return found.eval() if isinstance(found, Module) else found
+    found = {name: resolve_name(name) if ":" in name else name for name in names.split()}
+    for network in found.values():
+        if isinstance(network, Module):
+            network.eval()
+    return {name: as_model(network) for name, network in found.items()}
 
 
 def measure(

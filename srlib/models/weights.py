@@ -19,8 +19,10 @@ def save_weights(
     Its tensors may lie on any device and share memory, which each then takes for itself. Raises
     InputError as ``atomic``.
     """
-    own = torch.contiguous_format
-    state = {n: part.detach().cpu().clone(memory_format=own) for n, part in state.items()}
+    state = {
+        name: part.cpu().clone(memory_format=torch.contiguous_format)
+        for name, part in state.items()
+    }
     # in one entry, since the library writes several in random order
     content = save(state, metadata={"srlib": json.dumps(metadata or {}, sort_keys=True)})
     with atomic(path) as temporary:

@@ -114,11 +114,11 @@ class PatchDataset(Dataset[Patch]):
     ``patch_size`` is in voxels of the truth; ``places`` are further fields of ``ScanPatches``
     (``stride``, ``sampling``, ``samples``, ...), or all are those of a ``part``.
 
-    Patch ``i`` is one of the grid, subject by subject or, where places are random, a function of
-    seed and ``i``. The pairs of up to KEPT scans are kept in memory, else the last one: of many
-    scans, shuffled patches are best read from the ``stream``. Where the network sees the
+    Patch ``i`` is one of the grid, subject by subject; the ``stream`` shuffles them, or draws
+    random places. The pairs of up to KEPT scans are kept in memory, else the last one: of many
+    scans, shuffled patches are best read from the stream. Where the network sees the
     low-resolution grid, patches lie there, and the truth's are ``factor`` times larger. Raises
-    InputError without subjects, when that factor is no whole number, and for a second or a given
+    InputError without a subject, when that factor is no whole number, and for a second or a given
     low-resolution scan where patches are degraded by themselves.
     """
 
@@ -134,8 +134,6 @@ class PatchDataset(Dataset[Patch]):
         part: ScanPatches | None = None,
         **places: Any,
     ) -> None:
-        if not subjects:
-            raise InputError("no subject to cut patches of; give at least one row of a manifest")
         given = isinstance(degradation, ObservationModel)
         self.pairs = pairs = (
             degradation
@@ -174,13 +172,7 @@ class PatchDataset(Dataset[Patch]):
         return len(self.places)
 
     def __getitem__(self, index: int) -> Patch:
-        item, place = self.places[index]
-        if self.part.sampling == "random":
-            rng = np.random.default_rng([self.seed, index % len(self)])
-            (place,) = self._chosen(
-                item, random_locations(self.shapes[item], place.size, DRAWN, rng)
-            )
-        return self.read(item, place)
+        return self.read(*self.places[index])
 
     def _make(self, index: int) -> Patch:
         """An item's scaled arrays; the scan twice where its patches are degraded later."""
@@ -249,22 +241,19 @@ class PatchDataset(Dataset[Patch]):
         return np.array([np.mean(shown[place.scaled(self.factor).slices]) for place in places])
 
     def _made(self, key):
-        """An item's arrays with each patch's place, or patches that are degraded by themselves."""
+        """An item's arrays with each patch's place, or patches that are degraded by themselves.
+
+        Of the locations that were drawn for a random patch the first with enough foreground is
+        taken, or else that with the most.
+        """
         index, places = key
         if self.part.sampling == "random":
-            places = self._chosen(index, places)
+            shares = np.minimum(self.shares(index, places), self.part.min_foreground)
+            best = shares.reshape(-1, DRAWN).argmax(1)
+            places = [places[DRAWN * n + k] for n, k in enumerate(best)]
         if self.part.per_patch:
             return [self.read(index, place) for place in places]
         return [(self.pair(index), place) for place in places]
-
-    def _chosen(self, index: int, places: Sequence[PatchLocation]) -> list[PatchLocation]:
-        """Of the locations drawn for each random patch the first with enough foreground.
-
-        Without one it is that with the most.
-        """
-        shares = np.minimum(self.shares(index, places), self.part.min_foreground)
-        best = shares.reshape(-1, DRAWN).argmax(1)
-        return [places[DRAWN * n + k] for n, k in enumerate(best)]
 
     def _cut(self, pair: Patch, place: PatchLocation) -> Patch:
         hr = extract(pair[1], place.scaled(self.factor))[None]

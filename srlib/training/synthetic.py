@@ -217,7 +217,7 @@ class SyntheticDataset(Dataset[Patch]):
     """Synthetic examples as a torch dataset: (input (C, X, Y, Z), target (T, X, Y, Z)), float32.
 
     ``classes`` and ``priors`` are files (``csv/README.md``), or both ``Tables`` in one; without
-    priors classes are of any brightness. ``patch_size`` is in voxels of ``spacing_mm``. By default one scan of
+    priors classes are of any brightness. ``patch_size`` is in voxels of 1 mm. By default one scan of
     ``generation`` in 3 mm slices is the input, with a map of where it was measured (C = 2), and the
     scan before it was acquired is the target; another ``part`` draws other examples. ``contrast``
     is the column of the target where that is a real scan. ``length``: examples of the dataset; the
@@ -234,13 +234,12 @@ class SyntheticDataset(Dataset[Patch]):
         *,
         patch_size: Size = 64,
         generation: Generation = SLICES,
-        spacing_mm: float = 1.0,
         contrast: str = "t1",
         length: int = 1000,
         seed: int = 0,
         part: SyntheticScans | RandomDegradations | None = None,
     ) -> None:
-        self.part = part or SyntheticScans(patch_size, 1, generation, spacing_mm)
+        self.part = part or SyntheticScans(patch_size, 1, generation, 1.0)
         self.contrast, self.length, self.seed = contrast, length, seed
         self.subjects = self.part.usable(subjects)
         if not self.subjects:

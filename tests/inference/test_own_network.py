@@ -139,10 +139,8 @@ def test_the_notebooks_extra_networks_are_imported_or_loaded(tmp_path, monkeypat
     data = noise((8, 8, 8))
     assert np.array_equal(run_tiled(found["mine_of_the_test:net"].network, data), data)  # eval
     assert found[str(tiny)].experiment.name == "mdcsrn_res"
-    for name in ("mine_of_the_test:lost", "no_such_module_here:net"):
-        with pytest.raises(InputError, match=f"{name}: expected MODULE:NETWORK to import") as error:
-            benchmark.others(name)
-        assert "\n" not in str(error.value)
+    with pytest.raises(InputError, match="no such weights"):
+        benchmark.others("lost")
 
 
 def test_a_loaded_network_can_be_trained_on(tiny):

@@ -64,7 +64,7 @@ def test_patches_of_a_task_are_a_dataset(subjects):
     assert dataset[16][0].any() and np.array_equal(dataset[-1][1], truth)
     with pytest.raises(IndexError):
         dataset[17]
-    with pytest.raises(InputError, match="no subject to cut patches of"):
+    with pytest.raises(InputError, match="n_train must be int of at least 1, got 0"):
         srlib.PatchDataset([], "gaussian_x2")
     with pytest.raises(InputError, match="unknown task 'gauss'"):
         srlib.PatchDataset(subjects, "gauss")
