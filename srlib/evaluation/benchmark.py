@@ -89,7 +89,8 @@ def measure(
     ``ObservationModel.make``.
     """
     base = EXPERIMENTS["recnn_x2_t2" if "t2" in subject.files else "recnn_x2"]
-    rows, costs, known = [], [], {name: as_model(model) for name, model in models.items()}
+    rows, costs = [], []
+    models = {name: as_model(model) for name, model in models.items()}
     for task in BENCHMARK:
         pair = base.pairs.make(subject, task, middle=middle)
         alone = dataclasses.replace(pair, reference=None)
@@ -98,7 +99,7 @@ def measure(
             "cubic": pair.on_grid,
         }
         where = {**key, "degradation": task, "subject": subject.name}
-        for name, model in known.items():
+        for name, model in models.items():
             reference = model.pairs.reference
             complete = reference in ("", *subject.files)
             if complete and model.prediction.accepts(model.pairs, degradation_of(task)):

@@ -41,20 +41,20 @@ def run_tiled(
     default LIVE_CHANNELS, and the scan itself stay within the budget, MAX_MEMORY_GB when it is
     None. A network that is found to see more than 31 voxels runs in one piece. ``precision``:
     ``32`` or ``bf16``.
-    Raises InputError for a budget that is too small, and as ``factor_of``.
+    Raises InputError for a budget that is too small, and for an output of another form.
     """
     return_freed_memory()
     allowed = 1e9 * (MAX_MEMORY_GB if max_memory_gb is None else max_memory_gb)
     channels = np.asarray(data if data.ndim == 4 else data[None], np.float32)
     shape = channels.shape[1:]
-    factor = factor_of(network, len(channels))
+    factor = getattr(network, "factor", (1, 1, 1))
     copies = WORKING_COPIES * channels.nbytes * math.prod(factor)
     voxel = 4 * getattr(network, "live_channels", LIVE_CHANNELS)
     room = (allowed - copies) / voxel
     halo = getattr(network, "halo", None) if halo is None else halo
     multiple = getattr(network, "multiple", 1)
     if halo is None and math.prod(shape) > room:
-        halo, multiple = sight(network, len(channels), factor)
+        halo, multiple = sight(network, len(channels))
     todo, largest = tiles(shape, halo or 0, room, multiple=multiple)
     if not todo:
         least, whole = (
@@ -70,6 +70,12 @@ def run_tiled(
         for tile in tqdm(todo, desc="tiles", disable=not progress or len(todo) == 1):
             part = _run(network, extract(channels, tile.outer), precision)
             if out is None:
+                factor, rest = np.divmod(part.shape[-3:], tile.outer.size)
+                if rest.any() or part.ndim != 4:
+                    raise InputError(
+                        f"the network makes {part.shape} of {tile.outer.size} voxels; expected a "
+                        "whole multiple along each axis"
+                    )
                 out = np.empty((len(part), *np.multiply(shape, factor)), np.float32)
             core, inner = (place.scaled(factor).slices for place in (tile.core, tile.inner))
             out[(..., *core)] = part[(..., *inner)]
@@ -100,26 +106,7 @@ def run_patches(
     return out[PatchLocation(tuple(n // 2 for n in spare), data.shape).slices]
 
 
-def factor_of(network: Callee, channels: int = 1) -> tuple[int, ...]:
-    """How much finer the output of a network is than its input, per axis.
-
-    It is the attribute ``network.factor`` or, where no ``halo`` is stated either, measured. Raises
-    InputError for an output of other than a whole multiple of the input's voxels.
-    """
-    if hasattr(network, "halo") or hasattr(network, "factor"):
-        return getattr(network, "factor", (1, 1, 1))
-    probe = np.zeros((channels, 32, 32, 32), np.float32)
-    shape = _run(network, probe).shape
-    factor, rest = np.divmod(shape[-3:], 32)
-    if rest.any() or len(shape) != 4:
-        raise InputError(
-            f"the network makes {shape} of {probe.shape}; expected the same voxels, or a whole "
-            "multiple along each axis"
-        )
-    return tuple(factor.tolist())
-
-
-def sight(network: Callee, channels: int, factor: Sequence[int]) -> tuple[int, int]:
+def sight(network: Callee, channels: int) -> tuple[int, int]:
     """How many voxels a network sees beyond each, and of what number tiles begin at multiples.
 
     The middle of a random array is moved by a few voxels, and all else is replaced: the network
@@ -129,9 +116,10 @@ def sight(network: Callee, channels: int, factor: Sequence[int]) -> tuple[int, i
     """
     first, other = np.random.default_rng(0).random((2, channels, *[PROBE] * 3), np.float32)
     before, axes, inner = _run(network, first), (1, 2, 3), (..., *[slice(EDGE, -EDGE)] * 3)
+    factor = np.floor_divide(before.shape[1:], PROBE)
     for step in (1, 2, 4, 8, EDGE):
         other[inner] = np.roll(first, [step] * 3, axes)[inner]
-        change = _run(network, other) - np.roll(before, np.multiply(factor, step), axes)
+        change = _run(network, other) - np.roll(before, factor * step, axes)
         wrong = np.argwhere(np.abs(change) > SAME * np.abs(before).max())[:, 1:] // factor
         halo = int(np.minimum(wrong, PROBE - 1 - wrong).min(1).max(initial=EDGE - 1)) + 1 - EDGE
         if halo < PROBE // 2 - EDGE:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from srlib.core.device import choose_device, choose_precision, layout
@@ -24,7 +25,7 @@ from srlib.data.pairs import ObservationModel, Pair
 from srlib.degradations.tasks import Task
 from srlib.inference.checks import warn
 from srlib.inference.prediction import CoarseToFine, Plan, Prediction, Request, SameGrid, Setup
-from srlib.inference.tiles import Callee, factor_of
+from srlib.inference.tiles import Callee, run_tiled
 from srlib.models.weights import load_weights, read_metadata
 from srlib.scans.formats import load_scan
 from srlib.scans.volume import Volume
@@ -44,7 +45,7 @@ class Model:
     ``ObservationModel`` of its training. A network of finer output sees the coarse grid, another
     one the interpolated scan, in [0, 1] unless the observation model has another ``intensity``.
     ``precision``: "32" or "bf16". Raises InputError for another factor than the degradation's and
-    as ``tiles.factor_of``.
+    as ``run_tiled``.
     """
 
     def __init__(
@@ -62,14 +63,15 @@ class Model:
             return
         given = isinstance(degradation, ObservationModel)
         pairs = degradation if given else ObservationModel(degradation)
-        factor, coarser = factor_of(network, 1 + bool(pairs.reference)), pairs.degradation().coarser
+        probe = np.zeros((1 + bool(pairs.reference), 32, 32, 32), np.float32)
+        finer = np.floor_divide(run_tiled(network, probe).shape[-3:], 32)
         self.name = getattr(network, "__name__", type(network).__name__)
-        self.prediction = CoarseToFine() if max(factor) > 1 else SameGrid()
+        self.prediction = CoarseToFine() if finer.max() > 1 else SameGrid()
         self.pairs = dataclasses.replace(pairs, coarse=self.prediction.coarse)
-        if self.pairs.coarse and factor != coarser:
+        if self.pairs.coarse and np.not_equal(finer, coarser := pairs.degradation().coarser).any():
             raise InputError(
-                f"{self.name} makes scans {factor} times finer, its degradation makes them "
-                f"{coarser} times coarser; give that of its training"
+                f"{self.name} makes scans {tuple(finer.tolist())} times finer, its degradation "
+                f"makes them {coarser} times coarser; give that of its training"
             )
 
     def plan(self, scan: Volume, request: Request | None = None) -> Plan:

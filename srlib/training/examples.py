@@ -189,13 +189,14 @@ class PatchDataset(Dataset[Patch]):
         """Shuffled patches from number ``start`` on, endless or of some epochs.
 
         They are a pure function of the seed. In a DataLoader of several workers each delivers the
-        patches of its own share of the scans (``Stream``). Elsewhere ``workers`` are processes that
-        the stream starts itself (``patch_stream``): a worker sends an item's two whole arrays, which patches are cut from
-        here, or the patches that it degraded by themselves. By default up to KEPT items are made
-        once, here, and kept, and on two cores all are made here, as a pipe costs more than one
-        worker saves; of more, no worker keeps any but its last. For scans of 84 MB (HCP)
-        two pools are 1.4 GB, and each of up to WORKERS workers holds three pairs, 0.5 GB, beside
-        what a degradation takes.
+        patches of its own share of the scans (``Stream``).
+
+        Elsewhere ``workers`` are processes that the stream starts itself (``patch_stream``). A
+        worker sends an item's two whole arrays, which patches are cut from here, or the patches
+        that it degraded by themselves. By default up to KEPT items are made once, here, and kept,
+        and on two cores all are made here, as a pipe costs more than one worker saves; of more, no
+        worker keeps any but its last. For scans of 84 MB (HCP) two pools are 1.4 GB, and each of up
+        to WORKERS workers holds three pairs, 0.5 GB, beside what a degradation takes.
         """
         return Stream(self._serve, start, workers, epochs)
 

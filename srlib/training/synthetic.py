@@ -44,11 +44,6 @@ class Tables(NamedTuple):
     classes: Sequence[Label]
     priors: Mapping[str, Prior]
 
-    @classmethod
-    def read(cls, classes: StrPath, priors: StrPath | None = None) -> "Tables":
-        """The tables of two files, see ``csv/README.md``; InputError as ``priors``."""
-        return cls(read_classes(classes), read_priors(priors) if priors else {})
-
     def hashes(self) -> dict[str, str]:
         """SHA-256 of the classes and of the priors, whichever files they were read from."""
         classes = sorted(
@@ -94,7 +89,7 @@ class _LabelMaps(Examples):
                 "perhaps intensity priors (--priors), which csv/README.md describes and 'srlib "
                 "priors' measures, and no store and no snapshots"
             )
-        return Tables.read(classes, priors)
+        return Tables(read_classes(classes), read_priors(priors) if priors else {})
 
     def open(
         self, subjects: Sequence[Subject], pairs: ObservationModel, *, seed: int = 0, tables: Tables
@@ -217,7 +212,7 @@ class SyntheticDataset(Dataset[Patch]):
     """Synthetic examples as a torch dataset: (input (C, X, Y, Z), target (T, X, Y, Z)), float32.
 
     ``classes`` and ``priors`` are files (``csv/README.md``), or both ``Tables`` in one; without
-    priors classes are of any brightness. ``patch_size`` is in voxels of 1 mm. By default one scan of
+    priors classes are of any brightness. ``patch_size`` is in voxels of 1 mm. By default a scan of
     ``generation`` in 3 mm slices is the input, with a map of where it was measured (C = 2), and the
     scan before it was acquired is the target; another ``part`` draws other examples. ``contrast``
     is the column of the target where that is a real scan. ``length``: examples of the dataset; the
@@ -246,7 +241,8 @@ class SyntheticDataset(Dataset[Patch]):
             raise InputError(
                 "no subject with a label map; name one in the manifest's column labels"
             )
-        self.tables = classes if isinstance(classes, Tables) else Tables.read(classes, priors)
+        read = isinstance(classes, Tables)
+        self.tables = classes if read else self.part.read_tables(classes, priors)
         self.load = functools.lru_cache(KEPT)(self._load)
         self.scan = functools.lru_cache(1)(self._draw)  # of a synthetic scan, its examples
 
