@@ -459,7 +459,9 @@ def serial(dataset: PatchDataset, count: int) -> list[tuple[np.ndarray, np.ndarr
     """The first patches of the stream by its definition, in one process, one pool after the other."""
     part, served, epoch = dataset.part, [], 0
     while len(served) < count:
-        items = np.random.default_rng([dataset.seed, epoch]).permutation(len(dataset.items)).tolist()
+        items = (
+            np.random.default_rng([dataset.seed, epoch]).permutation(len(dataset.items)).tolist()
+        )
         for first in range(0, len(items), POOL):
             pool = items[first : first + POOL]
             rng, places = np.random.default_rng([dataset.seed, epoch, *pool]), []
