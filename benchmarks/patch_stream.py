@@ -54,7 +54,7 @@ def run() -> None:
 
         def ours(**options: int) -> float:
             dataset = experiment.examples.open(subjects, experiment.pairs)  # nothing is kept
-            with closing(dataset.stream(**options)) as stream:
+            with closing(iter(dataset.stream(**options))) as stream:
                 return consume(stream)
 
         takes = inspect.signature(PatchDataset.stream).parameters

@@ -11,7 +11,7 @@ import numpy as np
 from srlib.core.paths import InputError, ScanWarning
 from srlib.data.manifest import Subject, load_contrast
 from srlib.degradations.resolution import Degradation
-from srlib.degradations.tasks import TASKS, Settings, degradation_of
+from srlib.degradations.tasks import TASKS, Settings, Task, degradation_of
 from srlib.scans.formats import load_mat, load_scan
 from srlib.scans.intensity import Scaling, fit_scaling, usual_range
 from srlib.scans.space import covered, resample_to, same_lattice
@@ -58,11 +58,11 @@ class Pair:
 class ObservationModel:
     """How pairs are made of subjects: the task, and the columns of the manifest that are read.
 
-    ``settings`` of tasks by name go before those of TASKS. ``coarse``: the network's input is on
+    ``task`` is a name or a degradation. ``settings`` of tasks by name go before those of TASKS. ``coarse``: the network's input is on
     the low-resolution grid.
     """
 
-    task: str
+    task: Task
     settings: Mapping[str, Settings] = field(default_factory=dict)
     contrast: str = "t1"
     reference: str = ""  # column of a second contrast, the network's second input channel
@@ -79,7 +79,7 @@ class ObservationModel:
         """The column of the true scan."""
         return self.truth or self.contrast
 
-    def degradation(self, task: str = "") -> Degradation:
+    def degradation(self, task: Task = "") -> Degradation:
         """The degradation of a task, by default its own; InputError for an unknown one."""
         return degradation_of(task or self.task, {**TASKS, **self.settings})
 
@@ -88,7 +88,7 @@ class ObservationModel:
         lr = ("lr",) if self.given and "lr" in subject.files else ()
         return tuple(filter(None, (self.contrast, self.reference, self.truth, *lr)))
 
-    def make(self, subject: Subject, task: str = "", *, middle: int | None = None) -> Pair:
+    def make(self, subject: Subject, task: Task = "", *, middle: int | None = None) -> Pair:
         """The pair of a subject's scan, or of its ``middle`` voxels of each axis.
 
         The scan is degraded by a task, by default its own; under its own task the manifest's
@@ -125,7 +125,7 @@ class ObservationModel:
     def _load(self, subject: Subject, column: str) -> Volume:
         return load_contrast(subject, column, rule=self.intensity)
 
-    def degrade(self, hr: Volume, task: str = "") -> Pair:
+    def degrade(self, hr: Volume, task: Task = "") -> Pair:
         """The pair that a task, by default its own, makes of a scan, cut to what is usable.
 
         CT in HU is clipped to the window first.
@@ -134,7 +134,7 @@ class ObservationModel:
         lr, hr = degradation.pair(to_window(hr, self.intensity))
         return self._pair(lr, degradation.to_grid(lr, hr.shape), hr, degradation)
 
-    def degrade_alone(self, patch: np.ndarray, task: str) -> tuple[np.ndarray, np.ndarray]:
+    def degrade_alone(self, patch: np.ndarray, task: Task) -> tuple[np.ndarray, np.ndarray]:
         """The network's input and the truth, in scan units, of a patch degraded by itself."""
         degradation = self.degradation(task)
         lr, hr = degradation.pair(to_window(Volume(patch, np.eye(4)), self.intensity))

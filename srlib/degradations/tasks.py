@@ -7,6 +7,7 @@ from srlib.degradations.resolution import DEGRADATIONS, Degradation
 from srlib.scans.volume import Volume
 
 Settings = tuple[str, Mapping[str, object]]  # a degradation's name and its settings
+Task = str | Degradation  # the name of a task, or a degradation
 
 
 def _gaussian(*factor: float, sigma: float = 1.0, **more: object) -> Settings:
@@ -46,14 +47,16 @@ TASKS: dict[str, Settings] = {
 }
 
 
-def degradation_of(task: str, tasks: Mapping[str, Settings] = TASKS) -> Degradation:
-    """The degradation of a named task; InputError for a name that ``tasks`` lacks."""
+def degradation_of(task: Task, tasks: Mapping[str, Settings] = TASKS) -> Degradation:
+    """The degradation of a named task, or itself; InputError for a name that ``tasks`` lacks."""
+    if isinstance(task, Degradation):
+        return task
     name, settings = choose(tasks, task, "task")
     return choose(DEGRADATIONS, name, "degradation")(**settings)
 
 
-def degrade(scan: Volume, task: str) -> Volume:
-    """The low-resolution scan that a named task makes of a scan, in its place in the world.
+def degrade(scan: Volume, task: Task) -> Volume:
+    """The low-resolution scan that a task, or a degradation, makes of a scan, in its place.
 
     Raises InputError for an unknown task, and for a scan that the task cannot degrade.
     """

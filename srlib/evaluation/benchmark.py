@@ -1,19 +1,25 @@
 """Benchmark every system under every degradation: which apply, what they gain, what they cost."""
 
 import dataclasses
+import os
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from pkgutil import resolve_name
+
+from torch.nn import Module
 
 from srlib.core.paths import StrPath, published_file, shipped_file
 from srlib.data.manifest import Subject
 from srlib.degradations.tasks import degradation_of
 from srlib.evaluation.results import measured
+from srlib.inference.tiles import Callee
 from srlib.scans.volume import central
 from srlib.systems.base import Experiment
 from srlib.systems.published import PUBLISHED
 from srlib.systems.registry import EXPERIMENTS
-from srlib.systems.trained import DEFAULT, Model
+from srlib.systems.trained import DEFAULT, Model, as_model
 
 BENCHMARK = (
     "gaussian_x2", "gaussian_x2_sigma0.5", "gaussian_x2_sigma2", "gaussian_x2_noise", "block_x2",
@@ -50,15 +56,29 @@ def systems(folder: StrPath, profile: str, seed: int = 0) -> dict[str, Path | No
     return found | {f"{e.name}_published": published_file(file) for file, e in PUBLISHED.items()}
 
 
+def others(names: str) -> dict[str, Model]:
+    """Further models by name, each a weights file or ``module:network`` of the working directory.
+
+    The network is one that ``systems.Model`` takes, or a Model; a module is brought into evaluation
+    mode. Raises InputError as ``load_model``, and what importing raises.
+    """
+    sys.path.insert(0, os.getcwd())
+    found = {name: resolve_name(name) if ":" in name else name for name in names.split()}
+    for network in found.values():
+        if isinstance(network, Module):
+            network.eval()
+    return {name: as_model(network) for name, network in found.items()}
+
+
 def measure(
     subject: Subject,
-    models: Mapping[str, Model],
+    models: Mapping[str, Model | Callee],
     middle: int = 0,
     *,
     runs: Mapping[str, str] | None = None,
     **key: str,
 ) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
-    """Run every model on one scan under every degradation.
+    """Run every model, or any network (``systems.Model``), on one scan under every degradation.
 
     Left out are models whose second contrast the subject lacks or whose grid does not fit. Returns
     rows of ``metrics.csv`` and costs. ``linear`` and ``cubic`` are the scan interpolated on the
@@ -70,6 +90,7 @@ def measure(
     """
     base = EXPERIMENTS["recnn_x2_t2" if "t2" in subject.files else "recnn_x2"]
     rows, costs = [], []
+    models = {name: as_model(model) for name, model in models.items()}
     for task in BENCHMARK:
         pair = base.pairs.make(subject, task, middle=middle)
         alone = dataclasses.replace(pair, reference=None)
@@ -79,11 +100,11 @@ def measure(
         }
         where = {**key, "degradation": task, "subject": subject.name}
         for name, model in models.items():
-            experiment = model.experiment
-            complete = experiment.reference in ("", *subject.files)
-            if complete and experiment.prediction.accepts(experiment.pairs, degradation_of(task)):
+            reference = model.pairs.reference
+            complete = reference in ("", *subject.files)
+            if complete and model.prediction.accepts(model.pairs, degradation_of(task)):
                 began = time.perf_counter()
-                estimates[name] = model.predict_pair(pair if experiment.reference else alone)
+                estimates[name] = model.predict_pair(pair if reference else alone)
                 speed = (time.perf_counter() - began) / (pair.hr.data.size / 1e6)
                 costs.append({**where, "experiment": name, "s_per_mvoxel": speed})
         inner = round(INNER * middle) or max(pair.hr.shape)

@@ -28,7 +28,7 @@ def evaluate(
     """
     if not subjects:
         raise InputError("no subject to evaluate; give at least one row of the manifest this split")
-    model.experiment.pairs.degradation(task)  # an unknown one is refused now
+    model.pairs.degradation(task)  # an unknown one is refused now
     folder, rows = make_dir(Path(folder)), []
     names = [file_name(subject.name, f"subject {subject.name}") for subject in subjects]
     files = [[folder / f"{n}_{kind}.nii.gz" for kind in ("hr", "lr", "sr")] for n in names]
@@ -36,7 +36,7 @@ def evaluate(
     written = [file for outputs in files for file in outputs]
     apart([*written, folder / "metrics.csv"], read)
     for subject, outputs in zip(subjects, files, strict=True):
-        pair = model.experiment.pairs.make(subject, task)
+        pair = model.pairs.make(subject, task)
         estimate, mask = model.predict_pair(pair), load_mask(subject, pair.hr)
         for file, scan in zip(outputs, (pair.hr, pair.lr, estimate), strict=True):
             save_scan(scan, file)

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
-import torch
 
 from srlib.core.parts import Part
 from srlib.core.paths import InputError
@@ -13,7 +12,7 @@ from srlib.data.pairs import ObservationModel, Pair, bring, network_input
 from srlib.degradations.resolution import Degradation
 from srlib.inference.checks import findings, header
 from srlib.inference.consistency import Factor, Kernel, consistent, told
-from srlib.inference.tiles import run_tiled
+from srlib.inference.tiles import Callee, run_tiled
 from srlib.scans.intensity import HU_WINDOW, Scaling, fit_scaling, wild
 from srlib.scans.volume import Volume, fine_grid, resample, to_window
 
@@ -76,7 +75,7 @@ class Prediction:
 class Setup:
     """What a prediction needs beside the scan: the network, how it sees scans, the request."""
 
-    network: torch.nn.Module
+    network: Callee
     pairs: ObservationModel
     request: Request = Request()
     reference: Volume | None = None  # the second contrast, anywhere in the same world
@@ -243,7 +242,7 @@ class AboveMinimum(SameGrid):
 
 @dataclass(frozen=True)
 class CoarseToFine(SameGrid):
-    """A network from the low-resolution grid to one that is ``network.factor`` times finer."""
+    """A network from the low-resolution grid to the true one, as much finer as its task says."""
 
     takes: ClassVar = ("factor", "spacing_mm", "align")
     coarse: ClassVar = True
@@ -254,7 +253,7 @@ class CoarseToFine(SameGrid):
 
     def plan(self, scan: Volume, setup: Setup) -> Plan:
         """As ``SameGrid``; InputError for another factor than the network's."""
-        plan, factor = super().plan(scan, setup), setup.network.factor
+        plan, factor = super().plan(scan, setup), setup.pairs.degradation().coarser
         if not np.allclose(plan.finer, factor, rtol=1e-3):
             raise InputError(
                 f"this model makes scans {factor} times finer, got a factor of {plan.finer}"
@@ -263,9 +262,9 @@ class CoarseToFine(SameGrid):
 
     def run(self, scan: Volume, setup: Setup, plan: Plan) -> Prediction:
         """The network's result; where scan lines were left out, voxel 0 stays where it is."""
-        first = setup.pairs.degradation().align == "first"
-        align = "first" if first else setup.request.align
-        affine = fine_grid(scan, setup.network.factor, align=align)[1]
+        degradation = setup.pairs.degradation()
+        align = "first" if degradation.align == "first" else setup.request.align
+        affine = fine_grid(scan, degradation.coarser, align=align)[1]
         return Prediction(Volume(self._finer(scan, setup), affine))
 
     def on_pair(self, pair: Pair, setup: Setup) -> Volume:

@@ -12,14 +12,19 @@ from srlib.core.paths import InputError, StrPath, atomic, first_line
 
 
 def save_weights(
-    state: dict[str, torch.Tensor], path: StrPath, metadata: Mapping[str, object]
+    state: Mapping[str, torch.Tensor], path: StrPath, metadata: Mapping[str, object] | None = None
 ) -> None:
     """Write a state dict as safetensors; the same input gives the same bytes.
 
-    Raises InputError as ``atomic``.
+    Its tensors may lie on any device and share memory, which each then takes for itself. Raises
+    InputError as ``atomic``.
     """
+    state = {
+        name: part.cpu().clone(memory_format=torch.contiguous_format)
+        for name, part in state.items()
+    }
     # in one entry, since the library writes several in random order
-    content = save(state, metadata={"srlib": json.dumps(metadata, sort_keys=True)})
+    content = save(state, metadata={"srlib": json.dumps(metadata or {}, sort_keys=True)})
     with atomic(path) as temporary:
         temporary.write_bytes(content)
 

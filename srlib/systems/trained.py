@@ -1,14 +1,15 @@
 """Load trained networks by name and super-resolve scans with them."""
 
+import dataclasses
 import functools
 import os
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from srlib.core.device import choose_device, choose_precision, layout
@@ -20,9 +21,11 @@ from srlib.core.paths import (
     results_root,
     shipped_file,
 )
-from srlib.data.pairs import Pair
+from srlib.data.pairs import ObservationModel, Pair
+from srlib.degradations.tasks import Task
 from srlib.inference.checks import warn
-from srlib.inference.prediction import Plan, Prediction, Request, Setup
+from srlib.inference.prediction import CoarseToFine, Plan, Prediction, Request, SameGrid, Setup
+from srlib.inference.tiles import Callee, run_tiled
 from srlib.models.weights import load_weights, read_metadata
 from srlib.scans.formats import load_scan
 from srlib.scans.volume import Volume
@@ -34,17 +37,46 @@ DEFAULT = "robust"  # the shipped weights that are used when none are named
 BEST = ("paper", "study", "quick", "smoke")  # profiles, the one whose runs are taken first
 
 
-@dataclass(frozen=True, eq=False)
 class Model:
-    """A network in evaluation mode with the experiment that it was trained for."""
+    """A network with what it is run with: the experiment it was trained for, or a degradation.
 
-    network: torch.nn.Module
-    experiment: Experiment
-    precision: str = "32"  # or "bf16"
+    ``network`` is any callable that ``run_tiled`` takes; a module is best in evaluation mode.
+    Without an ``experiment`` it belongs to ``degradation``: a task, a degradation, or the
+    ``ObservationModel`` of its training. A network of finer output sees the coarse grid, another
+    one the interpolated scan, in [0, 1] unless the observation model has another ``intensity``.
+    ``precision``: "32" or "bf16". Raises InputError for another factor than the degradation's and
+    as ``run_tiled``.
+    """
+
+    def __init__(
+        self,
+        network: Callee,
+        experiment: Experiment | None = None,
+        precision: str = "32",
+        *,
+        degradation: Task | ObservationModel = "gaussian_x2",
+    ) -> None:
+        self.network, self.experiment, self.precision = network, experiment, precision
+        if experiment:
+            self.name, self.pairs = experiment.name, experiment.pairs
+            self.prediction = experiment.prediction
+            return
+        given = isinstance(degradation, ObservationModel)
+        pairs = degradation if given else ObservationModel(degradation)
+        probe = np.zeros((1 + bool(pairs.reference), 32, 32, 32), np.float32)
+        finer = np.floor_divide(run_tiled(network, probe).shape[-3:], 32)
+        self.name = getattr(network, "__name__", type(network).__name__)
+        self.prediction = CoarseToFine() if finer.max() > 1 else SameGrid()
+        self.pairs = dataclasses.replace(pairs, coarse=self.prediction.coarse)
+        if self.pairs.coarse and np.not_equal(finer, coarser := pairs.degradation().coarser).any():
+            raise InputError(
+                f"{self.name} makes scans {tuple(finer.tolist())} times finer, its degradation "
+                f"makes them {coarser} times coarser; give that of its training"
+            )
 
     def plan(self, scan: Volume, request: Request | None = None) -> Plan:
         """What ``predict`` will make of a scan; InputError for what the model does not take."""
-        return self.experiment.prediction.plan(scan, self._setup(request))
+        return self.prediction.plan(scan, self._setup(request))
 
     def predict(
         self,
@@ -60,8 +92,7 @@ class Model:
         contrast, where the model takes one), ``max_memory_gb``, ``progress``. Raises InputError as
         ``prediction.SameGrid.predict``.
         """
-        setup = self._setup(request, **options)
-        return self.experiment.prediction.predict(scan, setup, plan)
+        return self.prediction.predict(scan, self._setup(request, **options), plan)
 
     def predict_pair(self, pair: Pair, *, max_memory_gb: float | None = None) -> Volume:
         """The network's result for a degraded scan, on the grid of the truth, in the scan's units.
@@ -70,7 +101,7 @@ class Model:
         """
         setup = self._setup(reference=pair.reference, max_memory_gb=max_memory_gb)
         setup.check_reference()
-        return self.experiment.prediction.on_pair(pair, setup)
+        return self.prediction.on_pair(pair, setup)
 
     def _setup(
         self,
@@ -78,10 +109,16 @@ class Model:
         max_memory_gb: float | None = None,
         **options: Any,
     ) -> Setup:
-        memory, pairs = self.experiment.prediction.memory_gb, self.experiment.pairs
-        options["max_memory_gb"] = memory if max_memory_gb is None else max_memory_gb
-        options["precision"] = self.precision
-        return Setup(self.network, pairs, request or Request(), **options)
+        memory = self.prediction.memory_gb if max_memory_gb is None else max_memory_gb
+        options |= {"max_memory_gb": memory, "precision": self.precision}
+        return Setup(self.network, self.pairs, request or Request(), **options)
+
+
+def as_model(model: Model | Callee | StrPath) -> Model:
+    """A model as it is, that of any network, or of weights (``find_weights``)."""
+    if isinstance(model, str | Path):
+        return load_model(model)
+    return model if isinstance(model, Model) else Model(model)
 
 
 def find_weights(name: StrPath) -> Path:
@@ -159,20 +196,28 @@ def read_state(path: StrPath) -> dict[str, torch.Tensor]:
     return load_published(path)[0].state_dict() if is_foreign(path) else load_weights(path)
 
 
-def load_model(weights: StrPath = DEFAULT, *, device: str = "auto", precision: str = "32") -> Model:
+def load_model(
+    weights: StrPath = DEFAULT,
+    *,
+    device: str = "auto",
+    precision: str = "32",
+    trainable: bool = False,
+) -> Model:
     """Load a model from our ``.safetensors`` or from a file that the original authors published.
 
     No code in the file is run. ``weights`` is a path or a name, as in ``find_weights``; by default
     those shipped for every degradation. ``precision``: ``bf16`` computes in bfloat16, ``auto``
     does where that is faster on this machine; both only with networks that add to their input, as
-    others lose more than 0.01 dB of PSNR, and ``Model.precision`` says what is done. Raises
+    others lose more than 0.01 dB of PSNR, and ``Model.precision`` says what is done. The network is
+    in evaluation mode without gradients, or ready to be trained on where ``trainable``. Raises
     InputError when the file is missing, damaged or of another kind.
     """
     path = find_weights(weights)
     network, experiment = load_published(path) if is_foreign(path) else load_network(path)
     chosen = choose_device(device)
     precision = choose_precision(precision, chosen)
-    network = network.to(chosen, memory_format=layout(network)).eval().requires_grad_(False)
+    network = network.to(chosen, memory_format=layout(network))
+    network.train(trainable).requires_grad_(trainable)
     # one that gives the image itself, not what to add to its input, would lose more than 0.01 dB
     adds = getattr(network, "residual", False)
     return Model(network, experiment, precision if adds else "32")
@@ -180,7 +225,7 @@ def load_model(weights: StrPath = DEFAULT, *, device: str = "auto", precision: s
 
 def super_resolve(
     scan: Volume | StrPath,
-    model: Model | StrPath = DEFAULT,
+    model: Model | Callee | StrPath = DEFAULT,
     *,
     factor: Sequence[float] | None = None,
     spacing_mm: Sequence[float] | None = None,
@@ -195,7 +240,8 @@ def super_resolve(
 ) -> Volume:
     """Super-resolve a scan from its own grid.
 
-    ``scan`` and ``model`` may be files; the model also a name as in ``find_weights``. ``reference``
+    ``scan`` and ``model`` may be files; the model also a name as in ``find_weights``, or any
+    network (``Model``). ``reference``
     is the scan of another contrast, where the model takes one; it is not registered. The first seven
     keywords are those of ``prediction.Request``; a model takes some of them. The field of view
     stays; the affine gives the place of the finer voxels. Warns once (ScanWarning), a line for each
@@ -204,9 +250,8 @@ def super_resolve(
     """
     name = "" if isinstance(scan, Volume) else f"{scan}: "
     scan = scan if isinstance(scan, Volume) else load_scan(scan)
-    model = model if isinstance(model, Model) else load_model(model)
     request = Request(factor, spacing_mm, zero_filled, align, ct, flip, kernel)
     options = {"reference": reference, "max_memory_gb": max_memory_gb, "progress": progress}
-    made = model.predict(scan, request, **options)
+    made = as_model(model).predict(scan, request, **options)
     warn(made.warnings, name)
     return made.image

@@ -205,6 +205,5 @@ def finish(
         pd.DataFrame(rows).to_csv(temporary, index=False, lineterminator="\r\n")
     # the generator last: its file says that all is done
     for name, network in reversed(players.networks.items()):
-        state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
         path = final if name == "generator" else folder / f"{name}.safetensors"
-        save_weights(state, path, {**identity.facts, "source": source_hash()})
+        save_weights(network.state_dict(), path, {**identity.facts, "source": source_hash()})

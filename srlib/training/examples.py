@@ -2,22 +2,24 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+from torch.utils.data import Dataset
 
 from srlib.core.parts import Count, Part, Share, Size, Whole
 from srlib.core.paths import InputError, StrPath
 from srlib.core.processes import cores
 from srlib.data.manifest import Subject, load_contrast
 from srlib.data.pairs import ObservationModel, scalings
+from srlib.degradations.tasks import Task
 from srlib.scans.formats import read_grid
 from srlib.scans.intensity import fit_scaling, plateau, usual_range
 from srlib.scans.patches import PatchLocation, extract, grid_locations, per_axis, random_locations
 from srlib.scans.volume import framed
-from srlib.training.streams import KEPT, Patch, patch_stream, pools_of
+from srlib.training.streams import KEPT, Patch, Stream, patch_stream, pools_of
 
 FULLEST = 4  # patches of each validation scan
 DRAWN = 8  # places of which one is chosen for a random patch
@@ -93,7 +95,7 @@ class ScanPatches(Examples):
         tables: None = None,
     ) -> "PatchDataset":
         """The subjects' pairs as a dataset."""
-        return PatchDataset(subjects, self, pairs, seed)
+        return PatchDataset(subjects, pairs, seed=seed, part=self)
 
     def held_out(
         self, subjects: Sequence[Subject], pairs: ObservationModel, *, tables: None = None
@@ -103,20 +105,43 @@ class ScanPatches(Examples):
         return [dataset.read(0, place) for dataset, places in chosen for place in places]
 
 
-class PatchDataset:
-    """Scaled (input, truth) arrays, (C, X, Y, Z) and (X, Y, Z) float32, of subjects.
+class PatchDataset(Dataset[Patch]):
+    """Patches of degraded scans as a torch dataset: (input (C, x, y, z), truth (1, x, y, z)).
 
-    Item ``i`` is a subject under one of the training tasks. The last few items are kept in memory.
-    Where the network sees the low-resolution grid, patches lie on that grid, and the truth's are
-    ``factor`` times larger. Raises InputError when that factor is no whole number, and for a second
-    or a given low-resolution scan where patches are degraded by themselves.
+    Both are float32 in the network's units (``intensity``, about [0, 1]) and are the caller's own.
+    ``degradation`` is the name of a task, a degradation, or an ``ObservationModel`` (a second
+    contrast, inputs on the coarse grid), which ``contrast`` and ``intensity`` then leave alone.
+    ``patch_size`` is in voxels of the truth; ``places`` are further fields of ``ScanPatches``
+    (``stride``, ``sampling``, ``samples``, ...), or all are those of a ``part``.
+
+    Patch ``i`` is one of the grid, subject by subject; the ``stream`` shuffles them, or draws
+    random places. The pairs of up to KEPT scans are kept in memory, else the last one: of many
+    scans, shuffled patches are best read from the stream. Where the network sees the
+    low-resolution grid, patches lie there, and the truth's are ``factor`` times larger. Raises
+    InputError without a subject, when that factor is no whole number, and for a second or a given
+    low-resolution scan where patches are degraded by themselves.
     """
 
     def __init__(
-        self, subjects: Sequence[Subject], part: ScanPatches, pairs: ObservationModel, seed: int = 0
+        self,
+        subjects: Sequence[Subject],
+        degradation: Task | ObservationModel,
+        patch_size: Size = 64,
+        *,
+        contrast: str = "t1",
+        intensity: str = "minmax",
+        seed: int = 0,
+        part: ScanPatches | None = None,
+        **places: Any,
     ) -> None:
-        _, self.part, self.pairs, self.seed = self._given = subjects, part, pairs, seed
-        self.mixed = part.mixed
+        given = isinstance(degradation, ObservationModel)
+        self.pairs = pairs = (
+            degradation
+            if given
+            else ObservationModel(degradation, contrast=contrast, intensity=intensity)
+        )
+        self.part = part = part or ScanPatches(patch_size, len(subjects), **places)
+        self.subjects, self.seed, self.mixed = subjects, seed, part.mixed
         self.items = [(subject, task) for subject in subjects for task in part.tasks(pairs.task)]
         self.factor = (1, 1, 1)
         if part.per_patch and (pairs.reference or pairs.given):
@@ -131,16 +156,23 @@ class PatchDataset:
             whole = pairs.frame or read_grid(subject.file(pairs.contrast))[0]
             usable = pairs.degradation(task).usable(whole)
             self.shapes.append(tuple(np.floor_divide(usable, self.factor).tolist()))
-        self._load = functools.lru_cache(maxsize=KEPT if len(self) <= KEPT else 1)(self._make)
+        # of an item, a subject under a task, input (C, X, Y, Z) and truth (X, Y, Z), scaled
+        self.pair = functools.lru_cache(KEPT if len(self.items) <= KEPT else 1)(self._make)
+
+    @functools.cached_property
+    def places(self) -> list[tuple[int, PatchLocation]]:
+        """The item and the location of each patch."""
+        return [(item, place) for item, _ in enumerate(self.items) for place in self.grid(item)]
 
     def __reduce__(self) -> tuple:
-        return PatchDataset, self._given
+        again = functools.partial(PatchDataset, part=self.part, seed=self.seed)
+        return again, (self.subjects, self.pairs)
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self.places)
 
     def __getitem__(self, index: int) -> Patch:
-        return self._load(index)
+        return self.read(*self.places[index])
 
     def _make(self, index: int) -> Patch:
         """An item's scaled arrays; the scan twice where its patches are degraded later."""
@@ -151,19 +183,27 @@ class PatchDataset:
         hr = framed(scan, self.pairs.frame or scan.shape).data
         return hr[None], hr
 
-    def stream(self, start: int = 0, workers: int | None = None) -> Iterator[Patch]:
-        """Endless patches from number ``start`` on; a pure function of the seed.
+    def stream(
+        self, start: int = 0, workers: int | None = None, *, epochs: int | None = None
+    ) -> Stream:
+        """Shuffled patches from number ``start`` on, endless or of some epochs.
 
-        See ``patch_stream``. A worker sends an item's two whole arrays, which patches are cut from
-        here, or the patches that it degraded by themselves. By default up to KEPT items are made
-        once, here, and kept, and on two cores all are made here, as a pipe costs more than one
-        worker saves; of more, no worker keeps any but its last. For scans of 84 MB (HCP)
-        two pools are 1.4 GB, and each of up to WORKERS workers holds three pairs, 0.5 GB, beside
-        what a degradation takes.
+        They are a pure function of the seed. In a DataLoader of several workers each delivers the
+        patches of its own share of the scans (``Stream``).
+
+        Elsewhere ``workers`` are processes that the stream starts itself (``patch_stream``). A
+        worker sends an item's two whole arrays, which patches are cut from here, or the patches
+        that it degraded by themselves. By default up to KEPT items are made once, here, and kept,
+        and on two cores all are made here, as a pipe costs more than one worker saves; of more, no
+        worker keeps any but its last. For scans of 84 MB (HCP) two pools are 1.4 GB, and each of up
+        to WORKERS workers holds three pairs, 0.5 GB, beside what a degradation takes.
         """
-        if workers is None and (len(self) <= KEPT or cores() < 3):
+        return Stream(self._serve, start, workers, epochs)
+
+    def _serve(self, start, workers, epochs):
+        if workers is None and (len(self.items) <= KEPT or cores() < 3):
             workers = 0
-        made = patch_stream(self._made, pools_of(self, start), workers)
+        made = patch_stream(self._made, pools_of(self, start, epochs), workers)
         return made if self.part.per_patch else (self._cut(*held) for held in made)
 
     def _on_input(self, voxels: int | Sequence[int]) -> tuple[int, ...]:
@@ -198,7 +238,7 @@ class PatchDataset:
 
     def shares(self, index: int, places: Sequence[PatchLocation]) -> np.ndarray:
         """The share of foreground in an item's patches."""
-        shown = foreground(self[index][1])
+        shown = foreground(self.pair(index)[1])
         return np.array([np.mean(shown[place.scaled(self.factor).slices]) for place in places])
 
     def _made(self, key):
@@ -214,10 +254,11 @@ class PatchDataset:
             places = [places[DRAWN * n + k] for n, k in enumerate(best)]
         if self.part.per_patch:
             return [self.read(index, place) for place in places]
-        return [(self[index], place) for place in places]
+        return [(self.pair(index), place) for place in places]
 
     def _cut(self, pair: Patch, place: PatchLocation) -> Patch:
-        return extract(pair[0], place), extract(pair[1], place.scaled(self.factor))[None]
+        hr = extract(pair[1], place.scaled(self.factor))[None]
+        return extract(pair[0], place).copy(), hr.copy()  # what is kept stays as it is
 
     def read(self, index: int, location: PatchLocation) -> Patch:
         """An item's patch as (input (C, x, y, z), truth (1, x, y, z)).
@@ -225,11 +266,12 @@ class PatchDataset:
         Where each patch is degraded and scaled by itself, one that the rule cannot scale is scaled
         as its whole scan.
         """
-        patch = self._cut(self[index], location)
+        pair = self.pair(index)
+        patch = self._cut(pair, location)
         if not self.part.per_patch:
             return patch
         given, truth = self.pairs.degrade_alone(patch[1][0], self.items[index][1])
-        by, whole = (self.pairs.intensity, self.pairs.fitted_on), self[index][1]
+        by, whole = (self.pairs.intensity, self.pairs.fitted_on), pair[1]
         try:
             first, own = scalings(given, truth, *by)
         except InputError:

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from numbers import Integral
@@ -51,7 +51,7 @@ class Machine:
 
 def fit(
     networks: Mapping[str, nn.Module],
-    stream: Callable[[int], Iterator],
+    stream: Callable[[int], Iterable],
     training: Training,
     game: Supervised,  # or a kind of it
     folder: Path,

@@ -67,9 +67,8 @@ def write_store(
             "its examples are new ones all the time; a store holds fixed ones, of sampling 'grid'"
         )
     keep(path, force=force)
-    counts = [len(dataset.grid(index)) for index in range(len(dataset))]
     make_dir(Path(path).parent)
-    total, row = sum(counts), 0
+    total = len(dataset)
     bar = tqdm(total=total, desc="patches", unit="patch", disable=not progress)
     with (
         atomic(path) as temporary,
@@ -77,25 +76,22 @@ def write_store(
         _Target(temporary, "w+") as target,
         h5py.File(target, "w") as file,
     ):
-        for index in range(len(dataset)):
-            places = dataset.grid(index)
-            for first in range(0, len(places), CHUNK):
-                pairs = [dataset.read(index, place) for place in places[first : first + CHUNK]]
-                for name, patches in zip(NAMES, zip(*pairs, strict=True), strict=True):
-                    shape = patches[0].shape
-                    part = file.require_dataset(
-                        name,
-                        (total, *shape),
-                        np.float32,
-                        chunks=(min(CHUNK, total), *shape),
-                        maxshape=(None, *shape),
-                    )
-                    part[row : row + len(pairs)] = np.stack(patches)
-                if target.refused:
-                    raise target.refused
-                row += len(pairs)
-                bar.update(len(pairs))
-        file.attrs["items"] = counts
+        for row in range(0, total, CHUNK):
+            pairs = [dataset[k] for k in range(row, min(row + CHUNK, total))]
+            for name, patches in zip(NAMES, zip(*pairs, strict=True), strict=True):
+                shape = patches[0].shape
+                part = file.require_dataset(
+                    name,
+                    (total, *shape),
+                    np.float32,
+                    chunks=(min(CHUNK, total), *shape),
+                    maxshape=(None, *shape),
+                )
+                part[row : row + len(pairs)] = np.stack(patches)
+            if target.refused:
+                raise target.refused
+            bar.update(len(pairs))
+        file.attrs["items"] = [len(dataset.grid(index)) for index, _ in enumerate(dataset.items)]
     return Path(path)
 
 
@@ -115,7 +111,7 @@ class PatchStore:
             stack.enter_context(self._readable("the file"))
             self._file = stack.enter_context(h5py.File(self.path, "r"))
             self.shapes = [self._checked(name) for name in NAMES]
-            self._first = self._checked_items()
+            self.items = self._checked_items()
             stack.pop_all()  # the file stays open
 
     @contextmanager
@@ -134,15 +130,15 @@ class PatchStore:
         """Close the file."""
         self._file.close()
 
-    def _checked_items(self) -> list[int]:
-        """The row at which each item begins, and the end of the last."""
+    def _checked_items(self) -> list[range]:
+        """The rows of each item."""
         (n, *data), (m, *label) = self.shapes
         if n != m or data[1:] != label[1:] or label[0] != 1:
             raise InputError(f"data {data} and label {label} are not pairs of patches")
         items = np.atleast_1d(self._file.attrs.get("items", n)).tolist()
         if not all(isinstance(count, int) and count > 0 for count in items) or sum(items) != n:
             raise InputError(f"items {items[:5]} do not add up to {n} patches; write it again")
-        return np.cumsum([0, *items]).tolist()
+        return [range(end - count, end) for count, end in zip(items, np.cumsum(items), strict=True)]
 
     def _checked(self, name: str) -> tuple[int, ...]:
         """Shape of a dataset that lies whole in this very file."""
@@ -161,12 +157,9 @@ class PatchStore:
             raise InputError(f"{name!r} was not written to its end; write it again")
         return part.shape
 
-    def __len__(self) -> int:
-        return len(self._first) - 1
-
     def grid(self, index: int) -> range:
         """The rows of an item."""
-        return range(self._first[index], self._first[index + 1])
+        return self.items[index]
 
     def stream(self, start: int = 0) -> Iterator[Patch]:
         """Endless patches from number ``start`` on; a pure function of the seed."""

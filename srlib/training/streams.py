@@ -2,14 +2,15 @@
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import Module
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from srlib.core.paths import InputError
 from srlib.core.processes import cores, end_with_parent
@@ -25,17 +26,33 @@ Patch = tuple[np.ndarray, np.ndarray]  # input (C, x, y, z), truth (1 or 2, x, y
 Pool = tuple[list, list]
 
 
-def pools_of(dataset: Any, start: int) -> Iterator[Pool]:
-    """Yield the endless pools of a dataset from patch ``start`` on, a function of its seed alone.
+class Stream(IterableDataset):
+    """Patches as a torch dataset: (input (C, x, y, z), truth (1 or 2, x, y, z)), float32.
+
+    Each ``iter`` begins anew with ``serve(*given)``. The workers of a DataLoader share the scans:
+    none makes what another delivers, and together they deliver what one process does.
+    """
+
+    def __init__(self, serve: Callable[..., Iterator[Patch]], *given: Any) -> None:
+        self._serve = partial(serve, *given)
+
+    def __iter__(self) -> Iterator[Patch]:
+        return self._serve()
+
+
+def pools_of(dataset: Any, start: int, epochs: int | None = None) -> Iterator[Pool]:
+    """Yield the pools of a dataset from patch ``start`` on, a function of its seed alone.
+
+    They are endless, or those of so many epochs, the first one perhaps entered late.
 
     Each epoch shuffles the items (subjects, or the items of a patch store), and each pool is of a
     few items, whose patches are ``mixed``, or else in their own order, item by item. A key is an
     item and its ``draws``. Whole pools before ``start`` are skipped.
     """
-    counts = [len(dataset.grid(index)) for index in range(len(dataset))]
-    epoch, skip = divmod(start, sum(counts))
-    while True:
-        order = np.random.default_rng([dataset.seed, epoch]).permutation(len(dataset))
+    counts = [len(dataset.grid(index)) for index, _ in enumerate(dataset.items)]
+    begin, skip = divmod(start, sum(counts))
+    for epoch in itertools.islice(itertools.count(begin), epochs):
+        order = np.random.default_rng([dataset.seed, epoch]).permutation(len(counts))
         for pool in np.split(order, range(POOL, len(order), POOL)):
             patches = [(n, k) for n, i in enumerate(pool) for k in range(counts[i])]
             if skip < len(patches):
@@ -45,7 +62,14 @@ def pools_of(dataset: Any, start: int) -> Iterator[Pool]:
                     patches = [patches[k] for k in rng.permutation(len(patches))]
                 yield keys, patches[skip:]
             skip = max(skip - len(patches), 0)
-        epoch += 1
+
+
+def _share(pools, worker, workers):
+    """The pools with a worker's own keys alone: every ``workers``-th of all."""
+    served = itertools.count()
+    for keys, patches in pools:
+        own = [n for n in range(len(keys)) if next(served) % workers == worker]
+        yield [keys[n] for n in own], [(own.index(n), k) for n, k in patches if n in own]
 
 
 class _Same:
@@ -56,13 +80,16 @@ class _Same:
 
 
 def patch_stream(make: Callable, pools: Iterator[Pool], workers: int | None) -> Iterator:
-    """Yield all patches of endless pools in their order: item ``k`` of ``make(key)`` is one.
+    """Yield all patches of pools in their order: item ``k`` of ``make(key)`` is one.
 
     Worker processes call ``make``; what they make comes by pipe. ``workers``: by default one per
     core but one; their number changes no patch. They start with this call and end with the
     iterator, also when it is closed early. At most in memory is what is made of the keys of two
-    pools, and of two more keys in each worker.
+    pools, and of two more keys in each worker. In a worker of a user's DataLoader there are none:
+    it makes and yields its own ``_share``.
     """
+    if user := get_worker_info():
+        pools, workers = _share(pools, user.id, user.num_workers), 0
     asked, pools = itertools.tee(pools)
     if workers is None:
         workers = min(WORKERS, max(cores() - 1, 1))
@@ -92,12 +119,13 @@ def _served(made, pools):
 
 
 def batches(
-    patches: Iterator, size: int, first: int, share: int, pinned: bool
+    patches: Iterable, size: int, first: int, share: int, pinned: bool
 ) -> Iterator[list[torch.Tensor]]:
     """Yield, of each batch of ``size``, the ``share`` from ``first`` on: one tensor per side.
 
     A GPU copies ``pinned`` ones while it computes.
     """
+    patches = iter(patches)
     while True:
         batch = list(itertools.islice(patches, size))[first : first + share]
         sides = [torch.from_numpy(np.stack(arrays)) for arrays in zip(*batch, strict=True)]
@@ -112,5 +140,7 @@ def ahead(items: Iterator) -> Iterator:
         while True:
             ready.append(thread.submit(next, items))
             yield ready.popleft().result()
+    except StopIteration:
+        pass
     finally:
         thread.shutdown(cancel_futures=True)

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.random import Generator
 from torch.nn import functional
+from torch.utils.data import Dataset
 
 from srlib.core.parts import Count, Length, Size, Whole
 from srlib.core.paths import InputError, StrPath
@@ -24,15 +25,16 @@ from srlib.scans.patches import extract, grid_locations, per_axis
 from srlib.scans.space import resample_to
 from srlib.scans.volume import reorient
 from srlib.synthesis.priors import Label, Prior, read_classes, read_priors
-from srlib.synthesis.settings import Generation
+from srlib.synthesis.settings import Acquisition, Generation
 from srlib.synthesis.simulation import Example, LabelMap, apply, draw, encode, regular
 from srlib.training.examples import Examples
 from srlib.training.mixture import Mixture, degrade, synthesize
-from srlib.training.streams import Patch, patch_stream
+from srlib.training.streams import Patch, Stream, patch_stream
 
 KEPT = 8  # label maps in the memory of each process
 POOL = 16  # synthetic scans whose patches are mixed
 MARGIN = 8  # voxels around the patches of a synthetic scan, which the borders of kernels may spoil
+SLICES = Generation((Acquisition("t1_hr", (1.0, 1.0, 3.0)),))  # of a T1 that is fine in plane
 VALIDATION_SEED = 2_000_000_011  # no likely seed of a training
 
 
@@ -93,14 +95,16 @@ class _LabelMaps(Examples):
         self, subjects: Sequence[Subject], pairs: ObservationModel, *, seed: int = 0, tables: Tables
     ) -> "SyntheticDataset":
         """Endless examples of the subjects' label maps as a dataset."""
-        return SyntheticDataset(subjects, self, pairs, tables, seed)
+        return SyntheticDataset(subjects, tables, contrast=pairs.target, seed=seed, part=self)
 
     def held_out(
         self, subjects: Sequence[Subject], pairs: ObservationModel, *, tables: Tables
     ) -> list[Patch]:
         """The first example of each of a few scans; none without a label map."""
+        if not self.usable(subjects):
+            return []
         dataset = self.open(subjects, pairs, seed=VALIDATION_SEED, tables=tables)
-        return [dataset[k * self.per_scan] for k in range(self.shown) if dataset.subjects]
+        return [dataset.scan(k)[0] for k in range(self.shown)]
 
 
 @dataclass(frozen=True)
@@ -204,41 +208,61 @@ class RandomDegradations(_LabelMaps):
         return pairs
 
 
-class SyntheticDataset:
-    """Endless examples of a part: (input (C, X, Y, Z), target (T, X, Y, Z)), float32.
+class SyntheticDataset(Dataset[Patch]):
+    """Synthetic examples as a torch dataset: (input (C, X, Y, Z), target (T, X, Y, Z)), float32.
 
-    Example ``i`` depends on ``(seed, i)`` alone. Subjects without a label map are left out. An
-    InputError names the subject whose label map or scan cannot be used.
+    ``classes`` and ``priors`` are files (``csv/README.md``), or both ``Tables`` in one; without
+    priors classes are of any brightness. ``patch_size`` is in voxels of 1 mm. By default a scan of
+    ``generation`` in 3 mm slices is the input, with a map of where it was measured (C = 2), and the
+    scan before it was acquired is the target; another ``part`` draws other examples. ``contrast``
+    is the column of the target where that is a real scan. ``length``: examples of the dataset; the
+    ``stream`` is endless. Example ``i`` depends on ``(seed, i)`` alone. Subjects without a label
+    map are left out. Raises InputError when none is left, and names the subject whose label map or
+    scan cannot be used.
     """
 
     def __init__(
         self,
         subjects: Sequence[Subject],
-        part: SyntheticScans | RandomDegradations,
-        pairs: ObservationModel,
-        tables: Tables,
-        seed: int,
+        classes: StrPath | Tables,
+        priors: StrPath | None = None,
+        *,
+        patch_size: Size = 64,
+        generation: Generation = SLICES,
+        contrast: str = "t1",
+        length: int = 1000,
+        seed: int = 0,
+        part: SyntheticScans | RandomDegradations | None = None,
     ) -> None:
-        self._given = subjects, part, pairs, tables, seed
-        _, self.part, self.pairs, self.tables, self.seed = self._given
-        self.subjects = part.usable(subjects)
-        self.load = functools.lru_cache(maxsize=KEPT)(self._load)
-        self._scan = functools.lru_cache(maxsize=1)(self._draw)
+        self.part = part or SyntheticScans(patch_size, 1, generation, 1.0)
+        self.contrast, self.length, self.seed = contrast, length, seed
+        self.subjects = self.part.usable(subjects)
+        if not self.subjects:
+            raise InputError(
+                "no subject with a label map; name one in the manifest's column labels"
+            )
+        read = isinstance(classes, Tables)
+        self.tables = classes if read else self.part.read_tables(classes, priors)
+        self.load = functools.lru_cache(KEPT)(self._load)
+        self.scan = functools.lru_cache(1)(self._draw)  # of a synthetic scan, its examples
 
     def __reduce__(self) -> tuple:
-        return SyntheticDataset, self._given
+        given = {"contrast": self.contrast, "length": self.length, "seed": self.seed}
+        again = functools.partial(SyntheticDataset, part=self.part, **given)
+        return again, (self.subjects, self.tables)
+
+    def __len__(self) -> int:
+        return self.length
 
     def _load(self, index: int) -> tuple[LabelMap, np.ndarray | None]:
         """A subject's label map and, where it is the target, the real scan on the same grid."""
         subject = self.subjects[index]
         labels = regular(load_scan(subject.file("labels")))
-        others = [
-            reorient(load_contrast(subject, column))
-            for column in self.part.columns(self.pairs, subject)[1:]
-        ]
+        real = None
+        if self.part.generation.target == "real":
+            real = reorient(load_contrast(subject, self.contrast))
         try:
-            what = f"its {self.pairs.target}"
-            real = resample_to(others[0], labels, least=1, what=what).data if others else None
+            real = real and resample_to(real, labels, least=1, what=f"its {self.contrast}").data
             return encode(labels, self.tables.classes), real
         except InputError as err:
             raise InputError(f"subject {subject.name}, {subject.file('labels')}: {err}") from err
@@ -255,8 +279,8 @@ class SyntheticDataset:
         return self.part.draw(*self.source(index))
 
     def __getitem__(self, index: int) -> Patch:
-        scan, place = divmod(index, self.part.per_scan)
-        return self._scan(scan)[place]
+        scan, place = divmod(range(self.length)[index], self.part.per_scan)  # or IndexError
+        return self.scan(scan)[place]
 
     def _pools(self, start):
         scans, count = self.part.pooled, self.part.per_scan
@@ -267,12 +291,15 @@ class SyntheticDataset:
             yield keys, [divmod(k, count) for k in order[skip:]]
             skip = 0
 
-    def stream(self, start: int = 0, workers: int | None = None) -> Iterator[Patch]:
+    def stream(self, start: int = 0, workers: int | None = None) -> Stream:
         """Endless examples from number ``start`` on, those of a few scans mixed.
 
-        See ``patch_stream``. The first label maps are read here. Raises InputError for one that
-        cannot be used.
+        See ``Stream`` and ``patch_stream``. Its iterator reads the first label maps at once. Raises
+        InputError for one that cannot be used.
         """
+        return Stream(self._serve, start, workers)
+
+    def _serve(self, start, workers):
         for index in range(min(len(self.subjects), KEPT)):
             self.load(index)
         return patch_stream(self._draw, self._pools(start), workers)

@@ -145,7 +145,6 @@ def snapshot_writer(
     def write(row: Mapping[str, float], network: nn.Module) -> None:
         step, sr = f"{row['step']:06d}", pair.scaling.invert(_run(network, given)[0])
         save_scan(Volume(sr, affine), folder / f"{step}_sr.nii.gz")
-        state = {name: part.cpu().contiguous() for name, part in network.state_dict().items()}
-        save_weights(state, folder / f"{step}.safetensors", facts)
+        save_weights(network.state_dict(), folder / f"{step}.safetensors", facts)
 
     return write

@@ -363,7 +363,7 @@ def test_pairs_share_the_high_resolution_grid(tmp_path: Path, task: str) -> None
         == fit_scaling(pair.on_grid.data, "minmax")
         != fit_scaling(pair.hr.data, "minmax")
     )
-    lr, hr = pairs_of([subject], smoke(task=task))[0]
+    lr, hr = pairs_of([subject], smoke(task=task)).pair(0)
     assert (
         lr.dtype == hr.dtype == np.float32 and lr.shape == (1, 9, 11, 8) and hr.shape == (9, 11, 8)
     )
@@ -382,7 +382,7 @@ def test_a_constant_scan_is_named(tmp_path: Path) -> None:
 
 def test_pairs_are_kept_and_counted(tmp_path: Path) -> None:
     dataset = pairs_of(cohort(tmp_path, 3), smoke())
-    assert len(dataset) == 3 and dataset[1][0] is dataset[1][0]
+    assert len(dataset.items) == 3 and dataset.pair(1)[0] is dataset.pair(1)[0]
 
 
 # Patches
@@ -392,7 +392,7 @@ def take(
     dataset: PatchDataset, seed: int, start: int, count: int, workers: int = 0
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     dataset.seed = seed
-    with closing(dataset.stream(start, workers)) as stream:
+    with closing(iter(dataset.stream(start, workers))) as stream:
         return list(itertools.islice(stream, count))
 
 
@@ -411,17 +411,17 @@ def test_patches_that_are_not_mixed_come_scan_by_scan_in_their_order(tmp_path: P
     dataset = pairs_of(subjects, smoke(sampling="grid", mixed=False))
     places = {
         dataset.read(item, place)[0].tobytes(): (item, number)
-        for item in range(len(dataset))
+        for item in range(len(dataset.items))
         for number, place in enumerate(dataset.grid(item))
     }
     each, count = len(dataset.grid(0)), len(places)
     whole = take(dataset, 0, 0, 2 * count)
     order = [places[given.tobytes()] for given, _ in whole]
-    assert [number for _, number in order] == [*range(each)] * 2 * len(dataset)
+    assert [number for _, number in order] == [*range(each)] * 2 * len(dataset.items)
     for epoch in (order[:count], order[count:]):
         items = [item for item, _ in epoch]
         assert items == [item for item in items[::each] for _ in range(each)]
-        assert sorted(items[::each]) == [*range(len(dataset))]
+        assert sorted(items[::each]) == [*range(len(dataset.items))]
     assert same(take(dataset, 0, count + 5, 7), whole[count + 5 : count + 12])
 
 
@@ -459,12 +459,14 @@ def serial(dataset: PatchDataset, count: int) -> list[tuple[np.ndarray, np.ndarr
     """The first patches of the stream by its definition, in one process, one pool after the other."""
     part, served, epoch = dataset.part, [], 0
     while len(served) < count:
-        items = np.random.default_rng([dataset.seed, epoch]).permutation(len(dataset)).tolist()
+        items = (
+            np.random.default_rng([dataset.seed, epoch]).permutation(len(dataset.items)).tolist()
+        )
         for first in range(0, len(items), POOL):
             pool = items[first : first + POOL]
             rng, places = np.random.default_rng([dataset.seed, epoch, *pool]), []
             for item in pool:
-                shown = foreground(dataset[item][1])
+                shown = foreground(dataset.pair(item)[1])
                 for place in dataset.grid(item):
                     if part.sampling == "random":
                         drawn = random_locations(dataset.shapes[item], place.size, 8, rng)
@@ -512,13 +514,13 @@ def test_few_scans_are_read_once_and_others_are_not_kept(tmp_path: Path, monkeyp
     dataset = pairs_of(cohort(tmp_path, 3 * KEPT), smoke())
     take(dataset, 0, 0, 1)
     assert len(read) <= 2 * POOL + 2  # this pool, the next one, and what the loader asks ahead
-    assert dataset._load.cache_info().currsize == 1
+    assert dataset.pair.cache_info().currsize == 1
 
 
 def test_a_dataset_is_sent_to_processes_that_are_not_forked(tmp_path: Path) -> None:
     dataset = pairs_of(cohort(tmp_path, 3), smoke(sampling="random"))
     expected = take(dataset, 0, 0, 9)
-    assert dataset[0] is dataset[0]  # kept here, made again there
+    assert dataset.pair(0) is dataset.pair(0)  # kept here, made again there
     assert same(take(pickle.loads(pickle.dumps(dataset)), 0, 0, 9), expected)
 
 
@@ -562,7 +564,7 @@ def test_an_epoch_of_the_grid_holds_every_patch_once(tmp_path: Path) -> None:
     expected = [
         extract(array, location).tobytes()
         for index, shape in enumerate(dataset.shapes)
-        for array in (dataset[index][1],)
+        for array in (dataset.pair(index)[1],)
         for location in grid_locations(shape, 4)
     ]
     for epoch in (0, 1):
@@ -776,7 +778,7 @@ def test_training_warns_of_a_scan_of_which_one_voxel_takes_the_range(tmp_path: P
         warnings.simplefilter("default")
         dataset = pairs_of(subjects, smoke())
         for _ in range(2):
-            assert all(len(dataset[i]) == 2 for i in range(3))
+            assert all(len(dataset.pair(i)) == 2 for i in range(3))
     told = [str(w.message) for w in caught if w.category is ScanWarning]
     assert len(told) == 2
     for line, subject in zip(told, subjects[1:], strict=True):

@@ -66,7 +66,7 @@ def test_an_estimate_lies_on_the_grid_of_the_truth(task, shape, oblique, blob):
 
 
 def test_another_factor_or_a_reference_is_refused(blob):
-    with pytest.raises(InputError, match=r"makes scans \(2, 2, 2\) times finer"):
+    with pytest.raises(InputError, match=r"makes scans \(2\.0, 2\.0, 2\.0\) times"):
         super_resolve(blob(), make("gaussian_x2"), factor=(3, 3, 3))
     with pytest.raises(InputError, match="takes no reference"):
         super_resolve(blob(), make("gaussian_x2"), reference=blob())

@@ -117,7 +117,7 @@ def test_patches_have_both_channels_at_one_place(pairs):
     dataset = SMOKE.examples.open(data.read_manifest(pairs, "train"), SMOKE.pairs)
     given, truth = dataset.read(0, dataset.grid(0)[3])
     assert given.shape == (2, 9, 9, 9) and truth.shape == (1, 9, 9, 9)
-    whole, _ = dataset[0]
+    whole, _ = dataset.pair(0)
     assert whole.min((1, 2, 3)).tolist() == [0, 0] and whole.max((1, 2, 3)).tolist() == [1, 1]
     assert (
         np.corrcoef(whole[0].ravel(), whole[1].ravel())[0, 1] < -0.8

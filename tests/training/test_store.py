@@ -36,12 +36,12 @@ def store(dataset, tmp_path) -> Path:
 
 def take(source, seed, start, count):
     source.seed = seed
-    with closing(source.stream(start)) as stream:
+    with closing(iter(source.stream(start))) as stream:
         return list(itertools.islice(stream, count))
 
 
 def test_a_store_gives_the_patches_that_memory_gives(dataset, store):
-    assert len(dataset) == len(PatchStore(store)) == 6  # three subjects, two factors
+    assert len(dataset.items) == len(PatchStore(store).items) == 6  # three subjects, two factors
     for start in (0, 5, 130):
         for one, other in zip(
             take(dataset, 3, start, 40), take(PatchStore(store), 3, start, 40), strict=True
@@ -81,7 +81,7 @@ def test_files_of_others_are_read(tmp_path):
                 name, data=values.reshape(shape), maxshape=(None, *values.reshape(shape).shape[1:])
             )
     store = PatchStore(tmp_path / "theirs.h5")
-    assert len(store) == 1 and len(store.grid(0)) == 40
+    assert len(store.items) == 1 and len(store.grid(0)) == 40
     given, truth = store.read(0, 39)
     assert given.shape == (2, 3, 3, 3) and truth.shape == (1, 3, 3, 3) and given.dtype == np.float32
     assert given[0, 0, 0, 0] == 39 * 54 and truth[0, 2, 2, 2] == 40 * 27 - 1
@@ -142,7 +142,11 @@ def test_nothing_that_is_there_is_replaced(dataset, tmp_path):
             write_store(dataset, path, progress=False)
     assert [p.read_text() for p in tmp_path.iterdir()] == ["mine"]
     assert (
-        len(PatchStore(write_store(dataset, tmp_path / "mine.csv", progress=False, force=True)))
+        len(
+            PatchStore(
+                write_store(dataset, tmp_path / "mine.csv", progress=False, force=True)
+            ).items
+        )
         == 6
     )
 

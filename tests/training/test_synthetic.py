@@ -117,7 +117,7 @@ def test_the_stream_is_the_dataset_whatever_the_number_of_workers(folder):
     ours = dataset(folder)
     before = torch.random.get_rng_state()
     for workers in (0, 1, 2):
-        stream = ours.stream(4, workers)
+        stream = iter(ours.stream(4, workers))
         assert len(multiprocessing.active_children()) == workers
         for index, item in enumerate(islice(stream, 5), 4):
             assert same(item, ours[index])
@@ -181,7 +181,7 @@ def test_workers_end_with_a_killed_parent(folder, tmp_path):
     (tmp_path / "ours.pickle").write_bytes(pickle.dumps(dataset(folder)))
     script = (
         "import multiprocessing, pickle, sys, time\n"
-        "stream = pickle.load(open(sys.argv[1], 'rb')).stream(0, 2)\n"
+        "stream = iter(pickle.load(open(sys.argv[1], 'rb')).stream(0, 2))\n"
         "next(stream)\n"
         "print(*(p.pid for p in multiprocessing.active_children()), flush=True)\n"
         "time.sleep(60)\n"
@@ -571,7 +571,7 @@ def test_patches_of_several_synthetic_scans_are_mixed_and_the_stream_is_entered_
     assert same(ours[11], dataset(folder, robust)[11]) and not same(ours[11], ours[12])
     whole = list(islice(ours.stream(0, 0), 150))  # more than a pool of 16 scans
     for start, workers in ((3, 0), (127, 1), (129, 2)):
-        stream = ours.stream(start, workers)
+        stream = iter(ours.stream(start, workers))
         for expected in whole[start : start + 4]:
             assert same(next(stream), expected)
         stream.close()
