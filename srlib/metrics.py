@@ -240,9 +240,10 @@ def _ssim(
     hr: Scan, sr: Scan, data_range: float, masks: Sequence[Scan | None], kind: str
 ) -> list[float]:
     """SSIM over several regions of one pair, from one pass over its slabs."""
-    insides = [None if m is None else as_array(m) for m in masks]
-    for mask in insides:
-        hr, sr, _ = _checked(hr, sr, mask, data_range)
+    insides = []
+    for mask in masks:
+        hr, sr, inside = _checked(hr, sr, mask, data_range)
+        insides.append(inside)
     if kind not in ("3d", "2d"):
         raise InputError(f"expected kind 3d or 2d, got {kind!r}")
     if not _fits(hr.shape, kind):
@@ -255,7 +256,7 @@ def _ssim(
     interior = np.zeros(hr.shape, dtype=bool)
     halo = RADIUS if kind == "3d" else 0
     interior[halo : len(hr) - halo, RADIUS:-RADIUS, RADIUS:-RADIUS] = True
-    regions = [interior if mask is None else np.moveaxis(mask, 2, 0) for mask in insides]
+    regions = [interior if inside is ... else np.moveaxis(inside, 2, 0) for inside in insides]
     # float32 holds the variances, differences of squares, to five digits of the squared range
     largest = max(_largest(hr), _largest(sr))
     ordinary = largest <= ORDINARY * data_range and 1e-12 < data_range < 1e12
@@ -313,7 +314,10 @@ def evaluate(
     for kind in ("3d", "2d"):
         small = hr.ndim == 3 and not _fits(hr.shape, kind)
         ssims.append([math.nan] * len(masks) if small else _ssim(hr, sr, data_range, masks, kind))
-    found = {}
+    found, lengths = {}, {}
+    if spacing_mm is not None:
+        periods = zip("xyz", resolution(hr, sr, spacing_mm), strict=True)
+        lengths = {f"resolution_{axis}": mm for axis, mm in periods}
     for name, region, ssim3d, ssim2d in zip(("volume", "mask"), masks, *ssims, strict=False):
         found[name] = {
             "psnr": psnr(hr, sr, data_range, mask=region),
@@ -322,9 +326,8 @@ def evaluate(
             "nrmse": nrmse(hr, sr, mask=region),
             "sharpness": sharpness(hr, sr, mask=region),
         }
-        if spacing_mm is not None:
-            lengths = zip("xyz", resolution(hr, sr, spacing_mm), strict=True)
-            found[name] |= {f"resolution_{axis}": mm for axis, mm in lengths}
+        if lengths:
+            found[name] |= lengths
             found[name]["hfen"] = hfen(hr, sr, mask=region)
             found[name]["haarpsi"] = haarpsi(hr, sr, data_range, mask=region)
     return found

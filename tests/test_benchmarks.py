@@ -163,7 +163,8 @@ def test_each_metric_answers_to_what_the_table_of_distortions_says(script):
     assert [table["shift"][a] for a in axes] == pytest.approx([3, 2, 3], abs=0.2)
     assert [table["ringing"][a] for a in axes] == pytest.approx([3, 3, 4.5], rel=0.15)
     assert max(column["consistency"], key=column["consistency"].get) == "checkerboard"
-    assert min(column["consistency"].values()) > column["consistency"]["wrong scale"] - 2
+    least = sorted(column["consistency"], key=column["consistency"].get)[:3]
+    assert {*least} == {"noise", "bias field", "wrong scale"}
     kept = (FOLDER.parent / "docs" / "metrics.csv").read_text(encoding="utf-8").splitlines()
     assert kept[0].split(",") == ["scan", "distortion", *module.METRICS]
     assert [line.split(",")[1] for line in kept[1:]] == [row[0] for row in rows] * 2
