@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 import click
-import numpy as np
 from click import argument, option
 
 from srlib import __version__
@@ -227,7 +226,7 @@ def _evaluate_scan(subject, name, data_range, extended, key):
         )
     mask = load_mask(subject, truth)
     if data_range is None:
-        data_range = float(np.ptp(truth.data))
+        data_range = float(truth.data.max() - truth.data.min())
         if not data_range:
             raise InputError(
                 f"{hr}: the truth is constant and has no range; set one with --data-range"
