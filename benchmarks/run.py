@@ -9,7 +9,7 @@ import common
 
 SCRIPTS = (
     "training_step", "ssim", "backprojection", "interpolation", "synthetic_example",
-    "tiled_inference", "networks", "enhance", "mirrored", "patch_stream",
+    "tiled_inference", "networks", "enhance", "mirrored", "patch_stream", "distortions",
 )  # fmt: skip
 
 

@@ -139,3 +139,32 @@ def test_a_card_would_time_a_step_and_a_head_of_each_system(script):
         assert what.startswith(f"{name} step") and gpu.flops(step) > 0
         head, what = gpu.head(name, "smoke", cpu, middle=24)
         assert what.startswith(f"{name} head") and gpu.flops(head) > 0
+
+
+def test_each_metric_answers_to_what_the_table_of_distortions_says(script):
+    """On a small phantom: what a metric sees, and what it is blind to."""
+    module = script("distortions")
+    rows = [row[1:] for row in module.rows("small", module.phantom(48))]
+    table = {
+        d.partition(":")[0]: dict(zip(module.METRICS, map(float, v), strict=True)) for d, *v in rows
+    }
+    column = {m: {d: values[m] for d, values in table.items()} for m in module.METRICS}
+    assert len(table) == 8
+    assert max(column["psnr"], key=column["psnr"].get) == "lost lesion"
+    assert column["psnr"]["wrong scale"] < column["psnr"]["ringing"]
+    assert min(column["ssim3d"], key=column["ssim3d"].get) == "noise"
+    assert column["ssim3d"]["wrong scale"] > 0.98
+    assert column["sharpness"]["blur"] < 0.5 < 1.1 < column["sharpness"]["checkerboard"]
+    assert column["hfen"]["checkerboard"] < 0.01 < 0.2 < column["hfen"]["blur"]
+    assert column["haarpsi"]["blur"] < 0.8 < 0.99 < column["haarpsi"]["checkerboard"]
+    axes = [f"resolution_{axis}" for axis in "xyz"]
+    for blind in ("blur", "checkerboard", "bias field", "lost lesion", "wrong scale"):
+        assert [table[blind][a] for a in axes] == pytest.approx([2, 2, 3], abs=0.1)
+    assert [table["shift"][a] for a in axes] == pytest.approx([3, 2, 3], abs=0.2)
+    assert [table["ringing"][a] for a in axes] == pytest.approx([3, 3, 4.5], rel=0.15)
+    assert max(column["consistency"], key=column["consistency"].get) == "checkerboard"
+    least = sorted(column["consistency"], key=column["consistency"].get)[:3]
+    assert {*least} == {"noise", "bias field", "wrong scale"}
+    kept = (FOLDER.parent / "docs" / "metrics.csv").read_text(encoding="utf-8").splitlines()
+    assert kept[0].split(",") == ["scan", "distortion", *module.METRICS]
+    assert [line.split(",")[1] for line in kept[1:]] == [row[0] for row in rows] * 2

@@ -4,11 +4,24 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
 from scipy import ndimage
 from skimage import metrics as reference
 
 from srlib.core.paths import InputError
-from srlib.metrics import as_tensorflow, centre, evaluate, nrmse, psnr, sharpness, ssim
+from srlib.metrics import (
+    as_tensorflow,
+    centre,
+    evaluate,
+    haarpsi,
+    hfen,
+    nrmse,
+    psnr,
+    resolution,
+    sharpness,
+    ssim,
+)
+from srlib.scans.volume import Volume
 
 METRICS = {
     "psnr": psnr,
@@ -291,3 +304,123 @@ def test_the_centre_of_an_image(n, left):
     assert inner.shape == (left, 28, 3)
     assert inner[0, 0, 0] == n - 1 - inner[-1, 0, 0] == (n - left) / 2
     assert inner.base is not None
+
+
+def textured(shape, seed=0):
+    """Noise that is a little smooth, in [0, 1]."""
+    data = ndimage.gaussian_filter(np.random.default_rng(seed).random(shape), 0.6)
+    return (data - data.min()) / np.ptp(data)
+
+
+@pytest.mark.parametrize("name", [*METRICS, "hfen", "haarpsi", "resolution"])
+def test_tensors_and_volumes_are_measured_as_their_arrays(name):
+    extended = {
+        "hfen": lambda hr, sr, data_range, mask=None: hfen(hr, sr, mask=mask),
+        "haarpsi": haarpsi,
+        "resolution": lambda hr, sr, data_range, mask=None: resolution(hr, sr, (1, 1, 2)),
+    }
+    metric = (METRICS | extended)[name]
+    hr, sr = (textured((17, 16, 15), seed).astype(np.float32) for seed in (0, 1))
+    mask = hr > 0.4
+    expected = metric(hr, sr, data_range=1.0, mask=mask)
+    tensors = torch.tensor(hr), torch.tensor(sr, requires_grad=True)
+    assert metric(*tensors, data_range=1.0, mask=torch.tensor(mask)) == expected
+    assert metric(Volume(hr, np.eye(4)), tensors[1], data_range=1.0, mask=mask) == expected
+    half = [t.bfloat16() for t in tensors]
+    same = [t.detach().float().numpy() for t in half]
+    assert metric(*half, data_range=1.0) == metric(*same, data_range=1.0)
+    with pytest.raises(InputError, match="real numbers"):
+        metric(hr + 1j, sr, data_range=1.0)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int8, np.int16, bool])
+def test_differences_and_ranges_of_integers_do_not_wrap(kind):
+    low, high = (0, 1) if kind is bool else (np.iinfo(kind).min, np.iinfo(kind).max)
+    hr, sr = (np.where(textured((16, 17, 18), s) > 0.5, high, low).astype(kind) for s in (0, 1))
+    found = evaluate(hr, sr, spacing_mm=(1, 1, 1))["volume"]
+    hr, sr = hr.astype(float), sr.astype(float)
+    expected = evaluate(hr, sr, float(high - low), spacing_mm=(1, 1, 1))["volume"]
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+HAAR = {  # piq 0.8.0, piq.haarpsi(truth, estimate, data_range=255), float64
+    "blur": 0.8053269525788173,
+    "shift": 0.7741386546983834,
+    "dark": 0.8976868911980922,
+    "flat": 0.0737692573718496,
+    "coarse": 0.6374022807321105,
+}
+
+
+def test_haarpsi_is_that_of_piq():
+    x, y = np.mgrid[:37, :52]
+    hr = np.clip(np.rint(127.5 * (1 + np.sin(x * x / 60) * np.cos(y / 4))), 0, 255)
+    hr[10:20, 15:30], hr[25:30, 35:45] = 0, 255
+    estimates = {
+        "blur": ndimage.uniform_filter(hr, 3),
+        "shift": np.roll(hr, 1, 1),
+        "dark": np.rint(hr * 0.7),
+        "flat": hr * 0 + 100,
+        "coarse": np.floor(hr / 64) * 64,
+    }
+    stacks = {name: np.rint(e)[..., None] for name, e in estimates.items()}
+    for name, sr in stacks.items():
+        assert haarpsi(hr[..., None], sr, 255) == pytest.approx(HAAR[name], abs=1e-5)
+    empty = hr[..., None] * 0  # a slice that does not count
+    stack = np.concatenate([stacks["blur"], stacks["dark"], empty], 2)
+    truth = np.concatenate([hr[..., None]] * 2 + [empty], 2)
+    mean = (HAAR["blur"] + HAAR["dark"]) / 2
+    assert haarpsi(truth, stack, 255) == pytest.approx(mean, abs=1e-5)
+    assert haarpsi(truth / 100 - 3, stack / 100 - 3, 2.55) == pytest.approx(mean, abs=1e-4)
+    rows = np.arange(37)[:, None, None] + np.zeros(truth.shape)
+    cut = np.where(rows < 20, truth, 0)
+    assert haarpsi(truth, cut, 255) < 0.9
+    assert haarpsi(truth, cut, 255, mask=rows < 10) == pytest.approx(1, abs=1e-6)
+    with pytest.raises(InputError, match="X, Y, Z"):
+        haarpsi(hr, hr, 255)
+    assert np.isnan(haarpsi(empty, empty, 255))
+
+
+@pytest.mark.parametrize("shape", [(21, 20, 19), (21, 20, 1), (21, 20)])
+def test_hfen_is_the_ratio_of_norms_under_the_laplacian_of_gaussian(shape):
+    """Of 15 voxels, sigma 1.5, as MATLAB's fspecial('log') makes it, here for as many axes."""
+    axes = sum(n > 1 for n in shape)
+    grid = np.meshgrid(*[np.arange(-7, 8)] * axes, indexing="ij")
+    square = sum(g**2 for g in grid)
+    kernel = np.exp(-square / 4.5)
+    kernel *= (square - axes * 1.5**2) / kernel.sum()
+    kernel = (kernel - kernel.mean()).reshape([15 if n > 1 else 1 for n in shape])
+    hr, sr = textured(shape), textured(shape, 1)
+    edges, error = (ndimage.convolve(v, kernel) for v in (hr, sr - hr))
+    expected = np.linalg.norm(error) / np.linalg.norm(edges)
+    assert hfen(hr, sr) == pytest.approx(expected, rel=1e-4)
+    assert hfen(hr + 50, sr + 50) == pytest.approx(expected, rel=1e-4)
+    inside = hr > 0.5
+    expected = np.linalg.norm(error[inside]) / np.linalg.norm(edges[inside])
+    assert hfen(hr, sr, mask=inside) == pytest.approx(expected, rel=1e-4)
+    assert hfen(hr, hr) == 0 and np.isnan(hfen(hr * 0, sr))
+
+
+@pytest.mark.parametrize("shape", [(48, 48, 48), (49, 44, 31)])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_resolution_is_the_period_where_frequencies_end_on_their_axis_alone(shape, axis):
+    spacing = (0.7, 1.0, 2.5)
+    hr = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    spectrum = np.fft.fftn(hr)
+    kept = np.abs(np.fft.fftfreq(shape[axis])) <= 1 / 5  # periods of five voxels and more
+    sr = np.fft.ifftn(spectrum * np.expand_dims(kept, [a for a in range(3) if a != axis])).real
+    found = resolution(hr, sr, spacing)
+    periods = np.array([2.0, 2.0, 2.0])
+    periods[axis] = 5
+    shells = [np.multiply(shape, spacing) / found, shape / periods]
+    np.testing.assert_allclose(*shells, atol=1.2)
+    np.testing.assert_allclose(resolution(hr, 3 * sr + 5, spacing), found, rtol=1e-4)
+
+
+def test_resolution_of_equal_scans_of_images_and_of_nothing_in_common():
+    hr = textured((40, 41, 42))
+    assert resolution(hr, hr, (1, 2, 3)) == pytest.approx((2, 4, 6))
+    other = np.random.default_rng(5).standard_normal(hr.shape)
+    assert min(resolution(hr, other, (1, 1, 1))) > 15
+    *in_plane, across = resolution(hr[..., :1], hr[..., :1], (1, 1, 5))
+    assert in_plane == pytest.approx([2, 2]) and np.isnan(across)

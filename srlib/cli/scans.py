@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from pathlib import Path
 
 import click
@@ -9,7 +10,7 @@ from click import argument, option
 
 from srlib import __version__
 from srlib.cli.options import ALIGN, COHORT, FACTOR, PRECISION, flag
-from srlib.core.paths import InputError, apart
+from srlib.core.paths import InputError, apart, atomic, cohort_label
 
 DEGRADATIONS = {  # with the options that each takes
     "gaussian": ("factor", "sigma", "align"),
@@ -91,8 +92,15 @@ def degrade(source, target, degradation, window, on_grid, force, **options):
 @click.command()
 @argument("hr", required=False)
 @argument("sr", required=False)
-@option("--mask", help="Scan that is non-zero where voxels count.")
+@option("--mask", help="Scan that is non-zero where voxels count, or a folder of them.")
 @option("--data-range", type=float, help="Peak of PSNR and SSIM [default: HR's maximum - minimum].")
+@flag("--extended", "Also resolution per axis, HFEN, HaarPSI; with --task data consistency.")
+@option(
+    "--add-to",
+    nargs=2,
+    metavar="FOLDER NAME",
+    help="Record the rows, too: in the results folder, as experiment NAME under --task.",
+)
 @option(
     "--weights",
     help="Instead of two scans: a model, to be run on the degraded scans of a manifest.",
@@ -100,29 +108,38 @@ def degrade(source, target, degradation, window, on_grid, force, **options):
 @COHORT
 @option("--split", default="test", help="Its rows.")
 @option("--task", help="Degradation, by its name in the tables [default: that of training].")
-@option("--out", help="Folder for the HR, LR and SR scans and metrics.csv.")
+@option("--out", help="The CSV; with --weights a folder for HR, LR, SR scans and metrics.csv.")
 @option("--precision", **PRECISION, default="32")
-def evaluate(hr, sr, mask, data_range, **given):
-    """Measure an estimate (one CSV row, with its conventions), or a model on every test scan of
+def evaluate(hr, sr, mask, data_range, extended, add_to, **given):
+    """Measure estimates (CSV rows, with their conventions), or a model on every test scan of
     a manifest.
+
+    HR and SR are two scans, or two folders. The SR of a scan NAME is called NAME, or NAME and more
+    after a sign such as _ or -; so are masks. HR may also be a manifest with its subjects, masks
+    and --split.
 
     SR and mask may lie anywhere in the world of HR, and SR must cover it. Where their voxels
     coincide, they are compared as they are. Otherwise SR is interpolated on the grid of HR first,
-    and a note says so.
+    and a note says so. With --mask, hfen and haarpsi are of the mask; resolution (mm) and
+    consistency (PSNR of SR, degraded again, against HR degraded by --task) are of the whole scan.
 
     \b
     Example:
       srlib evaluate hr.nii.gz sr.nii.gz --mask brain.nii.gz
+      srlib evaluate csv/mine.csv mytool --task gaussian_x2 --add-to results/quick_mine mytool
     """
-    weights, out = given["weights"], given["out"]
-    if weights and out and not hr:
+    if given["weights"] and given["out"] and not hr:
         _evaluate_model(**given)
-    elif weights or out or not sr:
+    elif given["weights"] or not sr:
         raise InputError(
-            "expected two scans, HR and SR, or --weights and --out; see 'srlib evaluate --help'"
+            "expected two scans, HR and SR, two folders, or --weights and --out; see 'srlib "
+            "evaluate --help'"
         )
+    elif add_to and not given["task"]:
+        raise InputError("--add-to needs the --task that made the inputs of SR")
     else:
-        _evaluate_scan(hr, sr, mask, data_range)
+        subjects = _subjects(hr, sr, mask, given["split"])
+        _evaluate_scans(subjects, hr, data_range, extended, add_to, given["task"], given["out"])
 
 
 def _evaluate_model(weights, cohort, split, task, out, precision):
@@ -137,14 +154,69 @@ def _evaluate_model(weights, cohort, split, task, out, precision):
     click.echo(f"{whole.statistics(table).round(4).to_string()}\n{out}")
 
 
-def _evaluate_scan(hr, sr, mask, data_range):
-    """Print the metrics of an estimate as a CSV."""
+def _subjects(hr, sr, mask, split):
+    """The scans with their files: t1 or image, sr, perhaps mask."""
+    from srlib.data.manifest import Subject, read_manifest
+    from srlib.scans.formats import scans_in
+
+    scans = scans_in(hr)
+    found = {Path(s.name.removesuffix(".gz")).stem: {"t1": s} for s in scans or [Path(hr)]}
+    if hr.endswith(".csv"):
+        scans = read_manifest(hr, split)
+        found = {s.name: {**s.files} for s in scans}
+    for column, place in {"sr": sr, "mask": mask}.items():
+        if place:
+            matches = _matches([*found], place) if scans else [Path(place)]
+            for files, scan in zip(found.values(), matches, strict=True):
+                files[column] = scan
+    return [Subject(name, split, files) for name, files in found.items()]
+
+
+def _matches(names, folder):
+    """The scan of a folder that begins with each name, as a whole word and with no longer name."""
+    from srlib.scans.formats import scans_in
+
+    found = {name: [] for name in names}
+    for scan in scans_in(folder):
+        fits = [n for n in names if re.match(rf"{re.escape(n)}(?![^\W_])", scan.name)]
+        found.get(max(fits, key=len, default=""), []).append(scan)
+    for name, scans in found.items():
+        if len(scans) != 1:
+            there = ", ".join(scan.name for scan in scans) or "none"
+            raise InputError(f"{folder}: expected one scan called {name} or {name}_*, got {there}")
+    return [scan for (scan,) in found.values()]
+
+
+def _evaluate_scans(subjects, hr, data_range, extended, add_to, task, out):
+    """Print or write the metrics of estimates as a CSV, and add them to a results folder."""
     import pandas as pd
 
-    from srlib import metrics
+    from srlib.evaluation import results
+
+    apart([out] if out else [], [file for s in subjects for file in s.files.values()])
+    folder, name = add_to or ("", "")
+    key = {"dataset": cohort_label(hr) if add_to else "", "degradation": task or ""}
+    found = [_evaluate_scan(s, name, data_range, extended, key) for s in subjects]
+    if add_to:
+        results.record_metrics(folder, [row for _, rows in found for row in rows])
+    text = pd.DataFrame([row for row, _ in found]).to_csv(
+        index=False, float_format="%.6g", na_rep="nan", lineterminator="\n"
+    )
+    if not out:
+        return click.echo(text, nl=False)
+    with atomic(out) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _evaluate_scan(subject, name, data_range, extended, key):
+    """The metrics of an estimate: a row with their conventions, and those of ``metrics.csv``."""
+    from srlib.data.manifest import load_mask
+    from srlib.degradations.tasks import degrade as degraded
+    from srlib.evaluation import quality, results
     from srlib.scans import formats
     from srlib.scans.space import resample_to, same_lattice
 
+    hr, sr = subject.files.get("t1") or subject.file("image"), subject.file("sr")
     truth, estimate = formats.load_scan(hr), formats.load_scan(sr)
     placed = resample_to(estimate, truth, least=1, what=f"{sr}, the estimate,")
     if not same_lattice(estimate, truth):
@@ -152,18 +224,21 @@ def _evaluate_scan(hr, sr, mask, data_range):
             f"note: {sr} lies on another grid; it was interpolated on that of {hr} (cubic spline)",
             err=True,
         )
-    region, inside = "volume", None
-    if mask:
-        what = f"{mask}, the mask,"
-        shown = resample_to(formats.load_scan(mask), truth, order=0, outside=0, what=what)
-        region, inside = "mask", shown.data != 0
+    mask = load_mask(subject, truth)
     if data_range is None:
         data_range = float(truth.data.max() - truth.data.min())
         if not data_range:
             raise InputError(
                 f"{hr}: the truth is constant and has no range; set one with --data-range"
             )
-    row = metrics.evaluate(truth.data, placed.data, data_range, mask=inside)[region]
+    how = {"data_range": data_range, "extended": extended}
+    rows = results.measured(truth, {name: placed}, mask=mask, subject=subject.name, **how, **key)
+    region = "volume" if mask is None else "mask"
+    row = {"subject": subject.name, **dict.fromkeys(results.DIGITS, math.nan)}
+    row |= {r["metric"]: r["value"] for r in rows if r["region"] == region}
+    if extended and key["degradation"]:
+        lr = degraded(truth, key["degradation"])
+        row["consistency"] = quality.consistency(lr, placed, key["degradation"])
     row |= {
         "region": region,
         "data_range": data_range,
@@ -171,5 +246,4 @@ def _evaluate_scan(hr, sr, mask, data_range):
         "ssim2d_axis": 2,
         "nrmse_norm": "euclidean",
     }
-    table = pd.DataFrame([row]).to_csv(index=False, float_format="%.6g", na_rep="nan")
-    click.echo(table, nl=False)
+    return row, rows

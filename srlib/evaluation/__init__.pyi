@@ -1,8 +1,9 @@
-from .quality import evaluate, measure, statistics
+from .quality import consistency, evaluate, measure, statistics
 from .results import measured, read_metrics, record_metrics, summary
 from .runs import train_all
 
 __all__ = [
+    "consistency",
     "evaluate",
     "measure",
     "measured",

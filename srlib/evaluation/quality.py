@@ -1,6 +1,7 @@
 """Run a model on scans of known truth: write the volumes, measure them, summarize the metrics."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pandas as pd
 from srlib import metrics
 from srlib.core.paths import InputError, StrPath, apart, atomic, file_name, make_dir
 from srlib.data.manifest import Subject, load_mask
+from srlib.degradations.tasks import degradation_of
 from srlib.scans.space import resample_to
 from srlib.scans.volume import Volume, save_scan
 from srlib.systems.trained import Model
@@ -41,7 +43,7 @@ def evaluate(
         for file, scan in zip(outputs, (pair.hr, pair.lr, estimate), strict=True):
             save_scan(scan, file)
         hr, sr = pair.hr.data, estimate.data
-        quality = metrics.evaluate(hr, sr, float(np.ptp(hr)), mask=mask)
+        quality = metrics.evaluate(hr, sr, mask=mask)
         if mask is not None:
             joint = float(np.ptp([hr.min(), hr.max(), sr.min(), sr.max()]))
             quality["masked"] = metrics.evaluate(hr * mask, sr * mask, joint)["volume"]
@@ -70,20 +72,38 @@ def statistics(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def measure(
-    truth: Volume,
-    estimate: Volume,
+    truth: metrics.Scan,
+    estimate: metrics.Scan,
     *,
-    mask: np.ndarray | None = None,
+    mask: metrics.Scan | None = None,
     data_range: float | None = None,
     name: str = "the estimate",
+    extended: bool = False,
 ) -> dict[str, dict[str, float]]:
     """Metrics of an estimate by region (``volume``, and ``mask`` where one is given) and name.
 
-    The estimate lies anywhere in the truth's world and covers it (``space.resample_to``); ``mask``
-    is boolean, on the truth's grid. ``data_range`` is by default the truth's maximum - minimum.
-    Metrics are those of ``metrics.evaluate``. Raises InputError, which calls the estimate ``name``,
-    where it lies elsewhere.
+    Of two Volumes, the estimate lies anywhere in the truth's world and covers it
+    (``space.resample_to``); arrays and tensors have the truth's shape. ``mask`` is boolean, on the
+    truth's grid. Metrics and ``data_range`` are those of ``metrics.evaluate``. ``extended`` adds
+    the resolution (in voxels, where the truth is no Volume), HFEN and HaarPSI. Raises InputError,
+    which calls the estimate ``name``, where it lies elsewhere, and as ``metrics.psnr``.
     """
-    placed = resample_to(estimate, truth, least=1, what=name)
-    peak = float(np.ptp(truth.data)) if data_range is None else data_range
-    return metrics.evaluate(truth.data, placed.data, peak, mask=mask)
+    if isinstance(truth, Volume) and isinstance(estimate, Volume):
+        estimate = resample_to(estimate, truth, least=1, what=name)
+    spacing = getattr(truth, "spacing_mm", (1, 1, 1)) if extended else None
+    return metrics.evaluate(truth, estimate, data_range, mask=mask, spacing_mm=spacing)
+
+
+def consistency(lr: Volume, estimate: Volume, task: str) -> float:
+    """Data consistency: PSNR in dB of the estimate, degraded again, against its input ``lr``.
+
+    The LR-PSNR of Lugmayr et al., ECCV 2020; infinite for the truth of a noise-free input. ``task``
+    names the degradation, which is applied without its noise. The data range is that of ``lr``.
+    Raises InputError for an unknown task, an estimate that it cannot degrade or that does not cover
+    ``lr``, and a constant ``lr``.
+    """
+    degradation = degradation_of(task)
+    if hasattr(degradation, "noise"):
+        degradation = replace(degradation, noise=0.0)
+    again = resample_to(degradation(estimate), lr, least=1, what="the estimate, degraded again,")
+    return metrics.psnr(lr, again, float(np.ptp(lr.data)))

@@ -133,18 +133,20 @@ def measured(
     region: str = "volume",
     data_range: float | None = None,
     runs: Mapping[str, str] | None = None,
+    extended: bool = False,
     **key: str,
 ) -> list[dict[str, object]]:
     """Rows of ``metrics.csv`` for estimates of one scan; ``key`` holds the other columns.
 
     ``estimates`` maps experiments to scans that cover the truth in the world, on any grid
-    (``quality.measure``, also for errors). ``mask`` lies on the truth's grid. ``region`` names
+    (``quality.measure``, also for errors and ``extended``). ``mask`` lies on the truth's grid. ``region`` names
     the whole of ``truth``. ``data_range`` is by default the truth's maximum - minimum. ``runs``
     maps trained experiments to their run_id; the run_id of others is their name.
     """
     rows = []
     for name, estimate in estimates.items():
-        quality = measure(truth, estimate, mask=mask, data_range=data_range, name=name)
+        how = {"mask": mask, "data_range": data_range, "extended": extended}
+        quality = measure(truth, estimate, name=name, **how)
         where = {"run_id": (runs or {}).get(name, name), "experiment": name, **key}
         for part, values in quality.items():
             where["region"] = region if part == "volume" else part

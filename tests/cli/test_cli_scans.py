@@ -16,7 +16,11 @@ from test_commands import assert_refused
 
 from srlib import metrics
 from srlib.cli.commands import main
+from srlib.data.manifest import read_manifest
+from srlib.degradations import degrade
+from srlib.evaluation import results
 from srlib.scans import space, volume
+from srlib.scans.formats import load_scan
 from srlib.scans.volume import Volume, crop_or_pad, reorient, resample, save_scan
 
 
@@ -80,7 +84,7 @@ def test_a_scan_is_itself_however_it_is_stored(srlib, textured, noise, tmp_path,
             for i, w in enumerate(words)
         )
         found = srlib("evaluate", a, b, "--mask", c)
-        pd.testing.assert_series_equal(row(found), expected)
+        pd.testing.assert_series_equal(row(found).drop("subject"), expected.drop("subject"))
         assert not found.stderr
 
 
@@ -102,6 +106,73 @@ def test_scans_that_do_not_meet_or_not_wholly_are_refused(srlib, tmp_path, noise
     assert_refused(srlib("evaluate", tmp_path / "empty.nii", hr), "constant", "--data-range")
     for wrong in ("nan", 0, -3, "inf"):
         assert_refused(srlib("evaluate", hr, hr, "--data-range", wrong), "data_range")
+
+
+@pytest.fixture
+def tool(tmp_path, noise):
+    """Folders hr, sr and mask of three scans, as another tool named its estimates."""
+    for name, end in (("s1", "_tool-x.nii"), ("s10", ".nii.gz"), ("s10_b", "-x2.nii.gz")):
+        truth = Volume(100 * noise((16, 17, 18), len(name)), np.diag([1, 1, 2, 1]))
+        estimate = truth.with_data(truth.data + 9 * noise(truth.shape, 9))
+        mask = truth.with_data(truth.data > 30)
+        for kind, scan, tail in (
+            ("hr", truth, ".nii"),
+            ("sr", estimate, end),
+            ("mask", mask, ".mgz"),
+        ):
+            (tmp_path / kind).mkdir(exist_ok=True)
+            save_scan(scan, tmp_path / kind / f"{name}{tail}")
+    return tmp_path
+
+
+def test_folders_give_a_row_per_scan_each_that_of_the_scan_alone(srlib, tool):
+    out = tool / "scores.csv"
+    words = ["--mask", tool / "mask", "--extended", "--task", "gaussian_x2"]
+    result = srlib("evaluate", tool / "hr", tool / "sr", *words, "--out", out)
+    assert (result.exit_code, result.stdout) == (0, ""), result.stderr
+    table = pd.read_csv(out)
+    assert [*table["subject"]] == ["s1", "s10", "s10_b"]
+    names = ["hr/s10.nii", "sr/s10.nii.gz", "mask/s10.mgz"]
+    hr, sr, mask = (tool / name for name in names)
+    single = row(srlib("evaluate", hr, sr, "--mask", mask, *words[2:]))
+    pd.testing.assert_series_equal(table.iloc[1], single, check_names=False)
+    truth, estimate = volume.load_nifti(hr), volume.load_nifti(sr)
+    inside = truth.data > 30
+    assert single["hfen"] == pytest.approx(metrics.hfen(truth, estimate, mask=inside), rel=1e-4)
+    again, lr = (degrade(scan, "gaussian_x2").data for scan in (estimate, truth))
+    expected = metrics.psnr(lr, again, float(np.ptp(lr)))
+    assert single["consistency"] == pytest.approx(expected, rel=1e-4)
+    assert single["resolution_z"] >= 4  # mm
+
+
+def test_estimates_that_are_missing_or_ambiguous_are_named(srlib, tool):
+    hr, sr = tool / "hr", tool / "sr"
+    (sr / "s1_tool-x.nii").rename(sr / "s1x.nii")  # another word
+    assert_refused(srlib("evaluate", hr, sr), "s1_*", "none")
+    (sr / "s1x.nii").rename(sr / "s1.nii")
+    assert srlib("evaluate", hr, sr).exit_code == 0
+    (sr / "s10.nii.gz").rename(sr / "s1_again.nii.gz")
+    assert_refused(srlib("evaluate", hr, sr), "s1.nii, s1_again.nii.gz")
+    out = hr / "s1.nii"
+    assert_refused(srlib("evaluate", out, sr / "s1.nii", "--out", out), "is an input")
+
+
+def test_another_tools_rows_stand_in_the_tables(srlib, cohort, tmp_path):
+    subjects = read_manifest(cohort, "test")
+    for subject in subjects:
+        scan = load_scan(subject.file("t1"))
+        lr = degrade(scan, "gaussian_x2")
+        save_scan(resample(lr, scan.shape, scan.affine), tmp_path / f"{subject.name}_sr.nii.gz")
+    words = ["evaluate", cohort, tmp_path, "--add-to", tmp_path / "results", "mytool"]
+    assert_refused(srlib(*words), "--task")
+    result = srlib(*words, "--task", "gaussian_x2")
+    printed = pd.read_csv(io.StringIO(result.stdout)).set_index("subject")
+    rows = results.tested(results.read_metrics(tmp_path / "results"), cohort)
+    table = results.summary(rows).set_index("subject")
+    assert {*table["experiment"]} == {"mytool"} and {*table["degradation"]} == {"gaussian_x2"}
+    assert [*table.index] == [s.name for s in subjects]
+    for metric in results.DIGITS:
+        assert [*table[metric]] == pytest.approx([*printed[metric]], rel=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["itself", "hard", "soft", "spelled", "series"])
