@@ -241,12 +241,11 @@ def super_resolve(
     """Super-resolve a scan from its own grid.
 
     ``scan`` and ``model`` may be files; the model also a name as in ``find_weights``, or any
-    network (``Model``). ``reference``
-    is the scan of another contrast, where the model takes one; it is not registered. The first seven
-    keywords are those of ``prediction.Request``; a model takes some of them. The field of view
-    stays; the affine gives the place of the finer voxels. Warns once (ScanWarning), a line for each
-    problem of scan or result. Raises InputError for a constant scan and for what the model does not
-    take.
+    network (``Model``). ``reference`` is the scan of another contrast, where the model takes one;
+    it is not registered. The first seven keywords are those of ``prediction.Request``; a model
+    takes some of them. The field of view stays; the affine gives the place of the finer voxels.
+    Warns once (ScanWarning), a line for each problem of scan or result. Raises InputError for a
+    constant scan and for what the model does not take.
     """
     name = "" if isinstance(scan, Volume) else f"{scan}: "
     scan = scan if isinstance(scan, Volume) else load_scan(scan)
