@@ -360,7 +360,7 @@ def architecture(network: Any, shape: Sequence[int]) -> Picture:
             axis.text(*here, text, ha="center", va="center", size=7, bbox={"fc": "w"}, zorder=4)
             axis.semilogy(*here, base=2)
         for start in before - {here}:
-            bend = f"arc3,rad={-joins * (here[0] - start[0]) ** -0.6}"
+            bend = f"arc3,rad={-joins * (here[0] - start[0]) ** -0.65}"
             axis.annotate("", here, start, arrowprops={"arrowstyle": "-", "connectionstyle": bend})
         return here
 
@@ -368,7 +368,7 @@ def architecture(network: Any, shape: Sequence[int]) -> Picture:
     axis.yaxis.set_major_formatter("{x:.0f}")
     count = f"{sum(weights.numel() for weights in network.parameters()):,} parameters"
     axis.set(xticks=[], ylabel="voxels along the first axis", title=count)
-    axis.margins(0.03, 0.4)
+    axis.margins(0.03, 0.5)
     return figure
 
 
