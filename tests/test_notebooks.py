@@ -3,6 +3,7 @@
 import ast
 import filecmp
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ import pytest
 from nbclient import NotebookClient
 from skimage.metrics import structural_similarity
 
+from srlib import systems
 from srlib.data import cohorts
 from srlib.data.manifest import Subject
 from srlib.evaluation import results
@@ -53,6 +55,28 @@ def test_parameters_are_literals_that_the_runner_knows(path):
             "profile", "cohort", "seed", "us_cohort", "ct_cohort", "labels", "classes", "priors", "middle",
             "overrides", "extra",
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("number", ["10", "11", "12", "13", "15"])
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")  # of an unknown number of classes
+def test_a_systems_notebook_tells_the_idea_the_loss_the_network_and_what_to_change(number):
+    """And its trainings take what it proposes to change."""
+    (path,) = (ROOT / "notebooks").glob(f"{number}_*.ipynb")
+    book = nbformat.read(path, as_version=4)
+    text = next(cell.source for cell in book.cells if cell.source.startswith("## The idea"))
+    idea, _, rest = text.partition("**Loss.**")
+    assert len(re.findall(r"\.\s", idea.replace("et al.", ""))) == 5  # sentences
+    assert re.search(r"\(\w.* 20\d\d", idea)  # whose it is
+    assert rest.count("$$") >= 2
+    proposed = re.findall(r"^- `(\S+=\S+)`", rest, re.MULTILINE)
+    assert 2 <= len(proposed) <= 3
+    trained = [n for system in book.metadata.srlib.trains for n in systems.runs(system, "quick")]
+    for overrides in proposed:
+        made = [systems.get(name, "quick", overrides) for name in trained]
+        assert {e.name for e in made} - set(trained), f"{overrides} changes nothing"
+        for experiment in made:
+            experiment.training.check(experiment.network.build())
+    assert any("figures.architecture(" in cell.source for cell in book.cells)
 
 
 def test_the_published_weights_are_measured_in_the_printed_convention(published_dir, tmp_path):

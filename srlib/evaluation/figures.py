@@ -1,10 +1,13 @@
 """Figures for notebooks, results and reports: planes, training curves, box plots, a heat map."""
 
+import copy
+import functools
 import io
 from collections.abc import Collection, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from textwrap import fill
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -330,6 +333,42 @@ def heat_map(
     bar = figure.colorbar(image, ax=axis, extend="both", fraction=0.02, pad=0.01)
     bar.ax.tick_params(labelsize=8)
     bar.set_label("PSNR over the cubic spline's (dB)", fontsize=8)
+    return figure
+
+
+def architecture(network: Any, shape: Sequence[int]) -> Picture:
+    """The convolutions of a network (torch module), for an input (C, X, Y[, Z]), left to right.
+
+    A box is a convolution, with its kernel and its feature maps, at the height of its grid. A bent
+    line is a sum or a concatenation: what was there goes around the boxes under it. All is read
+    from what PyTorch records for gradients, so it is what is computed. Matrix products have no box.
+    """
+    given = next(network.parameters()).new_zeros((1, *shape)).requires_grad_()
+    output = copy.deepcopy(network).requires_grad_(False)(given)
+    figure, ((axis,),) = _subplots(1, 1, (13, 4))
+
+    @functools.cache
+    def place(step):
+        """The number of convolutions before a step's result, and the first axis of its grid."""
+        before = {place(source) for source, _ in step.next_functions if source}
+        here, joins = max(before, default=(-1, 0)), "Conv" not in step.name()
+        if not (joins and before):
+            _, maps, *grid = step._input_metadata[0].shape
+            here = here[0] + 1, grid[0]
+            kernel = "×".join(map(str, step._saved_weight.shape[2:])) if before else "input"
+            text = f"{kernel}\n{maps}"
+            axis.text(*here, text, ha="center", va="center", size=7, bbox={"fc": "w"}, zorder=4)
+            axis.semilogy(*here, base=2)
+        for start in before - {here}:
+            bend = f"arc3,rad={-joins * (here[0] - start[0]) ** -0.65}"
+            axis.annotate("", here, start, arrowprops={"arrowstyle": "-", "connectionstyle": bend})
+        return here
+
+    place(output.grad_fn)
+    axis.yaxis.set_major_formatter("{x:.0f}")
+    count = f"{sum(weights.numel() for weights in network.parameters()):,} parameters"
+    axis.set(xticks=[], ylabel="voxels along the first axis", title=count)
+    axis.margins(0.03, 0.5)
     return figure
 
 

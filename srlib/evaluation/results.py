@@ -256,7 +256,7 @@ def beside_printed(folder: StrPath, system: str) -> pd.DataFrame:
     regions = printed["ours"].str.split().str[2].map(CONVENTIONS)
     return printed.assign(
         ours_mean=found["mean"], ours_scans=found["count"], ours_conventions=regions
-    )
+    ).astype({"subjects": "Int64", "ours_scans": "Int64"})
 
 
 def summary(metrics: pd.DataFrame, region: str | None = None) -> pd.DataFrame:

@@ -70,17 +70,17 @@ def runs(system: str, profile: str) -> list[str]:
 
 
 def numbers(name: str, profile: str, overrides: Overrides = ()) -> list[dict[str, Any]]:
-    """An experiment's numbers, a row each: as published, in a profile, and their source."""
+    """An experiment's numbers, a row each: as published, in a profile, whether changed, and source.
+
+    The first row is its name, which tells all overrides.
+    """
     paper, used = get(name), get(name, profile, overrides)
-    return [
-        {
-            "number": path,
-            "published": "" if path in STATED else paper.number(path),
-            f"profile {profile}": "" if path in STATED else used.number(path),
-            "source": source,
-        }
-        for path, source in paper.sources.items()
-    ]
+    rows = []
+    for number, source in {"name": "ours: overrides stand behind +", **paper.sources}.items():
+        old, new = ("" if number in STATED else e.number(number) for e in (paper, used))
+        row = {"number": number, "published": old, f"profile {profile}": new}
+        rows.append(row | {"changed": "changed" * (old != new), "source": source})
+    return rows
 
 
 def from_json(text: str) -> Experiment:

@@ -8,10 +8,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.text import Annotation
 
 from srlib.core.paths import InputError
 from srlib.evaluation import figures
 from srlib.evaluation.views import window
+from srlib.models.srgan3d import SRGAN3D
+from srlib.models.unet3d import UNet3D
 from srlib.scans.volume import Volume, coarse_grid, resample
 
 SCALES = {
@@ -332,3 +335,33 @@ def test_a_figure_is_the_same_file_each_time(tmp_path):
         written.append((tmp_path / name).read_bytes())
     assert written[0] == written[1] and plt.imread(io.BytesIO(written[0])).ndim == 3
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def drawn(network, shape):
+    """The boxes (kernel, feature maps, place) of a drawing, and from where to where lines bend."""
+    (axis,) = figures.architecture(network, shape).axes
+    boxes = [(*t.get_text().split("\n"), *t.get_position()) for t in axis.texts if t.get_text()]
+    bent = {
+        (*line.xyann, *line.xy)
+        for line in axis.findobj(Annotation)
+        if not line.arrowprops["connectionstyle"].endswith("rad=0.0")
+    }
+    return axis.get_title(), sorted(boxes, key=lambda box: box[2]), bent
+
+
+def test_a_drawing_shows_kernels_grids_and_what_goes_around_them():
+    network = SRGAN3D(width=8, blocks=1, upsampler="subpixel_nn", residual=True)
+    title, boxes, bent = drawn(network, (1, 6, 5, 4))
+    assert title == f"{sum(p.numel() for p in network.parameters()):,} parameters"
+    chain = ["3×3×3"] * 4
+    assert [kernel for kernel, *_ in boxes] == ["input", *chain, "6×6×6", "3×3×3"]
+    assert [maps for _, maps, *_ in boxes] == ["1", "8", "8", "8", "8", "16", "1"]
+    assert [voxels for *_, voxels in boxes] == [6, 6, 6, 6, 6, 12, 12]
+    assert bent == {(1, 6, 3, 6), (1, 6, 4, 6), (0, 6, 6, 12)}  # a block, all blocks, the residual
+    assert all(p.requires_grad and p.grad is None for p in network.parameters())
+
+
+def test_a_drawing_of_a_u_net_has_its_skips():
+    _, boxes, bent = drawn(UNet3D(width=4, levels=3, in_channels=2), (2, 8, 8, 8))
+    assert {voxels for *_, voxels in boxes} == {8, 4, 2}
+    assert {(start, end) for _, start, _, end in bent} == {(8, 8), (4, 4)}

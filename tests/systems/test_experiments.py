@@ -265,13 +265,20 @@ def test_cosine_falls_from_the_given_rate_to_zero():
     assert rates[-1] < 0.01 * rates[0]
 
 
-def test_the_table_of_numbers_shows_both_budgets_and_every_source():
-    rows = {row["number"]: row for row in systems.numbers("mdcsrn_wgan", "quick")}
+def test_the_table_of_numbers_shows_both_budgets_every_source_and_what_changed():
+    overrides = "game.per_generator=5 training.precision=bf16-mixed"
+    rows = {row["number"]: row for row in systems.numbers("mdcsrn_wgan", "quick", overrides)}
     assert rows["width"] == {
         "number": "width",
         "published": 16,
         "profile quick": 8,
+        "changed": "changed",
         "source": "paper, Fig. 1: k = 16",
     }
-    assert rows["game.per_generator"]["published"] == 7
-    assert set(rows) == set(systems.get("mdcsrn_wgan").sources)
+    assert rows["blocks"]["changed"] == rows["initialisation"]["changed"] == ""
+    given = rows["game.per_generator"]
+    assert (given["published"], given["profile quick"], given["changed"]) == (7, 5, "changed")
+    assert "training.precision=bf16-mixed" in rows["name"]["profile quick"]  # has no source
+    assert set(rows) == {"name", *systems.get("mdcsrn_wgan").sources}
+    same = systems.numbers("mdcsrn_wgan", "paper")
+    assert not any(row["changed"] for row in same)
