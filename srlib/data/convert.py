@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from srlib.core.paths import InputError, StrPath, choose, make_dir
+from srlib.core.paths import InputError, StrPath, choose, explained, make_dir
 from srlib.core.tables import Row, check_name, keep, read_table, write_table
 from srlib.degradations.ultrasound import scan_convert
-from srlib.scans.dicom import explained
 from srlib.scans.formats import load_png, read_matlab
 from srlib.scans.intensity import fit_scaling
 from srlib.scans.volume import Volume, save_scan

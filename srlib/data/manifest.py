@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from srlib.core.paths import InputError, ScanWarning, StrPath, data_dir, locate
+from srlib.core.paths import InputError, ScanWarning, StrPath, data_dir, explained, locate
 from srlib.core.tables import VOLUMES, check_name, read_table
-from srlib.scans.dicom import explained, is_series
+from srlib.scans.dicom import is_series
 from srlib.scans.formats import Grid, load_scan, once, read_grid
 from srlib.scans.intensity import wild
 from srlib.scans.space import resample_to

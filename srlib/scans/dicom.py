@@ -1,9 +1,8 @@
 """Read DICOM slices: recognise them, check their headers, place them and decode their pixels."""
 
 import re
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pydicom
 from pydicom.pixels import apply_color_lut, apply_modality_lut
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from srlib.core.paths import InputError, StrPath, first_line
+from srlib.core.paths import InputError, explained
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
 # the mark after the preamble; without one an element of group 2 or 8, with a VR or with a length
@@ -178,23 +177,6 @@ def images_in(path: Path) -> Iterator[Slice]:
             yield found
 
 
-@contextmanager
-def explained(file: StrPath, what: str, advice: str = "copy it again") -> Iterator[None]:
-    """Turn every exception into an InputError of one line: the file, ``what`` is wrong, what to do.
-
-    Libraries raise exceptions of many kinds for damaged files. Their warnings are silenced: the
-    callers judge files themselves.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except InputError as err:
-        raise InputError(f"{file}: {err}") from err
-    except Exception as err:
-        raise InputError(f"{file}: {what} ({first_line(err)}); {advice}") from err
-
-
 def _slice(file: Path, image: pydicom.Dataset) -> Slice:
     """Read the used tags of a header; InputError for any that is damaged."""
     if "TransferSyntaxUID" not in image.file_meta:  # of a file without preamble
@@ -257,13 +239,9 @@ def _check_grey_slice(image: pydicom.Dataset, unplaced: bool) -> None:
 
 def _numbers(image: pydicom.Dataset, tag: str, count: int) -> np.ndarray | None:
     """The numbers of a tag; None when it is missing or empty. InputError for any other content."""
-    try:
+    with explained(f"its {tag}", "cannot be read", "repair the header first"):
         value = image.get(tag)
         numbers = np.array([] if value is None or value == "" else value, dtype=float).reshape(-1)
-    except Exception as err:  # pydicom and NumPy raise ValueError, TypeError and others
-        raise InputError(
-            f"its {tag} cannot be read ({first_line(err)}); repair the header first"
-        ) from err
     if not len(numbers):
         return None
     if len(numbers) != count or not (np.abs(numbers) < 1e9).all():

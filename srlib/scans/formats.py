@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from srlib.core.paths import InputError, ScanWarning, StrPath, T, sha256
+from srlib.core.paths import InputError, ScanWarning, StrPath, T, explained, sha256
 from srlib.scans import dicom, volume
-from srlib.scans.dicom import explained
 from srlib.scans.headers import MAX_VOXELS, is_whole, open_image
 from srlib.scans.volume import Grid, Volume
 
@@ -176,10 +175,8 @@ def fingerprint(scan: Path) -> str:
         parts = [scan.with_suffix(suffix) for suffix in (".hdr", ".img", ".mat")]
     elif os.path.isdir(scan):
         parts = sorted(scan.iterdir())
-    try:
+    with explained(scan, "cannot be read", "change its permissions"):
         sums = [sha256(p) for p in parts if os.path.isfile(p)]
-    except OSError as err:
-        raise InputError(f"{scan}: cannot be read ({err.strerror})") from err
     if not sums:
         raise InputError(
             f"{scan}: {'a link that leads nowhere' if os.path.islink(scan) else 'no such file'}"

@@ -16,9 +16,8 @@ from nibabel.affines import voxel_sizes
 from nibabel.freesurfer.mghformat import MGHHeader, footer_dtype
 from PIL import Image
 
-from srlib.core.paths import InputError, StrPath
+from srlib.core.paths import InputError, StrPath, explained
 from srlib.scans import dicom
-from srlib.scans.dicom import explained
 
 MAX_VOXELS = 10**9  # of a scan: more is refused before memory is taken
 PACKED = (".gz", ".mgz", ".bz2", ".zst")  # names of files that end with a checksum

@@ -11,8 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from scipy import ndimage
 
-from srlib.core.paths import InputError, StrPath, atomic, choose
-from srlib.scans.dicom import explained
+from srlib.core.paths import InputError, StrPath, atomic, choose, explained
 from srlib.scans.headers import append_to_mgh, comment, limits, open_image, voxels
 from srlib.scans.intensity import HU_WINDOW, STREAKS, background
 from srlib.scans.separable import along_axes, spline

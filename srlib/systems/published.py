@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load
 
-from srlib.core.paths import InputError, StrPath
+from srlib.core.paths import InputError, StrPath, explained
 from srlib.models.foreign import read_foreign
 from srlib.systems.base import Experiment
 from srlib.systems.registry import EXPERIMENTS
@@ -38,7 +38,7 @@ def load_published(path: StrPath) -> tuple[torch.nn.Module, Experiment]:
     if not path.is_file():
         raise InputError(f"{path}: no such file; get it from its authors (see csv/README.md)")
     theirs = load(read_foreign(path))
-    try:
+    with explained(path, "its tensors do not fit the published network", "get it again"):
         named = OURS[path.suffix](theirs).items()
         weights = {re.sub(r"\d$", lambda part: PARTS[int(part[0])], n): v for n, v in named}
         experiment = PUBLISHED.get(path.name) or _sized(weights, path.name)
@@ -46,10 +46,6 @@ def load_published(path: StrPath) -> tuple[torch.nn.Module, Experiment]:
         with torch.device("meta"):
             network = experiment.network.build()
         network.load_state_dict(weights, assign=True)
-    except (RuntimeError, ValueError, KeyError, TypeError, OverflowError, IndexError) as err:
-        reason = str(err).rpartition("\n")[2].strip()
-        message = f"{path}: its tensors do not fit the published network ({reason})"
-        raise InputError(message) from err
     return network, experiment
 
 
