@@ -80,16 +80,11 @@ def compare(before: Volume | StrPath, after: Volume | StrPath, *, size: int = 33
             # where a plane is whole, only the place along its axis matters
             about = tuple(v if a == axis or zoom.value > 1 else 0 for a, v in enumerate(voxel))
             plane = axis, about, field, finer
-            (width, height, _), affine = pixels(grid, *plane)
+            width = pixels(grid, *plane)[0][0]
             line = {"before": width, "swipe": round(swipe.value * width), "after": 0}[shown.value]
             both = np.where(np.arange(width) < line, picture(0, *plane), picture(1, *plane))
             if line:
                 both[:, line : line + 1] = 255
-            # ticks at the edges show where the other planes cross this one
-            column, up, *_ = np.rint(np.linalg.inv(affine) @ grid.affine @ [*voxel, 1]).astype(int)
-            tick, row = max(4, max(width, height) // 40), height - 1 - up
-            both[row, :tick] = both[row, -tick:] = 255
-            both[:tick, column] = both[-tick:, column] = 255
             image.value = png(both, letters(grid, axis))
             image.layout.width = f"{round(width * pixel_mm(grid) / finer / field * size)}px"
         where.value = "R {:.1f}, A {:.1f}, S {:.1f} mm".format(*(grid.affine @ [*voxel, 1]))
