@@ -100,9 +100,13 @@ def root() -> Path:
 
 def locate(path: StrPath) -> Path:
     """A file as named; a relative one missing in the working directory is taken in the checkout."""
-    path, beside = Path(path), root() / path
-    exists = os.path.exists  # no error for a text too long to be a name
-    return beside if exists(beside) and not exists(path) else path
+    return existing(Path(path), root() / path)
+
+
+def existing(*places: Path) -> Path:
+    """The first of some places where something is, else the first."""
+    # os.path's has no error for a text too long to be a name
+    return next(filter(os.path.exists, places), places[0])
 
 
 def _place(variable: str, default: Path) -> Path:
