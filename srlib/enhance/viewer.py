@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from srlib.core.paths import InputError, StrPath
+from srlib.core.paths import StrPath, explained
 from srlib.evaluation.views import (
     filled,
     grey,
@@ -34,12 +34,9 @@ def compare(before: Volume | StrPath, after: Volume | StrPath, *, size: int = 33
     ``swipe`` shows it left of a line, ``after`` right of it. Scans in plainly different units have
     windows of their own, which move together. Raises InputError without ipywidgets.
     """
-    try:
+    restart = "pip install ipywidgets, then restart the notebook"
+    with explained("the viewer", "needs ipywidgets", restart):
         import ipywidgets as widgets  # srlib also runs without a notebook
-    except ImportError as err:
-        raise InputError(
-            "the viewer needs ipywidgets: pip install ipywidgets, then restart the notebook"
-        ) from err
     scans = [v if isinstance(v, Volume) else load_scan(v) for v in (before, after)]
     grid, limits = upright(scans[1]), windows(*scans)
     low, high = limits[0]
