@@ -248,12 +248,10 @@ def beside_printed(folder: StrPath, system: str) -> pd.DataFrame:
     printed = pd.read_csv(root() / "csv" / "reported.csv").query("system == @system")
     rows = _read(Path(folder) / "metrics.csv", METRIC_COLUMNS).astype({"value": float})
     names = rows["experiment"] + " " + rows["degradation"] + " " + rows["region"]
-    ours = rows.groupby(names + " " + rows["metric"])["value"].agg(["mean", "count"])
-    found = ours.reindex(printed["ours"]).set_axis(printed.index)
+    values = rows.groupby(names + " " + rows["metric"])["value"]
+    ours = values.agg(ours_mean="mean", ours_scans="count")
     regions = printed["ours"].str.split().str[2].map(CONVENTIONS)
-    return printed.assign(
-        ours_mean=found["mean"], ours_scans=found["count"], ours_conventions=regions
-    )
+    return printed.join(ours, on="ours").assign(ours_conventions=regions)
 
 
 def summary(metrics: pd.DataFrame, region: str | None = None) -> pd.DataFrame:
