@@ -8,12 +8,13 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from srlib.core.paths import InputError
-from srlib.scans.intensity import sample, usual_range
+from srlib.scans.intensity import sample
 from srlib.scans.volume import Volume, axcodes, crop_or_pad, fine_grid, reorient, resample
 
 PLANES = (2, 1, 0)  # axes across axial, coronal and sagittal planes
 OPPOSITE = dict(zip("LRPAIS", "RLAPSI", strict=True))
 MARGIN = 8  # voxels around a plane, by which a cubic spline equals that of the whole scan to 1e-4
+REACH = 3  # times the range of nearly all voxels, the limit of how far a window goes beyond it
 WIDEST = 4096  # pixels in a row
 
 
@@ -49,8 +50,8 @@ def letters(grid: Volume, axis: int) -> tuple[str, ...]:
 def window(volume: Volume) -> tuple[float, float]:
     """Intensities to show as black and as white, insensitive to wild voxels (ours).
 
-    The percentiles 0.5 and 99.8 within the ``usual_range``, and 6 % beyond each, so that neither air
-    nor the brightest tissue is cut.
+    The percentiles 0.5 and 99.8, but at most three times the distance between the percentiles 2 and
+    98 away from these, and 6 % beyond each, so that neither air nor the brightest tissue is cut.
     Where nearly all voxels are equal they are grey. The window follows the units: that of
     ``a * scan + b`` is the scan's, times a, plus b.
     """
@@ -58,12 +59,14 @@ def window(volume: Volume) -> tuple[float, float]:
     data = data[np.isfinite(data)].astype(np.float64)
     if not data.size:
         return 0.0, 1.0
-    # leave out the extremes of a few
-    low, high = np.percentile(data, 0.5, method="higher"), np.percentile(data, 99.8, method="lower")
+    low, dark = np.percentile(data, (0.5, 2), method="higher")  # leave out the extremes of a few
+    bright, high = np.percentile(data, (98, 99.8), method="lower")
     if not low < high:
         half = abs(low) / 2 or float(np.abs(data).max()) or 1.0
         return float(low - half), float(low + half)
-    low, high = np.clip((low, high), *usual_range(data))
+    if dark < bright:
+        reach = REACH * (bright - dark)
+        low, high = max(low, dark - reach), min(high, bright + reach)
     margin = 0.06 * (high - low)
     return float(low - margin), float(high + margin)
 
