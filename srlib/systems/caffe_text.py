@@ -199,7 +199,7 @@ def _layers(network: torch.nn.Module, training: Training) -> tuple[str, str]:
 
 def _solver(training: Training, network: torch.nn.Module, stem: str) -> str:
     chosen, args = training.make_optimizer(network).defaults, training.schedule_args
-    fields = {"net": f"{stem}_net.prototxt", "type": SOLVERS[training.optimizer]}
+    fields: dict[str, object] = {"net": f"{stem}_net.prototxt", "type": SOLVERS[training.optimizer]}
     fields |= {SETTINGS[name]: chosen[name] for name in SETTINGS if name in chosen}
     fields |= dict(zip(("momentum", "momentum2"), chosen.get("betas", ()), strict=False))
     fields |= {"lr_policy": choose(POLICIES, training.schedule, "Caffe schedule")}
