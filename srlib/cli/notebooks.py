@@ -180,15 +180,14 @@ class _Notebook:
 
         Files that do not exist are left out.
         """
-        named = {k: locate(v) for k, v in used.items() if isinstance(v, str) and v}
-        files = {k: file for k, file in named.items() if os.path.isfile(file)}
-        for name, table in list(files.items()):
+        named = [locate(value) for value in used.values() if isinstance(value, str) and value]
+        files = {path.absolute() for path in named if os.path.isfile(path)}
+        for table in [*files]:
             with suppress(InputError):  # another table, or scans that are not there yet
                 for system, manifest in (read_cohorts(table) or {"": table}).items():
                     own = not (system and self.trains) or system.startswith(tuple(self.trains))
                     for subject in read_manifest(manifest) if own and manifest.is_file() else ():
-                        for column, file in subject.files.items():
-                            files[f"{name} {system} {subject.name} {column}"] = file
+                        files.update(subject.files.values())
         places = [(folder, pattern) for pattern in self.declared.get("reads", [])]
         places += [
             (published_dir(), "*"),
@@ -196,8 +195,8 @@ class _Notebook:
             (SHIPPED, "*.safetensors"),
         ]
         for place, pattern in places:
-            files |= {str(file): file for file in place.glob(pattern) if file.is_file()}
-        return {name: _hash(file) for name, file in files.items()}
+            files.update(filter(os.path.isfile, place.glob(pattern)))
+        return {str(file): _hash(file) for file in files}
 
     def key(self, books, used, inputs):
         """Hash of everything that the results depend on, earlier notebooks included."""

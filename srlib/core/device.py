@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 
 import torch
 
-from srlib.core.paths import InputError, atomic, cache_dir, choose, first_line, make_dir
+from srlib.core.paths import InputError, atomic, cache_dir, choose, explained, make_dir
 
 FASTER = 1.3  # by which bfloat16 must be, or float32 is taken
 
@@ -21,12 +21,8 @@ def choose_device(name: str = "auto") -> torch.device:
     if name == "auto":
         name = "mps" if torch.backends.mps.is_available() else "cpu"
         name = "cuda" if torch.cuda.is_available() else name
-    try:
+    with explained(f"device {name!r}", "cannot be used", "try --device cpu"):
         torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as err:
-        raise InputError(
-            f"device {name!r} cannot be used ({first_line(err)}); try --device cpu"
-        ) from err
     return torch.device(name)
 
 

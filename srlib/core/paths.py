@@ -8,6 +8,7 @@ import secrets
 import subprocess
 import tempfile
 import time
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -34,6 +35,24 @@ class ScanWarning(UserWarning):
 def first_line(err: Exception) -> str:
     """First line of an exception's message; its class when it has none."""
     return str(err).strip().partition("\n")[0] or type(err).__name__
+
+
+@contextmanager
+def explained(place: StrPath, what: str, advice: str = "copy it again") -> Iterator[None]:
+    """Turn every exception into an InputError of one line: the place, ``what`` is wrong, what to do.
+
+    Libraries raise exceptions of many kinds for damaged files. Their warnings are silenced: the
+    callers judge files themselves.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except InputError as err:
+        raise InputError(f"{place}: {err}") from err
+    except Exception as err:
+        reason = getattr(err, "strerror", None) or first_line(err)
+        raise InputError(f"{place}: {what} ({reason}); {advice}") from err
 
 
 def choose(table: Mapping[str, T], name: str, what: str) -> T:
@@ -83,9 +102,13 @@ def root() -> Path:
 
 def locate(path: StrPath) -> Path:
     """A file as named; a relative one missing in the working directory is taken in the checkout."""
-    path, beside = Path(path), root() / path
-    exists = os.path.exists  # no error for a text too long to be a name
-    return beside if exists(beside) and not exists(path) else path
+    return existing(Path(path), root() / path)
+
+
+def existing(*places: Path) -> Path:
+    """The first of some places where something is, else the first."""
+    # os.path's has no error for a text too long to be a name
+    return next(filter(os.path.exists, places), places[0])
 
 
 def _place(variable: str, default: Path) -> Path:

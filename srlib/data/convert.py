@@ -7,14 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from srlib.core.paths import InputError, StrPath, choose, make_dir
-from srlib.core.tables import check_name, keep, read_table, write_table
+from srlib.core.paths import InputError, StrPath, choose, explained, make_dir
+from srlib.core.tables import Row, check_name, keep, read_table, write_table
 from srlib.degradations.ultrasound import scan_convert
-from srlib.scans.formats import deeplesion_rows, load_duke, load_png
+from srlib.scans.formats import load_png, read_matlab
 from srlib.scans.intensity import fit_scaling
 from srlib.scans.volume import Volume, save_scan
 
 DUKE_SIZE = 512  # pixels a side of a scan-converted image (code of SRResNet)
+SECTOR = ("initial_radius", "final_radius", "initial_angle", "final_angle")  # columns of its CSVs
 Listed = Iterator[tuple[str, str, Callable[[], Volume]]]  # name, split, how to read the image
 
 
@@ -34,7 +35,7 @@ def convert(
     collection, another folder, two images of one name, an output that exists unless ``force``, and
     an unreadable image.
     """
-    find, dtype = choose(COLLECTIONS, collection, "collection")
+    find, dtype, expected = choose(COLLECTIONS, collection, "collection")
     keep(manifest, force=force)
     rows, readers, taken = [], {}, {}
     for name, split, read in find(Path(folder)):
@@ -44,18 +45,36 @@ def convert(
         rows.append((name, split, file))
         readers[file] = read
     if not rows:
-        raise InputError(
-            f"{folder}: expected train*.csv, val*.csv or test*.csv whose column filename lists "
-            ".mat files"
-        )
+        raise InputError(f"{folder}: expected {expected}")
     make_dir(Path(out))
     for file, read in readers.items():
         save_scan(read(), file, dtype=dtype)
     return write_table(manifest, ("subject", "split", "image"), rows, force=force)
 
 
-def _deeplesion(folder: Path) -> Listed:
-    for file, split, spacing in deeplesion_rows(folder):
+def deeplesion(folder: Path) -> Listed:
+    """The key slices in DeepLesion's ``folder``, sorted.
+
+    They are chosen from ``DL_info.csv`` as by the replicated loader: 512 x 512, not noisy, pixels
+    of 0.6 mm at least, slices 1 to 6 mm apart; splits as published. Raises InputError for a missing
+    or other CSV, and for a patient in two splits.
+    """
+    found, splits = {}, {}
+    for row in read_table(folder / "DL_info.csv"):
+        with explained(row.place, "not as published"):
+            series, _, slice_name = row["File_name"].rpartition("_")
+            split = {"1": "train", "2": "val", "3": "test"}[row["Train_Val_Test"]]
+            x, y, z = (float(v) for v in row["Spacing_mm_px_"].split(","))
+            size, noisy = [int(v) for v in row["Image_size"].split(",")], int(row["Possibly_noisy"])
+            if not np.isfinite([x, y, z]).all() or "/" in row["File_name"]:
+                raise ValueError("a spacing that is not finite, or a path for a name")
+            patient = series.split("_")[0]
+            if splits.setdefault(patient, split) != split:
+                raise InputError(f"patient {patient} is in two splits; copy it again")
+        file = folder / "Images_png" / series / slice_name
+        if size == [512, 512] and not noisy and min(x, y) >= 0.6 and 1 <= z <= 6 and file.is_file():
+            found[file] = split, (x, y, z)
+    for file, (split, spacing) in sorted(found.items()):
         read = partial(load_png, file, spacing_mm=spacing, deeplesion=True)
         yield f"{file.parent.name}_{file.stem}", split, read
 
@@ -74,29 +93,29 @@ def _duke(folder: Path) -> Listed:
                         f"{found[1]}; keep one of them"
                     )
                 for file in found:
-                    yield file.stem, split, partial(_beams, file, table)
+                    yield file.stem, split, partial(_record, file, row)
 
 
-def _beams(file: Path, table: Path) -> Volume:
-    polar, geometry = load_duke(file, table)
-    try:
-        return square(scan_convert(fit_scaling(polar).apply(polar), **geometry))
-    except InputError as err:
-        raise InputError(f"{file}: {err}") from err
+def _record(file: Path, row: Row) -> Volume:
+    """The image of a record, ``dtce``, as the scanner post-processed it; its row has the sector."""
+    polar = read_matlab(file, "dtce", 2).T.astype(np.float32)  # (beams, depth)
+    with explained(file, f"no geometry in {row.place}", "give the CSV that lists it"):
+        sector = {name: float(row[name]) for name in SECTOR}
+        return square(scan_convert(fit_scaling(polar).apply(polar), **sector))
 
 
-def square(image: Volume, size: int = DUKE_SIZE) -> Volume:
-    """An image (X, Y, 1) of ``size`` pixels a side, as in the SRResNet code.
+def square(image: Volume) -> Volume:
+    """An image (X, Y, 1) of DUKE_SIZE pixels a side, as in the SRResNet code.
 
     A longer axis is cut at a random place, drawn anew from the seed 0 for each image, depth first;
     a shorter one is reflected at both ends. The pixels stay in their places.
     """
     rng, data, start = np.random.RandomState(0), image.data, [0, 0, 0, 1]
     for axis in (1, 0):
-        missing = size - data.shape[axis]
+        missing = DUKE_SIZE - data.shape[axis]
         if missing < 0:
             start[axis] = rng.randint(-missing)
-            data = data.take(range(start[axis], start[axis] + size), axis)
+            data = data.take(range(start[axis], start[axis] + DUKE_SIZE), axis)
         else:
             start[axis] = -((missing + 1) // 2)
             ends = np.where(np.arange(3)[:, None] == axis, [-start[axis], missing // 2], 0)
@@ -106,5 +125,12 @@ def square(image: Volume, size: int = DUKE_SIZE) -> Volume:
     return Volume(data, affine)
 
 
-# how images are found, and the type of their numbers
-COLLECTIONS = {"deeplesion": (_deeplesion, np.int16), "duke": (_duke, np.float32)}
+# how images are found, the type of their numbers, and what a folder holds
+COLLECTIONS = {
+    "deeplesion": (deeplesion, np.int16, "slices of DL_info.csv: Images_png/000001_01_01/109.png"),
+    "duke": (
+        _duke,
+        np.float32,
+        "train*.csv, val*.csv or test*.csv whose column filename lists .mat files",
+    ),
+}

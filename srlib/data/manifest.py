@@ -4,13 +4,15 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
+from nibabel.affines import apply_affine
 
-from srlib.core.paths import InputError, ScanWarning, StrPath, data_dir, locate
+from srlib.core.paths import InputError, ScanWarning, StrPath, data_dir, explained, locate
 from srlib.core.tables import VOLUMES, check_name, read_table
-from srlib.scans.dicom import explained, is_series
+from srlib.scans.dicom import is_series
 from srlib.scans.formats import Grid, load_scan, once, read_grid
 from srlib.scans.intensity import wild
 from srlib.scans.space import resample_to
@@ -125,11 +127,9 @@ def _resolve(folders: Sequence[Path], column: str, cell: str, where: str) -> Pat
 
 def _meet(one: Grid, other: Grid) -> bool:
     """Whether two fields of view may overlap: neither lies beyond a face of the other."""
-    if one[0] == other[0] and np.array_equal(one[1], other[1]):
-        return True
     for (shape, affine), (its_shape, its_affine) in ((one, other), (other, one)):
-        corners = np.stack(np.meshgrid(*([-0.5, n - 0.5] for n in its_shape), [1.0])).reshape(4, -1)
-        at = (np.linalg.solve(affine, its_affine) @ corners)[:3].T
+        corners = [*product(*([-0.5, n - 0.5] for n in its_shape))]
+        at = apply_affine(np.linalg.solve(affine, its_affine), corners)
         if (at.max(0) <= -0.5 + EDGE).any() or (at.min(0) >= np.array(shape) - 0.5 - EDGE).any():
             return False
     return True

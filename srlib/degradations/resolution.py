@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 from scipy import fft
@@ -14,7 +14,9 @@ from srlib.core.paths import InputError
 from srlib.degradations.tomography import fbp, radon
 from srlib.scans.patches import per_axis
 from srlib.scans.separable import blur
-from srlib.scans.volume import Volume, coarse_grid, crop_or_pad, fine_grid, resample
+from srlib.scans.volume import Volume, coarse_grid, crop_or_pad, resample, stepped_grid
+
+Order = Annotated[int, 0, 5]  # of a spline
 
 
 class Degradation(Part, ABC):
@@ -24,7 +26,7 @@ class Degradation(Part, ABC):
     """
 
     factor: object
-    align = "center"  # how the coarse grid lies in the fine one, see ``fine_grid``
+    align = "center"  # how the coarse grid lies in the fine one, see ``stepped_grid``
     order_up = 3  # of the spline that brings its scans on the fine grid
     baseline = "zero_filled"  # name of the degraded scan itself, where it stays on the fine grid
 
@@ -59,8 +61,8 @@ class Degradation(Part, ABC):
 
         Order 1 is trilinear, 3 cubic; by default it is ``order_up``.
         """
-        grid = fine_grid(lr, self.coarser, align=self.align)[1]
-        return resample(lr, shape, grid, order=self.order_up if order is None else order)
+        grid = stepped_grid(lr, shape, np.divide(1, self.coarser), self.align)
+        return resample(lr, *grid, order=self.order_up if order is None else order)
 
     def check_fits(self, shape: Sequence[int]) -> None:
         """Raise InputError where a factor exceeds an axis of more than one voxel."""
@@ -153,21 +155,18 @@ class GaussianDownsample(Degradation):
 
     factor: tuple[float, float, float]
     sigma: tuple[float, float, float] = 1.0
-    order: int = 3
+    order: Order = 3
     align: str = "center"
     whole: bool = False
     noise: Share = 0.0
     prefilter: bool = True
     blur_first: bool = False
-    order_up: int = 3
+    order_up: Order = 3
 
     def __post_init__(self) -> None:
         self._per_axis("factor")
         self._per_axis("sigma", least=0)
         super().__post_init__()
-        for name in ("order", "order_up"):
-            if (order := getattr(self, name)) not in range(6):
-                raise InputError(f"{name}: expected a spline order from 0 to 5, got {order}")
 
     def usable(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Shape of the part of a scan, from voxel 0 on, that is degraded: all unless ``whole``."""
@@ -185,15 +184,6 @@ class GaussianDownsample(Degradation):
     def _blur(self, hr: Volume) -> Volume:
         sigma = np.where(np.greater(self.factor, 1) | self.blur_first, self.sigma, 0.0)
         return hr.with_data(blur(hr.data, sigma))
-
-    def to_grid(self, lr: Volume, shape: Sequence[int], *, order: int | None = None) -> Volume:
-        """Interpolate the low-resolution scan on the fine grid of the given shape."""
-        order = self.order_up if order is None else order
-        if self.align == "center":
-            return super().to_grid(lr, shape, order=order)
-        # the step is (n - 1) / (N - 1), which depends on the two shapes alone
-        step = [(n - 1) / (m - 1) if m > 1 else 1.0 for n, m in zip(lr.shape, shape, strict=True)]
-        return resample(lr, shape, lr.affine @ np.diag([*step, 1.0]), order=order)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from srlib.core.paths import InputError, StrPath, apart, data_dir, make_dir
+from srlib.core.paths import InputError, StrPath, apart, data_dir, existing, make_dir
 from srlib.core.tables import VOLUMES, check_name, read_table, write_table
 from srlib.scans.formats import scans_in
 
@@ -145,18 +145,15 @@ def _listed(manifest, columns):
     columns = [c for c in columns if c]
     found, taken = [], {}
     for row in read_table(manifest, columns, ("subject", "split", *VOLUMES)):
-        scan, reference, *_ = (*(_place(manifest, row[c]) for c in columns), None)
+        files = [
+            existing(manifest.parent / cell, data_dir() / cell) if cell else None
+            for cell in map(row.get, columns)
+        ]
+        scan, reference, *_ = (*files, None)
         name = row["subject"] if "subject" in row else _stem(scan or manifest)
         check_name(name, row.place, taken)
         found.append((scan or Path(f"{row.place}, column {columns[0]} (empty)"), name, reference))
     return found
-
-
-def _place(manifest, cell):
-    if not cell:
-        return None
-    beside, stored = manifest.parent / cell, data_dir() / cell
-    return stored if os.path.exists(stored) and not os.path.exists(beside) else beside
 
 
 def check_places(job: Job) -> None:

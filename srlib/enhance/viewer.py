@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from srlib.core.paths import InputError, StrPath
+from srlib.core.paths import StrPath, explained
 from srlib.evaluation.views import (
     filled,
     grey,
@@ -34,12 +34,9 @@ def compare(before: Volume | StrPath, after: Volume | StrPath, *, size: int = 33
     ``swipe`` shows it left of a line, ``after`` right of it. Scans in plainly different units have
     windows of their own, which move together. Raises InputError without ipywidgets.
     """
-    try:
+    restart = "pip install ipywidgets, then restart the notebook"
+    with explained("the viewer", "needs ipywidgets", restart):
         import ipywidgets as widgets  # srlib also runs without a notebook
-    except ImportError as err:
-        raise InputError(
-            "the viewer needs ipywidgets: pip install ipywidgets, then restart the notebook"
-        ) from err
     scans = [v if isinstance(v, Volume) else load_scan(v) for v in (before, after)]
     grid, limits = upright(scans[1]), windows(*scans)
     low, high = limits[0]
@@ -80,16 +77,11 @@ def compare(before: Volume | StrPath, after: Volume | StrPath, *, size: int = 33
             # where a plane is whole, only the place along its axis matters
             about = tuple(v if a == axis or zoom.value > 1 else 0 for a, v in enumerate(voxel))
             plane = axis, about, field, finer
-            (width, height, _), affine = pixels(grid, *plane)
+            width = pixels(grid, *plane)[0][0]
             line = {"before": width, "swipe": round(swipe.value * width), "after": 0}[shown.value]
             both = np.where(np.arange(width) < line, picture(0, *plane), picture(1, *plane))
             if line:
                 both[:, line : line + 1] = 255
-            # ticks at the edges show where the other planes cross this one
-            column, up, *_ = np.rint(np.linalg.inv(affine) @ grid.affine @ [*voxel, 1]).astype(int)
-            tick, row = max(4, max(width, height) // 40), height - 1 - up
-            both[row, :tick] = both[row, -tick:] = 255
-            both[:tick, column] = both[-tick:, column] = 255
             image.value = png(both, letters(grid, axis))
             image.layout.width = f"{round(width * pixel_mm(grid) / finer / field * size)}px"
         where.value = "R {:.1f}, A {:.1f}, S {:.1f} mm".format(*(grid.affine @ [*voxel, 1]))

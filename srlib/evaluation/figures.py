@@ -196,13 +196,11 @@ def _subplots(rows: int, columns: int, size: tuple[float, float]) -> tuple[Pictu
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def _limit(
-    axis: Axes, along: str, groups: Mapping[str, pd.Series], typical: Mapping[str, float]
-) -> None:
-    """Limit an axis (``along`` x or y) to groups of values; name groups beyond it above.
+def _near(axis: Axes, typical: Mapping[str, float]) -> list[str]:
+    """The groups to show on an axis, by a ``typical`` value of each; it names the others above.
 
-    A group is beyond it when its ``typical`` value is farther from their median than ten median
-    deviations, and when such groups would take more than half of the axis.
+    A group is left out when its value is farther from their median than ten median deviations, and
+    when such groups would take more than half of the axis.
     """
     values = pd.Series(typical, dtype=float)
     finite = values[np.isfinite(values)]
@@ -210,39 +208,38 @@ def _limit(
     near = finite[off <= 10 * off.median()]
     if not 0 < near.max() - near.min() < 0.5 * (finite.max() - finite.min()):
         near = finite
-    shown = np.concatenate([[], *(groups[name] for name in near.index)])
-    shown = shown[np.isfinite(shown)]
-    if len(shown):
-        pad = 0.05 * np.ptp(shown) or 0.05
-        axis.set(**{f"{along}lim": (shown.min() - pad, shown.max() + pad)})
     far = [f"{name}: {value:.3g}" for name, value in values.drop(near.index).items()]
     if far:
         words = fill(f"beyond the axis: {', '.join(far)}", 60)
         title = f"{axis.get_title()}\n{words}".strip()
         axis.set_title(title, fontsize=8, color="tab:red", parse_math=False)
+    return [*near.index]
 
 
 def curves(histories: Mapping[str, pd.DataFrame]) -> Picture:
     """Mean training loss and validation PSNR or Dice over steps, one line per ``history.csv``.
 
-    A run that ends far from the others is named above and does not set the scale.
+    A run that ends far from the others is named above instead.
     """
     shown = [column for column in SCORES if any(column in h for h in histories.values())]
     figure, axes = _subplots(1, len(shown), (4.5 * len(shown), 3.2))
     for axis, column in zip(axes[0], shown, strict=True):
         known = {}
-        for place, (name, history) in enumerate(histories.items()):
+        for name, history in histories.items():
             values = history.reindex(columns=["step", column]).set_index("step")[column]
             values = values[np.isfinite(values)]
             if len(values):  # there is no loss where only a critic moved
                 known[name] = values
-                marker = "." if len(values) == 1 else ""
-                axis.plot(values, color=f"C{place}", label=name, marker=marker)
         axis.set(xlabel="step", ylabel=SCORES[column])
+        near = known
         if column == "loss" and all(values.min() > 0 for values in known.values()):
             axis.set_yscale("log")
         else:  # a likelihood may be negative
-            _limit(axis, "y", known, {name: values.iloc[-1] for name, values in known.items()})
+            near = _near(axis, {name: values.iloc[-1] for name, values in known.items()})
+        for place, name in enumerate(histories):
+            if name in near:
+                marker = "." if len(known[name]) == 1 else ""
+                axis.plot(known[name], color=f"C{place}", label=name, marker=marker)
     axes[0, -1].legend(*axes[0, 0].get_legend_handles_labels(), fontsize=8)
     return figure
 
@@ -269,27 +266,22 @@ def boxes(table: pd.DataFrame, metric: str = "psnr") -> Picture:
     """One panel per degradation, one box per experiment over the subjects, a dot per subject.
 
     ``table`` is that of ``results.summary``. An experiment far from the others is named above with
-    its median and does not set the scale.
+    its median instead.
     """
     table = table.dropna(subset=metric)  # some metrics are not defined for small scans
     tasks = dict([*table.groupby("degradation")])
     tallest = table.groupby("degradation")["experiment"].nunique().max()
     figure, axes = _subplots(1, len(tasks), (5.2 * len(tasks), 1.2 + 0.27 * tallest))
     for axis, (name, task) in zip(axes[0], tasks.items(), strict=True):
+        axis.set(title=name, xlabel=METRICS.get(metric, metric))
         groups = dict([*task.groupby("experiment")[metric]])
-        medians = task.groupby("experiment")[metric].median().sort_values()
-        finite = [groups[n][np.isfinite(groups[n])] for n in medians.index]
+        near = _near(axis, task.groupby("experiment")[metric].median().sort_values())
+        finite = [groups[n][np.isfinite(groups[n])] for n in near]
         axis.boxplot(
-            finite,
-            tick_labels=medians.index,
-            showfliers=False,
-            orientation="horizontal",
-            widths=0.6,
+            finite, tick_labels=near, showfliers=False, orientation="horizontal", widths=0.6
         )
         for place, values in enumerate(finite, 1):
             axis.plot(values, [place] * len(values), "o", color="tab:blue", alpha=0.6, markersize=4)
-        axis.set(title=name, xlabel=METRICS.get(metric, metric))
-        _limit(axis, "x", groups, medians)
     return figure
 
 
@@ -308,26 +300,23 @@ def heat_map(
     size = 2.3 + 0.72 * columns, 1.5 + 0.28 * rows
     figure, ((axis,),) = _subplots(1, int(gains.size > 0), size)
     colours = colormaps["RdBu"].with_extremes(bad="0.9")
-    cells = np.ma.masked_invalid(gains.to_numpy(float))
-    image = axis.pcolormesh(
-        cells, cmap=colours, vmin=-MOST, vmax=MOST, edgecolors="white", linewidth=1.5
-    )
+    cells = gains.to_numpy(float)
+    image = axis.imshow(cells, colours, clim=(-MOST, MOST), aspect="auto", origin="upper")
     middle = {"ha": "center", "va": "center", "fontsize": 7}
     for (row, name), (column, task) in product(enumerate(gains.index), enumerate(gains)):
         value = gains.iloc[row, column]
         text = "other grid" if np.isnan(value) else f"{round(value, 1) + 0:+.1f}"
         colour = "white" if abs(value) > 0.7 * MOST else "black"
-        axis.text(column + 0.5, row + 0.5, text, color=colour, **middle)
+        axis.text(column, row, text, color=colour, **middle)
         if (name, task) in home:
-            corner = column + 0.04, row + 0.06
+            corner = column - 0.46, row - 0.44
             axis.add_patch(Rectangle(corner, 0.92, 0.88, fill=False, linewidth=2))
     labels = [f"{t}\n{baseline[t]:.1f} dB" if t in baseline else t for t in gains.columns]
     axis.xaxis.tick_top()
     axis.set_xticks(
-        np.arange(columns) + 0.5, labels, fontsize=8, rotation=40, ha="left", rotation_mode="anchor"
+        range(columns), labels, fontsize=8, rotation=40, ha="left", rotation_mode="anchor"
     )
-    axis.set_yticks(np.arange(rows) + 0.5, gains.index, fontsize=8)
-    axis.invert_yaxis()
+    axis.set_yticks(range(rows), gains.index, fontsize=8)
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
     bar = figure.colorbar(image, ax=axis, extend="both", fraction=0.02, pad=0.01)

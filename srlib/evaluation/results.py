@@ -44,7 +44,6 @@ CONVENTIONS = {  # of regions
     "crop_printed": "as printed: that middle / 4095; data range 1 for PSNR, 2 for SSIM",
     "printed": "as printed: whole image, each side to [0, 1]; data range 1; Gaussian windows",
 }
-RESAMPLES = 9999  # of the bootstrap
 
 
 def run_id(experiment: str, profile: str, seed: int, cohort: StrPath) -> str:
@@ -251,12 +250,11 @@ def beside_printed(folder: StrPath, system: str) -> pd.DataFrame:
     printed = pd.read_csv(root() / "csv" / "reported.csv").query("system == @system")
     rows = _read(Path(folder) / "metrics.csv", METRIC_COLUMNS).astype({"value": float})
     names = rows["experiment"] + " " + rows["degradation"] + " " + rows["region"]
-    ours = rows.groupby(names + " " + rows["metric"])["value"].agg(["mean", "count"])
-    found = ours.reindex(printed["ours"]).set_axis(printed.index)
+    values = rows.groupby(names + " " + rows["metric"])["value"]
+    ours = values.agg(ours_mean="mean", ours_scans="count")
     regions = printed["ours"].str.split().str[2].map(CONVENTIONS)
-    return printed.assign(
-        ours_mean=found["mean"], ours_scans=found["count"], ours_conventions=regions
-    ).astype({"subjects": "Int64", "ours_scans": "Int64"})
+    found = printed.join(ours, on="ours").assign(ours_conventions=regions)
+    return found.astype({"subjects": "Int64", "ours_scans": "Int64"})
 
 
 def summary(metrics: pd.DataFrame, region: str | None = None) -> pd.DataFrame:
@@ -314,8 +312,8 @@ def paired(table: pd.DataFrame, baseline: str = "cubic", metric: str = "psnr") -
 def _spread(values: np.ndarray) -> dict[str, float]:
     low = high = p = np.nan
     if len(values) > 1:
-        means = np.random.default_rng(0).choice(values, (RESAMPLES, len(values))).mean(axis=1)
-        low, high = np.quantile(means, (0.025, 0.975))
+        draws = stats.bootstrap((values,), np.mean, method="percentile", random_state=0)
+        low, high = draws.confidence_interval
     if values.any():
         p = stats.wilcoxon(values).pvalue
     return {"n": len(values), "mean": values.mean(), "low": low, "high": high, "p": p}

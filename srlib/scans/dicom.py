@@ -1,10 +1,8 @@
 """Read DICOM slices: recognise them, check their headers, place them and decode their pixels."""
 
 import re
-import warnings
-from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import pydicom
 from pydicom.pixels import apply_color_lut, apply_modality_lut
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from srlib.core.paths import InputError, StrPath, first_line
+from srlib.core.paths import InputError, explained
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
 # the mark after the preamble; without one an element of group 2 or 8, with a VR or with a length
@@ -117,18 +115,14 @@ def read_series(path: Path) -> tuple[list[Slice], np.ndarray]:
 
 def _check_grids(slices: list[Slice]) -> None:
     """InputError for a slice whose size, spacing or orientation is not that of most slices."""
-    grids = [(s.shape, *np.round([*s.axes.flat, *s.spacing], 3)) for s in slices]
-    usual = slices[grids.index(Counter(grids).most_common(1)[0][0])]
-    for s in slices:
-        if (
-            s.shape != usual.shape
-            or not np.allclose(s.axes, usual.axes, atol=ROUGH)
-            or not np.allclose(s.spacing, usual.spacing, atol=1e-4)
-        ):
-            raise InputError(
-                f"{s.file}: its size, spacing or orientation is not that of {usual.file.name}; "
-                "remove it"
-            )
+    grids = np.array([[*s.shape, *s.axes.flat, *s.spacing] for s in slices])
+    usual = np.percentile(grids, 50, axis=0, method="lower")
+    away = (np.abs(grids - usual) > [0.1] * 2 + [ROUGH] * 6 + [1e-4] * 2).any(axis=1)
+    if away.any():
+        raise InputError(
+            f"{slices[away.argmax()].file}: its size, spacing or orientation is not that of "
+            f"{slices[away.argmin()].file.name}; remove it"
+        )
 
 
 def _fit_line(path: Path, origins: np.ndarray, normal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -138,9 +132,7 @@ def _fit_line(path: Path, origins: np.ndarray, normal: np.ndarray) -> tuple[np.n
     rounding of the positions explains: slices are missing, doubled or beside the line.
     """
     index = np.arange(len(origins))
-    centred = index - index.mean()
-    step = centred @ (origins - origins.mean(0)) / np.square(centred).sum()
-    start = origins.mean(0) - index.mean() * step
+    step, start = np.polyfit(index, origins, 1)
     stray = origins - start - index[:, None] * step
     mm, gaps = np.linalg.norm(step), np.diff(origins @ normal)
     along = step / max(mm, 1e-3)
@@ -183,23 +175,6 @@ def images_in(path: Path) -> Iterator[Slice]:
             found = _slice(file, image) if "PixelData" in image else None
         if found:
             yield found
-
-
-@contextmanager
-def explained(file: StrPath, what: str, advice: str = "copy it again") -> Iterator[None]:
-    """Turn every exception into an InputError of one line: the file, ``what`` is wrong, what to do.
-
-    Libraries raise exceptions of many kinds for damaged files. Their warnings are silenced: the
-    callers judge files themselves.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except InputError as err:
-        raise InputError(f"{file}: {err}") from err
-    except Exception as err:
-        raise InputError(f"{file}: {what} ({first_line(err)}); {advice}") from err
 
 
 def _slice(file: Path, image: pydicom.Dataset) -> Slice:
@@ -264,13 +239,9 @@ def _check_grey_slice(image: pydicom.Dataset, unplaced: bool) -> None:
 
 def _numbers(image: pydicom.Dataset, tag: str, count: int) -> np.ndarray | None:
     """The numbers of a tag; None when it is missing or empty. InputError for any other content."""
-    try:
+    with explained(f"its {tag}", "cannot be read", "repair the header first"):
         value = image.get(tag)
         numbers = np.array([] if value is None or value == "" else value, dtype=float).reshape(-1)
-    except Exception as err:  # pydicom and NumPy raise ValueError, TypeError and others
-        raise InputError(
-            f"its {tag} cannot be read ({first_line(err)}); repair the header first"
-        ) from err
     if not len(numbers):
         return None
     if len(numbers) != count or not (np.abs(numbers) < 1e9).all():

@@ -1,4 +1,4 @@
-"""Read scans of any format: NIfTI, MGH, PNG, NumPy, DICOM, DeepLesion and Duke ultrasound."""
+"""Read scans of any format: NIfTI, MGH, PNG, NumPy, MATLAB and DICOM."""
 
 import functools
 import hashlib
@@ -11,17 +11,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from srlib.core.paths import InputError, ScanWarning, StrPath, T, sha256
-from srlib.core.tables import read_table
+from srlib.core.paths import InputError, ScanWarning, StrPath, T, explained, sha256
 from srlib.scans import dicom, volume
-from srlib.scans.dicom import explained
 from srlib.scans.headers import MAX_VOXELS, is_whole, open_image
 from srlib.scans.volume import Grid, Volume
 
 HU_ZERO = 32768  # of DeepLesion's 16-bit PNG
 SCANS = (".nii", ".nii.gz", ".mgh", ".mgz", ".hdr", ".img", ".npz")  # the scans of a folder
 DEEP = ("I;16", "I")  # Pillow's modes of 16 bits
-GEOMETRY = ("initial_radius", "final_radius", "initial_angle", "final_angle")
 
 
 def load_scan(path: StrPath) -> Volume:
@@ -114,8 +111,11 @@ def load_npz(path: Path) -> Volume:
         return Volume(data, np.eye(4))
 
 
-def _matlab(path: Path, name: str, axes: int) -> np.ndarray:
-    """Read a real array of so many axes from a MATLAB file (version 5)."""
+def read_matlab(path: Path, name: str, axes: int) -> np.ndarray:
+    """Read a real array of so many axes from a MATLAB file (version 5).
+
+    Raises InputError, naming the file, for anything else.
+    """
     with explained(path, "not a readable MATLAB 5 file"):
         from scipy.io import loadmat  # slow to import, and needed for these files alone
 
@@ -134,7 +134,7 @@ def load_mat(path: Path, like: Volume) -> Volume:
 
     Raises InputError, naming the file, when it does not fit.
     """
-    data = _matlab(path, "out_final", 3)
+    data = read_matlab(path, "out_final", 3)
     if data.shape != like.shape:
         raise InputError(f"{path}: expected the shape {like.shape}, got {data.shape}; save it anew")
     return like.with_data(data)
@@ -165,52 +165,6 @@ def load_dicom(path: StrPath) -> Volume:
     return Volume(np.stack([dicom.pixels(s) for s in slices], axis=-1), affine)
 
 
-def deeplesion_rows(folder: Path) -> list[tuple[Path, str, tuple[float, float, float]]]:
-    """List the key slices in DeepLesion's ``folder``, sorted: (file, split, spacing in mm).
-
-    They are chosen from ``DL_info.csv`` as by the replicated loader: 512 x 512, not noisy, pixels
-    of 0.6 mm at least, slices 1 to 6 mm apart; splits as published. Raises InputError for a missing
-    or other CSV, for a patient in two splits, and when no file is there.
-    """
-    found, splits = {}, {}
-    for row in read_table(folder / "DL_info.csv"):
-        with explained(row.place, "not as published"):
-            series, _, slice_name = row["File_name"].rpartition("_")
-            split = {"1": "train", "2": "val", "3": "test"}[row["Train_Val_Test"]]
-            x, y, z = (float(v) for v in row["Spacing_mm_px_"].split(","))
-            size, noisy = [int(v) for v in row["Image_size"].split(",")], int(row["Possibly_noisy"])
-            if not np.isfinite([x, y, z]).all() or "/" in row["File_name"]:
-                raise ValueError("a spacing that is not finite, or a path for a name")
-            patient = series.split("_")[0]
-            if splits.setdefault(patient, split) != split:
-                raise InputError(f"patient {patient} is in two splits; copy it again")
-        file = folder / "Images_png" / series / slice_name
-        if size == [512, 512] and not noisy and min(x, y) >= 0.6 and 1 <= z <= 6 and file.is_file():
-            found[file] = (split, (x, y, z))
-    if not found:
-        raise InputError(
-            f"{folder}: no slice of DL_info.csv; expected Images_png/000001_01_01/109.png, ..."
-        )
-    return [(file, *found[file]) for file in sorted(found)]
-
-
-def load_duke(path: Path, table: Path) -> tuple[np.ndarray, dict[str, float]]:
-    """Read a record of Duke ultrasound: the image (beam, depth) as float32, and its geometry.
-
-    The image is ``dtce``, as the scanner post-processed it. Geometry: ``initial_radius`` and
-    ``final_radius`` in depth samples, ``initial_angle`` and ``final_angle`` in radians, from the
-    file's row in ``table``, one of the published CSV splits. Raises InputError when file, image or
-    geometry is missing or damaged.
-    """
-    polar = _matlab(path, "dtce", 2)
-    with explained(path, f"no geometry in {table}", "give the CSV that lists it"):
-        row = next((r for r in read_table(table) if r["filename"] == path.name), {})
-        geometry = {name: float(row[name]) for name in GEOMETRY}
-        if not all(map(math.isfinite, geometry.values())):
-            raise ValueError("numbers that are not finite")
-    return polar.T.astype(np.float32), geometry
-
-
 def fingerprint(scan: Path) -> str:
     """SHA-256 of a scan's file, or of the sums of its files where there are several.
 
@@ -221,10 +175,8 @@ def fingerprint(scan: Path) -> str:
         parts = [scan.with_suffix(suffix) for suffix in (".hdr", ".img", ".mat")]
     elif os.path.isdir(scan):
         parts = sorted(scan.iterdir())
-    try:
+    with explained(scan, "cannot be read", "change its permissions"):
         sums = [sha256(p) for p in parts if os.path.isfile(p)]
-    except OSError as err:
-        raise InputError(f"{scan}: cannot be read ({err.strerror})") from err
     if not sums:
         raise InputError(
             f"{scan}: {'a link that leads nowhere' if os.path.islink(scan) else 'no such file'}"

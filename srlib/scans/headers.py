@@ -16,14 +16,12 @@ from nibabel.affines import voxel_sizes
 from nibabel.freesurfer.mghformat import MGHHeader, footer_dtype
 from PIL import Image
 
-from srlib.core.paths import InputError, StrPath
+from srlib.core.paths import InputError, StrPath, explained
 from srlib.scans import dicom
-from srlib.scans.dicom import explained
 
 MAX_VOXELS = 10**9  # of a scan: more is refused before memory is taken
 PACKED = (".gz", ".mgz", ".bz2", ".zst")  # names of files that end with a checksum
 GZIP_RATIO = 1032  # the highest compression of deflate
-DTYPES = ("float32", "int16", "uint8", "uint16", "int32", "same")
 SHEAR = 1e-3  # cosine between axes from which on a transform is no rotation
 FEW_LEVELS = 255  # intensities over a smaller range lose detail when they are rounded
 COMMENT = 6  # code of a comment among NIfTI's extensions
@@ -198,7 +196,7 @@ class SourceHeader:
     def set_type(self, header: nib.Nifti1Header, dtype: str, data: np.ndarray) -> list[str]:
         """Set the voxel type, slope and intercept of a derived header; return notes on the change.
 
-        ``dtype`` is one of DTYPES. Integers are scaled only where their range is too small for the
+        ``dtype`` is NumPy's name of a type, or ``same``. Integers are scaled only where their range is too small for the
         values, or that of the values too small for rounding. ``same`` keeps type, slope and
         intercept of the source; it is int16 for DICOM and float32 for files without a type.
         """

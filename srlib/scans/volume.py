@@ -11,8 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from scipy import ndimage
 
-from srlib.core.paths import InputError, StrPath, atomic, choose
-from srlib.scans.dicom import explained
+from srlib.core.paths import InputError, StrPath, atomic, choose, explained
 from srlib.scans.headers import append_to_mgh, comment, limits, open_image, voxels
 from srlib.scans.intensity import HU_WINDOW, STREAKS, background
 from srlib.scans.separable import along_axes, spline
@@ -136,7 +135,7 @@ def coarse_grid(volume: Volume, factor: Sequence[float], *, align: str = "center
     """
     exact = np.divide(volume.shape, factor)
     count = np.ceil(exact - 1e-4) if align == "center" else np.round(exact)
-    return _grid(volume, count, np.asarray(factor, dtype=float), align)
+    return stepped_grid(volume, count, np.asarray(factor, dtype=float), align)
 
 
 def fine_grid(volume: Volume, factor: Sequence[float], *, align: str = "center") -> Grid:
@@ -146,11 +145,17 @@ def fine_grid(volume: Volume, factor: Sequence[float], *, align: str = "center")
     where scan lines were left out.
     """
     count = np.round(np.multiply(volume.shape, factor))
-    return _grid(volume, count, np.divide(1, factor), align)
+    return stepped_grid(volume, count, np.divide(1, factor), align)
 
 
-def _grid(volume: Volume, count: np.ndarray, step: np.ndarray, align: str) -> Grid:
-    """Grid of ``count`` voxels, each as long as ``step`` voxels of the volume."""
+def stepped_grid(
+    volume: Volume, count: Sequence[float], step: np.ndarray, align: str = "center"
+) -> Grid:
+    """Grid of ``count`` voxels per axis, each as long as ``step`` voxels of the volume.
+
+    ``center``, ``corners`` and ``first`` as in ``fine_grid``; by ``corners`` the step follows from
+    the count.
+    """
     count = np.maximum(count, 1).astype(int)
     shifts = {"center": (step - 1) / 2, "corners": 0 * step, "first": 0 * step}
     shift = choose(shifts, align, "alignment")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from srlib.core.paths import InputError, StrPath, first_line
+from srlib.core.paths import InputError, StrPath, explained
 from srlib.core.tables import Row, read_table, write_table
 from srlib.scans.space import resample_to
 from srlib.scans.volume import Volume
@@ -172,10 +172,8 @@ def estimate_priors(
     """
     found = []
     for subject, scan, labels in pairs:
-        try:
+        with explained(f"subject {subject}", "cannot be measured", "look at its scans"):
             found.append(_statistics(scan, labels, classes, rescale))
-        except InputError as err:
-            raise InputError(f"subject {subject}: {err}") from err
     if not found:
         raise InputError("no scan with a label map; priors need at least one")
     missing = np.flatnonzero(np.isnan(found).all((0, 1)))
@@ -261,10 +259,8 @@ def _tidy(path: Path) -> dict[str, Prior]:
                 f"{path}: expected one row for mean and one for std of each class from 0 to the "
                 f"last, got others for modality {modality!r}"
             )
-        try:
+        with explained(path, "expected numbers as mean and std", "measure them again"):
             table = np.array(values, float).reshape(2, -1, 2)
-        except ValueError as err:
-            raise InputError(f"{path}: expected numbers as mean and std; {err}") from err
         priors[modality] = tuple(table.transpose(2, 0, 1))
     return priors
 
@@ -292,9 +288,7 @@ def _pair(path: Path, first: str, second: str, dims: int) -> list[np.ndarray]:
 
 def _array(path: Path, name: str) -> np.ndarray:
     """The real numbers of the ``.npy`` file of that name beside ``path``."""
-    try:  # a map refuses a shape beyond the file
+    with explained(path, f"{name}, of its pair, is not a readable .npy file of real numbers"):
+        # a map refuses a shape beyond the file
         values = np.load(path.with_name(name), mmap_mode="r", allow_pickle=False)
         return np.array(values.astype(float, casting="same_kind"))
-    except Exception as err:  # a header, parsed as Python's literals, fails in many ways
-        reason = f"{name}, of its pair, is not a readable .npy file of real numbers"
-        raise InputError(f"{path}: {reason} ({first_line(err)})") from err

@@ -156,11 +156,11 @@ def draw(
     slices = acquired[:, 0]
     profile = g.profile * acquired.min(1)
     profile *= g.blur_all | (slices > spacing * (1 + ISOTROPIC))
-    widest = [[0.75 * (scan.random_mm or 0)] for scan in g.inputs]
-    widest = np.where(
-        np.array(widest) > 0, widest, profile
-    )  # one kernel for all resolutions (code)
-    kept = np.array([[scan.downsampled] for scan in g.inputs])
+    # one kernel for all resolutions (code)
+    widest = [
+        [0.75 * scan.random_mm] * 3 if scan.random_mm else sigma
+        for scan, sigma in zip(g.inputs, profile, strict=True)
+    ]
     return Parameters(
         axes,
         start,
@@ -168,16 +168,13 @@ def draw(
         velocity=velocity,
         means=means,
         stds=stds,
-        slices_mm=np.where(kept, slices, voxel),
-        reach=kernel_reach(widest / voxel) if lab2im else [[None] * 3] * len(slices),
+        slices_mm=np.where([[scan.downsampled] for scan in g.inputs], slices, voxel),
+        reach=kernel_reach(np.divide(widest, voxel)) if lab2im else [[None] * 3] * len(slices),
         moves=[_misplaced(rng, g) if scan.misplaced else None for scan in g.inputs[1:]],
         translation=_uniform(rng, g.translation_mm) / voxel,
         flip=bool(g.flip and rng.random() < 0.5),
         noise_seed=int(rng.integers(2**62)),
-        bias=[
-            *(_bias(rng, g, crop) for _ in g.inputs),
-            np.zeros((1, 1, 1)),
-        ],
+        bias=[*(_bias(rng, g, crop) for _ in g.inputs), np.zeros((1, 1, 1))],
         exponent=np.exp(rng.normal(0, g.gamma_std, len(names))),
         profile_mm=profile
         * rng.uniform(1 / g.blur_range, g.blur_range, (len(slices), 3 if g.blur_per_axis else 1)),
@@ -244,10 +241,10 @@ def apply(
         whole = torch.from_numpy(real.astype(np.float32))
         crisp.append(_unit(read(whole, grid, beyond=beyond)))
     nearest = [np.rint(axis.places).astype(int).clip(0, axis.n - 1) for axis in axes]
-    classes = classes[np.ix_(*nearest)].float()
-    crisp_target = crisp[0 if g.target == "input" else -1]
-    target = separable(crisp_target, [axis.shrink(lab2im) for axis in axes])
-    target = classes if g.target == "classes" else target
+    classes = target = classes[np.ix_(*nearest)].float()
+    if g.target != "classes":
+        image = crisp[0 if g.target == "input" else -1]
+        target = separable(image, [axis.shrink(lab2im) for axis in axes])
     return Example(torch.stack(images), torch.stack(maps), target[None], classes[None])
 
 

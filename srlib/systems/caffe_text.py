@@ -1,9 +1,8 @@
 """Describe the training of SRReCNN3D or SRCNN3D to Caffe, for text files beside stored patches."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from string import Template
 
 import torch
 
@@ -21,7 +20,122 @@ SETTINGS = {
     "momentum": "momentum", "rho": "momentum", "alpha": "rms_decay", "eps": "delta",
     "weight_decay": "weight_decay", "lr": "base_lr",
 }  # fmt: skip
-Fields = dict[str, Any]
+DATA = """layer {
+  name: "data"
+  type: "HDF5Data"
+  top: "data"
+  top: "label"
+  hdf5_data_param {
+    source: $source
+    batch_size: $batch
+    shuffle: true
+  }
+}
+"""
+INPUT = """input: "data"
+input_shape {
+  dim: 1
+  dim: $channels
+  dim: $x
+  dim: $y
+  dim: $z
+}
+"""
+CONVOLUTION = """layer {
+  name: "$name"
+  type: "Convolution"
+  bottom: "$below"
+  top: "$name"
+  param {
+    lr_mult: 1.0
+  }
+  param {
+    lr_mult: $bias_rate
+  }
+  convolution_param {
+    num_output: $filters
+    kernel_size: $kernel
+    stride: 1
+    pad: $pad
+    engine: CAFFE
+    weight_filler {
+      type: "gaussian"
+      std: $std
+    }
+    bias_filler {
+      value: 0
+    }
+  }
+}
+"""
+RELU = """layer {
+  name: "$name"
+  type: "ReLU"
+  bottom: "$below"
+  top: "$below"
+  relu_param {
+    engine: CAFFE
+  }
+}
+"""
+FIRST_CHANNEL = """layer {
+  name: "slice"
+  type: "Slice"
+  bottom: "data"
+  top: "interpolated"
+  top: "reference"
+  slice_param {
+    axis: 1
+    slice_point: 1
+  }
+}
+layer {
+  name: "silence"
+  type: "Silence"
+  bottom: "reference"
+}
+"""
+SUM = """layer {
+  name: "out"
+  type: "Eltwise"
+  bottom: "$below"
+  bottom: "$scan"
+  top: "out"
+}
+"""
+CROP = """layer {
+  name: "middle"
+  type: "Crop"
+  bottom: "label"
+  bottom: "$estimate"
+  top: "middle"
+  crop_param {
+    axis: 2
+    offset: $margin
+  }
+}
+"""
+# the loss takes four axes at most
+LOSS = """layer {
+  name: "${estimate}_flat"
+  type: "Flatten"
+  bottom: "$estimate"
+  top: "${estimate}_flat"
+}
+layer {
+  name: "${label}_flat"
+  type: "Flatten"
+  bottom: "$label"
+  top: "${label}_flat"
+}
+layer {
+  name: "loss"
+  type: "EuclideanLoss"
+  bottom: "${estimate}_flat"
+  bottom: "${label}_flat"
+  top: "loss"
+}
+"""
 
 
 def texts(experiment: Experiment, store: Path) -> dict[Path, str]:
@@ -33,72 +147,64 @@ def texts(experiment: Experiment, store: Path) -> dict[Path, str]:
     """
     if experiment.network.model not in ("recnn", "srcnn3d"):
         return {}
-    training, name = experiment.training, {"name": experiment.name}
+    training, files = experiment.training, f"{store.stem}_train.txt"
     with torch.device("meta"):
         network = experiment.network.build()
-    read = {"source": f"{store.stem}_train.txt", "batch_size": training.batch_size, "shuffle": True}
-    data = _layer("data", "HDF5Data", (), "data", "label", hdf5_data_param=read)
-    *layers, last = _layers(network, training)
-    loss = _loss(last["top"][0], network.halo if training.loss_crop else 0)
-    size = (1, network.conv1.in_channels, *per_axis(experiment.examples.patch_size))
-    messages = {
-        "net": name | {"layer": (data, *layers, last, *loss)},
-        "deploy": name | {"input": "data", "input_shape": {"dim": size}, "layer": (*layers, last)},
-        "solver": _solver(training, network, store.stem),
+    name, channels = f"name: {json.dumps(experiment.name)}\n", network.conv1.in_channels
+    x, y, z = per_axis(experiment.examples.patch_size)
+    layers, estimate = _layers(network, training)
+    label, crop = "label", ""
+    if training.loss_crop:  # without padding the estimate is smaller
+        label, crop = "middle", _fill(CROP, estimate=estimate, margin=network.halo)
+    found = {
+        "net.prototxt": name
+        + _fill(DATA, source=json.dumps(files), batch=training.batch_size)
+        + layers
+        + crop
+        + _fill(LOSS, estimate=estimate, label=label),
+        "deploy.prototxt": name + _fill(INPUT, channels=channels, x=x, y=y, z=z) + layers,
+        "solver.prototxt": _solver(training, network, store.stem),
+        "train.txt": f"{store.name}\n",
     }
-    found = {f"{kind}.prototxt": "\n".join((*_lines(m), "")) for kind, m in messages.items()}
-    found["train.txt"] = f"{store.name}\n"
     return {store.with_name(f"{store.stem}_{name}"): text for name, text in found.items()}
 
 
-def _layer(name: str, kind: str, bottom: tuple[str, ...], *top: str, **settings: Any) -> Fields:
-    return {"name": name, "type": kind, "bottom": bottom, "top": top, **settings}
+def _fill(template: str, **values: object) -> str:
+    return Template(template).substitute(values)
 
 
-def _layers(network: torch.nn.Module, training: Training) -> Iterator[Fields]:
-    rates, engine = ({"lr_mult": 1.0}, {"lr_mult": training.bias_rate}), {"engine": "CAFFE"}
-    below = scan = "data"
+def _layers(network: torch.nn.Module, training: Training) -> tuple[str, str]:
+    """The layers from the scan to the estimate, and the estimate's name."""
+    text, below = "", "data"
     for (name, conv), std in zip(network.named_children(), network.stds, strict=True):
-        if below != "data":
-            yield _layer(below.replace("conv", "relu"), "ReLU", (below,), below, relu_param=engine)
-        given = {"num_output": conv.out_channels, "kernel_size": conv.kernel_size[0], "stride": 1}
-        given |= {"pad": 0 if training.loss_crop else conv.padding[0], **engine}
-        given |= {"weight_filler": {"type": "gaussian", "std": std}, "bias_filler": {"value": 0}}
-        yield _layer(name, "Convolution", (below,), name, param=rates, convolution_param=given)
+        if text:
+            text += _fill(RELU, name=below.replace("conv", "relu"), below=below)
+        text += _fill(
+            CONVOLUTION,
+            name=name,
+            below=below,
+            bias_rate=training.bias_rate,
+            filters=conv.out_channels,
+            kernel=conv.kernel_size[0],
+            pad=0 if training.loss_crop else conv.padding[0],
+            std=std,
+        )
         below = name
-    if network.residual and network.conv1.in_channels > 1:
-        scan, cut = "interpolated", {"axis": 1, "slice_point": 1}
-        yield _layer("slice", "Slice", ("data",), scan, "reference", slice_param=cut)
-        yield _layer("silence", "Silence", ("reference",))
-    if network.residual:
-        yield _layer("out", "Eltwise", (below, scan), "out")
+    if not network.residual:
+        return text, below
+    several = network.conv1.in_channels > 1
+    text += FIRST_CHANNEL * several
+    return text + _fill(SUM, below=below, scan="interpolated" if several else "data"), "out"
 
 
-def _loss(estimate: str, cropped: int) -> Iterator[Fields]:
-    label, cut = "label", {"axis": 2, "offset": cropped}
-    if cropped:  # without padding the estimate is smaller
-        yield _layer("middle", "Crop", (label, estimate), label := "middle", crop_param=cut)
-    for blob in (estimate, label):  # the loss takes four axes at most
-        yield _layer(f"{blob}_flat", "Flatten", (blob,), f"{blob}_flat")
-    yield _layer("loss", "EuclideanLoss", (f"{estimate}_flat", f"{label}_flat"), "loss")
-
-
-def _solver(training: Training, network: torch.nn.Module, stem: str) -> Fields:
+def _solver(training: Training, network: torch.nn.Module, stem: str) -> str:
     chosen, args = training.make_optimizer(network).defaults, training.schedule_args
-    fields: Fields = {"net": f"{stem}_net.prototxt", "type": SOLVERS[training.optimizer]}
+    fields: dict[str, object] = {"net": f"{stem}_net.prototxt", "type": SOLVERS[training.optimizer]}
     fields |= {SETTINGS[name]: chosen[name] for name in SETTINGS if name in chosen}
     fields |= dict(zip(("momentum", "momentum2"), chosen.get("betas", ()), strict=False))
     fields |= {"lr_policy": choose(POLICIES, training.schedule, "Caffe schedule")}
     if training.schedule == "step":
         fields |= {"gamma": args["factor"], "stepvalue": round(args["at"] * training.max_steps)}
     fields |= {"max_iter": training.max_steps, "test_initialization": False, "display": 10}
-    return fields | {"snapshot": 100, "snapshot_prefix": stem}
-
-
-def _lines(fields: Fields, indent: str = "") -> Iterator[str]:
-    for name, value in fields.items():
-        for one in value if isinstance(value, tuple) else (value,):
-            if isinstance(one, dict):
-                yield from (f"{indent}{name} {{", *_lines(one, f"{indent}  "), f"{indent}}}")
-            else:
-                yield f"{indent}{name}: {one if name == 'engine' else json.dumps(one)}"
+    fields |= {"snapshot": 100, "snapshot_prefix": stem}
+    return "".join(f"{name}: {json.dumps(value)}\n" for name, value in fields.items())

@@ -9,38 +9,28 @@ from srlib.systems.base import SCHEMA, kinds, names_of
 
 def earlier(flat: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of an experiment's parts from a flat record; KeyError for another record."""
-    examples, prediction = _examples(flat)
-    parts = {"examples": examples, "prediction": prediction, "game": _game(flat)}
-    parts |= {"network": _some(flat, "Network"), "training": _some(flat, "Training")}
-    return {**_some(flat, "Experiment"), **parts, "schema": SCHEMA}
-
-
-def _some(flat: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    """The fields of a part, named by its class, that a record holds among others."""
-    names = names_of(kinds(Part)[kind]) & flat.keys()
-    return {name: flat[name] for name in names} | {"kind": kind}
-
-
-def _examples(flat: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Examples and prediction, which share their numbers."""
-    generation, mixture = flat.get("generation"), flat.get("mixture")
-    if not generation:
-        kind = "CoarseToFine" if flat.get("lr_grid") else "SameGrid"
-        return _some(flat, "ScanPatches"), {"kind": kind}
-    inputs = [{**acquisition, "kind": "Acquisition"} for acquisition in generation["inputs"]]
-    flat = {**flat, "generation": {**generation, "inputs": inputs, "kind": "Generation"}}
+    generation, mixture, game = map(flat.get, ("generation", "mixture", "adversarial"))
+    named = {**flat, **(mixture or {}), **(game or {})}
+    parts = {"network": "Network", "training": "Training", "game": "Supervised"}
+    if game:  # whose name was another one
+        parts["game"] = game.get("game", "wasserstein").title().replace("_", "")
+    if generation:
+        inputs = [{**acquisition, "kind": "Acquisition"} for acquisition in generation["inputs"]]
+        named["generation"] = {**generation, "inputs": inputs, "kind": "Generation"}
     if mixture:
-        flat["mixture"] = {**mixture, "kind": "Mixture"}
-        return _some(flat, "RandomDegradations"), _some(mixture, "AnyFactor")
-    classes, laplace = bool(flat["segmenter"]), flat["loss"] == "laplace"
-    examples = _some(flat, "SyntheticScans") | {"with_classes": classes}
-    return examples, _some(flat, "IsotropicSpacing") | {"laplace": laplace}
+        named["mixture"] = {**mixture, "kind": "Mixture"}
+        parts |= {"examples": "RandomDegradations", "prediction": "AnyFactor"}
+    elif generation:
+        named |= {"with_classes": bool(flat["segmenter"]), "laplace": flat["loss"] == "laplace"}
+        parts |= {"examples": "SyntheticScans", "prediction": "IsotropicSpacing"}
+    else:
+        prediction = "CoarseToFine" if flat.get("lr_grid") else "SameGrid"
+        parts |= {"examples": "ScanPatches", "prediction": prediction}
+    found = {slot: _some(named, kind) for slot, kind in parts.items()}
+    return {**_some(flat, "Experiment"), **found, "schema": SCHEMA}
 
 
-def _game(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """The game, whose name was another one."""
-    game = flat.get("adversarial")
-    if not game:
-        return {"kind": "Supervised"}
-    kind = game.get("game", "wasserstein").title().replace("_", "")
-    return _some({"critic_steps": flat.get("critic_steps"), **game}, kind)
+def _some(record: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """The fields of a part, named by its class, that a record holds among others."""
+    names = names_of(kinds(Part)[kind]) & record.keys()
+    return {name: record[name] for name in names} | {"kind": kind}

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load
 
-from srlib.core.paths import InputError, StrPath
+from srlib.core.paths import InputError, StrPath, explained
 from srlib.models.foreign import read_foreign
 from srlib.systems.base import Experiment
 from srlib.systems.registry import EXPERIMENTS
@@ -22,8 +22,7 @@ PUBLISHED = {
     "MultiSRReCNN3D_10Layers_IsoScalex2.caffemodel": EXPERIMENTS["recnn_multi"],
     "SRCNN3D_iter_470000.caffemodel": EXPERIMENTS["srcnn3d"],
 }
-# in Caffe's and Keras's order
-PARTS = {".0": ".weight", ".1": ".bias", ".2": ".running_mean", ".3": ".running_var"}
+PARTS = ("weight", "bias", "running_mean", "running_var")  # in Caffe's and Keras's order
 
 
 def load_published(path: StrPath) -> tuple[torch.nn.Module, Experiment]:
@@ -39,17 +38,14 @@ def load_published(path: StrPath) -> tuple[torch.nn.Module, Experiment]:
     if not path.is_file():
         raise InputError(f"{path}: no such file; get it from its authors (see csv/README.md)")
     theirs = load(read_foreign(path))
-    try:
-        weights = OURS[path.suffix](theirs)
+    with explained(path, "its tensors do not fit the published network", "get it again"):
+        named = OURS[path.suffix](theirs).items()
+        weights = {re.sub(r"\d$", lambda part: PARTS[int(part[0])], n): v for n, v in named}
         experiment = PUBLISHED.get(path.name) or _sized(weights, path.name)
         # take no memory before the file proves to be of that size
         with torch.device("meta"):
             network = experiment.network.build()
         network.load_state_dict(weights, assign=True)
-    except (RuntimeError, ValueError, KeyError, TypeError, OverflowError) as err:
-        reason = str(err).rpartition("\n")[2].strip()
-        message = f"{path}: its tensors do not fit the published network ({reason})"
-        raise InputError(message) from err
     return network, experiment
 
 
@@ -62,11 +58,6 @@ def _mdcsrn(theirs: Weights) -> Weights:
         layer = re.compile(r"block(\d+)\.denselayer(\d+)")
         ours[layer.sub(lambda m: f"blocks.{m[1]}.{int(m[2]) - 1}", name)] = value
     return ours
-
-
-def _caffe(theirs: Weights) -> Weights:
-    """rousseau/deepBrain: convolutions conv1 to convL, each with its weights and its bias."""
-    return {name[:-2] + PARTS[name[-2:]]: value for name, value in theirs.items()}
 
 
 def _keras(theirs: Weights) -> Weights:
@@ -86,12 +77,12 @@ def _keras(theirs: Weights) -> Weights:
         )
         if value.dim() == 5:  # (x, y, z, in, out)
             value = value.permute(4, 3, 0, 1, 2).contiguous()
-        ours[name[:-2] + PARTS[name[-2:]]] = value
+        ours[name] = value
     return ours
 
 
-# a file's tensors by the names of our networks
-OURS = {".pth": _mdcsrn, ".caffemodel": _caffe, ".h5": _keras}
+# a file's layers by the names of ours; those of rousseau/deepBrain, conv1 to convL, are the same
+OURS = {".pth": _mdcsrn, ".caffemodel": dict, ".h5": _keras}
 
 
 def _sized(weights: Weights, name: str) -> Experiment:

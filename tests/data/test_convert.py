@@ -148,7 +148,8 @@ def test_rows_that_were_never_published_are_refused(deeplesion, tmp_path, old, n
             {"val": "a.mat,100,400,-0.5,0.5\nA.mat,100,400,-0.5,0.5"},
             "stands twice",
         ),
-        (("a.mat",), {"val": "a.mat,100,nan,-0.5,0.5"}, "no geometry"),
+        (("a.mat",), {"val": "a.mat,100,nan,-0.5,0.5"}, r"a\.mat: expected radii .* got .* nan"),
+        (("a.mat",), {"val": "a.mat,100,,-0.5,0.5"}, r"a\.mat: no geometry in .*val\.csv, row 2"),
         (("a.mat",), {"val": "../a.mat,100,400,-0.5,0.5"}, "whose column filename lists .mat"),
     ],
 )
@@ -156,7 +157,7 @@ def test_records_whose_names_collide_are_refused(tmp_path, files, rows, match):
     folder, out = tmp_path / "duke", tmp_path / "out"
     for name in files:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        savemat(folder / name, {"dtce": np.ones((300, 40), np.float32)})
+        savemat(folder / name, {"dtce": np.eye(300, 40, dtype=np.float32)})
     for split, text in rows.items():
         head = "filename,initial_radius,final_radius,initial_angle,final_angle"
         (folder / f"{split}.csv").write_text(f"{head}\n{text}\n")

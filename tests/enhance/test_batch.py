@@ -35,6 +35,7 @@ from srlib.scans.volume import Volume
 from srlib.systems import trained
 
 OBLIQUE = AFFINES["oblique"]
+DTYPES = next(p.type.choices for p in main.commands["enhance"].params if p.name == "dtype")
 
 
 @pytest.fixture
@@ -391,7 +392,7 @@ def test_a_nifti_keeps_its_header(image_type, codes, tmp_path, enhance, to_world
     )
 
 
-@pytest.mark.parametrize("dtype", headers.DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_voxels_are_stored_as_asked(dtype, tmp_path, enhance):
     for name, data in {
         "grey": DATA.astype("i2"),

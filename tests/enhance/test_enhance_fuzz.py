@@ -12,9 +12,10 @@ from click.testing import CliRunner
 from srlib.cli.commands import main
 from srlib.core.tables import read_table
 from srlib.enhance import jobs
-from srlib.scans import formats, headers, volume
+from srlib.scans import formats, volume
 
 FILES, FOLDERS = 800, 8
+DTYPES = next(p.type.choices for p in main.commands["enhance"].params if p.name == "dtype")
 TYPES = {
     "nifti1": (nib.Nifti1Image, nib.Nifti1Header, ".nii"),
     "nifti2": (nib.Nifti2Image, nib.Nifti2Header, ".nii"),
@@ -102,7 +103,7 @@ def test_random_files_end_as_an_output_or_as_one_line(part, tiny, tmp_path, to_w
     source.mkdir()
     for seed in range(part * FILES // FOLDERS, (part + 1) * FILES // FOLDERS):
         write(source, seed)
-    dtype = headers.DTYPES[part % len(headers.DTYPES)]
+    dtype = DTYPES[part % len(DTYPES)]
     words = ["enhance", source, target, "--weights", tiny, "--dtype", dtype, "--device", "cpu"]
     result = CliRunner().invoke(main, [str(w) for w in words])
     assert result.exit_code == 1 and isinstance(result.exception, SystemExit)

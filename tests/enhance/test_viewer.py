@@ -44,7 +44,7 @@ def scans(blob, oblique):
 
 
 def brightest(image: np.ndarray) -> np.ndarray:
-    """Centre of mass in the picture of what is brighter than half, away from letters and ticks."""
+    """Centre of mass in the picture of what is brighter than half, away from letters."""
     inner = image[30:-30, 30:-30] * (image[30:-30, 30:-30] > 128)
     return (np.indices(inner.shape).reshape(2, -1) @ inner.ravel()) / inner.sum()
 

@@ -26,17 +26,10 @@ from skimage import io
 
 from srlib.cli.commands import main
 from srlib.core.paths import InputError, ScanWarning
+from srlib.data import convert
 from srlib.enhance import jobs
 from srlib.scans import volume
-from srlib.scans.formats import (
-    deeplesion_rows,
-    load_dicom,
-    load_duke,
-    load_png,
-    load_scan,
-    read_grid,
-    scans_in,
-)
+from srlib.scans.formats import load_dicom, load_png, load_scan, read_grid, scans_in
 from srlib.scans.headers import read_header
 from srlib.scans.volume import save_scan
 
@@ -314,7 +307,7 @@ def test_a_damaged_tag_is_one_line_and_never_a_traceback(tmp_path: Path, tag: st
 def test_the_damaged_file_of_pydicom_is_one_line() -> None:
     refused(
         lambda: load_scan(get_testdata_file("badVR.dcm", download=False)),
-        r"badVR\.dcm: its NumberOfFrames .*1A",
+        r"badVR\.dcm: its NumberOfFrames: cannot be read .*1A",
     )
 
 
@@ -757,7 +750,7 @@ def test_deeplesion_rows(tmp_path: Path) -> None:
     )  # fmt: skip
     (folder / "Images_png/000005_01_01/001.png").unlink()  # of an archive that was not fetched
     images = folder / "Images_png"
-    assert deeplesion_rows(folder) == [
+    assert key_slices(folder) == [
         (images / "000001_01_01/109.png", "train", (0.8, 0.8, 5.0)),
         (images / "000001_02_01/014.png", "train", (0.8, 0.8, 5.0)),
         (images / "000002_01_01/162.png", "val", (0.8, 0.8, 5.0)),
@@ -765,66 +758,47 @@ def test_deeplesion_rows(tmp_path: Path) -> None:
     ]
 
 
+def key_slices(folder: Path) -> list[tuple]:
+    """Files, splits and spacings of the slices that are taken of a folder."""
+    listed = convert.deeplesion(folder)
+    return [(read.args[0], split, read.keywords["spacing_mm"]) for _, split, read in listed]
+
+
 def test_bad_deeplesion_folders(tmp_path: Path) -> None:
-    refused(lambda: deeplesion_rows(tmp_path), r"DL_info\.csv: cannot be read")
+    refused(lambda: key_slices(tmp_path), r"DL_info\.csv: cannot be read")
     one = ("000001_01_01_109.png", 1)
     refused(
-        lambda: deeplesion_rows(deeplesion(tmp_path, one, ("000001_02_01_014.png", 2))),
+        lambda: key_slices(deeplesion(tmp_path, one, ("000001_02_01_014.png", 2))),
         "row 3: patient 000001 is in",
     )
     for row in ((one[0], 4), (*one, "0.8, 0.8"), (*one, "0.8, 0.8, x")):
-        refused(
-            lambda row=row: deeplesion_rows(deeplesion(tmp_path, row)), "row 2: not as published"
-        )
+        refused(lambda row=row: key_slices(deeplesion(tmp_path, row)), "row 2: not as published")
     (tmp_path / "DL_info.csv").write_text("a,b\n1,2\n")
-    refused(lambda: deeplesion_rows(tmp_path), "row 2: not as published")
+    refused(lambda: key_slices(tmp_path), "row 2: not as published")
     deeplesion(tmp_path, one)
     (tmp_path / "Images_png/000001_01_01/109.png").unlink()
-    refused(lambda: deeplesion_rows(tmp_path), "no slice of DL_info.csv")
+    assert not key_slices(tmp_path)
 
 
-@pytest.fixture
-def record(tmp_path: Path) -> Path:
-    """A record as published, 12 depths of 7 beams, and the row of a split that places it."""
-    savemat(tmp_path / "a.mat", {"dtce": np.arange(84.0).reshape(12, 7)})
-    (tmp_path / "test.csv").write_text(
-        "filename,axial_samples,lateral_samples,initial_radius,final_radius,initial_angle,final_angle,f0\n"
-        "b.mat,12,7,1,2,3,4,5\na.mat,12,7,310.69,322.69,-0.48,0.49,2358490.5\nnan.mat,12,7,nan,1,1,1,1\n"
-    )
-    return tmp_path / "a.mat"
-
-
-def test_duke_record(record: Path) -> None:
-    polar, geometry = load_duke(record, record.with_name("test.csv"))
-    assert polar.shape == (7, 12) and polar.dtype == np.float32
-    np.testing.assert_array_equal(polar.T, np.arange(84).reshape(12, 7))
-    expected = {
-        "initial_radius": 310.69,
-        "final_radius": 322.69,
-        "initial_angle": -0.48,
-        "final_angle": 0.49,
-    }
-    assert geometry == expected
-
-
-def test_bad_duke_records(record: Path, tmp_path: Path) -> None:
-    table = tmp_path / "test.csv"
-    for name in ("c.mat", "nan.mat"):
-        shutil.copy(record, tmp_path / name)
-        refused(
-            lambda name=name: load_duke(tmp_path / name, table),
-            rf"{name}: no geometry in .*test\.csv",
-        )
-    refused(lambda: load_duke(record, tmp_path / "no.csv"), r"no\.csv: cannot be read")
-    savemat(tmp_path / "bare.mat", {"echo": np.zeros((3, 4))})
-    refused(lambda: load_duke(tmp_path / "bare.mat", table), "in the variable dtce")
-    refused(
-        lambda: load_duke(tmp_path / "absent.mat", table), r"absent\.mat: not a readable MATLAB"
-    )
-    whole = record.read_bytes()
-    for size in (0, 50, 200):
-        record.write_bytes(whole[:size])
-        refused(lambda: load_duke(record, table), r"a\.mat: ")
+@pytest.mark.parametrize(
+    ("damage", "match"),
+    [
+        ({"echo": np.zeros((3, 4))}, "in the variable dtce"),
+        ({"dtce": np.zeros((3, 4, 2))}, "real numbers of 2 axes"),
+        (0, r"a\.mat: "),
+        (50, r"a\.mat: "),
+        (200, r"a\.mat: "),
+    ],
+)
+def test_bad_duke_records(tmp_path: Path, damage, match: str) -> None:
+    whole = {"dtce": np.arange(84.0).reshape(12, 7)}
+    savemat(tmp_path / "a.mat", whole if isinstance(damage, int) else damage)
+    if isinstance(damage, int):
+        (tmp_path / "a.mat").write_bytes((tmp_path / "a.mat").read_bytes()[:damage])
+    head = "filename,initial_radius,final_radius,initial_angle,final_angle"
+    (tmp_path / "test.csv").write_text(f"{head}\na.mat,310.69,322.69,-0.48,0.49\n")
+    out, manifest = tmp_path / "out", tmp_path / "duke.csv"
+    refused(lambda: convert.convert("duke", tmp_path, out=out, manifest=manifest), match)
 
 
 def test_the_thickness_of_slices_is_known_where_a_header_says_it(series, tmp_path: Path) -> None:
