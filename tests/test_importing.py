@@ -42,7 +42,10 @@ def home(cohort, tmp_path_factory):
     for name in ("results", "notebooks"):
         (home / name).symlink_to(ROOT / name)
     train, val = (srlib.read_manifest(home / "csv" / "mine.csv", part) for part in ("train", "val"))
-    for name, tables in (("mdcsrn_res", {}), ("synthsr_laplace", {"classes": home / "classes.csv"})):
+    for name, tables in (
+        ("mdcsrn_res", {}),
+        ("synthsr_laplace", {"classes": home / "classes.csv"}),
+    ):
         run = home / "trained" / "smoke" / "checkpoints" / f"{name}-smoke-s0-mine"
         chosen = srlib.systems.get(name, "smoke", "width=4" if name == "synthsr_laplace" else "")
         srlib.train(chosen.changed(start=""), train, val, run, progress=False, **tables)
