@@ -127,11 +127,13 @@ class Enhancer:
     def _enhance_if_needed(self, job):
         record = self._record(job)
         check_places(job)
-        earlier = None if self.force else self._earlier(job, record)
-        if not earlier or not _is_newer(job.page, job.target):
-            return self._enhance(job, record)
-        self._tell(job, f"{job.source.name}: done before")
-        return earlier
+        page, earlier = job.page, None if self.force else self._earlier(job, record)
+        if earlier and (
+            not page or (page.exists() and page.stat().st_mtime >= job.target.stat().st_mtime)
+        ):
+            self._tell(job, f"{job.source.name}: done before")
+            return earlier
+        return self._enhance(job, record)
 
     def _record(self, job):
         """What an output is made from and how, in the form in which it is read back."""
@@ -242,11 +244,6 @@ class Enhancer:
         if made.warnings:
             headers.write_record(header, record | {"warnings": made.warnings})
         save_scan(sr, job.target, dtype=header.get_data_dtype(), header=header)
-
-
-def _is_newer(page, target):
-    """Whether a page, if there is to be one, was written after the scan."""
-    return not page or (page.exists() and page.stat().st_mtime >= target.stat().st_mtime)
 
 
 def _why(err, source):
