@@ -36,24 +36,22 @@ def home(cohort, tmp_path_factory):
     (home / "csv" / "mine.csv").write_text("\n".join(rows) + "\n")
     (home / "classes.csv").write_text("label,class\n0,0\n2,1\n4,2\n")
     save_scan(scan, home / "hr.nii.gz")
-    save_scan(scan.with_data(labels_of(scan)), home / "mask.nii.gz", dtype="u1")
+    save_scan(scan.with_data(scan.data > 200), home / "mask.nii.gz", dtype="u1")
     save_scan(srlib.degrade(scan, "gaussian_x2"), home / "lr.nii.gz")
     save_scan(scan.with_data(scan.data * 0.9), home / "sr.nii.gz")
     for name in ("results", "notebooks"):
         (home / name).symlink_to(ROOT / name)
     train, val = (srlib.read_manifest(home / "csv" / "mine.csv", part) for part in ("train", "val"))
-    for name, tables in (
-        ("mdcsrn_res", {}),
-        ("synthsr_laplace", {"classes": home / "classes.csv"}),
+    few = "training.max_steps=2"
+    for name, profile, tables in (
+        ("mdcsrn_res", "quick", {}),
+        ("synthsr_laplace", "smoke", {"classes": home / "classes.csv"}),
     ):
-        run = home / "trained" / "smoke" / "checkpoints" / f"{name}-smoke-s0-mine"
-        chosen = srlib.systems.get(name, "smoke", "width=4" if name == "synthsr_laplace" else "")
-        srlib.train(chosen.changed(start=""), train, val, run, progress=False, **tables)
+        size = 16 if name == "mdcsrn_res" else 32
+        run = home / "trained" / profile / "checkpoints" / f"{name}-{profile}-s0-mine"
+        chosen = srlib.systems.get(name, profile, few).changed(start="", patch_size=size)
+        srlib.train(chosen, train, val, run, progress=False, **tables)
     return home
-
-
-def labels_of(scan):
-    return scan.data > 200
 
 
 @pytest.mark.parametrize(("title", "code"), TASKS, ids=[title for title, _ in TASKS])

@@ -133,7 +133,7 @@ def test_the_chain_on_a_users_own_scans_twice(cohort, tmp_path):
         "recnn_x2", "recnn_x2x3", "srgan3d_x2", "srgan3d_res_subpixel", "srgan3d_res_subpixel_nn",
         "srgan3d_res_nn_resize", "srgan3d_res_x4", "srgan3d_res_gan", "sparse_fbp", "srresnet_us", "srgan_us",
         "srresnet_us_res", "srgan_us_res", "srresnet_ct", "srgan_ct", "srresnet_ct_res", "srgan_ct_res",
-        "synthsr_thick", "synthsr_laplace", "synthsr_dice", "synthsr_gan", "robust",
+        "synthsr_thick", "synthsr_laplace", "synthsr_dice", "synthsr_gan", "robust", "robust_told",
     }  # fmt: skip
     assert set(table["region"]) - {"crop", "crop_printed", "centre", "printed", "middle"} == {
         "volume"

@@ -58,8 +58,8 @@ def explained(place: StrPath, what: str, advice: str = "copy it again") -> Itera
 def choose(table: Mapping[str, T], name: str, what: str) -> T:
     """The entry ``name`` of a table; InputError names the nearest and lists all. ``what``: kind."""
     if name not in table:
-        near = "".join(f"did you mean {n!r}? " for n in get_close_matches(str(name), table, 1))
-        raise InputError(f"unknown {what} {name!r}; {near}expected one of {', '.join(table)}")
+        near = "".join(f"; did you mean {n!r}?" for n in get_close_matches(str(name), table, 1))
+        raise InputError(f"unknown {what} {name!r}; expected one of {', '.join(table)}{near}")
     return table[name]
 
 

@@ -28,6 +28,7 @@ class Degradation(Part, ABC):
     factor: object
     align = "center"  # how the coarse grid lies in the fine one, see ``stepped_grid``
     order_up = 3  # of the spline that brings its scans on the fine grid
+    kernel = ""  # in the words of ``--kernel``, where it has one
     baseline = "zero_filled"  # name of the degraded scan itself, where it stays on the fine grid
 
     def _per_axis(self, name: str, least: float = 1, kind: type = float) -> None:
@@ -95,6 +96,8 @@ class KSpaceTruncation(_OnFineGrid):
     F = 2 f / (f - 1). ``stored_12bit`` then divides by the maximum and rounds to 0..4095, as that
     script does before it stores the image; InputError for negative values.
     """
+
+    kernel = "kspace"
 
     factor: tuple[float, float, float]
     stored_12bit: bool = False
@@ -168,6 +171,11 @@ class GaussianDownsample(Degradation):
         self._per_axis("sigma", least=0)
         super().__post_init__()
 
+    @property
+    def kernel(self) -> str:
+        """In the words of ``--kernel``, which has one width for all axes."""
+        return f"gaussian:{max(self.sigma):g}"
+
     def usable(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Shape of the part of a scan, from voxel 0 on, that is degraded: all unless ``whole``."""
         if not self.whole:
@@ -193,6 +201,8 @@ class BlockAverage(Degradation):
     The slice profile is a box. The last block of an axis that the factor does not divide repeats
     the scan's last voxel. Ours; average pooling is the degradation of much of the literature.
     """
+
+    kernel = "box"
 
     factor: tuple[int, int, int]
 

@@ -1,5 +1,5 @@
 from .quality import consistency, evaluate, measure, statistics
-from .results import measured, read_metrics, record_metrics, summary
+from .results import measured, paired, read_metrics, record_metrics, summary
 from .runs import train_all
 
 __all__ = [
@@ -7,6 +7,7 @@ __all__ = [
     "evaluate",
     "measure",
     "measured",
+    "paired",
     "read_metrics",
     "record_metrics",
     "statistics",

@@ -48,7 +48,7 @@ class AnyFactor(SameGrid):
         The network never sees wild voxels (``intensity.usual_range``) of ``lr``. What they add to
         the interpolated scan is added to the result.
         """
-        calm = without_wild(scan, lr)
+        calm, calm_lr = without_wild(scan, lr)
         scaling = fit_scaling(calm.data, setup.pairs.intensity)
         given = network_input(calm, None, setup.pairs.intensity)
         facts = describe_degradation(given[0], factor or setup.pairs.degradation().coarser)
@@ -60,16 +60,18 @@ class AnyFactor(SameGrid):
         if setup.request.flip:
             made += setup.run(given[:, ::-1, ::-1, ::-1])[::-1, ::-1, ::-1]
             made /= 2
-        made = scaling.invert(made)
-        return scan.with_data(made if calm is scan else made + (scan.data - calm.data))
+        image = self.consistent(scan.with_data(scaling.invert(made)), calm, calm_lr, setup, factor)
+        return image if calm is scan else scan.with_data(image.data + (scan.data - calm.data))
 
     def kernel(self, scan: Volume, setup: Setup, coarser: Factor, same_grid: bool) -> Kernel | None:
         """What the scan's voxels measured, told or estimated; zero-filled ones the middle of
         k-space.
         """
-        if setup.request.kernel or not same_grid:
-            return super().kernel(scan, setup, coarser, same_grid) or estimated(scan.data, coarser)
-        return Kernel(coarser, sure=False) if max(coarser) > 1 else None
+        if given := super().kernel(scan, setup, coarser, same_grid):
+            return given
+        if same_grid:
+            return Kernel(coarser, sure=False) if max(coarser) > 1 else None
+        return estimated(scan.data, coarser)
 
     def content_warnings(self, scan: Volume, setup: Setup, plan: Plan) -> list[str]:
         """Factors beyond the training, few slices, smooth content."""
@@ -83,11 +85,11 @@ class AnyFactor(SameGrid):
         return found + content(scan, plan.finer, setup.request.zero_filled or (1, 1, 1))
 
 
-def without_wild(on_grid: Volume, lr: Volume) -> Volume:
-    """A scan on the output grid, with medians in place of wild voxels and their neighbours.
+def without_wild(on_grid: Volume, lr: Volume) -> tuple[Volume, Volume]:
+    """A scan on the output grid and before, with medians for wild voxels and their neighbours.
 
     Wild voxels (``usual_range``) are those of ``lr``, the scan before it was interpolated. Without
-    any, the result is ``on_grid`` itself.
+    any, the results are ``on_grid`` and ``lr`` themselves.
     """
     data = lr.data
     for _ in range(4):  # without the wildest, others of a hot slice are found wild
@@ -97,7 +99,7 @@ def without_wild(on_grid: Volume, lr: Volume) -> Volume:
         near = ndimage.maximum_filter(held != data, 3)  # the dark end of a hot line is as wrong
         data = np.where(near, ndimage.median_filter(held, 3), data)
     if data is lr.data:
-        return on_grid
+        return on_grid, lr
     calm = lr.with_data(data)
     same = lr.shape == on_grid.shape and np.allclose(lr.affine, on_grid.affine)
-    return calm if same else resample(calm, on_grid.shape, on_grid.affine)
+    return calm if same else resample(calm, on_grid.shape, on_grid.affine), calm

@@ -59,7 +59,6 @@ class Plan:
     finer: Factor  # how much finer the output's grid is, per axis of the scan
     coarser: Factor  # how much coarser than that grid the scan resolves
     made: str  # in words
-    kernel: Kernel | None = None  # that the result is made consistent with
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +142,7 @@ class SameGrid(Part):
         coarser = tuple(f * z for f, z in zip(finer, filled, strict=True))
         kernel = self.kernel(self.seen(scan, setup), setup, coarser, np.allclose(finer, 1))
         words = "x" + " ".join(f"{f:.4g}" for f in finer) + (f", kernel {kernel}" if kernel else "")
-        return Plan(finer, coarser, words, kernel)
+        return Plan(finer, coarser, words)
 
     def kernel(self, scan: Volume, setup: Setup, coarser: Factor, same_grid: bool) -> Kernel | None:
         """What the scan's voxels measured, where it is told; ``same_grid`` is that of the output."""
@@ -170,15 +169,11 @@ class SameGrid(Part):
         grid = fine_grid(scan, plan.finer, align=setup.request.align)
         order = setup.pairs.degradation().order_up
         on_grid = scan if same else resample(scan, *grid, order=order)
-        made = self.on_grid(on_grid, setup, plan.coarser, scan)
-        return Prediction(consistent(made, on_grid, scan, plan.kernel) if plan.kernel else made)
+        return Prediction(self.on_grid(on_grid, setup, plan.coarser, scan))
 
     def on_pair(self, pair: Pair, setup: Setup) -> Volume:
         """The network's result for a degraded scan, on the grid of the truth."""
-        made = self.on_grid(pair.on_grid, setup, pair.factor, pair.lr)
-        coarser = pair.factor or setup.pairs.degradation().coarser
-        kernel = self.kernel(pair.lr, setup, coarser, pair.lr is pair.on_grid)
-        return consistent(made, pair.on_grid, pair.lr, kernel) if kernel else made
+        return self.on_grid(pair.on_grid, setup, pair.factor, pair.lr)
 
     def on_grid(self, scan: Volume, setup: Setup, factor: Factor | None, lr: Volume) -> Volume:
         """The network's result for a scan on the output grid, in the scan's own units.
@@ -190,7 +185,16 @@ class SameGrid(Part):
         scaling = self.scaling(scan, lr, setup.pairs.intensity)
         given = network_input(scan, reference, setup.pairs.intensity)
         given[0] = scaling.apply(scan.data)
-        return scan.with_data(scaling.invert(setup.run(given)))
+        made = scan.with_data(scaling.invert(setup.run(given)))
+        return self.consistent(made, scan, lr, setup, factor)
+
+    def consistent(
+        self, made: Volume, on_grid: Volume, lr: Volume, setup: Setup, factor: Factor | None
+    ) -> Volume:
+        """The result made consistent with the scan where its kernel is known."""
+        same_grid = lr.shape == on_grid.shape
+        kernel = self.kernel(lr, setup, factor or setup.pairs.degradation().coarser, same_grid)
+        return consistent(made, on_grid, lr, kernel) if kernel else made
 
     def scaling(self, scan: Volume, lr: Volume, rule: str) -> Scaling:
         """The scaling of the network's input; ``lr`` is the scan before it was interpolated."""

@@ -80,26 +80,31 @@ class Model:
 
     def predict(
         self,
-        scan: Volume,
+        scan: Volume | StrPath,
         request: Request | None = None,
         *,
         plan: Plan | None = None,
         **options: Any,
     ) -> Prediction:
-        """The network's result for a scan, with warnings.
+        """The network's result for a scan, perhaps a file, with warnings.
 
         ``plan``: that of ``plan``, where it is known. Options: ``reference`` (the scan of another
         contrast, where the model takes one), ``max_memory_gb``, ``progress``. Raises InputError as
         ``prediction.SameGrid.predict``.
         """
+        scan = scan if isinstance(scan, Volume) else load_scan(scan)
         return self.prediction.predict(scan, self._setup(request, **options), plan)
 
-    def predict_pair(self, pair: Pair, *, max_memory_gb: float | None = None) -> Volume:
+    def predict_pair(
+        self, pair: Pair, *, kernel: str | None = None, max_memory_gb: float | None = None
+    ) -> Volume:
         """The network's result for a degraded scan, on the grid of the truth, in the scan's units.
 
-        Raises InputError for a missing or unwanted reference and too little memory.
+        ``kernel``: as in ``Request``. Raises InputError for a missing or unwanted reference and too
+        little memory.
         """
-        setup = self._setup(reference=pair.reference, max_memory_gb=max_memory_gb)
+        request = Request(kernel=kernel)
+        setup = self._setup(request, reference=pair.reference, max_memory_gb=max_memory_gb)
         setup.check_reference()
         return self.prediction.on_pair(pair, setup)
 
@@ -248,7 +253,6 @@ def super_resolve(
     constant scan and for what the model does not take.
     """
     name = "" if isinstance(scan, Volume) else f"{scan}: "
-    scan = scan if isinstance(scan, Volume) else load_scan(scan)
     request = Request(factor, spacing_mm, zero_filled, align, ct, flip, kernel)
     options = {"reference": reference, "max_memory_gb": max_memory_gb, "progress": progress}
     made = as_model(model).predict(scan, request, **options)

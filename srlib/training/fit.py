@@ -94,7 +94,8 @@ def fit(
     share = size // machine.processes
     cuda = fabric.device.type == "cuda"
     torch.backends.cudnn.benchmark |= cuda  # all patches are of one size
-    source = ahead(batches(stream(step * size), size, share * fabric.global_rank, share, cuda))
+    patches = iter(stream(step * size))  # here, since its processes are not to start in a thread
+    source = ahead(batches(patches, size, share * fabric.global_rank, share, cuda))
     save_every = checkpoint_every or min(1000, -(-last // 5))
     row_every = -(-last // ROWS)
     first = fabric.global_rank == 0

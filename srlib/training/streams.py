@@ -2,7 +2,7 @@
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -119,13 +119,12 @@ def _served(made, pools):
 
 
 def batches(
-    patches: Iterable, size: int, first: int, share: int, pinned: bool
+    patches: Iterator, size: int, first: int, share: int, pinned: bool
 ) -> Iterator[list[torch.Tensor]]:
     """Yield, of each batch of ``size``, the ``share`` from ``first`` on: one tensor per side.
 
     A GPU copies ``pinned`` ones while it computes.
     """
-    patches = iter(patches)
     while True:
         batch = list(itertools.islice(patches, size))[first : first + share]
         sides = [torch.from_numpy(np.stack(arrays)) for arrays in zip(*batch, strict=True)]

@@ -214,7 +214,6 @@ def test_evaluation_writes_volumes_and_statistics(cohort, trained, tmp_path):
     for words in (
         ["evaluate", trained],
         ["evaluate", "--weights", trained],
-        ["evaluate", cohort, cohort, "--out", out],
     ):
         done = CliRunner().invoke(main, [str(w) for w in words])
         assert done.exit_code == 1 and "expected two scans" in done.stderr
