@@ -191,9 +191,8 @@ class SameGrid(Part):
     def consistent(
         self, made: Volume, on_grid: Volume, lr: Volume, setup: Setup, factor: Factor | None
     ) -> Volume:
-        """The result made consistent with the scan where its kernel is known."""
-        same_grid = lr.shape == on_grid.shape
-        kernel = self.kernel(lr, setup, factor or setup.pairs.degradation().coarser, same_grid)
+        """The result made consistent with the scan where its kernel and ``factor`` are known."""
+        kernel = factor and self.kernel(lr, setup, factor, lr.shape == on_grid.shape)
         return consistent(made, on_grid, lr, kernel) if kernel else made
 
     def scaling(self, scan: Volume, lr: Volume, rule: str) -> Scaling:
