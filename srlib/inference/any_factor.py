@@ -9,8 +9,8 @@ from scipy import ndimage
 
 from srlib.core.parts import Number
 from srlib.data.pairs import ObservationModel, network_input
+from srlib.degradations.kernels import Kernel, estimated
 from srlib.inference.checks import content
-from srlib.inference.consistency import Kernel, estimated
 from srlib.inference.prediction import Factor, Plan, SameGrid, Setup
 from srlib.models.conditioning import describe_degradation
 from srlib.models.robust import Conditioned
@@ -70,7 +70,7 @@ class AnyFactor(SameGrid):
         if given := super().kernel(scan, setup, coarser, same_grid):
             return given
         if same_grid:
-            return Kernel(coarser, sure=False) if max(coarser) > 1 else None
+            return Kernel(coarser, told=False) if max(coarser) > 1 else None
         return estimated(scan.data, coarser)
 
     def content_warnings(self, scan: Volume, setup: Setup, plan: Plan) -> list[str]:

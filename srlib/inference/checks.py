@@ -55,8 +55,8 @@ def content(
         smoothest = max(smoothest, smooth)
     if smoothest > SMOOTH:
         found.append(
-            "the scan is smooth over its own voxels: if its content is smooth (PET, perfusion or "
-            "field maps), it is sharpened too much; compare with interpolation"
+            "the scan is smooth over its own voxels: its content may be so (PET, perfusion or field "
+            "maps) or its kernel wide, so little is sharpened; --kernel says what a voxel measured"
         )
     return found
 

@@ -9,9 +9,10 @@ import numpy as np
 from srlib.core.parts import Part
 from srlib.core.paths import InputError
 from srlib.data.pairs import ObservationModel, Pair, bring, network_input
+from srlib.degradations.kernels import Factor, Kernel, told
 from srlib.degradations.resolution import Degradation
 from srlib.inference.checks import findings, header
-from srlib.inference.consistency import Factor, Kernel, consistent, told
+from srlib.inference.consistency import consistent
 from srlib.inference.tiles import Callee, run_tiled
 from srlib.scans.intensity import HU_WINDOW, Scaling, fit_scaling, wild
 from srlib.scans.volume import Volume, fine_grid, resample, to_window

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.random import Generator
 from scipy import ndimage
 
-from srlib.core.parts import Number, Part
+from srlib.core.parts import Number, Part, Share
+from srlib.degradations.kernels import Factor, Kernel, told
 from srlib.degradations.resolution import BlockAverage, GaussianDownsample, KSpaceTruncation, rician
 from srlib.scans.volume import Volume
 from srlib.synthesis.priors import Prior
@@ -33,6 +34,7 @@ class Mixture(Part):
     thick: Number = 6.0  # greatest factor of a single axis
     # of a Gaussian kernel, per factor; the logarithm is uniform
     sigma: tuple[Number, Number] = (0.2, 1.05)
+    alike: Share = 0.0  # share of Gaussians whose widths are in proportion to the factors
     # Rician, as a share of the brightest voxel; the logarithm is uniform
     noise: tuple[Number, Number] = (0.002, 0.03)
     noisy: Number = 0.4  # share of scans with noise
@@ -70,29 +72,35 @@ def synthesize(
     return Volume(ndimage.gaussian_filter(data, rng.uniform(0, mixture.soft)), np.eye(4))
 
 
-def degrade(
-    rng: Generator, hr: Volume, mixture: Mixture
-) -> tuple[Volume, tuple[float, float, float]]:
-    """A scan with a random degradation, on its own grid, and the factor per axis."""
-    kernel = mixture.kernels[rng.integers(len(mixture.kernels))]
-    factor = _factor(rng, mixture, whole=kernel == "box")
+def degrade(rng: Generator, hr: Volume, mixture: Mixture) -> tuple[Volume, Volume, Kernel]:
+    """A scan with a random degradation, the same on the scan's own grid, and its kernel."""
+    kind = mixture.kernels[rng.integers(len(mixture.kernels))]
+    factor = _factor(rng, mixture, whole=kind == "box")
     noise = np.exp(rng.uniform(*np.log(mixture.noise))) if rng.random() < mixture.noisy else 0.0
-
-    def noisy(scan: Volume) -> Volume:
-        return rician(scan, noise, rng, signed=False) if noise else scan
-
-    if kernel == "kspace":  # noise comes first: it is measured in k-space, and zeroed with it
-        return KSpaceTruncation(factor)(noisy(hr)), factor
-    if kernel == "box":
-        degradation = BlockAverage(factor)
+    if kind == "kspace":  # noise comes first: it is measured in k-space, and zeroed with it
+        lr = KSpaceTruncation(factor)(rician(hr, noise, rng))
+        return lr, lr, Kernel(factor)
+    if kind == "box":
+        kernel, degradation = told("box", factor), BlockAverage(factor)
+    elif kind == "gaussian":
+        sigma = _widths(rng, mixture, factor)
+        kernel, degradation = Kernel(factor, sigma), GaussianDownsample(factor, sigma)
     else:
-        sigma = tuple(f * np.exp(rng.uniform(*np.log(mixture.sigma))) for f in factor)
-        degradation = GaussianDownsample(factor, 0.0 if kernel == "sinc" else sigma)
-    lr = degradation(KSpaceTruncation(factor)(hr) if kernel == "sinc" else hr)
-    return degradation.to_grid(noisy(lr), hr.shape), factor
+        kernel, degradation = Kernel(factor), GaussianDownsample(factor, 0.0)
+        hr = KSpaceTruncation(factor)(hr)
+    lr = rician(degradation(hr), noise, rng)
+    return lr, degradation.to_grid(lr, hr.shape), kernel
 
 
-def _factor(rng: Generator, mixture: Mixture, whole: bool) -> tuple[float, float, float]:
+def _widths(rng: Generator, mixture: Mixture, factor: Factor) -> Factor:
+    """Sigma of a Gaussian per axis."""
+    widths = np.exp(rng.uniform(*np.log(mixture.sigma), 3))
+    if mixture.alike and rng.random() < mixture.alike:
+        widths[:] = widths[0]
+    return tuple(np.where(np.greater(factor, 1), factor * widths, 0.0).tolist())
+
+
+def _factor(rng: Generator, mixture: Mixture, whole: bool) -> Factor:
     """One, two or all axes are coarser; of factors along more than one axis, half are 2."""
     axes = rng.permutation(3)[: rng.choice((1, 2, 3), p=(0.3, 0.2, 0.5))]
     value = rng.uniform(1.5, mixture.thick if len(axes) == 1 else mixture.isotropic)

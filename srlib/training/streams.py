@@ -17,7 +17,7 @@ from srlib.core.processes import cores, end_with_parent
 
 POOL = 4  # subjects whose patches are mixed
 KEPT = 2 * POOL  # subjects, at most, of a training that reads each of them once
-WORKERS = 8  # processes, at most
+WORKERS = 16  # processes, at most
 AHEAD = POOL  # batches that wait for the network, and subjects of the next pool
 Show = Callable[[Mapping[str, float], Module], None]  # of a row of history.csv and the generator
 Patch = tuple[np.ndarray, np.ndarray]  # input (C, x, y, z), truth (1 or 2, x, y, z)

@@ -196,8 +196,8 @@ class RandomDegradations(_LabelMaps):
         size, count = per_axis(self.patch_size), round(self.samples ** (1 / 3))
         shape = [count * n + 2 * MARGIN for n in size]
         hr = synthesize(rng, label_map, self.generation, self.mixture, priors, shape)
-        on_grid, factor = degrade(rng, hr, self.mixture)
-        description = describe_degradation(on_grid.data, factor).reshape(3, -1)
+        _, on_grid, kernel = degrade(rng, hr, self.mixture)
+        description = describe_degradation(on_grid.data, kernel.coarser).reshape(3, -1)
         measured = description[:, 1:]
         measured += rng.normal(0, self.mixture.jitter, measured.shape)
         maps = np.broadcast_to(description.reshape(-1, 1, 1, 1), (description.size, *size))

@@ -141,10 +141,11 @@ def test_what_is_drawn_covers_the_mixture(balls):
     )
     assert hr.shape == (32, 32, 32) and 0 <= hr.data.min() < hr.data.max() < 2
     for _ in range(60):
-        lr, factor = mixture.degrade(rng, hr, SMOKE.examples.mixture)
-        assert lr.shape == hr.shape and np.isfinite(lr.data).all()
-        assert 12 < psnr(hr.data, lr.data, float(np.ptp(hr.data))) < 80
-        factors.append(factor)
+        lr, on_grid, kernel = mixture.degrade(rng, hr, SMOKE.examples.mixture)
+        assert on_grid.shape == hr.shape and np.isfinite(on_grid.data).all()
+        assert lr is on_grid or np.allclose(np.divide(hr.shape, lr.shape), kernel.coarser, atol=0.4)
+        assert 12 < psnr(hr.data, on_grid.data, float(np.ptp(hr.data))) < 80
+        factors.append(kernel.coarser)
     coarse = np.sum(np.array(factors) > 1, axis=1)
     assert {1, 2, 3} == set(coarse)
     assert {(2.0, 2.0, 2.0)} <= set(factors) and max(map(max, factors)) > 4
