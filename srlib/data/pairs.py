@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from srlib.core.parts import Count
 from srlib.core.paths import InputError, ScanWarning
 from srlib.data.manifest import Subject, load_contrast
 from srlib.degradations.resolution import Degradation
@@ -54,25 +55,32 @@ class Pair:
         return network_input(self.seen, self.reference, self.intensity)
 
 
-@dataclass(frozen=True)
-class ObservationModel:
-    """How pairs are made of subjects: the task, and the columns of the manifest that are read.
+@dataclass(frozen=True, kw_only=True)
+class Scans:
+    """Which columns of the manifest are read, and what becomes of their scans."""
 
-    ``task`` is a name or a degradation. ``settings`` of tasks by name go before those of TASKS. ``coarse``: the network's input is on
-    the low-resolution grid.
+    contrast: str = "t1"  # column
+    reference: str = ""  # column of a second contrast, the network's second input channel
+    truth: str = ""  # column of the true scan where it is another contrast
+    reference_task: str = ""  # degrades the second contrast, too; it stays on its coarse grid
+    intensity: str = "minmax"  # rule of intensity.fit_scaling
+    fitted_on: str = "input"  # what the rule is fitted on in training, one of FITTED_ON
+    # voxels that each scan is cut or padded to, about its middle
+    frame: tuple[Count, Count, Count] | None = None
+    given: bool = False  # the column lr, where filled, is the low-resolution scan
+
+
+@dataclass(frozen=True)
+class ObservationModel(Scans):
+    """How pairs are made of subjects.
+
+    ``task`` is a name or a degradation. ``settings`` of tasks by name go before those of TASKS.
+    ``coarse``: the network's input is on the low-resolution grid.
     """
 
     task: Task
     settings: Mapping[str, Settings] = field(default_factory=dict)
-    contrast: str = "t1"
-    reference: str = ""  # column of a second contrast, the network's second input channel
-    intensity: str = "minmax"  # rule of intensity.fit_scaling, fitted on the network's input
-    frame: tuple[int, int, int] | None = None  # voxels that scans are cut or padded to, centred
-    given: bool = False  # the column lr, where filled, is the low-resolution scan
     coarse: bool = False
-    fitted_on: str = "input"  # one of FITTED_ON
-    truth: str = ""  # column of the true scan where it is another contrast
-    reference_task: str = ""  # degrades the second contrast, too; it stays on its coarse grid
 
     @property
     def target(self) -> str:

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from srlib.core.parts import Count, Part, as_tuples
+from srlib.core.parts import Part, as_tuples
 from srlib.core.paths import InputError, choose
-from srlib.data.pairs import FITTED_ON, ObservationModel
+from srlib.data.pairs import FITTED_ON, ObservationModel, Scans
 from srlib.degradations.tasks import TASKS, Settings
 from srlib.inference.prediction import SameGrid
 from srlib.models.network import Network
@@ -24,7 +24,7 @@ STATED = ("initialisation", "batch_norm")  # choices inside a model; their sourc
 
 
 @dataclass(frozen=True)
-class Experiment(Part):
+class Experiment(Part, Scans):
     """A published system on a task, the source of each number and the deviations from the paper.
 
     Its name, task and scans stand here, all else in its parts. Different parts have no fields of
@@ -42,15 +42,6 @@ class Experiment(Part):
     prediction: SameGrid  # or a subclass
     game: Supervised = field(default_factory=Supervised)
     paper: str = field(default="", compare=False)
-    contrast: str = "t1"  # manifest column
-    reference: str = ""  # manifest column of a second contrast, the network's second input channel
-    truth: str = ""  # manifest column of the true scan where it is another contrast
-    reference_task: str = ""  # key of TASKS that degrades the second contrast, too
-    intensity: str = "minmax"  # rule of intensity.fit_scaling
-    fitted_on: str = "input"  # what the rule is fitted on in training, see pairs.FITTED_ON
-    # voxels that each scan is cut or padded to, about its middle
-    frame: tuple[Count, Count, Count] | None = None
-    given: bool = False  # the manifest's lr column, where filled, is the low-resolution scan
     start: str = ""  # experiment whose trained weights the generator starts from
     start_critic: str = ""  # experiment whose trained critic the critic starts from
     segmenter: str = ""  # experiment whose trained network judges the output by its Dice
@@ -70,19 +61,8 @@ class Experiment(Part):
     @functools.cached_property
     def pairs(self) -> ObservationModel:
         """How degraded pairs are made for it."""
-        return ObservationModel(
-            self.task,
-            self.task_settings,
-            self.contrast,
-            self.reference,
-            self.intensity,
-            self.frame,
-            self.given,
-            self.prediction.coarse,
-            self.fitted_on,
-            self.truth,
-            self.reference_task,
-        )
+        scans = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(Scans)}
+        return ObservationModel(self.task, self.task_settings, self.prediction.coarse, **scans)
 
     def number(self, name: str) -> Any:
         """The value of a field, its own or of a part, or of a setting of the model.

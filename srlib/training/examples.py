@@ -32,11 +32,12 @@ class Examples(Part):
     needs: ClassVar[tuple[str, ...]] = ()  # columns, where those of the pairs are not read
     n_val: ClassVar[int | None] = None  # validation subjects, at most
     mixed: ClassVar = True  # patches of several subjects are shuffled together
+    more_tasks: ClassVar[tuple[str, ...]] = ()  # mixed into the training
     n_train: Count  # training subjects, at most
 
     def tasks(self, task: str) -> tuple[str, ...]:
         """The tasks that a network is trained for when it is measured on ``task``."""
-        return (task,)
+        return (task, *self.more_tasks)
 
     def columns(self, pairs: ObservationModel, subject: Subject) -> tuple[str, ...]:
         """The columns of the manifest that are read of a subject."""
@@ -72,10 +73,6 @@ class ScanPatches(Examples):
     min_foreground: Share = 0.0  # least share of non-background voxels of a random patch
     per_patch: bool = False  # cut the truth first, then degrade and scale each patch by itself
     mixed: bool = True  # patches of several scans are shuffled; else scan by scan, in their order
-
-    def tasks(self, task: str) -> tuple[str, ...]:
-        """The tasks that a network is trained for."""
-        return (task, *self.more_tasks)
 
     def read_tables(
         self, classes: StrPath | None, priors: StrPath | None, *, alone: bool = True

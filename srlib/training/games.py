@@ -184,9 +184,12 @@ def _detached(terms: Losses) -> Losses:
 class Supervised(Part):
     """One network, and a loss between its output and the truth; the base of all games."""
 
+    make_critic: ClassVar[Any] = None  # builds the critic from the generator's width and a size
+
     def critic(self, width: int, patch_size: Size, seed: int = 0) -> nn.Module | None:
-        """None: there is no critic."""
-        return None
+        """The critic of patches, weights drawn from the seed; None where the game has none."""
+        make = self.make_critic
+        return make and seeded(lambda: make(width, patch_size), seed, "the critic")
 
     def who_moves(self, step: int) -> str:
         """The network that a step updates, or ``both``; steps count from 0."""
@@ -223,10 +226,9 @@ class Wasserstein(Supervised):
     critic_std: Number | None = None  # of the critic's first weights; None: PyTorch's own start
     generator_mode: str = "eval"  # while the critic moves; in "train" batch-norm statistics move
 
-    def critic(self, width: int, patch_size: Size, seed: int = 0) -> nn.Module:
+    def make_critic(self, width: int, patch_size: Size) -> nn.Module:
         """The critic, four times as wide as the generator, as in the paper (64 to 16)."""
-        settings = (4 * width, patch_size, self.slope, self.critic_std)
-        return seeded(lambda: Critic(*settings), seed, "the critic")
+        return Critic(4 * width, patch_size, self.slope, self.critic_std)
 
     def who_moves(self, step: int) -> str:
         """The network that a step updates, ``critic`` or ``generator``; steps count from 0."""
@@ -276,10 +278,9 @@ class Wasserstein(Supervised):
 class FineTuning(Wasserstein):
     """SynthSR's game: Wasserstein's, with a critic of its own (BBillot/SynthSR)."""
 
-    def critic(self, width: int, patch_size: Size, seed: int = 0) -> nn.Module:
+    def make_critic(self, width: int, patch_size: Size) -> nn.Module:
         """The critic, 32 filters to a generator's 24, as in the code."""
-        settings = (round(width * 4 / 3), patch_size, self.slope)
-        return seeded(lambda: PlainCritic(*settings), seed, "the critic")
+        return PlainCritic(round(width * 4 / 3), patch_size, self.slope)
 
 
 class _BothMove(Supervised):
@@ -298,7 +299,7 @@ class _BothMove(Supervised):
 
     def critic(self, width: int, patch_size: Size, seed: int = 0) -> nn.Module:
         """The discriminator, as wide as the generator, as in both papers."""
-        critic = seeded(lambda: self.make_critic(width, patch_size), seed, "the discriminator")
+        critic = super().critic(width, patch_size, seed)
         return critic.to(memory_format=layout(critic))
 
     def step(self, players: Players, index: int, lr: Tensor, hr: Tensor) -> Losses:
