@@ -14,25 +14,26 @@ LADDER = ((1, True), (2, False), (2, True), (4, False), (4, True), (8, False), (
 class Judge(nn.Module):
     """SRGAN's discriminator (Ledig et al., CVPR 2017, Fig. 4), the base of all critics here.
 
-    It maps patches to scores (B,). ``conv`` is the class of its convolutions; ``norm`` makes a
-    normalisation of (maps, size). Patches have the ``size`` (voxels per axis), unless a ``pool``
-    averages the features over the patch. An axis of at most ``least`` voxels is not halved.
+    It maps patches to scores (B,). ``norm`` makes a normalisation of (maps, size). Patches have the
+    ``size`` (voxels per axis), unless a ``pool`` averages the features over the patch. An axis of
+    at most ``least`` voxels is not halved. The score has ``hidden`` times the width of inner units.
     """
 
     def __init__(
         self,
-        conv: type[nn.Module],
         norm: Callable[[int, tuple[int, ...]], nn.Module],
         *,
         width: int,
         size: Sequence[int],
         slope: float,
-        hidden: int,
+        hidden: int = 16,
         pool: nn.Module | None = None,
         least: int = 0,
         bias: bool = True,
     ) -> None:
         super().__init__()
+        conv = nn.Conv2d if len(size) == 2 else nn.Conv3d
+        hidden *= width
         layers: list[nn.Module] = [conv(1, width, 3, padding=1), nn.LeakyReLU(slope, inplace=True)]
         channels = width
         for widths, halve in LADDER:

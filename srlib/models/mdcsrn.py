@@ -100,12 +100,10 @@ class Critic(Judge):
         std: float | None = None,
     ) -> None:
         super().__init__(
-            nn.Conv3d,
             lambda maps, size: nn.LayerNorm([maps, *size]),
             width=width,
             size=[patch_size] * 3,
             slope=slope,
-            hidden=16 * width,
             pool=nn.AdaptiveAvgPool3d(1),
         )
         for name, parameter in self.named_parameters():

@@ -129,12 +129,11 @@ class Discriminator3D(Judge):
         self, width: int = 32, patch_size: int | Sequence[int] = (128, 128, 92), slope: float = 0.3
     ) -> None:
         super().__init__(
-            nn.Conv3d,
             lambda maps, size: nn.BatchNorm3d(maps, track_running_stats=False),
             width=width,
             size=per_axis(patch_size),
             slope=slope,
-            hidden=32 * width,
+            hidden=32,
             least=2,
             bias=False,
         )

@@ -160,12 +160,10 @@ class Discriminator2D(Judge):
         keras_start: bool = False,
     ) -> None:
         super().__init__(
-            nn.Conv2d,
             lambda maps, size: nn.BatchNorm2d(maps, eps=epsilon, momentum=momentum),
             width=width,
             size=shape or (1, 1),
             slope=0.2,
-            hidden=16 * width,
             pool=None if shape else nn.AdaptiveAvgPool2d(1),
         )
         if keras_start:

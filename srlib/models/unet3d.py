@@ -93,12 +93,10 @@ class PlainCritic(Judge):
 
     def __init__(self, width: int = 32, patch_size: int = 128, slope: float = 0.2) -> None:
         super().__init__(
-            nn.Conv3d,
             lambda maps, size: nn.Identity(),
             width=width,
             size=[patch_size] * 3,
             slope=slope,
-            hidden=16 * width,
         )
         glorot(self)
 
