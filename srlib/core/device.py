@@ -63,7 +63,7 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
-def fabric_devices(device: torch.device, processes: int = 1) -> int | list[int]:
+def fabric_devices(device: torch.device, processes: int) -> int | list[int]:
     """The ``devices`` of Lightning Fabric: the index of one GPU, or the number of processes.
 
     Raises InputError when there are fewer devices than processes.

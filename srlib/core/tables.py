@@ -134,7 +134,7 @@ def write_table(
     return path
 
 
-def keep(path: StrPath, *, force: bool = False) -> None:
+def keep(path: StrPath, *, force: bool) -> None:
     """Raise InputError when ``path`` exists, unless ``force``: nothing is replaced unasked."""
     if os.path.lexists(path) and not force:
         raise InputError(f"{path} exists; --force replaces it, or choose another name")

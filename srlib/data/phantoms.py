@@ -10,7 +10,7 @@ AIR, CSF, GREY, WHITE, SOFT, BONE = -1000.0, 8.0, 38.0, 28.0, 45.0, 1000.0  # HU
 DYNAMIC_RANGE_DB = 60.0
 
 
-def ct_slice(rng: Generator, size: int = 512) -> np.ndarray:
+def ct_slice(rng: Generator, size: int) -> np.ndarray:
     """A simulated axial head CT in HU, float32 (size, size) with x first.
 
     It shows air, scalp, skull, brain, ventricles and lesions: ellipses and the distance to the

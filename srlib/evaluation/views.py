@@ -114,7 +114,7 @@ def pixels(
 
 
 def section(
-    volume: Volume, shape: tuple[int, int, int], affine: np.ndarray, order: int = 0
+    volume: Volume, shape: tuple[int, int, int], affine: np.ndarray, order: int
 ) -> np.ndarray:
     """A scan in a plane by spline interpolation, (V, U) as seen: the first axis to the right, the
     second one up.

@@ -130,7 +130,7 @@ class SRResNet2DRes(SliceNetwork):
 class ResidualBlock(nn.Module):
     """Convolution, BN, PReLU, convolution, BN, plus the input: (B, width, X, Y) to the same."""
 
-    def __init__(self, width: int, norm: Callable[[int], nn.Module] = nn.BatchNorm2d) -> None:
+    def __init__(self, width: int, norm: Callable[[int], nn.Module]) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             nn.Conv2d(width, width, 3, padding=1), norm(width), _prelu(width),

@@ -66,7 +66,7 @@ def per_axis(
 
 def grid_locations(
     shape: Sequence[int],
-    patch_size: int | Sequence[int] = 64,
+    patch_size: int | Sequence[int],
     *,
     stride: int | Sequence[int] | None = None,
     border: Sequence[int] | None = None,

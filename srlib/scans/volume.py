@@ -148,9 +148,7 @@ def fine_grid(volume: Volume, factor: Sequence[float], *, align: str = "center")
     return stepped_grid(volume, count, np.divide(1, factor), align)
 
 
-def stepped_grid(
-    volume: Volume, count: Sequence[float], step: np.ndarray, align: str = "center"
-) -> Grid:
+def stepped_grid(volume: Volume, count: Sequence[float], step: np.ndarray, align: str) -> Grid:
     """Grid of ``count`` voxels per axis, each as long as ``step`` voxels of the volume.
 
     ``center``, ``corners`` and ``first`` as in ``fine_grid``; by ``corners`` the step follows from

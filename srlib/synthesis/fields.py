@@ -69,7 +69,7 @@ def band_noise(rng: Generator, shape: Sequence[int], width: float) -> torch.Tens
     return fine / fine.std()
 
 
-def blur_matrix(n: int, sigma: float, reach: int | None = None) -> np.ndarray | None:
+def blur_matrix(n: int, sigma: float, reach: int | None) -> np.ndarray | None:
     """Gaussian blur of ``n`` voxels as a matrix (n, n); None where sigma is 0.
 
     The kernel is cut at 4 sigma; the edge is repeated. With a ``reach`` it is cut there, and the

@@ -53,7 +53,7 @@ class Axis:
         slices = first + step * np.arange(int(np.ceil(self.size / step)) + 1)
         return np.abs(np.arange(self.size)[:, None] - slices).min(1)
 
-    def shrink(self, cut: bool = False) -> np.ndarray | None:
+    def shrink(self, cut: bool) -> np.ndarray | None:
         """Matrix (size, n) that brings a crisp image on the output; None where the grids are one.
 
         It blurs by 0.75 of the spacings' ratio, then interpolates (code). ``cut``: with the code's

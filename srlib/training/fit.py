@@ -17,10 +17,9 @@ from srlib.core.device import choose_device, fabric_devices, keep_freed_memory, 
 from srlib.core.paths import InputError
 from srlib.training import checkpoints
 from srlib.training.games import Players, Supervised, Training
-from srlib.training.streams import Show, ahead, batches
+from srlib.training.streams import Check, Show, ahead, batches
 
 ROWS = 20  # of history.csv, at most: one per 5 % of the steps
-Check = Callable[[Mapping[str, nn.Module], torch.device], dict[str, float]]
 
 
 @dataclass(frozen=True)

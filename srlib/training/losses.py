@@ -220,7 +220,7 @@ def cross_entropy(scores: Tensor, labels: np.ndarray) -> Tensor:
     return functional.binary_cross_entropy_with_logits(scores, torch.from_numpy(labels).to(scores))
 
 
-def wished_labels(rng: Generator, n: int, rule: str = "per_step") -> np.ndarray:
+def wished_labels(rng: Generator, n: int, rule: str) -> np.ndarray:
     """Labels towards which a generator draws the scores of its ``n`` patches: those of real ones,
     never swapped.
     """

@@ -20,6 +20,7 @@ KEPT = 2 * POOL  # subjects, at most, of a training that reads each of them once
 WORKERS = 16  # processes, at most
 AHEAD = POOL  # batches that wait for the network, and subjects of the next pool
 Show = Callable[[Mapping[str, float], Module], None]  # of a row of history.csv and the generator
+Check = Callable[[Mapping[str, Module], torch.device], dict[str, float]]  # of networks: columns
 Patch = tuple[np.ndarray, np.ndarray]  # input (C, x, y, z), truth (1 or 2, x, y, z)
 # what is mixed: keys, from each of which patches are made, and of each patch the number of its key
 # and its own number there

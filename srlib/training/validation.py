@@ -1,7 +1,7 @@
 """Measure and show networks on fixed validation patches during training."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from srlib.models.weights import save_weights
 from srlib.scans.patches import PatchLocation, extract
 from srlib.scans.volume import Volume, crop_or_pad, save_scan
 from srlib.training.examples import ScanPatches, fullest
-from srlib.training.streams import Patch, Show
+from srlib.training.streams import Check, Patch, Show
 
 
 @contextmanager
@@ -34,9 +34,7 @@ def _evaluating(*networks: nn.Module) -> Iterator[None]:
             network.train(mode)
 
 
-def validation(
-    pairs: Sequence[Patch], loss: str
-) -> Callable[[Mapping[str, nn.Module], torch.device], dict[str, float]]:
+def validation(pairs: Sequence[Patch], loss: str) -> Check:
     """A function that measures networks on fixed (input, truth) pairs; nan when there are none.
 
     ``val_psnr``: PSNR of the image in dB (data range 1 in the network's units). For the loss
@@ -46,7 +44,7 @@ def validation(
     """
     measure, name = (_dice, "val_dice") if loss == "dice" else (_psnr, "val_psnr")
 
-    def check(networks: Mapping[str, nn.Module], device: torch.device) -> dict[str, float]:
+    def check(networks, device):
         generator, critic = networks["generator"], networks.get("critic")
         found, scores = [], []  # scores of real and generated patches
         with _evaluating(*networks.values()):
@@ -103,7 +101,7 @@ def board_writer(pairs: Sequence[Patch], loss: str, folder: Path) -> Show:
         ) from err
     board = SummaryWriter(str(make_dir(folder)))
 
-    def write(row: Mapping[str, float], network: nn.Module) -> None:
+    def write(row, network):
         for name, value in row.items():
             board.add_scalar(name, value, row["step"])
         for given, truth in pairs[:1]:
@@ -142,7 +140,7 @@ def snapshot_writer(
     affine = crop_or_pad(pair.hr, target.start, (1, 1, 1)).affine
     given = extract(pair.network_input, place)
 
-    def write(row: Mapping[str, float], network: nn.Module) -> None:
+    def write(row, network):
         step, sr = f"{row['step']:06d}", pair.scaling.invert(_run(network, given)[0])
         save_scan(Volume(sr, affine), folder / f"{step}_sr.nii.gz")
         save_weights(network.state_dict(), folder / f"{step}.safetensors", facts)
