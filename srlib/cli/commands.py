@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from click import argument, option
 
-from srlib import __version__
+from srlib import __version__, data, systems  # the wings load what is asked of them
 from srlib.cli.enhance import enhance, one_line
 from srlib.cli.options import COHORT, CSV_OUT, DEVICE, FORCE, OVERRIDES, PROFILE, SEED, flag
 from srlib.cli.scans import degrade, evaluate
@@ -54,7 +54,6 @@ def what_is_there(what):
     Example:
       srlib list weights
     """
-    from srlib import systems
     from srlib.evaluation import readme
 
     click.echo(readme.to_text(systems.listing(what)), nl=False)
@@ -140,20 +139,18 @@ def train(experiment, cohort, profile, overrides, seed, out, device, precision, 
     Example:
       srlib train mdcsrn_res --cohort csv/mine.csv --profile quick --out runs/mine
     """
-    from srlib import data, systems
     from srlib.evaluation import runs
-    from srlib.systems import trained, training
 
     if precision:
         kind = "bf16-mixed" if precision == "bf16" else "32-true"
         overrides = (*overrides, f"training.precision={kind}")
     for name in ("start", "segmenter"):
-        options[name] = options[name] and trained.find_weights(options[name])
+        options[name] = options[name] and systems.find_weights(options[name])
     if out:
         chosen = systems.get(experiment, profile, overrides)
         subjects = data.read_manifest(cohort)
         split = ([s for s in subjects if s.split == part] for part in ("train", "val"))
-        weights = training.train(chosen, *split, out, seed=seed, device=device, **options)
+        weights = systems.train(chosen, *split, out, seed=seed, device=device, **options)
     else:  # in its place, where the notebooks look for it
         weights = runs.train_recorded(
             experiment, profile, cohort, overrides=overrides, seed=seed, device=device, **options
@@ -181,7 +178,6 @@ def store(experiment, cohort, profile, overrides, out, force):
       caffe train --solver patches_solver.prototxt
       srlib enhance lr.nii.gz sr.nii.gz --weights patches_iter_20000.caffemodel
     """
-    from srlib import data, systems
     from srlib.core.tables import keep
     from srlib.systems import caffe_text
     from srlib.training import store as stores
@@ -213,8 +209,6 @@ def manifest(layout, folder, out, split, seed, subjects, force):
     Example:
       srlib manifest flat my_scans --out csv/mine.csv --split 0.7/0.1/0.2 --seed 0
     """
-    from srlib.data import layouts
-
     try:
         shares = tuple(map(float, split.split("/")))
     except ValueError as err:
@@ -222,7 +216,7 @@ def manifest(layout, folder, out, split, seed, subjects, force):
             f"--split: expected numbers between slashes, like 0.7/0.1/0.2, got {split!r}"
         ) from err
     options = {"split": shares, "seed": seed, "subjects": subjects, "force": force}
-    click.echo(layouts.write_manifest(layout, folder, out, **options))
+    click.echo(data.write_manifest(layout, folder, out, **options))
 
 
 @main.command()
@@ -243,7 +237,6 @@ def priors(manifest, classes, out, split, force):
     Example:
       srlib priors csv/mine.csv --classes classes.csv --out priors.csv
     """
-    from srlib import data
     from srlib.core.tables import keep
     from srlib.data import label_maps
     from srlib.synthesis import priors as intensities

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 from click import argument, option
 
+from srlib import systems
 from srlib.cli.options import ALIGN, DEVICE, FACTOR, PRECISION, flag
 from srlib.core.paths import InputError, first_line
 
@@ -116,9 +117,8 @@ def _enhance_all(
 ):
     """Enhance, print the outcome of each scan, write the summary; return the count per status."""
     from srlib.enhance import batch, jobs
-    from srlib.systems import trained
 
-    model = trained.load_model(weights, device=device, precision=precision)
+    model = systems.load_model(weights, device=device, precision=precision)
     columns = model.experiment.contrast, model.experiment.reference
     todo = jobs.jobs(
         sources,

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from click import argument, option
 
-from srlib import __version__
+from srlib import __version__, data, degradations, evaluation, systems
 from srlib.cli.options import ALIGN, COHORT, FACTOR, PRECISION, flag
 from srlib.core.paths import InputError, apart, atomic, cohort_label
 
@@ -144,32 +144,27 @@ def evaluate(hr, sr, mask, data_range, extended, add_to, **given):
 
 def _evaluate_model(weights, cohort, split, task, out, precision):
     """Run a model on a manifest's degraded scans, write the results and print statistics."""
-    from srlib import data
-    from srlib.evaluation import quality as whole
-    from srlib.systems import trained
-
     apart([Path(out, "metrics.csv")], [cohort])
-    model = trained.load_model(weights, precision=precision)
-    table = whole.evaluate(model, data.read_manifest(cohort, split), out, task=task or "")
-    click.echo(f"{whole.statistics(table).round(4).to_string()}\n{out}")
+    model = systems.load_model(weights, precision=precision)
+    table = evaluation.evaluate(model, data.read_manifest(cohort, split), out, task=task or "")
+    click.echo(f"{evaluation.statistics(table).round(4).to_string()}\n{out}")
 
 
 def _subjects(hr, sr, mask, split):
     """The scans with their files: t1 or image, sr, perhaps mask."""
-    from srlib.data.manifest import Subject, read_manifest
     from srlib.scans.formats import scans_in
 
     scans = scans_in(hr)
     found = {Path(s.name.removesuffix(".gz")).stem: {"t1": s} for s in scans or [Path(hr)]}
     if hr.endswith(".csv"):
-        scans = read_manifest(hr, split)
+        scans = data.read_manifest(hr, split)
         found = {s.name: {**s.files} for s in scans}
     for column, place in {"sr": sr, "mask": mask}.items():
         if place:
             matches = _matches([*found], place) if scans else [Path(place)]
             for files, scan in zip(found.values(), matches, strict=True):
                 files[column] = scan
-    return [Subject(name, split, files) for name, files in found.items()]
+    return [data.Subject(name, split, files) for name, files in found.items()]
 
 
 def _matches(names, folder):
@@ -191,14 +186,12 @@ def _evaluate_scans(subjects, hr, data_range, extended, add_to, task, out):
     """Print or write the metrics of estimates as a CSV, and add them to a results folder."""
     import pandas as pd
 
-    from srlib.evaluation import results
-
     apart([out] if out else [], [file for s in subjects for file in s.files.values()])
     folder, name = add_to or ("", "")
     key = {"dataset": cohort_label(hr) if add_to else "", "degradation": task or ""}
     found = [_evaluate_scan(s, name, data_range, extended, key) for s in subjects]
     if add_to:
-        results.record_metrics(folder, [row for _, rows in found for row in rows])
+        evaluation.record_metrics(folder, [row for _, rows in found for row in rows])
     text = pd.DataFrame([row for row, _ in found]).to_csv(
         index=False, float_format="%.6g", na_rep="nan", lineterminator="\n"
     )
@@ -210,9 +203,7 @@ def _evaluate_scans(subjects, hr, data_range, extended, add_to, task, out):
 
 def _evaluate_scan(subject, name, data_range, extended, key):
     """The metrics of an estimate: a row with their conventions, and those of ``metrics.csv``."""
-    from srlib.data.manifest import load_mask
-    from srlib.degradations.tasks import degrade as degraded
-    from srlib.evaluation import quality, results
+    from srlib.evaluation import results
     from srlib.scans import formats
     from srlib.scans.space import resample_to, same_lattice
 
@@ -224,7 +215,7 @@ def _evaluate_scan(subject, name, data_range, extended, key):
             f"note: {sr} lies on another grid; it was interpolated on that of {hr} (cubic spline)",
             err=True,
         )
-    mask = load_mask(subject, truth)
+    mask = data.load_mask(subject, truth)
     if data_range is None:
         data_range = float(truth.data.max() - truth.data.min())
         if not data_range:
@@ -237,8 +228,8 @@ def _evaluate_scan(subject, name, data_range, extended, key):
     row = {"subject": subject.name, **dict.fromkeys(results.DIGITS, math.nan)}
     row |= {r["metric"]: r["value"] for r in rows if r["region"] == region}
     if extended and key["degradation"]:
-        lr = degraded(truth, key["degradation"])
-        row["consistency"] = quality.consistency(lr, placed, key["degradation"])
+        lr = degradations.degrade(truth, key["degradation"])
+        row["consistency"] = evaluation.consistency(lr, placed, key["degradation"])
     row |= {
         "region": region,
         "data_range": data_range,
