@@ -10,7 +10,15 @@ from pathlib import Path
 import numpy as np
 from nibabel.affines import apply_affine
 
-from srlib.core.paths import InputError, ScanWarning, StrPath, data_dir, explained, locate
+from srlib.core.paths import (
+    InputError,
+    ScanWarning,
+    StrPath,
+    data_dir,
+    existing,
+    explained,
+    locate,
+)
 from srlib.core.tables import VOLUMES, check_name, read_table
 from srlib.scans.dicom import is_series
 from srlib.scans.formats import Grid, load_scan, once, read_grid
@@ -116,13 +124,13 @@ def cohort_of(cohort: StrPath, system: str = "", default: StrPath | None = None)
 
 
 def _resolve(folders: Sequence[Path], column: str, cell: str, where: str) -> Path:
-    for file in (folder / cell for folder in folders):
-        if os.path.isfile(file) or is_series(file):
-            if column != "lr" or file.suffix.lower() != ".mat":  # which has no image header
-                with explained(where, "cannot be read"):
-                    _grid(file)
-            return file
-    raise InputError(f"{where}: {cell} is neither in {folders[0]} nor in {folders[1]}")
+    file = existing(*(folder / cell for folder in folders))
+    if not (os.path.isfile(file) or is_series(file)):
+        raise InputError(f"{where}: {cell} is neither in {folders[0]} nor in {folders[1]}")
+    if column != "lr" or file.suffix.lower() != ".mat":  # which has no image header
+        with explained(where, "cannot be read"):
+            _grid(file)
+    return file
 
 
 def _meet(one: Grid, other: Grid) -> bool:

@@ -89,9 +89,7 @@ def gaps(volume: Volume, thickness_mm: float | None) -> list[str]:
     ]
 
 
-def findings(
-    before: Volume, after: Volume | None = None, finer: Sequence[float] = (np.inf,) * 3
-) -> list[str]:
+def findings(before: Volume, after: Volume, finer: Sequence[float]) -> list[str]:
     """What to mind in intensities and slices before trusting a result, a line each (ours).
 
     ``finer``: how much finer each axis became; a stack of slices counts only along such axes.
@@ -111,15 +109,14 @@ def findings(
         found.append(line.format(100 * top, "maximum", high, "bright"))
     if low > 0 and bottom > FLOOR:
         found.append(line.format(100 * bottom, "minimum", low, "dark"))
-    if after is not None:
-        below, above = ((high - low) * share for share in BEYOND)
-        far = np.count_nonzero((after.data < low - below) | (after.data > high + above))
-        if far:
-            found.append(
-                f"{100 * far / after.data.size:.2g} % of the voxels after lie far outside the "
-                f"intensities before ({low:.4g} to {high:.4g}), from {after.data.min():.4g} to "
-                f"{after.data.max():.4g}: the model has other units, or invents"
-            )
+    below, above = ((high - low) * share for share in BEYOND)
+    far = np.count_nonzero((after.data < low - below) | (after.data > high + above))
+    if far:
+        found.append(
+            f"{100 * far / after.data.size:.2g} % of the voxels after lie far outside the "
+            f"intensities before ({low:.4g} to {high:.4g}), from {after.data.min():.4g} to "
+            f"{after.data.max():.4g}: the model has other units, or invents"
+        )
     return found
 
 

@@ -1,11 +1,10 @@
 from .base import Experiment
 from .listing import listing
-from .registry import BUDGET, EXPERIMENTS, PROFILES, SYSTEMS, from_json, get, numbers, runs
+from .registry import EXPERIMENTS, PROFILES, SYSTEMS, from_json, get, numbers, runs
 from .trained import Model, find_weights, load_model, super_resolve
 from .training import train
 
 __all__ = [
-    "BUDGET",
     "EXPERIMENTS",
     "PROFILES",
     "SYSTEMS",

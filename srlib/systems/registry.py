@@ -14,12 +14,6 @@ MODULES = (mdcsrn, recnn, srgan3d, srresnet2d, synthsr, robust)
 SYSTEMS = {module.__name__.rpartition(".")[2]: module for module in MODULES}
 EXPERIMENTS = {e.name: e for module in MODULES for e in module.EXPERIMENTS}
 
-# all that a profile may shrink; smaller patches need a smaller stride, or they leave gaps
-BUDGET = (
-    "max_steps", "critic_steps", "n_train", "samples", "batch_size", "patch_size", "stride",
-    "width",
-)  # fmt: skip
-
 
 def _smoke(experiments: Iterable[Experiment], **more: Any) -> dict[str, dict[str, Any]]:
     """Budgets of a few steps by the names of experiments."""

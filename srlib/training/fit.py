@@ -106,11 +106,12 @@ def fit(
         disable=not (progress and first),
         mininterval=0.5 if sys.stderr.isatty() else 15,
     )
-    clock = _Clock(step)
+    row_step, began, waited = step, time.perf_counter(), 0.0
     with keep_freed_memory(), closing(source), bar:
         while step < last:
-            with clock:
-                lr, hr = (side.to(fabric.device, non_blocking=cuda) for side in next(source))
+            asked = time.perf_counter()
+            lr, hr = (side.to(fabric.device, non_blocking=cuda) for side in next(source))
+            waited += time.perf_counter() - asked
             pending.append(game.step(players, step, lr, hr))
             step += 1
             bar.update()
@@ -119,7 +120,9 @@ def fit(
             if save or row:
                 checkpoints.require_finite(players, pending, step, checkpoint)
             if row:
-                speed = clock.read(step, size)
+                seconds = time.perf_counter() - began
+                speed = {"patches_per_s": (step - row_step) * size / seconds}
+                speed["wait_share"] = waited / seconds
                 means = _means(pending)
                 measured = check(networks, fabric.device)
                 facts = {"step": step, "learning_rate": training.rate(step - 1)}
@@ -127,7 +130,7 @@ def fit(
                 bar.set_postfix(means, refresh=False)
                 for show in shows if first else ():
                     show(history[-1], generator)
-                pending, clock = [], _Clock(step)
+                row_step, began, waited, pending = step, time.perf_counter(), 0.0, []
             if save and first:
                 made = {"step": step, "history": history, "pending": pending}
                 checkpoints.save(checkpoint, identity, made, players)
@@ -136,27 +139,6 @@ def fit(
         checkpoints.remove(checkpoint, identity)
     fabric.barrier()
     return folder / "model.safetensors"
-
-
-class _Clock:
-    """Measure the speed since a step, and the time spent waiting within ``with``."""
-
-    def __init__(self, step: int) -> None:
-        self.step, self.began, self.waited = step, time.perf_counter(), 0.0
-
-    def __enter__(self) -> None:
-        self.asked = time.perf_counter()
-
-    def __exit__(self, *error: object) -> None:
-        self.waited += time.perf_counter() - self.asked
-
-    def read(self, step: int, batch_size: int) -> dict[str, float]:
-        """Patches per second, and the share of the time that was spent waiting."""
-        seconds = time.perf_counter() - self.began
-        return {
-            "patches_per_s": (step - self.step) * batch_size / seconds,
-            "wait_share": self.waited / seconds,
-        }
 
 
 def _means(pending: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, float]:

@@ -11,8 +11,13 @@ from scipy import ndimage
 
 from srlib.core.paths import InputError
 from srlib.enhance.report import write_report
-from srlib.inference.checks import findings, gaps, header
+from srlib.inference import checks
+from srlib.inference.checks import gaps, header
 from srlib.scans.volume import Volume, coarse_grid, resample
+
+
+def findings(before, after, finer=(np.inf,) * 3):
+    return checks.findings(before, after, finer)
 
 
 def pictures(path) -> dict[str, list[np.ndarray]]:
@@ -148,7 +153,7 @@ def head(shape, spacing=(1.0, 1.0, 1.0)) -> Volume:
 def test_findings(shape, spacing, change, thickness, words):
     scan = head(shape, spacing)
     scan = scan.with_data(change(scan.data)) if change else scan
-    found = [*([] if 1 in shape else header(scan)), *gaps(scan, thickness), *findings(scan)]
+    found = [*([] if 1 in shape else header(scan)), *gaps(scan, thickness), *findings(scan, scan)]
     assert len(found) == len(words), found
     assert all(word in line for word, line in zip(words, found, strict=True))
 
