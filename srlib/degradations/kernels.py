@@ -42,9 +42,11 @@ class Kernel:
         return resample(low, scan.shape, scan.affine)
 
     def __str__(self) -> str:
-        widths = [f"{s:.2g}" for s in self.sigma or ()]
-        kind = f"gaussian of {' '.join(widths)} voxels" if widths else "kspace"
-        return kind if self.told else f"{kind} (estimated, at least {self.least:.0%} of it)"
+        if self.sigma is None:
+            return "kspace"
+        widths = " ".join(f"{s:.2g}" for s in self.sigma)
+        doubt = "" if self.told else f" (estimated, at least {self.least:.0%} of it)"
+        return f"gaussian of {widths} voxels{doubt}"
 
     def narrower(self, share: float) -> "Kernel":
         """With a share of its width."""
@@ -83,19 +85,17 @@ def estimated(scan: np.ndarray, coarser: Factor) -> Kernel:
     one whose voxels measured just themselves (``box``), as that sharpens least.
     """
     mean, std, *forms = _fitted()
-    axes = [axis for axis in range(3) if coarser[axis] > 1]
+    axes = np.flatnonzero(np.greater(coarser, 1))
     features = (kernel_features(scan, coarser) - mean) / std
-    few, features = np.isnan(features).any(), features[axes]
-    if few or np.abs(features).max(initial=0) > FAR:
+    if np.isnan(features).any() or np.abs(features[axes]).max(initial=0) > FAR:
         return replace(told("box", coarser), told=False)
-    given = np.column_stack([np.ones(len(axes)), features])
+    given = np.column_stack([np.ones(len(axes)), features[axes]])
     width, least = (((given @ form) * given).sum(1) for form in forms)
-    width, sigma = width.clip(*np.log(WIDTHS)), np.zeros(3)
-    for factor in {coarser[axis] for axis in axes}:
-        alike = [coarser[axis] == factor for axis in axes]
-        sigma[np.equal(coarser, factor)] = factor * np.exp(width[alike].mean())
+    width, sigma, factor = width.clip(*np.log(WIDTHS)), np.zeros(3), np.array(coarser)[axes]
+    alike = np.equal.outer(factor, factor)
+    sigma[axes] = factor * np.exp(alike @ width / alike.sum(1))
     share = np.exp(min((least - width).mean(), 0))
-    return Kernel(coarser, tuple(sigma.tolist()), told=False, least=float(share))
+    return Kernel(coarser, tuple(sigma.tolist()), told=False, least=share)
 
 
 def kernel_features(scan: np.ndarray, coarser: Factor) -> np.ndarray:

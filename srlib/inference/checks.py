@@ -51,8 +51,8 @@ def content(
                 f"{before.shape[axis]} slices along {axes[axis]} are too few to show what they "
                 "resolve; compare with interpolation"
             )
-        smooth = _smoothness(np.moveaxis(data, axis, 2), round(resolved[axis]))
-        smoothest = max(smoothest, smooth)
+        lines = np.moveaxis(data, axis, 2)
+        smoothest = max(smoothest, _smoothness(lines, round(resolved[axis])))
     if smoothest > SMOOTH:
         found.append(
             "the scan is smooth over its own voxels: its content may be so (PET, perfusion or field "

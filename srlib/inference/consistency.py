@@ -38,9 +38,8 @@ def consistent(estimate: Volume, on_grid: Volume, scan: Volume, kernel: Kernel) 
     made = back_project(on_grid.with_data(on_grid.data + scale * change), scan, kernel)
     if kernel.told:
         return made
-    low, high = scan.data.min(), scan.data.max()
-    margin = OVERSHOOT * (high - low)
-    return made.with_data(made.data.clip(low - margin, high + margin))
+    margin = OVERSHOOT * np.ptp(scan.data)
+    return made.with_data(made.data.clip(scan.data.min() - margin, scan.data.max() + margin))
 
 
 def novelty(change: np.ndarray, scan: Volume, coarser: Factor) -> float:
@@ -50,10 +49,12 @@ def novelty(change: np.ndarray, scan: Volume, coarser: Factor) -> float:
     axes that are ``coarser``. Spectra fall, so there cannot be much beyond what shows hardly
     anything there. What a scan holds on a finer grid (``change``) has the same energy per voxel.
     """
-    axes, same = np.flatnonzero(np.greater(coarser, 1)), change.shape == scan.shape
-    spectrum = np.square(fft.dctn(scan.data.astype(np.float64), axes=axes, norm="ortho"))
-    kept = [round(n / f) if same else n for n, f in zip(scan.shape, coarser, strict=True)]
-    inner = [int(FINEST * n) if f > 1 else n for n, f in zip(kept, coarser, strict=True)]
+    coarse = np.greater(coarser, 1)
+    spectrum = fft.dctn(scan.data.astype(float), axes=np.flatnonzero(coarse), norm="ortho") ** 2
+    kept = np.array(scan.shape)
+    if change.shape == scan.shape:
+        kept = np.round(kept / coarser).astype(int)
+    inner = np.where(coarse, FINEST * kept, kept).astype(int)
     whole, middle = (spectrum[tuple(map(slice, size))].sum() for size in (kept, inner))
     finest = max(whole - middle, 1e-15 * whole, 1e-30) / scan.data.size
     return float(np.square(change).mean(dtype=np.float64) / finest) + 1e-9

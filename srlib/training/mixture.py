@@ -83,21 +83,16 @@ def degrade(rng: Generator, hr: Volume, mixture: Mixture) -> tuple[Volume, Volum
     if kind == "box":
         kernel, degradation = told("box", factor), BlockAverage(factor)
     elif kind == "gaussian":
-        sigma = _widths(rng, mixture, factor)
+        widths = np.exp(rng.uniform(*np.log(mixture.sigma), 3))
+        if mixture.alike and rng.random() < mixture.alike:
+            widths[:] = widths[0]
+        sigma = tuple((np.greater(factor, 1) * factor * widths).tolist())
         kernel, degradation = Kernel(factor, sigma), GaussianDownsample(factor, sigma)
     else:
         kernel, degradation = Kernel(factor), GaussianDownsample(factor, 0.0)
         hr = KSpaceTruncation(factor)(hr)
     lr = rician(degradation(hr), noise, rng)
     return lr, degradation.to_grid(lr, hr.shape), kernel
-
-
-def _widths(rng: Generator, mixture: Mixture, factor: Factor) -> Factor:
-    """Sigma of a Gaussian per axis."""
-    widths = np.exp(rng.uniform(*np.log(mixture.sigma), 3))
-    if mixture.alike and rng.random() < mixture.alike:
-        widths[:] = widths[0]
-    return tuple(np.where(np.greater(factor, 1), factor * widths, 0.0).tolist())
 
 
 def _factor(rng: Generator, mixture: Mixture, whole: bool) -> Factor:
