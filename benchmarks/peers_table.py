@@ -118,7 +118,7 @@ TOOLS = {
         makes="u_*.nii.gz",
         slow=True,
         least=112,
-        notes="takes noise from the background, of which smaller crops have too little",
+        notes="its estimate of the noise fails on smaller crops",
     ),
 }
 
