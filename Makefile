@@ -5,7 +5,7 @@ SEED ?= 0
 ONLY ?=
 BIN := .venv/bin
 
-.PHONY: replicate test bench lab readme
+.PHONY: replicate test bench peers lab readme
 
 replicate: .venv/ready
 	@$(BIN)/srlib run --profile "$(PROFILE)" $(if $(COHORT),--cohort "$(COHORT)") --seed "$(SEED)"
@@ -20,6 +20,11 @@ test: .venv/ready
 bench: .venv/ready
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	@$(BIN)/python benchmarks/run.py $(ONLY)
+
+# other people's tools beside ours; ONLY="robust spline" measures these alone
+peers: .venv/ready
+	@$(BIN)/python benchmarks/peers_table.py $(ONLY)
+	@$(BIN)/python benchmarks/peers_table.py $(ONLY) --scans syn08 --tasks thick_1x1x3 gaussian_x2 --middle 112
 
 lab: .venv/ready
 	@$(BIN)/jupyter lab notebooks

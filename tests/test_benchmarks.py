@@ -12,7 +12,7 @@ import pytest
 import torch
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-SHARED = {"common", "peers"}
+SHARED = {"common", "peers", "geometry", "outside"}
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py"))
 
 
@@ -36,11 +36,11 @@ def test_every_script_imports_without_the_peers_of_the_extra(script, monkeypatch
 
 def test_all_scripts_are_run_and_described(script):
     runner = script("run")
-    assert {*runner.SCRIPTS, *SHARED, "gpu", "run"} == set(SCRIPTS)
+    assert {*runner.SCRIPTS, *SHARED, "gpu", "peers_table", "run"} == set(SCRIPTS)
     for name in runner.SCRIPTS:
         assert (FOLDER / f"{name}.py").read_text(encoding="utf-8").count("\n") <= 80, name
     described = (FOLDER / "README.md").read_text(encoding="utf-8")
-    assert all(f"`{name}.py`" in described for name in (*runner.SCRIPTS, "gpu"))
+    assert all(f"`{name}.py`" in described for name in (*runner.SCRIPTS, "gpu", "peers_table"))
 
 
 def test_calls_take_turns_and_the_median_counts(script):
