@@ -9,6 +9,7 @@ from srlib.scans.volume import Volume, resample
 STEPS = 5  # at most
 OVERSHOOT = 0.1  # of the scan's range, beyond it
 FINEST = 0.8  # share of the highest frequency
+CAUTION = 0.8  # share of the way to the least width, in full doubt
 KNOWN = 34.0  # novelty, times the squared factor, up to which a scan is like those of training
 LARGEST = 2.0  # multiple of the network's change
 TRUST = 0.05  # weight of the change as it is, against what the scan says of its scale
@@ -31,7 +32,7 @@ def consistent(estimate: Volume, on_grid: Volume, scan: Volume, kernel: Kernel) 
         known = KNOWN / max(kernel.coarser) ** 2 if kernel.sigma else 1
         found = novelty(change, scan, kernel.coarser) / known
         doubt = float(np.clip(np.log2(found), 0, 1))
-    kernel = kernel.narrower(kernel.least**doubt)
+    kernel = kernel.narrower(kernel.least ** (CAUTION * doubt))
     scale = _scale(change, on_grid, scan, kernel)
     if doubt and not kernel.sigma:  # no measurement says anything about what is added
         return on_grid.with_data(on_grid.data + (1 - doubt) * scale * change)
@@ -56,8 +57,8 @@ def novelty(change: np.ndarray, scan: Volume, coarser: Factor) -> float:
         kept = np.round(kept / coarser).astype(int)
     inner = np.where(coarse, FINEST * kept, kept).astype(int)
     whole, middle = (spectrum[tuple(map(slice, size))].sum() for size in (kept, inner))
-    finest = max(whole - middle, 1e-15 * whole, 1e-30) / scan.data.size
-    return float(np.square(change).mean(dtype=np.float64) / finest) + 1e-9
+    finest = max(whole - middle, 1e-15 * whole) / scan.data.size + 1e-30
+    return np.square(change).mean(dtype=np.float64) / finest + 1e-9
 
 
 def _scale(change: np.ndarray, on_grid: Volume, scan: Volume, kernel: Kernel) -> float:
