@@ -48,10 +48,6 @@ class Kernel:
         doubt = "" if self.told else f" (estimated, at least {self.least:.0%} of it)"
         return f"gaussian of {widths} voxels{doubt}"
 
-    def narrower(self, share: float) -> "Kernel":
-        """With a share of its width."""
-        return replace(self, sigma=self.sigma and tuple(share * s for s in self.sigma))
-
 
 def told(text: str, coarser: Factor) -> Kernel:
     """The kernel of a user's words: ``gaussian:SIGMA`` (output voxels), ``box`` or ``kspace``.

@@ -1,5 +1,7 @@
 """Make an estimate consistent with the scan: what its voxels measured is told or estimated."""
 
+from dataclasses import replace
+
 import numpy as np
 from scipy import fft, ndimage
 
@@ -9,7 +11,7 @@ from srlib.scans.volume import Volume, resample
 STEPS = 5  # at most
 OVERSHOOT = 0.1  # of the scan's range, beyond it
 FINEST = 0.8  # share of the highest frequency
-CAUTION = 0.8  # share of the way to the least width, in full doubt
+CAUTION = 0.75  # share of the way to the least width, in full doubt
 KNOWN = 34.0  # novelty, times the squared factor, up to which a scan is like those of training
 LARGEST = 2.0  # multiple of the network's change
 TRUST = 0.05  # weight of the change as it is, against what the scan says of its scale
@@ -31,8 +33,10 @@ def consistent(estimate: Volume, on_grid: Volume, scan: Volume, kernel: Kernel) 
     if not (kernel.told and kernel.sigma):
         known = KNOWN / max(kernel.coarser) ** 2 if kernel.sigma else 1
         found = novelty(change, scan, kernel.coarser) / known
-        doubt = float(np.clip(np.log2(found), 0, 1))
-    kernel = kernel.narrower(kernel.least ** (CAUTION * doubt))
+        doubt = np.clip(np.log2(found), 0, 1)
+    if doubt and kernel.sigma:
+        width = kernel.least ** (CAUTION * doubt)
+        kernel = replace(kernel, sigma=tuple(width * s for s in kernel.sigma))
     scale = _scale(change, on_grid, scan, kernel)
     if doubt and not kernel.sigma:  # no measurement says anything about what is added
         return on_grid.with_data(on_grid.data + (1 - doubt) * scale * change)

@@ -50,6 +50,8 @@ class Identity:
         The source hash is left out, since a comment changes it. A number that experiments did not
         have when the file was written counts as its default.
         """
+        if "results_version" not in found:
+            return "it is from an earlier srlib, which identified scans by size, not by content"
         old, new = dict(self._leaves(found)), dict(self._leaves(self.facts))
         names = [name for name in {**new, **old} if old.get(name, ...) != new.get(name, ...)]
         said = [f"{name} {_short(old.get(name))} -> {_short(new.get(name))}" for name in names]

@@ -121,8 +121,8 @@ def fit(
                 checkpoints.require_finite(players, pending, step, checkpoint)
             if row:
                 seconds = time.perf_counter() - began
-                speed = {"patches_per_s": (step - row_step) * size / seconds}
-                speed["wait_share"] = waited / seconds
+                patches_per_s = (step - row_step) * size / seconds
+                speed = {"patches_per_s": patches_per_s, "wait_share": waited / seconds}
                 means = _means(pending)
                 measured = check(networks, fabric.device)
                 facts = {"step": step, "learning_rate": training.rate(step - 1)}
