@@ -15,7 +15,7 @@ from srlib.scans.volume import Volume, resample
 Factor = tuple[float, float, float]
 FAR = 5.0  # standard deviations
 WIDTHS = (0.2, 1.2)  # of a Gaussian over the factor, in the synthetic scans
-LEAST = 8  # voxels along an axis that shows its kernel
+LEAST = 16  # voxels along an axis that shows its kernel
 KINDS = {"gaussian": True, "box": False, "kspace": False}  # of kernels, and whether with a width
 
 
