@@ -1,6 +1,8 @@
 """Small scans with a known place in the world, shared by the tests."""
 
+import importlib
 import random
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -190,3 +192,13 @@ def tiny(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "model.safetensors"
     save_weights(network.state_dict(), path, {"experiment": experiment.to_json()})
     return path
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Importer of a script of benchmarks/ by its name, as it is found when it is run."""
+    folder = Path(__file__).parents[1] / "benchmarks"
+    monkeypatch.syspath_prepend(str(folder))
+    yield importlib.import_module
+    for path in folder.glob("*.py"):
+        sys.modules.pop(path.stem, None)

@@ -1,6 +1,5 @@
 """The benchmarks: every script imports, times in turns and keeps whole rows; none is run at length."""
 
-import importlib
 import re
 import subprocess
 import sys
@@ -14,15 +13,6 @@ import torch
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SHARED = {"common", "peers", "geometry", "outside"}
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py"))
-
-
-@pytest.fixture
-def script(monkeypatch):
-    """Importer of a script by its name, as it is found when it is run."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    yield importlib.import_module
-    for name in SCRIPTS:
-        sys.modules.pop(name, None)
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

@@ -1,9 +1,6 @@
 """The table of other people's tools: its geometry, a tool that works, and tools that do not."""
 
 import dataclasses
-import importlib
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +8,6 @@ from scipy import ndimage
 
 from srlib.scans.volume import Volume
 
-FOLDER = Path(__file__).parents[1] / "benchmarks"
-NAMES = ("peers_table", "outside", "geometry", "common")
 # a tool that keeps each voxel's value, moves the scan by a millimetre and halves its intensities
 HALF = """
 import sys, nibabel, numpy
@@ -22,15 +17,6 @@ affine = image.affine @ numpy.diag([0.5, 0.5, 0.5, 1])
 affine[:3, 3] += 1 - 0.5
 nibabel.save(nibabel.Nifti1Image(data, affine), sys.argv[2])
 """
-
-
-@pytest.fixture
-def script(monkeypatch):
-    """Importer of a script by its name, as it is found when it is run."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    yield importlib.import_module
-    for name in NAMES:
-        sys.modules.pop(name, None)
 
 
 @pytest.fixture

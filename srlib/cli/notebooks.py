@@ -109,6 +109,10 @@ def run(
 
 def _check_cohort(path):
     """Refuse a manifest, or one in a table of cohorts, that cannot be used; return the table."""
+    if not path.is_file():
+        raise InputError(
+            f"{path}: no such manifest; write one with 'srlib manifest', see csv/README.md"
+        )
     table = read_cohorts(path)
     for manifest in table.values() or [path]:
         if manifest.is_file() and built_in(manifest) != "example":

@@ -32,8 +32,7 @@ def consistent(estimate: Volume, on_grid: Volume, scan: Volume, kernel: Kernel) 
     change, doubt = estimate.data - on_grid.data, 0.0
     if not (kernel.told and kernel.sigma):
         known = KNOWN / max(kernel.coarser) ** 2 if kernel.sigma else 1
-        found = novelty(change, scan, kernel.coarser) / known
-        doubt = np.clip(np.log2(found), 0, 1)
+        doubt = np.clip(np.log2(novelty(change, scan, kernel.coarser) / known), 0, 1)
     if doubt and kernel.sigma:
         width = kernel.least ** (CAUTION * doubt)
         kernel = replace(kernel, sigma=tuple(width * s for s in kernel.sigma))
@@ -74,11 +73,11 @@ def _scale(change: np.ndarray, on_grid: Volume, scan: Volume, kernel: Kernel) ->
     """
     before = kernel(on_grid, scan).data
     shown = kernel(on_grid.with_data(on_grid.data + change), scan).data - before
-    energy, lacking = float(np.square(change).mean(dtype=np.float64)), scan.data - before
-    shown_energy = float(np.square(shown).mean(dtype=np.float64))
+    energy, lacking = np.square(change).mean(dtype=np.float64), scan.data - before
+    shown_energy = np.square(shown).mean(dtype=np.float64)
     if not kernel.sigma and shown_energy <= SEEN * energy:
         return 1.0
-    wanted = float((shown * lacking).mean(dtype=np.float64)) + TRUST * energy
+    wanted = (shown * lacking).mean(dtype=np.float64) + TRUST * energy
     return float(np.clip(wanted / (shown_energy + TRUST * energy or 1.0), 0, LARGEST))
 
 

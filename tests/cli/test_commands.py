@@ -142,9 +142,7 @@ def test_bad_arguments_are_one_line(srlib, scan, weights, cohort, tmp_path):
         srlib("train", "mdcsrn", "--cohort", cohort, "--profile", "fast"), "unknown profile"
     )
     assert_refused(srlib("run", "--profile", "fast"), "unknown profile")
-    assert_refused(
-        srlib("run", "--cohort", tmp_path / "none.csv"), "none.csv: cannot be read as a CSV"
-    )
+    assert_refused(srlib("run", "--cohort", tmp_path / "none.csv"), "no such manifest")
     assert_refused(
         srlib("run", "--cohort", cohort, "--profile", "smoke", "-p", "sede", 3),
         "unknown notebook parameter",

@@ -22,7 +22,6 @@ from PIL import Image
 from pydicom.data import get_testdata_file
 from test_foreign import make, theirs
 
-import srlib.systems
 from srlib import systems
 from srlib.cli.commands import main
 from srlib.core.paths import InputError, ScanWarning, sha256
@@ -577,7 +576,7 @@ def test_ctrl_c_while_the_model_is_read_is_one_line(tmp_path, enhance, monkeypat
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(srlib.systems, "load_model", interrupted)
+    monkeypatch.setattr(systems, "load_model", interrupted)
     result = enhance(tmp_path / "a.nii", tmp_path / "sr.nii")
     assert result.exit_code == 130 and len(result.stderr.splitlines()) == 1
 

@@ -99,6 +99,20 @@ def test_whatever_the_content_the_result_is_not_below_the_spline(content, task):
         assert psnr(truth, told) > psnr(truth, spline) + 0.5
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("task", ["block_x2", "gaussian_x2", "thick_1x1x3"])
+def test_what_is_smooth_stays_smooth(task, seed):
+    """Content that is smoother than its grid is not sharpened beyond its range, told or not."""
+    truth = Volume(smooth_map(seed), np.eye(4))
+    lr = srlib.degrade(truth, task)
+    spline = resample(lr, truth.shape, truth.affine)
+    factor = (1, 1, 3) if "thick" in task else (2, 2, 2)
+    for kernel in (None, srlib.degradations.degradation_of(task).kernel):
+        made = srlib.super_resolve(lr, factor=factor, kernel=kernel)
+        assert psnr(truth, made) > psnr(truth, spline) + 0.5, kernel
+        assert np.ptp(made.data) < 1.25 * np.ptp(lr.data), kernel
+
+
 def test_the_width_is_estimated(head):
     """Kernels are found at about their width with the content's own; a few slices show nothing."""
     found = []
