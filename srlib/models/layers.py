@@ -11,6 +11,21 @@ from torch.nn import functional
 LADDER = ((1, True), (2, False), (2, True), (4, False), (4, True), (8, False), (8, True))
 
 
+class Conv3d(nn.Conv3d):
+    """PyTorch's layer, up to 15 times faster on one small volume on a CPU.
+
+    PyTorch leaves oneDNN out where the batch is one and (C, X, Y) has at most 20,480 values. Two
+    copies of the volume are twice the work, but done by oneDNN.
+    """
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        batch, channels, *grid = x.shape
+        slow = batch == 1 < channels and channels * prod(grid[:2]) <= 20_480
+        if x.device.type != "cpu" or not slow:
+            return super()._conv_forward(x, weight, bias)
+        return super()._conv_forward(x.expand(2, -1, -1, -1, -1), weight, bias)[:1]
+
+
 class Judge(nn.Module):
     """SRGAN's discriminator (Ledig et al., CVPR 2017, Fig. 4), the base of all critics here.
 
@@ -32,7 +47,7 @@ class Judge(nn.Module):
         bias: bool = True,
     ) -> None:
         super().__init__()
-        conv = nn.Conv2d if len(size) == 2 else nn.Conv3d
+        conv = nn.Conv2d if len(size) == 2 else Conv3d
         hidden *= width
         layers: list[nn.Module] = [conv(1, width, 3, padding=1), nn.LeakyReLU(slope, inplace=True)]
         channels = width

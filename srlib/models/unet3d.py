@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from srlib.models.layers import Judge, channels_last, glorot, padded, zero
+from srlib.models.layers import Conv3d, Judge, channels_last, glorot, padded, zero
 
 ACTIVATIONS = {"elu": functional.elu, "relu": functional.relu}
 
@@ -116,9 +116,7 @@ class _Level(nn.Module):
         super().__init__()
         self.convs, self.activate = convs, activate
         for number in range(convs):
-            conv = nn.Conv3d(
-                features if number else channels, features, kernel, padding=kernel // 2
-            )
+            conv = Conv3d(features if number else channels, features, kernel, padding=kernel // 2)
             setattr(self, f"conv{number + 1}", conv)
         self.norm = nn.BatchNorm3d(features, eps=1e-3, momentum=momentum)  # Keras's epsilon
 
@@ -130,7 +128,7 @@ class _Level(nn.Module):
         return y
 
 
-def _joined(conv: nn.Conv3d, skip: Tensor, below: Tensor) -> Tensor:
+def _joined(conv: Conv3d, skip: Tensor, below: Tensor) -> Tensor:
     """Convolve the skip joined with ``below`` at twice its resolution, without upsampling it.
 
     Along an axis a fine voxel at 2 i sees coarse voxel i - 1 once and i twice, a fine voxel at
@@ -141,7 +139,7 @@ def _joined(conv: nn.Conv3d, skip: Tensor, below: Tensor) -> Tensor:
         finer = functional.interpolate(below, scale_factor=2)
         return conv(torch.cat([skip, finer], dim=1))
     weight = conv.weight.split([skip.shape[1], below.shape[1]], dim=1)
-    y = functional.conv3d(skip, weight[0], conv.bias, padding=1)
+    y = conv._conv_forward(skip, weight[0], conv.bias)
     del skip
     sums = y.new_tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]])
     kernel = torch.einsum("oixyz,ax,by,cz->ioabc", weight[1], sums, sums, sums)
