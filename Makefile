@@ -5,7 +5,7 @@ SEED ?= 0
 ONLY ?=
 BIN := .venv/bin
 
-.PHONY: replicate test bench peers lab readme
+.PHONY: replicate test reference bench peers lab readme
 
 replicate: .venv/ready
 	@$(BIN)/srlib run --profile "$(PROFILE)" $(if $(COHORT),--cohort "$(COHORT)") --seed "$(SEED)"
@@ -15,6 +15,10 @@ test: .venv/ready
 	@$(BIN)/ruff format --check -q srlib tests notebooks benchmarks
 	@$(BIN)/mypy --no-error-summary
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+
+# results/, with three seeds: hours. ONLY=published adds what the authors' files give
+reference: .venv/ready
+	@$(BIN)/python recipes/reference.py $(ONLY)
 
 # ONLY="ssim enhance" runs these alone; benchmarks/README.md says what each is
 bench: .venv/ready

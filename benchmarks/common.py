@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 
+from srlib.core.device import processor
+
 RESULTS = Path(__file__).with_name("results.csv")
 COLUMNS = (
     "benchmark", "ours", "peer", "ratio", "seconds_ours", "seconds_peer", "processor", "threads",
@@ -114,14 +116,6 @@ def upsert(made: Row, path: Path = RESULTS) -> None:
         table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         table.writeheader()
         table.writerows(rows)
-
-
-def processor() -> str:
-    """The processor's name."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def versions(packages: tuple[str, ...] = ()) -> str:

@@ -12,7 +12,7 @@ from srlib.cli.enhance import enhance, one_line
 from srlib.cli.options import COHORT, CSV_OUT, DEVICE, FORCE, OVERRIDES, PROFILE, SEED, flag
 from srlib.cli.scans import degrade, evaluate
 from srlib.core.parts import literal
-from srlib.core.paths import InputError, atomic, root
+from srlib.core.paths import InputError, atomic, results_dir, root
 
 
 class Group(click.Group):
@@ -80,7 +80,8 @@ def what_is_there(what):
 @flag("--force", "Run also what is finished and unchanged.")
 @flag("--estimate", "Run nothing: say what time, memory and disk the trainings take here.")
 def run(notebooks, profile, cohort, seed, parameters, force, estimate):
-    """Execute the notebooks in order (all, or those named) and print the result table.
+    """Execute the notebooks in order (all, or those named), print the result table, and say
+    whether it reproduces the reference.
 
     \b
     Example:
@@ -104,7 +105,43 @@ def run(notebooks, profile, cohort, seed, parameters, force, estimate):
             click.echo(f"\n{results.summary(table).round(4).to_string(index=False)}")
         if profile != "paper":
             click.echo(f"Profile {profile}: shows that the code learns; not a replication.")
+        if not (notebooks or parameters):
+            _compare(folder, cohort)
     click.echo(f"results: {folder}")
+
+
+def _compare(folder, cohort):
+    """Certify a finished run and print the verdict on it, where there is a reference."""
+    from srlib.evaluation import certificate, verdict
+
+    certificate.write(folder, cohort)
+    if verdict.references(folder):
+        click.echo("\n".join(verdict.verdict(verdict.compare(folder))))
+
+
+@main.command()
+@argument("run", default="")
+@argument("reference", nargs=-1)
+@flag("--strict", "Exit with 1 unless all numbers of the reference are reproduced.")
+def compare(run, reference, strict):
+    """Say which numbers of a run's folder are the reference's, and check its certificate.
+
+    By default RUN is that of the profile quick, and the reference what comes with srlib.
+
+    \b
+    Example:
+      srlib compare runs/quick
+    """
+    from srlib.evaluation import certificate, verdict
+
+    run = run or results_dir("quick")
+    changed = certificate.check(run)
+    click.echo("\n".join(changed))
+    table = verdict.compare(run, reference)
+    click.echo("\n".join(verdict.verdict(table)))
+    known = table.dropna(subset="mean")
+    if strict and (known.empty or not known["reproduced"].all() or changed[1:]):
+        sys.exit(1)
 
 
 @main.command()

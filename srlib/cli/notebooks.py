@@ -4,13 +4,12 @@ import ast
 import hashlib
 import json
 import os
-import sys
-import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from srlib import systems
+from srlib.cli.progress import Progress
 from srlib.core.paths import (
     RESULTS_VERSION,
     InputError,
@@ -93,17 +92,14 @@ def run(
         done = {run.rpartition(f"-{profile}-s{seed}-")[0] for run in runs}
         for line in estimate(planned(names, profile, given.get("overrides", ""), table, done)):
             print(line, flush=True)
+    progress = Progress({n.path.stem: n.declared.get("seconds", 0) for n in todo})
     for number, notebook in enumerate(todo, 1):
-        print(f"[{number}/{len(todo)}] {notebook.path.stem}", end="", flush=True)
+        title = f"[{number}/{len(todo)}] {notebook.path.stem}"
         if table and notebook.trains and not table.keys() & notebook.trains:
-            print(f": left out by {path.name}")
+            print(f"{title}: left out by {path.name}")
             continue
-        began = time.perf_counter()
-        done = notebook.run(folder, given, force)
-        print(
-            f" ... {time.perf_counter() - began:.0f} s" if done else ": unchanged, skipped",
-            flush=True,
-        )
+        with progress.about(notebook.path.stem, title) as ran:
+            ran.append(notebook.run(folder, given, force, progress))
     return folder
 
 
@@ -152,7 +148,7 @@ class _Notebook:
             "".join(cell["source"]) for cell in content["cells"] if cell["cell_type"] == "code"
         ]
 
-    def run(self, folder, given, force):
+    def run(self, folder, given, force, progress):
         """Execute the notebook unless it is finished and unchanged; return whether it ran."""
         books = folder / "notebooks"
         values = {k: v for k, v in given.items() if k in self.defaults}
@@ -164,7 +160,7 @@ class _Notebook:
         force = force or used.get("extra")
         if finished and not force and stored.get("key") == self.key(books, used, before):
             return False
-        _execute(self.path, books, values)
+        _execute(self.path, books, values, progress)
         # the first notebooks make files that were not there
         inputs = self.inputs(used, folder) | before
         writes = [f"notebooks/{self.path.name}", *self.declared.get("writes", [])]
@@ -216,7 +212,7 @@ def _hash(path):
     return fingerprint(path) if several else _hash_file(path)
 
 
-def _execute(notebook, books, values):
+def _execute(notebook, books, values, progress):
     import papermill
 
     # this environment's kernel, not an old one of the user's
@@ -235,6 +231,8 @@ def _execute(notebook, books, values):
                 cwd=os.getcwd(),
                 progress_bar=False,
                 coalesce_streams=True,
+                stdout_file=progress,
+                stderr_file=progress,
                 extra_arguments=["--IPKernelApp.log_level=40"],
             )
         except BaseException as err:
@@ -242,7 +240,6 @@ def _execute(notebook, books, values):
                 running.replace(failed)
             if not isinstance(err, Exception):
                 raise
-            print(file=sys.stderr)
             name = getattr(err, "ename", type(err).__name__)
             message = f"{name}: {getattr(err, 'evalue', err)}".strip()
             raise InputError(

@@ -5,6 +5,7 @@ import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import torch
 
@@ -24,6 +25,15 @@ def choose_device(name: str = "auto") -> torch.device:
     with explained(f"device {name!r}", "cannot be used", "try --device cpu"):
         torch.empty(1, device=name)
     return torch.device(name)
+
+
+def processor() -> str:
+    """The processor's name and the vector instructions that PyTorch uses of it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def choose_precision(name: str, device: torch.device) -> str:

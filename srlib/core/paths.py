@@ -143,12 +143,12 @@ def shipped_file(name: str) -> Path | None:
 
 
 def results_root() -> Path:
-    """Folder of all results: ``SRLIB_RESULTS``, else ``results/`` in the checkout."""
-    return _place("SRLIB_RESULTS", root() / "results")
+    """Folder of all runs: ``SRLIB_RESULTS``, else ``runs/`` in the checkout."""
+    return _place("SRLIB_RESULTS", root() / "runs")
 
 
 def results_dir(profile: str, cohort: StrPath = "csv/example.csv") -> Path:
-    """Folder of one profile's results; any cohort but the built-in one has a folder of its own."""
+    """Folder of one profile's runs; any cohort but the built-in one has a folder of its own."""
     with suppress(OSError):  # whoever writes there reports why it cannot
         results_root().mkdir(parents=True, exist_ok=True)
     label = cohort_label(cohort)

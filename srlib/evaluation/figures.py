@@ -325,6 +325,28 @@ def heat_map(
     return figure
 
 
+def intervals(compared: pd.DataFrame, metric: str = "psnr") -> Picture:
+    """A run's numbers as dots on the reference's intervals, from ``verdict.compare``.
+
+    A row is an experiment under a degradation, the mean over its scans, as the difference from the
+    reference; a dot outside is red. The axis is linear within 0.1 and logarithmic beyond.
+    """
+    rows = compared[compared["metric"] == metric].dropna(subset=["mean", "value"])
+    names = rows["degradation"] + " (" + rows["region"] + ")  " + rows["experiment"]
+    means = rows.groupby(names)[["value", "low", "high", "mean"]].mean()
+    means = means.sub(means["mean"], axis=0)
+    figure, ((axis,),) = _subplots(1, int(len(means) > 0), (8, 1 + 0.16 * len(means)))
+    places = range(len(means))
+    good = means["value"].between(means["low"], means["high"])
+    axis.hlines(places, means["low"], means["high"], color="0.8", linewidth=6)
+    axis.scatter(means["value"], places, c=np.where(good, "tab:blue", "tab:red"), s=12, zorder=3)
+    axis.axvline(0, color="grey", linewidth=0.8)
+    axis.set_xscale("symlog", linthresh=0.1)
+    axis.set_yticks(places, means.index, fontsize=6)
+    axis.set(xlabel=f"{METRICS[metric]}\ndifference from the reference; grey: expected")
+    return figure
+
+
 def architecture(network: Any, shape: Sequence[int]) -> Picture:
     """The convolutions of a network (torch module), for an input (C, X, Y[, Z]), left to right.
 

@@ -5,33 +5,36 @@ import re
 import pandas as pd
 
 from srlib.core.paths import InputError, atomic, checkout
-from srlib.evaluation.results import DIGITS, read_metrics, summary, tested
+from srlib.evaluation.results import DIGITS, read_metrics, standing, tested
 
 MARKER = re.compile(
-    r"(?P<head><!-- results:(?P<profile>\w+):(?P<region>\w+)(:(?P<subject>\w+))? -->\n)"
-    r".*?(?P<end><!-- /results -->)",
+    r"(?P<head><!-- results:(?P<reference>\w+):(?P<region>\w+) -->\n).*?(?P<end><!-- /results -->)",
     re.DOTALL,
 )
+SHOWN = {"gain": 2, "spread": 2, "scans": 0, "seeds": 0, **DIGITS}  # digits of numbers
 
 
 def to_text(table: pd.DataFrame) -> str:
-    """A summary as an aligned Markdown table, metrics with fixed digits, empty columns left out."""
+    """A table as aligned Markdown, numbers with the digits of SHOWN, empty columns left out."""
     columns = []
     for name, values in table.dropna(axis="columns", how="all").items():
-        number = name in DIGITS
-        cells = [name, *(f"{v:.{DIGITS[name]}f}" if number else v for v in values)]
+        number = name in SHOWN
+        cells = [name, *(_cell(v, SHOWN[name]) if number else v for v in values)]
         width = max(map(len, cells))
         cells.insert(1, "-" * (width - 1) + (":" if number else "-"))
         columns.append([cell.rjust(width) if number else cell.ljust(width) for cell in cells])
     return "".join(f"| {' | '.join(row)} |\n" for row in zip(*columns, strict=True))
 
 
-def update(check: bool = False) -> bool:
-    """Make every marked table of the README (profile, region, perhaps one subject) anew.
+def _cell(value: float, digits: int) -> str:
+    return "" if pd.isna(value) else f"{value:.{digits}f}"
 
-    Returns whether they were stale. ``check`` writes nothing. Tables of profiles other than
-    ``paper`` are marked as no replication. Raises InputError outside a checkout and for a README
-    without markers.
+
+def update(check: bool = False) -> bool:
+    """Make every marked table of the README (folder of the reference, region) anew.
+
+    Returns whether they were stale. ``check`` writes nothing. Raises InputError outside a checkout
+    and for a README without markers.
     """
     own = checkout()
     if own is None:
@@ -40,20 +43,14 @@ def update(check: bool = False) -> bool:
         )
 
     def table(match: re.Match) -> str:
-        profile, note = match["profile"], ""
-        if profile != "paper":
-            note = f"Profile `{profile}`: shows that the code learns; not a replication.\n"
-        rows = tested(read_metrics(own / "results" / profile), "csv/example.csv")
-        chosen = summary(rows, match["region"])
-        if match["subject"]:
-            chosen = chosen[chosen["subject"] == match["subject"]]
-        return f"{match['head']}{note}\n{to_text(chosen)}\n{match['end']}"
+        rows = tested(read_metrics(own / "results" / match["reference"]), "csv/example.csv")
+        return f"{match['head']}\n{to_text(standing(rows, match['region']))}\n{match['end']}"
 
     path = own / "README.md"
     old = path.read_text(encoding="utf-8")
     new, found = MARKER.subn(table, old)
     if not found:
-        raise InputError("the README has no <!-- results:PROFILE:REGION --> marker; add one")
+        raise InputError("the README has no <!-- results:FOLDER:REGION --> marker; add one")
     if new != old and not check:
         with atomic(path) as temporary:
             temporary.write_text(new, encoding="utf-8")

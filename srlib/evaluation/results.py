@@ -37,7 +37,8 @@ RUN_COLUMNS = [
 ]  # fmt: skip
 PACKAGES = ("torch", "numpy", "scipy", "scikit-image", "nibabel")  # whose versions are recorded
 DIGITS = {"psnr": 2, "ssim3d": 4, "ssim2d": 4, "nrmse": 4, "sharpness": 3}  # shown, in this order
-REGIONS = ("mask", "volume", "centre")  # of a table of whole scans, the first that they have
+REGIONS = ("mask", "volume", "centre", "crop")  # of the main table, the first that a task has
+BASELINES = ("cubic", "zero_filled", "sparse_fbp")  # what gains are over, the first that is there
 CONVENTIONS = {  # of regions
     "volume": "whole scan; data range of the truth",
     "crop": "middle of the scan, cut before degrading; data range of the truth",
@@ -260,12 +261,15 @@ def beside_printed(folder: StrPath, system: str) -> pd.DataFrame:
 def summary(metrics: pd.DataFrame, region: str | None = None) -> pd.DataFrame:
     """One row per degradation, subject and experiment, one column per metric; best PSNR last.
 
-    ``region`` is by default that of whole scans, by dataset and degradation the first of REGIONS;
-    else the first in the table. Experiments with several runs are named by run_id, subjects of
+    ``region`` is by default that of whole scans, by dataset and degradation the first of REGIONS,
+    and ``crop`` only for datasets without one; else the first in the table. Experiments with several runs are named by run_id, subjects of
     several datasets with their dataset. Raises InputError when no row has the region.
     """
     regions = dict.fromkeys(metrics["region"])
     ranks = metrics["region"].map({name: rank for rank, name in enumerate(REGIONS)})
+    cut = metrics["region"] == "crop"
+    whole = metrics["dataset"].isin(metrics["dataset"][~cut & ranks.notna()])
+    ranks = ranks.mask(cut & whole)
     if region or ranks.isna().all():
         region = region or next(iter(regions), "")
         choose(regions, region, "region")
@@ -283,6 +287,45 @@ def summary(metrics: pd.DataFrame, region: str | None = None) -> pd.DataFrame:
     table = wide(chosen, key).rename_axis(columns=None).reset_index()
     table = table.sort_values([*key[:2], "psnr", "experiment"], ignore_index=True)
     return table.reindex(columns=[*key, *DIGITS])
+
+
+def standing(rows: pd.DataFrame, region: str) -> pd.DataFrame:
+    """Experiments of each degradation in a region, best first: means over scans and seeds.
+
+    ``gain`` is the PSNR over that of the first of BASELINES that the degradation has, scan by scan;
+    ``spread`` its standard deviation over ``seeds`` (nan for one), each the mean over ``scans``.
+    ``rank`` goes from 1 more than the experiments that are clearly better to those that are not
+    clearly worse: two are tied when their difference is at most √(spread² + spread²). Raises
+    InputError when no row has the region.
+    """
+    choose(dict.fromkeys(rows["region"]), region, "region")
+    key = ["degradation", "subject", "experiment", "run_id"]
+    table = wide(rows[rows["region"] == region], key).reset_index()
+    found = []
+    for task, group in table.groupby("degradation"):
+        base = next((b for b in BASELINES if b in group["experiment"].values), None)
+        given = group[group["experiment"] == base].set_index("subject")["psnr"]
+        group = group.assign(gain=group["psnr"] - group["subject"].map(given))
+        for name, own in group.groupby("experiment"):
+            seeds = own.groupby("run_id")["gain"].mean()
+            means = own.reindex(columns=["gain", *DIGITS]).mean()
+            counts = {"scans": own["subject"].nunique(), "seeds": len(seeds)}
+            row = {"degradation": task, "experiment": name, "spread": seeds.std(), **counts}
+            found.append({**row, **means})
+    order = ["degradation", "gain", "experiment"]
+    table = pd.DataFrame(found).sort_values(order, ascending=[True, False, True], ignore_index=True)
+    tasks = table.groupby("degradation", sort=False)
+    ranks = [rank for _, group in tasks for rank in _ranks(group["gain"], group["spread"])]
+    order = ["degradation", "experiment", "rank", "gain", "spread", *DIGITS, "scans", "seeds"]
+    return table.assign(rank=ranks)[order]
+
+
+def _ranks(gains: pd.Series, spreads: pd.Series) -> list[str]:
+    """The ranks of one degradation's experiments, such as ``1`` or ``2-3``."""
+    gain, spread = gains.to_numpy(), spreads.fillna(0).to_numpy()
+    ahead = gain[:, None] - gain > np.hypot(spread[:, None], spread)  # of the row over the column
+    places = zip(1 + ahead.sum(axis=0), len(gain) - ahead.sum(axis=1), strict=True)
+    return [f"{first}" if first == last else f"{first}-{last}" for first, last in places]
 
 
 def paired(table: pd.DataFrame, baseline: str = "cubic", metric: str = "psnr") -> pd.DataFrame:

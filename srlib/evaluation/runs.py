@@ -12,11 +12,15 @@ from srlib.core.paths import InputError, StrPath, cohort_label, results_dir
 from srlib.data.manifest import load_mask, read_manifest
 from srlib.evaluation import results
 from srlib.models.weights import read_metadata
+from srlib.scans.patches import per_axis
 from srlib.scans.volume import Volume
 from srlib.systems.base import Experiment
 from srlib.systems.overrides import Overrides
 from srlib.systems.trained import load_model
 from srlib.systems.training import STARTS, train
+
+# voxels per axis of the scans that networks are measured on under their own task; 0: whole scans
+MIDDLE = {"smoke": 32, "quick": 112, "paper": 0}
 
 
 def train_recorded(
@@ -116,12 +120,14 @@ def recorded(
 
 
 def measure_runs(
-    weights: Mapping[str, Path], cohort: StrPath
+    weights: Mapping[str, Path], cohort: StrPath, middle: int = 0
 ) -> tuple[list[dict[str, object]], dict[str, dict[str, Volume]]]:
-    """Measure trained networks on the whole test scans of a cohort, each under its own task.
+    """Measure trained networks on the test scans of a cohort, each under its own task.
 
-    Returns rows of ``metrics.csv``, interpolation among them, and the first scan's truth (``HR``)
-    and estimates by task. A line names each network whose contrasts a subject lacks.
+    The scans are whole, or cut to ``middle`` voxels per axis before they are degraded (region
+    ``crop``); 2-D images are always whole. Returns rows of ``metrics.csv``, interpolation among
+    them, and the first scan's truth (``HR``) and estimates by task. A line names each network whose
+    contrasts a subject lacks.
     """
     rows, pictures = [], {}
     subjects = read_manifest(cohort, "test") if weights else []
@@ -134,12 +140,13 @@ def measure_runs(
             if missing := {*pairs.columns(subject)} - subject.files.keys():
                 print(f"{subject.name} has no {', '.join(missing)}: {name} is left out")
                 continue
-            pair = pairs.make(subject)
+            cut = 0 if 1 in per_axis(model.experiment.examples.patch_size) else middle
+            pair = pairs.make(subject, middle=cut)
             estimates = {} if task in done else pairs.baselines(pair)
             estimates[name] = model.predict_pair(pair)
-            mask = load_mask(subject, pair.hr)
             key = {"degradation": task, "dataset": cohort_label(cohort), "subject": subject.name}
-            rows += results.measured(pair.hr, estimates, mask=mask, runs=ids, **key)
+            where = {"region": "crop"} if cut else {"mask": load_mask(subject, pair.hr)}
+            rows += results.measured(pair.hr, estimates, runs=ids, **where, **key)
             done.add(task)
             if subject is subjects[0]:
                 pictures.setdefault(task, {"HR": pair.hr}).update(estimates)

@@ -1,0 +1,77 @@
+"""Certify what a run was made of, and check a certificate on another machine."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from srlib.core.device import processor
+from srlib.core.paths import StrPath, atomic, explained, locate, root, sha256, source_commit
+from srlib.data.manifest import read_cohorts, read_manifest
+from srlib.evaluation.results import read_metrics, read_runs
+
+CERTIFICATE = "certificate.json"
+
+
+def write(run: StrPath, cohort: StrPath) -> Path:
+    """Write the certificate of a run: commit, versions, processor, and hashes of its files.
+
+    These are the rows, the weights, and the manifests and scans that they come from. The list is
+    that of a CODECHECK manifest (Nüst and Eglen, F1000Research 2021), with hashes.
+    """
+    run = Path(run)
+    rows, runs = read_metrics(run), read_runs(run)
+    manifests = [*read_cohorts(cohort).values()] or [locate(cohort)]
+    manifests += [root() / "csv" / f"{name}.csv" for name in rows["dataset"].unique()]
+    files = {run / "metrics.csv": "rows"}
+    files |= dict.fromkeys(run.glob("runs.csv"), "trainings")
+    files |= dict.fromkeys(sorted(run.glob("checkpoints/*/*.safetensors")), "weights")
+    for manifest in dict.fromkeys(path.resolve() for path in manifests if path.is_file()):
+        scans = [file for subject in read_manifest(manifest) for file in subject.files.values()]
+        files |= {manifest: "manifest"} | {file: "scan" for file in scans if file.is_file()}
+    content = {
+        **source_commit(),
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "processor": processor(),
+        "threads": torch.get_num_threads(),
+        "versions": sorted(set(runs["versions"])),
+        "manifest": [
+            {"file": _place(file, run), "comment": comment, "sha256": sha256(file)}
+            for file, comment in files.items()
+        ],
+    }
+    with atomic(run / CERTIFICATE) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return run / CERTIFICATE
+
+
+def _place(file: Path, run: Path) -> str:
+    """A file's place in the run, else in the checkout, else in the world."""
+    for folder in (run.resolve(), root()):
+        if file.resolve().is_relative_to(folder):
+            return str(file.resolve().relative_to(folder))
+    return str(file)
+
+
+def check(run: StrPath) -> list[str]:
+    """Compare the files of a certified run with its certificate; lines say what was found.
+
+    Files that are not here are counted. Raises InputError for a damaged certificate.
+    """
+    path = Path(run) / CERTIFICATE
+    if not path.is_file():
+        return [f"no {CERTIFICATE} in {run}: the run is not finished, or was not certified"]
+    with explained(path, "damaged certificate", "finish the run again"):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        listed = {entry["file"]: entry["sha256"] for entry in content["manifest"]}
+        made = f"commit {content['commit']}, {content['processor']}, {content['threads']} threads"
+    here = {file: _found(run, file) for file in listed}
+    other = [name for name, file in here.items() if file and sha256(file) != listed[name]]
+    absent = sum(file is None for file in here.values())
+    lines = [f"certificate: {made}; {len(here) - absent} of {len(here)} files are here"]
+    return lines + [f"  {name} differs from the certificate" for name in other]
+
+
+def _found(run: StrPath, name: str) -> Path | None:
+    return next((p for p in (Path(run) / name, root() / name) if p.is_file()), None)

@@ -1,0 +1,121 @@
+"""Compare a run with the reference, number by number, and say what was reproduced."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from srlib.core.paths import InputError, StrPath, root
+from srlib.evaluation.results import METRIC_KEY, read_metrics
+from srlib.systems.registry import EXPERIMENTS
+
+SURE = 0.99  # of the prediction intervals of trained networks' numbers
+SAME, SHARE = {"psnr": 0.005}, 2e-3  # tolerances of the others: in dB, else a share of the value
+# the least standard deviation over seeds that is believed, as SAME and SHARE are; ours, from one
+# seed on several processors (results/README.md)
+LEAST, LEAST_SHARE = {"psnr": 0.1}, 0.01
+LINES = 20  # numbers that the verdict names, at most
+_KIND = ["form", "degradation", "region", "metric"]
+_KEY = [*METRIC_KEY, "form"]
+
+
+def references(run: StrPath) -> list[Path]:
+    """Folders of the reference of a run: of what a clone alone gives, and what authors' files add.
+
+    They have the name of the run's folder; there are none for a cohort of one's own.
+    """
+    name = Path(run).resolve().name
+    return [
+        f
+        for f in (root() / "results" / name, root() / "results" / f"{name}_published")
+        if f.is_dir()
+    ]
+
+
+def compare(run: StrPath, reference: Sequence[StrPath] = ()) -> pd.DataFrame:
+    """The numbers of a run beside the reference's: one row each, as in ``metrics.csv``.
+
+    ``run_id`` comes without the seed, which is a column. ``value`` counts as ``reproduced`` from
+    ``low`` to ``high``, about the ``mean`` of the reference. Without training it may differ by SAME
+    or SHARE. With training it must lie in the prediction interval for one further normal
+    observation (Hahn and Meeker, Statistical Intervals, 1991, chapter 4): mean ± t s √(1 + 1/n)
+    for n seeds. The variance s² over the seeds is pooled over networks of one form (with a global
+    residual or not) that have this degradation, region and metric; a network adds n - 1 degrees of
+    freedom, whatever its number of scans. A number that one side lacks is NaN there. Raises
+    InputError for a side without numbers.
+    """
+    reference = reference or references(run)
+    if not reference:
+        raise InputError(
+            f"{run}: no reference has the name of this folder; name one, a folder with a metrics.csv"
+        )
+    ours = _keyed(read_metrics(run))
+    theirs = pd.concat([_keyed(read_metrics(folder)) for folder in reference])
+    table = theirs.groupby(_KEY)["value"].agg(["mean", "var", "count"]).reset_index()
+    trained = table["form"] != "untrained"
+    chance = stats.t.ppf((1 + SURE) / 2, np.maximum(_pooled(table, "freedom"), 1))
+    sigma = np.sqrt(_pooled(table, "var")).clip(lower=_allowed(table, LEAST, LEAST_SHARE))
+    margin = chance * sigma * np.sqrt(1 + 1 / table["count"])
+    margin = margin.where(trained, _allowed(table, SAME, SHARE))
+    table = table.assign(low=table["mean"] - margin, high=table["mean"] + margin)
+    table = ours.merge(table[[*_KEY, "mean", "low", "high"]], on=_KEY, how="outer")
+    return table.assign(reproduced=table["value"].between(table["low"], table["high"]))
+
+
+def _keyed(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows with the seed apart from the run_id, and the form of what made them."""
+    parts = rows["run_id"].str.extract(r"^(.+-s)(-?\d+)(-.+)$")
+    trained = parts[1].notna()
+    run = (parts[0] + parts[2]).where(trained, rows["run_id"])
+    names = rows["experiment"].str.partition("+")[0]
+    form = names.map({n: _form(n) for n in names.unique()}).where(trained, "untrained")
+    return rows.assign(run_id=run, seed=parts[1].fillna(""), form=form)
+
+
+def _form(name: str) -> str:
+    experiment = EXPERIMENTS.get(name)
+    return "residual" if experiment and experiment.network.model_args.get("residual") else "image"
+
+
+def _allowed(table: pd.DataFrame, absolute: Mapping[str, float], share: float) -> pd.Series:
+    return table["metric"].map(absolute).fillna(table["mean"].abs() * share)
+
+
+def _pooled(table: pd.DataFrame, what: str) -> pd.Series:
+    """For each row the variance over seeds of its kind, or the ``freedom`` that this has."""
+    freedom = table["count"] - 1
+    networks = table.assign(freedom=freedom, var=table["var"].fillna(0) * freedom)
+    networks = networks.groupby([*_KIND, "run_id"])[["freedom", "var"]].mean()
+    kinds = networks.groupby(_KIND).sum()
+    kinds["var"] /= kinds["freedom"].clip(lower=1)
+    return table.join(kinds.rename(columns="pooled_{}".format), on=_KIND)[f"pooled_{what}"]
+
+
+def verdict(table: pd.DataFrame) -> list[str]:
+    """What ``compare`` found, in lines: how many numbers are reproduced, and which are not."""
+    known = table.dropna(subset="mean")
+    there = known.dropna(subset="value")
+    if there.empty:
+        return ["verdict: no number of this run is in the reference"]
+    wrong = there[~there["reproduced"]]
+    said = f"verdict: {len(there) - len(wrong):,} of {len(there):,} numbers reproduced"
+    lines = [said + (f"; {len(wrong):,} are not:" if len(wrong) else "")]
+    margin = (wrong["high"] - wrong["mean"]).clip(lower=1e-9)
+    far = ((wrong["value"] - wrong["mean"]).abs() / margin).sort_values(ascending=False)
+    for row in wrong.loc[far.index[:LINES]].itertuples():
+        name = f"{row.experiment} (seed {row.seed})" if row.seed else row.experiment
+        place = f"{row.degradation}, {row.subject}, {row.region}, {row.metric}"
+        lines.append(
+            f"  {name}, {place}: {row.value:.4f}, reference {row.mean:.4f}, "
+            f"expected {row.low:.4f} to {row.high:.4f}"
+        )
+    if len(wrong) > LINES:
+        lines.append(f"  and {len(wrong) - LINES:,} more")
+    for text, count in (
+        ("of the reference are missing in this run", known["value"].isna().sum()),
+        ("of this run are not in the reference", table["mean"].isna().sum()),
+    ):
+        lines += [f"{count:,} numbers {text}"] if count else []
+    return lines
