@@ -150,7 +150,7 @@ def compare(run, reference, strict):
 @PROFILE
 @OVERRIDES
 @SEED
-@option("--out", help="Folder of the run [default: its place under results/].")
+@option("--out", help="Folder of the run [default: its place under runs/].")
 @DEVICE
 @option("--precision", type=click.Choice(["32", "bf16"]), help="As --set training.precision=...")
 @option("--processes", default=1, help="Processes (one per GPU) that share each batch.")

@@ -126,7 +126,7 @@ def evaluate(hr, sr, mask, data_range, extended, add_to, **given):
     \b
     Example:
       srlib evaluate hr.nii.gz sr.nii.gz --mask brain.nii.gz
-      srlib evaluate csv/mine.csv mytool --task gaussian_x2 --add-to results/quick_mine mytool
+      srlib evaluate csv/mine.csv mytool --task gaussian_x2 --add-to runs/quick_mine mytool
     """
     if given["weights"] and given["out"] and not hr:
         _evaluate_model(**given)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from srlib.models.layers import Judge, channels_last, zero
+from srlib.models.layers import Conv3d, Judge, channels_last, zero
 
 
 class DenseUnit(nn.Module):
@@ -13,7 +13,7 @@ class DenseUnit(nn.Module):
     def __init__(self, channels: int, growth: int) -> None:
         super().__init__()
         self.norm = nn.BatchNorm3d(channels)
-        self.conv = nn.Conv3d(channels, growth, 3, padding=1, bias=False)
+        self.conv = Conv3d(channels, growth, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         new = self.conv(functional.elu(self.norm(x), inplace=True))
@@ -41,15 +41,15 @@ class MDCSRN(nn.Module):
         # feature maps alive at the peak, in the last unit: the running sums, its input, norm and
         # output
         self.live_channels = (blocks - 1) * base + 16 + 3 * dense - width
-        self.first = nn.Conv3d(1, base, 3, padding=1, bias=False)
+        self.first = Conv3d(1, base, 3, padding=1, bias=False)
         self.blocks = nn.ModuleList(
             nn.ModuleList(DenseUnit(base + i * width, width) for i in range(units))
             for _ in range(blocks)
         )
         self.compress = nn.ModuleList(
-            nn.Conv3d(base + (i + 1) * dense, base, 1, bias=False) for i in range(blocks - 1)
+            Conv3d(base + (i + 1) * dense, base, 1, bias=False) for i in range(blocks - 1)
         )
-        self.last = nn.Conv3d(base + blocks * dense, 1, 1, bias=False)
+        self.last = Conv3d(base + blocks * dense, 1, 1, bias=False)
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight)

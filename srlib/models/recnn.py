@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional
 
-from srlib.models.layers import channels_last, precise
+from srlib.models.layers import Conv3d, channels_last, precise
 
 
 class ConvolutionStack(nn.Module):
@@ -38,7 +38,7 @@ class ConvolutionStack(nn.Module):
         live = [2 * channels[1]]
         for index, ((a, b), k) in enumerate(zip(pairwise(channels), kernels, strict=True), 1):
             mode = faces if k > 1 else "zeros"
-            self.add_module(f"conv{index}", nn.Conv3d(a, b, k, padding=k // 2, padding_mode=mode))
+            self.add_module(f"conv{index}", Conv3d(a, b, k, padding=k // 2, padding_mode=mode))
             live.append(a * (2 if k == 1 else 1) + b)
         self.live_channels = channels[0] + max(live)
         for conv, std in zip(self.children(), stds, strict=True):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from srlib.core.paths import InputError, choose
-from srlib.models.layers import Judge, PixelShuffle3D, channels_last, zero
+from srlib.models.layers import Conv3d, Judge, PixelShuffle3D, channels_last, zero
 from srlib.scans.patches import per_axis
 
 SLOPE = 0.25  # of the generator's leaky ReLUs
@@ -58,7 +58,7 @@ class SRGAN3D(nn.Module):
             for done in (1, 2, 4)
             if done < max(self.factor)
         ]
-        self.first = nn.Conv3d(in_channels, width, 3, padding=1, bias=False)
+        self.first = Conv3d(in_channels, width, 3, padding=1, bias=False)
         self.first_norm = nn.Sequential(nn.BatchNorm3d(width), nn.LeakyReLU(SLOPE, inplace=True))
         self.blocks = nn.ModuleList(
             nn.Sequential(
@@ -78,7 +78,7 @@ class SRGAN3D(nn.Module):
         # values per LR voxel alive at the peak: the body's, which the allocator may keep, and a
         # block's or the last convolution's with the sum behind it
         self.live_channels = 8 * width + max(live, (channels + 4) * voxels)
-        self.last = nn.Conv3d(channels, 1, 3, padding=1)
+        self.last = Conv3d(channels, 1, 3, padding=1)
         _start(self)
         if residual:
             zero(self.last)
@@ -141,7 +141,7 @@ class Discriminator3D(Judge):
 
 
 def _conv_norm(channels: int, maps: int) -> list[nn.Module]:
-    return [nn.Conv3d(channels, maps, 3, padding=1, bias=False), nn.BatchNorm3d(maps)]
+    return [Conv3d(channels, maps, 3, padding=1, bias=False), nn.BatchNorm3d(maps)]
 
 
 def _upsampling(channels: int, filters: int, factor: tuple[int, ...], kind: str) -> nn.Sequential:
@@ -151,10 +151,10 @@ def _upsampling(channels: int, filters: int, factor: tuple[int, ...], kind: str)
         return nn.Sequential(
             nn.ConvTranspose3d(channels, filters, [3 * f for f in factor], factor, factor), leaky
         )
-    conv = nn.Conv3d(channels, filters, 3, padding=1)
+    conv = Conv3d(channels, filters, 3, padding=1)
     if kind == "subpixel":
         return nn.Sequential(conv, leaky, PixelShuffle3D(factor))
-    smooth = nn.Conv3d(filters, filters, 3, padding=1)
+    smooth = Conv3d(filters, filters, 3, padding=1)
     return nn.Sequential(conv, leaky, nn.Upsample(scale_factor=factor), smooth, leaky)
 
 

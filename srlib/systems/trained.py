@@ -129,7 +129,7 @@ def as_model(model: Model | Callee | StrPath) -> Model:
 def find_weights(name: StrPath) -> Path:
     """The weights file of a path or a name: shipped, published, a run's folder, or an experiment.
 
-    Of an experiment's runs in ``results/`` the best is taken: ``paper`` before ``study``, ``quick``
+    Of an experiment's runs in ``runs/`` the best is taken: ``paper`` before ``study``, ``quick``
     and ``smoke``, then the newest. A line on stderr names the choice. A name that looks like a path
     is only a path. Raises InputError when nothing is found.
     """

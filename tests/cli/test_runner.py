@@ -11,6 +11,7 @@ import pytest
 
 from srlib import systems
 from srlib.cli import notebooks as runner
+from srlib.cli import progress
 from srlib.core import paths
 from srlib.core.paths import InputError
 from srlib.data.manifest import cohort_of, read_cohorts
@@ -59,6 +60,14 @@ def test_in_order_once_and_again_when_something_changed(books, cohort, capsys):
     assert books.log.read_text().endswith("changed second3 ")
     runner.run("smoke", cohort, seed=3, names=["10"], force=True)
     assert books.log.read_text().endswith("second3 second3 ")
+
+
+def test_a_log_file_says_what_a_notebook_does_at_present(books, cohort, capsys, monkeypatch):
+    monkeypatch.setattr(progress, "EVERY", 0.2)
+    books("00_first", "import time; print('step 3 of 9', flush=True); time.sleep(1)")
+    runner.run("smoke", cohort, names=["00"])
+    lines = capsys.readouterr().out.splitlines()
+    assert any(x.startswith("[1/1] 00_first: ") and x.endswith("step 3 of 9") for x in lines)
 
 
 def test_missing_outputs_run_again(books, cohort):

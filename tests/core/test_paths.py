@@ -88,3 +88,19 @@ def test_what_may_be_of_a_living_process_elsewhere_is_swept_after_a_day(tmp_path
     sweep(tmp_path, ["a"])
     assert [path.exists() for path in elsewhere] == [False, True]
     sweep(tmp_path / "gone", ["a"])
+
+
+def test_the_hash_of_the_source_is_that_of_the_code_alone(tmp_path, monkeypatch):
+    """So that a run goes on after a change in a docstring without a word."""
+    file = tmp_path / "core" / "paths.py"
+    file.parent.mkdir()
+    monkeypatch.setattr(paths, "__file__", str(file))
+
+    def hashed(text):
+        file.write_text(text)
+        return paths.source_hash.__wrapped__()
+
+    code = '"""One."""\n\ndef loss(x):\n    """Two."""\n    return x\n'
+    same = ('"""1."""\ndef loss(x):  # why\n    "2"\n    return x\n', code + "\n# more\n")
+    assert {hashed(text) for text in same} == {hashed(code)}
+    assert hashed(code.replace("return x", "return -x")) != hashed(code)
