@@ -3,46 +3,57 @@
     python recipes/reference.py            # results/quick: with nothing at hand but the clone
     python recipes/reference.py published  # results/quick_published: what the authors' files add
 
-The runs go to runs/reference/, one folder for each seed, so that an interrupted call goes on where
-it was. The second form needs the first, and the files that csv/README.md names. The tables hold the
-rows of all seeds; the figures are the first seed's.
+The runs go to runs/reference/, one folder, log and process of one thread for each seed; an
+interrupted call goes on where it was. The second form needs the first, and the files that
+csv/README.md names. The tables hold the rows of all seeds; the figures are the first seed's.
 """
 
 import os
 import shutil
+import subprocess
 import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
-from srlib.cli import notebooks
 from srlib.core.paths import atomic, make_dir, root
 from srlib.evaluation import readme, results
 
 SEEDS = (0, 1, 2)
 RUNS = root() / "runs" / "reference"
-TRAINING = ("00", "10", "11", "12", "13", "15", "20", "40")  # what another seed changes
+TRAINING = ("10", "11", "12", "13", "15", "20", "40")  # what another seed changes
 AUTHORS = ("00", "10", "12", "15", "20", "40")  # what their files change
 
 
+def run(place: str, seed: int, names: Sequence[str], **environment: Path) -> Path:
+    """Run notebooks on one thread, in ``runs/reference/PLACE``; return the folder of the rows."""
+    folder = make_dir(RUNS / place)
+    words = [sys.executable, "-m", "srlib", "run", *names, "--seed", str(seed)]
+    own = {"SRLIB_RESULTS": folder, "OMP_NUM_THREADS": 1, **environment}
+    with open(RUNS / f"{place}.log", "a", encoding="utf-8") as log:
+        where = {**os.environ, **{name: str(value) for name, value in own.items()}}
+        subprocess.run(words, env=where, stdout=log, stderr=log, check=True)
+    return folder / "quick"
+
+
 def seed_runs() -> list[Path]:
-    """Run the notebooks for each seed, without the authors' files."""
-    os.environ["SRLIB_DATA"] = str(RUNS / "data")
-    os.environ["SRLIB_PUBLISHED"] = str(RUNS / "none")
-    folders = []
-    for seed in SEEDS:
-        os.environ["SRLIB_RESULTS"] = str(RUNS / f"seed{seed}")
-        names = () if seed == SEEDS[0] else TRAINING
-        folders.append(notebooks.run("quick", seed=seed, names=names))
-    return folders
+    """Run the notebooks for all seeds at once, without the authors' files."""
+    clone = {"SRLIB_DATA": RUNS / "data", "SRLIB_PUBLISHED": RUNS / "none"}
+    run("seed0", 0, ["00"], **clone)  # one makes the scans that all read
+    with ThreadPoolExecutor(len(SEEDS)) as pool:
+        names = [() if seed == 0 else TRAINING for seed in SEEDS]
+        places = [f"seed{seed}" for seed in SEEDS]
+        return [*pool.map(partial(run, **clone), places, SEEDS, names)]
 
 
 def authors_run() -> list[Path]:
-    """Run the notebooks that use the authors' files, beside the first seed's."""
-    os.environ["SRLIB_RESULTS"] = str(RUNS / "published")
-    weights = RUNS / f"seed{SEEDS[0]}" / "quick" / "checkpoints"
-    shutil.copytree(weights, RUNS / "published" / "quick" / "checkpoints", dirs_exist_ok=True)
-    return [notebooks.run("quick", seed=SEEDS[0], names=AUTHORS)]
+    """Run the notebooks that use the authors' files, with the weights of the first seed."""
+    own = Path("quick") / "checkpoints"
+    shutil.copytree(RUNS / "seed0" / own, RUNS / "published" / own, dirs_exist_ok=True)
+    return [run("published", 0, AUTHORS)]
 
 
 def gather(folders: list[Path], reference: Path, known: Path | None = None) -> None:
