@@ -54,11 +54,11 @@ def compare(run: StrPath, reference: Sequence[StrPath] = ()) -> pd.DataFrame:
     ours = _keyed(read_metrics(run))
     theirs = pd.concat([_keyed(read_metrics(folder)) for folder in reference])
     table = theirs.groupby(_KEY)["value"].agg(["mean", "var", "count"]).reset_index()
-    trained = table["form"] != "untrained"
-    chance = stats.t.ppf((1 + SURE) / 2, np.maximum(_pooled(table, "freedom"), 1))
-    sigma = np.sqrt(_pooled(table, "var")).clip(lower=_allowed(table, LEAST, LEAST_SHARE))
+    table = table.join(_pooled(table), on=_KIND)
+    sigma = np.sqrt(table["pooled"]).clip(lower=_allowed(table, LEAST, LEAST_SHARE))
+    chance = stats.t.ppf((1 + SURE) / 2, table["freedom"].clip(lower=1))
     margin = chance * sigma * np.sqrt(1 + 1 / table["count"])
-    margin = margin.where(trained, _allowed(table, SAME, SHARE))
+    margin = margin.where(table["form"] != "untrained", _allowed(table, SAME, SHARE))
     table = table.assign(low=table["mean"] - margin, high=table["mean"] + margin)
     table = ours.merge(table[[*_KEY, "mean", "low", "high"]], on=_KEY, how="outer")
     return table.assign(reproduced=table["value"].between(table["low"], table["high"]))
@@ -83,14 +83,13 @@ def _allowed(table: pd.DataFrame, absolute: Mapping[str, float], share: float) -
     return table["metric"].map(absolute).fillna(table["mean"].abs() * share)
 
 
-def _pooled(table: pd.DataFrame, what: str) -> pd.Series:
-    """For each row the variance over seeds of its kind, or the ``freedom`` that this has."""
+def _pooled(table: pd.DataFrame) -> pd.DataFrame:
+    """The pooled variance over seeds of each kind of number, and the freedom that it has."""
     freedom = table["count"] - 1
-    networks = table.assign(freedom=freedom, var=table["var"].fillna(0) * freedom)
-    networks = networks.groupby([*_KIND, "run_id"])[["freedom", "var"]].mean()
+    networks = table.assign(freedom=freedom, pooled=table["var"].fillna(0) * freedom)
+    networks = networks.groupby([*_KIND, "run_id"])[["freedom", "pooled"]].mean()
     kinds = networks.groupby(_KIND).sum()
-    kinds["var"] /= kinds["freedom"].clip(lower=1)
-    return table.join(kinds.rename(columns="pooled_{}".format), on=_KIND)[f"pooled_{what}"]
+    return kinds.assign(pooled=kinds["pooled"] / kinds["freedom"].clip(lower=1))
 
 
 def verdict(table: pd.DataFrame) -> list[str]:
