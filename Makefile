@@ -3,9 +3,10 @@ PROFILE ?= quick
 COHORT ?=
 SEED ?= 0
 ONLY ?=
+MARKED ?= not slow
 BIN := .venv/bin
 
-.PHONY: replicate test reference bench peers lab readme
+.PHONY: replicate test test-all reference bench peers lab readme
 
 replicate: .venv/ready
 	@$(BIN)/srlib run --profile "$(PROFILE)" $(if $(COHORT),--cohort "$(COHORT)") --seed "$(SEED)"
@@ -14,7 +15,11 @@ test: .venv/ready
 	@$(BIN)/ruff check srlib tests notebooks benchmarks
 	@$(BIN)/ruff format --check -q srlib tests notebooks benchmarks
 	@$(BIN)/mypy --no-error-summary
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal -m "$(MARKED)"
+
+# also the wheel, browsers, fuzz, kills and the profile paper
+test-all: MARKED =
+test-all: test
 
 # results/, with three seeds: hours. ONLY=published adds what the authors' files give
 reference: .venv/ready

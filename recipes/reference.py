@@ -57,16 +57,23 @@ def authors_run() -> list[Path]:
 
 
 def gather(folders: list[Path], reference: Path, known: Path | None = None) -> None:
-    """Write the tables of the reference: the rows of all folders that ``known`` has not."""
-    for name, columns in (("metrics", results.METRIC_KEY), ("runs", ["run_id"])):
+    """Write the tables of the reference: the rows of all folders.
+
+    Of what ``known`` has only interpolation is kept, where there are other rows to compare it with.
+    """
+    for name, key in (("metrics", results.METRIC_KEY), ("runs", ["run_id"])):
         tables = [_read(folder / f"{name}.csv") for folder in folders]
-        table = pd.concat(tables).drop_duplicates(columns)
+        table = pd.concat(tables).drop_duplicates(key)
         if known:
-            old = _read(known / f"{name}.csv")[columns]
-            table = table.merge(old, how="left", indicator=True)
-            table = table[table.pop("_merge") == "left_only"]
+            old = pd.MultiIndex.from_frame(_read(known / f"{name}.csv")[key])
+            new = ~pd.MultiIndex.from_frame(table[key]).isin(old)
+            if name == "metrics":
+                group = [table[column] for column in ("degradation", "dataset", "region")]
+                compared = pd.Series(new, table.index).groupby(group).transform("any")
+                new |= table["experiment"].isin(results.BASELINES) & compared
+            table = table[new]
         with atomic(make_dir(reference) / f"{name}.csv") as temporary:
-            rows = table.sort_values(columns, ignore_index=True)
+            rows = table.sort_values(key, ignore_index=True)
             rows.to_csv(temporary, index=False, lineterminator="\n")
 
 

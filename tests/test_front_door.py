@@ -71,6 +71,7 @@ def installed(tmp_path_factory) -> Path:
     return out / "installed"
 
 
+@pytest.mark.slow
 def test_a_wheel_holds_every_file_of_the_package(installed):
     held = {p.relative_to(installed) for p in (installed / "srlib").rglob("*") if p.is_file()}
     files = (p for p in (ROOT / "srlib").rglob("*") if p.is_file() and "__pycache__" not in p.parts)
@@ -78,6 +79,7 @@ def test_a_wheel_holds_every_file_of_the_package(installed):
     assert Path("srlib/shipped/robust.safetensors") in held
 
 
+@pytest.mark.slow
 def test_an_installed_wheel_enhances_with_the_shipped_weights(installed, tmp_path):
     data = np.random.default_rng(0).random((16, 14, 10), np.float32) * 1000
     nib.save(nib.Nifti1Image(data, np.diag([1, 1, 2, 1])), tmp_path / "scan.nii.gz")

@@ -156,6 +156,7 @@ def run_all(browser: Browser, url: str) -> None:
     browser.run("window.jupyterapp.commands.execute('notebook:run-all-cells')")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["00_example_cohort", "10_mdcsrn"])
 def test_a_notebook_runs_by_hand(name, browser, lab, cohort, tmp_path):
     """Every cell has run, none ended in an error, and its figures are on the screen."""
@@ -177,6 +178,7 @@ def test_a_notebook_runs_by_hand(name, browser, lab, cohort, tmp_path):
     assert browser.run(f"return {outputs}.some(o => o.data && o.data['image/png'])")
 
 
+@pytest.mark.slow
 def test_the_viewer_moves(browser, lab, blob, oblique, tmp_path):
     """A notebook calls ``compare``; a slider and a button change what is on the screen."""
     fine = blob((50, 44, 46), oblique, 4.0, (6.3, -3.4, 4.2))

@@ -1,5 +1,7 @@
 """Make the built-in cohorts: the MNI152 template, subjects warped from it, simulated images."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -44,15 +46,22 @@ def build(*, manifest: Path) -> None:
     write_table(manifest, ("subject", "split", "t1", "t2", "labels", "mask"), rows)
     folder = make_dir(data_dir() / "example")
     template, tissues = read_template()
-    scans = {"t1": template, "labels": template.with_data(tissues.argmax(0).numpy())}
-    dtype = np.float32
-    for index, name in enumerate(splits):
+
+    def write(index: int, name: str) -> None:
+        scans, dtype = (
+            {"t1": template, "labels": template.with_data(tissues.argmax(0).numpy())},
+            np.float32,
+        )
         if index:
             rng = np.random.default_rng([0, index - 1])
             scans, dtype = make_subject(template.affine, tissues, rng), np.int16
         for kind, scan in scans.items():
             stored = np.uint8 if kind == "labels" else dtype
             save_scan(scan, folder / f"{name}_{kind}.nii.gz", dtype=stored)
+
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 4)) as pool:
+        for done in [pool.submit(write, *each) for each in enumerate(splits)]:
+            done.result()
 
 
 def build_images(kind: str, *, manifest: Path) -> None:

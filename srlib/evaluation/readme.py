@@ -18,7 +18,7 @@ def to_text(table: pd.DataFrame) -> str:
     """A table as aligned Markdown, numbers with the digits of SHOWN, empty columns left out."""
     columns = []
     for name, values in table.dropna(axis="columns", how="all").items():
-        number = name in SHOWN
+        number = name in SHOWN and pd.api.types.is_numeric_dtype(values)
         cells = [name, *(_cell(v, SHOWN[name]) if number else v for v in values)]
         width = max(map(len, cells))
         cells.insert(1, "-" * (width - 1) + (":" if number else "-"))

@@ -52,8 +52,8 @@ def compare(run: StrPath, reference: Sequence[StrPath] = ()) -> pd.DataFrame:
             f"{run}: no reference has the name of this folder; name one, a folder with a metrics.csv"
         )
     ours = _keyed(read_metrics(run))
-    theirs = pd.concat([_keyed(read_metrics(folder)) for folder in reference])
-    table = theirs.groupby(_KEY)["value"].agg(["mean", "var", "count"]).reset_index()
+    theirs = pd.concat(map(read_metrics, reference)).drop_duplicates(METRIC_KEY)
+    table = _keyed(theirs).groupby(_KEY)["value"].agg(["mean", "var", "count"]).reset_index()
     table = table.join(_pooled(table), on=_KIND)
     sigma = np.sqrt(table["pooled"]).clip(lower=_allowed(table, LEAST, LEAST_SHARE))
     chance = stats.t.ppf((1 + SURE) / 2, table["freedom"].clip(lower=1))

@@ -230,6 +230,7 @@ def test_of_20_files_13_are_enhanced_and_7_explained(tmp_path, enhance, to_world
         )
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_gives_the_same_bytes(tmp_path, tiny, enhance):
     source, whole, target = tmp_path / "in", tmp_path / "whole", tmp_path / "out"
     source.mkdir()
@@ -542,6 +543,7 @@ def made(target: Path) -> list[str]:
     return sorted(p.name.replace("_sr.nii.gz", ".nii") for p in target.glob("s*_sr.nii.gz"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers, stop", [(1, signal.SIGTERM), (2, signal.SIGINT)])
 def test_a_stopped_run_ends_at_once_and_says_what_was_done(tmp_path, tiny, enhance, workers, stop):
     source, target = many(tmp_path / "in"), tmp_path / "out"
@@ -916,6 +918,7 @@ def fragile(*given: object):
     return lambda job: os._exit(9) if job.source.name == "s1.nii" else work(job)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_fails_its_scan_alone(tmp_path, tiny, monkeypatch):
     todo = jobs.jobs([many(tmp_path / "in", 5, 12)], tmp_path / "out")
     monkeypatch.setattr(batch, "_begin", fragile)

@@ -96,6 +96,7 @@ def write(folder: Path, seed: int) -> None:
     path.write_bytes(content)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("part", range(FOLDERS))
 def test_random_files_end_as_an_output_or_as_one_line(part, tiny, tmp_path, to_world):

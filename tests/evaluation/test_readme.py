@@ -30,11 +30,14 @@ def test_a_stale_table_is_seen_and_mended(copy):
     assert not readme.update(check=True)
 
 
-def test_a_table_of_one_subject_holds_its_rows_only(copy):
-    copy.write_text("<!-- results:quick:mask:syn07 -->\n<!-- /results -->\n")
+def test_a_table_has_a_row_for_each_experiment_with_its_rank(copy):
+    copy.write_text("<!-- results:quick:centre -->\n<!-- /results -->\n")
     assert readme.update()
-    lines = [line for line in copy.read_text().splitlines() if line.startswith("| gauss")]
-    assert lines and all("syn07" in line for line in lines)
+    head, _, *rows = [x for x in copy.read_text().splitlines() if x.startswith("|")]
+    names = [row.split("|")[2].strip() for row in rows]
+    assert len(names) == len({*names, "cubic"}) and "sparse_fbp" in names
+    cells = [cell.strip() for cell in head.split("|")[1:-1]]
+    assert cells[:5] == ["degradation", "experiment", "rank", "gain", "spread"]
 
 
 def test_a_readme_without_markers_is_refused(copy):
@@ -47,7 +50,7 @@ def test_outside_a_checkout_there_is_no_readme_to_update(tmp_path, monkeypatch):
     monkeypatch.setattr(readme, "checkout", lambda: None)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "README.md").write_text(
-        "<!-- results:quick:mask -->\n<!-- /results -->\n"
+        "<!-- results:quick:crop -->\n<!-- /results -->\n"
     )  # somebody's own
     with pytest.raises(InputError, match="without its README"):
         readme.update()

@@ -373,6 +373,7 @@ def test_output_is_that_of_keras(published_dir):
     np.testing.assert_allclose(y, pair["y"], atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["synthsr_unet_f6_random.h5", "SRCNN3D_iter_470000.caffemodel"])
 def test_mutants_of_the_authors_files_are_read_or_refused(published_dir, tmp_path, name):
     """Neither kind of error but those that have a line."""

@@ -109,6 +109,7 @@ def test_an_interrupted_write_leaves_nothing(dataset, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [0, 1000, 100_000, 380_000])
 def test_a_full_disk_is_one_line(cohort, tmp_path, limit):
     """Without a crash of HDF5, which cannot close what it could not write."""
@@ -206,6 +207,7 @@ def test_data_in_other_files_are_refused(tmp_path):
             PatchStore(tmp_path / f"{name}.h5")
 
 
+@pytest.mark.slow
 def test_mutants_are_read_or_refused(tmp_path):
     """No crash, no hang, no other error: bytes are flipped, replaced, cut off, mostly in the header."""
     path = tmp_path / "p.h5"

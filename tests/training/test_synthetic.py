@@ -177,6 +177,7 @@ def test_resume_gives_the_same_weights_to_the_bit(folder, thick, tmp_path, monke
         assert np.isfinite(histories[0][["val_psnr", "val_gap"]].to_numpy()).all()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="asks /proc which processes live")
 def test_workers_end_with_a_killed_parent(folder, tmp_path):
     (tmp_path / "ours.pickle").write_bytes(pickle.dumps(dataset(folder)))
