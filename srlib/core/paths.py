@@ -21,6 +21,10 @@ from typing import TypeVar
 T = TypeVar("T")
 StrPath = str | Path
 RESULTS_VERSION = 1  # raise it when the same inputs give other results
+# code that is part of a training's identity
+COMPUTING = (
+    "models/*.py", "degradations/*.py", "synthesis/*.py", "training/games.py", "training/losses.py",
+)  # fmt: skip
 BUILT_IN = ("example.csv", "example_us.csv", "example_ct.csv")  # made by the project, in csv/
 DAY = 86_400  # seconds after which an untouched temporary file counts as left behind
 
@@ -290,19 +294,20 @@ def sha256(path: StrPath) -> str:
 
 
 @functools.cache
-def source_hash() -> str:
-    """Hash of the package's own code, which tells stale results from fresh ones.
+def sources() -> dict[str, str]:
+    """Hashes of the code that decides what a training computes, by file.
 
     Comments, docstrings and layout do not count.
     """
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
+    found, package = {}, Path(__file__).parents[1]
+    for path in sorted(p for pattern in COMPUTING for p in package.glob(pattern)):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for node in ast.walk(tree):
             if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
                 node.value.value = ""  # a docstring, which does nothing
-        digest.update(f"{path.name} {ast.dump(tree)}".encode())
-    return digest.hexdigest()[:16]
+        code = hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+        found[path.relative_to(package).as_posix()] = code
+    return found
 
 
 def source_commit() -> dict[str, str]:

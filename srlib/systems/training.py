@@ -1,6 +1,5 @@
 """Train an experiment from its data and the weights that it starts from."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import torch
 
 from srlib import systems
-from srlib.core.paths import RESULTS_VERSION, InputError, StrPath, make_dir, sha256, source_hash
+from srlib.core.paths import RESULTS_VERSION, InputError, StrPath, make_dir, sha256, sources
 from srlib.data.manifest import Subject
 from srlib.models.weights import read_metadata, start_from, state_hash
 from srlib.scans.patches import per_axis
@@ -61,8 +60,8 @@ def train(
     published file. ``checkpoint_every``, ``progress`` and ``restart`` are those of ``fit``. A
     critic's weights are written as ``critic.safetensors``.
 
-    A run is known by its experiment, seed, the content of all that is read, and
-    ``paths.RESULTS_VERSION``. A finished run is returned as it is; an interrupted one goes on (see
+    A run is known by its experiment, seed, the content of all that is read, the code that computes
+    (``paths.sources``), and ``paths.RESULTS_VERSION``. A finished run is returned as it is; an interrupted one goes on (see
     ``fit``). Another run's finished weights are kept beside the new ones, with a hash in their
     name. Another run's checkpoint is refused, or set aside with ``restart``. Raises InputError for
     unusable numbers, data, device or folder, and as ``fit``.
@@ -90,6 +89,7 @@ def train(
         "seed": int(seed),
         **hashes,
         "results_version": RESULTS_VERSION,
+        "source": sources(),
         "train": checkpoints.contents(train, columns),
         "val": checkpoints.contents(val, columns),
         "store": sha256(store) if store else "",
@@ -100,8 +100,6 @@ def train(
     folder = make_dir(Path(folder))
     final = folder / "model.safetensors"
     if final.is_file() and not identity.difference(read_metadata(final)):
-        if read_metadata(final)["source"] != source_hash():
-            print(f"{final} is kept: the same run, by other source code", file=sys.stderr)
         checkpoints.remove(folder / "checkpoint.pt", identity)  # it was stopped between the two
         return final
     for kind, network in networks.items():

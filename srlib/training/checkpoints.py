@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from srlib.core.paths import InputError, atomic, first_line, sha256, source_hash, unspoilt
+from srlib.core.paths import InputError, atomic, first_line, sha256, unspoilt
 from srlib.data.manifest import Subject
 from srlib.models.weights import read_metadata, save_weights
 from srlib.scans.formats import fingerprint
@@ -47,12 +47,15 @@ class Identity:
     def difference(self, found: Mapping[str, object]) -> str:
         """The differences from the run with the facts ``found``; empty when there are none.
 
-        The source hash is left out, since a comment changes it. A number that experiments did not
-        have when the file was written counts as its default.
+        A number that experiments did not have when the file was written counts as its default.
         """
         if "results_version" not in found:
             return "it is from an earlier srlib, which identified scans by size, not by content"
-        old, new = dict(self._leaves(found)), dict(self._leaves(self.facts))
+        both = [dict(found), dict(self.facts)]
+        if not isinstance(found.get("source"), Mapping):  # an earlier hash, of comments as well
+            for facts in both:
+                facts.pop("source", None)
+        old, new = (dict(self._leaves(facts)) for facts in both)
         names = [name for name in {**new, **old} if old.get(name, ...) != new.get(name, ...)]
         said = [f"{name} {_short(old.get(name))} -> {_short(new.get(name))}" for name in names]
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
@@ -66,8 +69,7 @@ class Identity:
             yield name, value
             return
         for key, part in value.items():
-            if name or key != "source":
-                yield from self._leaves(part, f"{name} {key}".strip())
+            yield from self._leaves(part, f"{name} {key}".strip())
 
 
 def _short(value: object) -> str:
@@ -93,7 +95,7 @@ def save(path: Path, identity: Identity, progress: Mapping[str, object], players
     read(path, identity)
     content = io.BytesIO()  # in memory first, since torch makes other errors of a full disk
     torch.save(
-        {"identity": identity.facts, **progress, **states(players), "source": source_hash()},
+        {"identity": identity.facts, **progress, **states(players)},
         content,
     )
     with atomic(path) as temporary:
@@ -148,8 +150,6 @@ def resume(
 
     Raises InputError when its networks have other shapes.
     """
-    if state["source"] != source_hash():
-        print(f"{path} was written by other source code; going on from it", file=sys.stderr)
     try:
         for kind, held in states(players).items():
             for name in held:
@@ -206,4 +206,4 @@ def finish(
     # the generator last: its file says that all is done
     for name, network in reversed(players.networks.items()):
         path = final if name == "generator" else folder / f"{name}.safetensors"
-        save_weights(network.state_dict(), path, {**identity.facts, "source": source_hash()})
+        save_weights(network.state_dict(), path, identity.facts)

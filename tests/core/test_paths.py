@@ -90,17 +90,26 @@ def test_what_may_be_of_a_living_process_elsewhere_is_swept_after_a_day(tmp_path
     sweep(tmp_path / "gone", ["a"])
 
 
-def test_the_hash_of_the_source_is_that_of_the_code_alone(tmp_path, monkeypatch):
-    """So that a run goes on after a change in a docstring without a word."""
-    file = tmp_path / "core" / "paths.py"
+def test_the_hash_of_a_source_is_that_of_its_code_alone(tmp_path, monkeypatch):
+    """So that a run goes on after a change in a docstring."""
+    monkeypatch.setattr(paths, "__file__", str(tmp_path / "core" / "paths.py"))
+    file = tmp_path / "training" / "losses.py"
     file.parent.mkdir()
-    monkeypatch.setattr(paths, "__file__", str(file))
 
     def hashed(text):
         file.write_text(text)
-        return paths.source_hash.__wrapped__()
+        return paths.sources.__wrapped__()["training/losses.py"]
 
     code = '"""One."""\n\ndef loss(x):\n    """Two."""\n    return x\n'
     same = ('"""1."""\ndef loss(x):  # why\n    "2"\n    return x\n', code + "\n# more\n")
     assert {hashed(text) for text in same} == {hashed(code)}
     assert hashed(code.replace("return x", "return -x")) != hashed(code)
+
+
+def test_all_code_that_computes_is_part_of_an_identity():
+    folder = Path(paths.__file__).parents[1]
+    wings = [
+        p for wing in ("models", "degradations", "synthesis") for p in folder.glob(f"{wing}/*.py")
+    ]
+    files = [*wings, folder / "training" / "losses.py", folder / "training" / "games.py"]
+    assert paths.sources().keys() == {p.relative_to(folder).as_posix() for p in files}

@@ -241,7 +241,7 @@ def test_names_and_every_column_that_is_read_tell_runs_apart(two):
         training.train(QUICK.changed(n_train=2), twice, [], two / "run", device="cpu")
 
 
-@pytest.mark.parametrize("change", ["data", "seed", "number", "version"])
+@pytest.mark.parametrize("change", ["data", "seed", "number", "version", "loss"])
 def test_a_checkpoint_of_another_run_is_left_alone_and_the_line_says_what_differs(
     two, kill, monkeypatch, change
 ):
@@ -254,6 +254,10 @@ def test_a_checkpoint_of_another_run_is_left_alone_and_the_line_says_what_differ
         options, said = {"seed": 1}, "seed 0 -> 1"
     elif change == "number":
         options, said = {"experiment": QUICK.changed(max_steps=8)}, "training max_steps 4 -> 8"
+    elif change == "loss":
+        other = {**paths.sources(), "training/losses.py": "0" * 64}
+        monkeypatch.setattr(training, "sources", lambda: other)
+        said = "source training/losses.py"
     else:
         monkeypatch.setattr(training, "RESULTS_VERSION", paths.RESULTS_VERSION + 1)
         said = f"results_version {paths.RESULTS_VERSION} -> {paths.RESULTS_VERSION + 1}"
@@ -269,26 +273,10 @@ def test_a_checkpoint_of_another_run_is_left_alone_and_the_line_says_what_differ
     assert again.read_bytes() == quick(two, "whole", **options).read_bytes()
 
 
-def test_another_source_is_told_and_decides_nothing(two, kill, monkeypatch, capsys):
-    whole = load_file(quick(two, "whole"))
-    interrupted(two, kill)
-    for module in ("srlib.systems.training", "srlib.training.checkpoints"):
-        monkeypatch.setattr(f"{module}.source_hash", lambda: "a comment later")
-    weights = quick(two)
-    assert "other source code; going on" in capsys.readouterr().err
-    assert all(torch.equal(tensor, whole[name]) for name, tensor in load_file(weights).items())
-    assert read_metadata(weights)["source"] == "a comment later"
-    monkeypatch.undo()
-    written = weights.stat().st_mtime_ns
-    assert quick(two).stat().st_mtime_ns == written
-    assert "kept: the same run, by other source code" in capsys.readouterr().err
-
-
 def test_a_checkpoint_of_the_first_form_is_refused_in_one_line_and_still_there(two, kill):
     """Commit ab6b538 wrote sizes and a hash of the source, all as text."""
     checkpoint = interrupted(two, kill)
     state = torch.load(checkpoint, weights_only=True)
-    del state["source"]
     state["identity"] = {
         "experiment": QUICK.to_json(), "seed": "0", "source": "077a9805cb1813f1", "data": "a:256352,b:256352",
         "store": "", "start": ",,",
