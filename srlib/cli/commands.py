@@ -115,8 +115,10 @@ def _compare(folder, cohort):
     from srlib.evaluation import certificate, verdict
 
     certificate.write(folder, cohort)
+    lines = ["verdict: there is no reference of this profile and cohort in results/"]
     if verdict.references(folder):
-        click.echo("\n".join(verdict.verdict(verdict.compare(folder))))
+        lines = verdict.verdict(verdict.compare(folder))
+    click.echo("\n".join(lines))
 
 
 @main.command()

@@ -2,16 +2,19 @@
 
 import json
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 
 from srlib import systems
 from srlib.cli import notebooks as runner
 from srlib.cli import progress
+from srlib.cli.commands import main
 from srlib.core import paths
 from srlib.core.paths import InputError
 from srlib.data.manifest import cohort_of, read_cohorts
@@ -27,7 +30,7 @@ def books(tmp_path, monkeypatch):
     (tmp_path / "pyproject.toml").write_text("")
     for module in (runner, paths):
         monkeypatch.setattr(module, "checkout", lambda: tmp_path)
-    monkeypatch.setenv("SRLIB_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("SRLIB_RESULTS", str(tmp_path / "runs"))
     monkeypatch.setenv("SRLIB_DATA", str(tmp_path / "data"))
     monkeypatch.delenv("SRLIB_PUBLISHED", raising=False)
     given = 'profile: str = "quick"\ncohort: str = ""\nseed: int = 0  # of "all"\ntable: str = "table.txt"'
@@ -44,7 +47,7 @@ def books(tmp_path, monkeypatch):
     log = tmp_path / "log"
     write("00_first", f"open({str(log)!r}, 'a').write('first ')")
     write("10_second", f"open({str(log)!r}, 'a').write(f'second{{seed}} ')")
-    write.log, write.folder = log, tmp_path / "results"
+    write.log, write.folder = log, tmp_path / "runs"
     return write
 
 
@@ -68,6 +71,30 @@ def test_a_log_file_says_what_a_notebook_does_at_present(books, cohort, capsys, 
     runner.run("smoke", cohort, names=["00"])
     lines = capsys.readouterr().out.splitlines()
     assert any(x.startswith("[1/1] 00_first: ") and x.endswith("step 3 of 9") for x in lines)
+
+
+def test_a_whole_run_ends_with_its_certificate_and_a_verdict(books, cohort, tmp_path):
+    books(
+        "10_second",
+        "from srlib.core.paths import results_dir\n"
+        "from srlib.evaluation import results\n"
+        "row = dict.fromkeys(results.METRIC_KEY, 'x') | {'metric': 'psnr', 'value': 30.0 + seed}\n"
+        "results.record_metrics(results_dir(profile, cohort), [row])",
+    )
+
+    def run(*words):
+        call = ["run", "--profile", "smoke", "--cohort", str(cohort), *words]
+        return CliRunner().invoke(main, call, catch_exceptions=False).output
+
+    folder = books.folder / "smoke_mine"
+    assert "there is no reference of this profile and cohort" in run()
+    assert (folder / "certificate.json").is_file()
+    reference = tmp_path / "results" / "smoke_mine"
+    reference.mkdir(parents=True)
+    shutil.copy(folder / "metrics.csv", reference)
+    assert "verdict: 1 of 1 numbers reproduced\n" in run()  # all is skipped, and judged again
+    assert "verdict: 0 of 1 numbers reproduced; 1 are not:\n" in run("--seed", "3")
+    assert "verdict" not in run("10")  # of a part of the notebooks nothing is said
 
 
 def test_missing_outputs_run_again(books, cohort):
@@ -169,7 +196,7 @@ def test_contents_count_and_neither_times_nor_comments(books, scans, tmp_path, n
         replace(path, content)
         assert (count(), count()) == (number, number), path
     monkeypatch.setattr(runner, "RESULTS_VERSION", 2)
-    assert count() == 5
+    assert count() == 4
 
 
 def test_a_scan_replaced_while_a_notebook_runs_is_seen_the_next_time(books, scans, tmp_path):
