@@ -176,7 +176,7 @@ def test_contents_count_and_neither_times_nor_comments(books, scans, tmp_path, n
     )  # found in the checkout, from another working directory
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    weights = tmp_path / "results" / "smoke_mine" / "checkpoints" / "run" / "w"
+    weights = tmp_path / "runs" / "smoke_mine" / "checkpoints" / "run" / "w"
     weights.parent.mkdir(parents=True)
     weights.write_text("1")
     assert (count(), count()) == (1, 1)
@@ -196,7 +196,7 @@ def test_contents_count_and_neither_times_nor_comments(books, scans, tmp_path, n
         replace(path, content)
         assert (count(), count()) == (number, number), path
     monkeypatch.setattr(runner, "RESULTS_VERSION", 2)
-    assert count() == 4
+    assert count() == 5
 
 
 def test_a_scan_replaced_while_a_notebook_runs_is_seen_the_next_time(books, scans, tmp_path):
