@@ -137,12 +137,10 @@ def compare(run, reference, strict):
     from srlib.evaluation import certificate, verdict
 
     run = run or results_dir("quick")
-    changed = certificate.check(run)
-    click.echo("\n".join(changed))
-    table = verdict.compare(run, reference)
-    click.echo("\n".join(verdict.verdict(table)))
+    table, files = verdict.compare(run, reference), certificate.check(run)
+    click.echo("\n".join([*files, *verdict.verdict(table)]))
     known = table.dropna(subset="mean")
-    if strict and (known.empty or not known["reproduced"].all() or changed[1:]):
+    if strict and (known.empty or not known["reproduced"].all() or files[1:]):
         sys.exit(1)
 
 

@@ -64,13 +64,15 @@ def check(run: StrPath) -> list[str]:
         return [f"no {CERTIFICATE} in {run}: the run is not finished, or was not certified"]
     with explained(path, "damaged certificate", "finish the run again"):
         content = json.loads(path.read_text(encoding="utf-8"))
-        listed = {entry["file"]: entry["sha256"] for entry in content["manifest"]}
         made = f"commit {content['commit']}, {content['processor']}, {content['threads']} threads"
-    here = {file: _found(run, file) for file in listed}
-    other = [name for name, file in here.items() if file and sha256(file) != listed[name]]
-    absent = sum(file is None for file in here.values())
-    lines = [f"certificate: {made}; {len(here) - absent} of {len(here)} files are here"]
-    return lines + [f"  {name} differs from the certificate" for name in other]
+        listed = {str(entry["file"]): entry["sha256"] for entry in content["manifest"]}
+    here = {name: file for name in listed if (file := _found(run, name))}
+    lines = [f"certificate: {made}; {len(here)} of {len(listed)} files are here"]
+    return lines + [
+        f"  {name} differs from the certificate"
+        for name, file in here.items()
+        if sha256(file) != listed[name]
+    ]
 
 
 def _found(run: StrPath, name: str) -> Path | None:

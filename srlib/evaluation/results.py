@@ -16,6 +16,7 @@ from srlib.core.paths import (
     atomic,
     choose,
     cohort_label,
+    explained,
     locate,
     make_dir,
     root,
@@ -100,7 +101,8 @@ def _read(path: Path, columns: list[str]) -> pd.DataFrame:
 
 
 def _rows(file: Path, columns: list[str]) -> pd.DataFrame:
-    table = pd.read_csv(file, dtype=str, keep_default_na=False)
+    with explained(file, "it is no table", "delete it, and run again what wrote it"):
+        table = pd.read_csv(file, dtype=str, keep_default_na=False)
     if [*table] != columns:
         raise InputError(
             f"{file}: expected the columns {', '.join(columns)}, got {', '.join(table)}"
@@ -201,7 +203,8 @@ def read_metrics(folder: StrPath) -> pd.DataFrame:
     table = _read(Path(folder) / "metrics.csv", METRIC_COLUMNS)
     if table.empty:
         raise InputError(f"{folder}: nothing was measured yet; run 'srlib run' first")
-    return table.astype({"value": float})
+    with explained(folder, "metrics.csv has a value that is no number", "correct or delete it"):
+        return table.astype({"value": float})
 
 
 def tested(rows: pd.DataFrame, cohort: StrPath, seed: int | None = None) -> pd.DataFrame:

@@ -400,6 +400,20 @@ def test_nothing_recorded_and_foreign_tables_are_refused(tmp_path):
     (tmp_path / "metrics.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match="expected the columns"):
         results.read_metrics(tmp_path)
+    results.record_metrics(tmp_path / "b", rows("a", 30.0))
+    table = tmp_path / "b" / "metrics.csv"
+    shutil.rmtree(tmp_path / "b" / "rows")
+    whole = table.read_bytes()
+    for damaged, said in (
+        (whole.replace(b"30.0", b"3O.0"), "no number"),
+        (b"\xff\xfe\x00" + whole, "no table|expected the columns"),
+        (b"", "no table"),
+        (whole + b'"', "no table|no number"),
+    ):
+        table.write_bytes(damaged)
+        with pytest.raises(InputError, match=said) as caught:
+            results.read_metrics(tmp_path / "b")
+        assert "\n" not in str(caught.value)
 
 
 def test_a_metric_that_no_row_has_is_left_out_of_the_text(tmp_path):

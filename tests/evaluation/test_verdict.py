@@ -163,9 +163,11 @@ def test_a_certificate_travels_and_sees_what_was_changed(run, cohort, tmp_path):
     shutil.rmtree(moved / "rows")
     _, second = certificate.check(moved)
     assert "model.safetensors differs" in second
-    (moved / "certificate.json").write_text("{")
-    with pytest.raises(InputError, match="damaged certificate"):
-        certificate.check(moved)
+    for damaged in ("{", "[]", '{"manifest": [1]}', "\udcff"):
+        (moved / "certificate.json").write_text(damaged, errors="surrogateescape")
+        with pytest.raises(InputError, match="damaged certificate") as caught:
+            certificate.check(moved)
+        assert "\n" not in str(caught.value)
 
 
 def test_the_command_prints_the_verdict_and_fails_only_when_strict(run, reference, tmp_path):
