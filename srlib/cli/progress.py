@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from shutil import get_terminal_size
 
 EVERY = 30.0  # seconds between the lines of a log file; a terminal is refreshed every second
 
@@ -31,7 +32,7 @@ class Progress:
             while not ended.wait(1.0 if self.terminal else EVERY):
                 seconds = time.perf_counter() - began
                 left = self._left(name, seconds)
-                self._show(f"{title}: {seconds:.0f} s{left}; {self.said}"[:200])
+                self._show(f"{title}: {seconds:.0f} s{left}; {self.said}")
 
         thread = threading.Thread(target=report, daemon=True)
         self._show(title)
@@ -68,4 +69,5 @@ class Progress:
         return f", left about {own:.1f} min, in all {every:.0f} min"
 
     def _show(self, line: str, end: str = "") -> None:
-        print(f"\r\033[K{line}" if self.terminal else f"{line}\n", end=end, flush=True)
+        width = get_terminal_size().columns - 1
+        print(f"\r\033[K{line[:width]}" if self.terminal else f"{line}\n", end=end, flush=True)

@@ -48,13 +48,12 @@ def build(*, manifest: Path) -> None:
     template, tissues = read_template()
 
     def write(index: int, name: str) -> None:
-        scans, dtype = (
-            {"t1": template, "labels": template.with_data(tissues.argmax(0).numpy())},
-            np.float32,
-        )
         if index:
             rng = np.random.default_rng([0, index - 1])
             scans, dtype = make_subject(template.affine, tissues, rng), np.int16
+        else:
+            labels = template.with_data(tissues.argmax(0).numpy())
+            scans, dtype = {"t1": template, "labels": labels}, np.float32
         for kind, scan in scans.items():
             stored = np.uint8 if kind == "labels" else dtype
             save_scan(scan, folder / f"{name}_{kind}.nii.gz", dtype=stored)

@@ -1,8 +1,10 @@
 from .quality import consistency, evaluate, measure, statistics
-from .results import measured, paired, read_metrics, record_metrics, summary
+from .results import measured, paired, read_metrics, record_metrics, standing, summary, tested
 from .runs import train_all
+from .verdict import compare
 
 __all__ = [
+    "compare",
     "consistency",
     "evaluate",
     "measure",
@@ -10,7 +12,9 @@ __all__ = [
     "paired",
     "read_metrics",
     "record_metrics",
+    "standing",
     "statistics",
     "summary",
+    "tested",
     "train_all",
 ]

@@ -265,8 +265,9 @@ def summary(metrics: pd.DataFrame, region: str | None = None) -> pd.DataFrame:
     """One row per degradation, subject and experiment, one column per metric; best PSNR last.
 
     ``region`` is by default that of whole scans, by dataset and degradation the first of REGIONS,
-    and ``crop`` only for datasets without one; else the first in the table. Experiments with several runs are named by run_id, subjects of
-    several datasets with their dataset. Raises InputError when no row has the region.
+    and ``crop`` only for datasets without one; else the first in the table. Experiments with
+    several runs are named by run_id, subjects of several datasets with their dataset. Raises
+    InputError when no row has the region.
     """
     regions = dict.fromkeys(metrics["region"])
     ranks = metrics["region"].map({name: rank for rank, name in enumerate(REGIONS)})
