@@ -1,5 +1,6 @@
 """Compare a run with the reference, number by number, and say what was reproduced."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -70,13 +71,15 @@ def _keyed(rows: pd.DataFrame) -> pd.DataFrame:
     trained = parts[1].notna()
     run = (parts[0] + parts[2]).where(trained, rows["run_id"])
     names = rows["experiment"].str.partition("+")[0]
-    form = names.map({n: _form(n) for n in names.unique()}).where(trained, "untrained")
+    form = names.map(_form).where(trained, "untrained")
     return rows.assign(run_id=run, seed=parts[1].fillna(""), form=form)
 
 
+@functools.cache
 def _form(name: str) -> str:
-    experiment = EXPERIMENTS.get(name)
-    return "residual" if experiment and experiment.network.model_args.get("residual") else "image"
+    """``residual`` for an experiment whose network adds to its input, else ``image``."""
+    network = EXPERIMENTS[name].network.build() if name in EXPERIMENTS else None
+    return "residual" if getattr(network, "residual", False) else "image"
 
 
 def _allowed(table: pd.DataFrame, absolute: Mapping[str, float], share: float) -> pd.Series:

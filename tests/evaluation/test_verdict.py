@@ -81,6 +81,16 @@ def test_what_needs_no_training_must_agree_closely(reference, tmp_path):
     assert lines[-1] == "12 numbers of the reference are missing in this run"
 
 
+@pytest.mark.parametrize(
+    "name, form",
+    [("mdcsrn", "image"), ("mdcsrn_res", "residual"), ("srgan3d_x2", "image")]
+    + [(name, "residual") for name in ("recnn_x2", "recnn_x2_t2", "synthsr_thick", "srgan_us_res")],
+)
+def test_networks_that_add_to_their_input_are_of_one_form(name, form):
+    rows = pd.DataFrame(numbers(0, names=(name,)))
+    assert {*verdict._keyed(rows)["form"]} == {"untrained", form}
+
+
 def test_three_seeds_that_agree_by_chance_do_not_make_an_interval_of_nothing(tmp_path):
     reference = write(tmp_path / "reference", 0, 1, 2, spread=0.0)
     run = write(tmp_path / "run", 7, spread=0.02)
