@@ -33,6 +33,7 @@ def test_notebooks_are_thin_and_carry_no_outputs(path):
     assert sum(len([x for x in cell.source.splitlines() if x.strip()]) for cell in code) <= 60
     assert not any(cell.outputs or cell.execution_count for cell in code)
     assert book.metadata.kernelspec.name == "python3"
+    assert book.metadata.srlib.seconds > 0  # for the time that is left of a run
     for cell in code:
         assert not any(
             isinstance(n, ast.FunctionDef | ast.ClassDef | ast.Lambda)
