@@ -43,6 +43,7 @@ BASELINES = ("cubic", "zero_filled", "sparse_fbp")  # what gains are over, the f
 CONVENTIONS = {  # of regions
     "volume": "whole scan; data range of the truth",
     "crop": "middle of the scan, cut before degrading; data range of the truth",
+    "crop122": "the same, 122 voxels per axis",
     "crop_printed": "as printed: that middle / 4095; data range 1 for PSNR, 2 for SSIM",
     "printed": "as printed: whole image, each side to [0, 1]; data range 1; Gaussian windows",
 }
