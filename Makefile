@@ -17,7 +17,7 @@ test: .venv/ready
 	@$(BIN)/mypy --no-error-summary
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal -m "$(MARKED)"
 
-# also the wheel, browsers, fuzz, kills and the profile paper
+# also the wheel, browsers, fuzz and kills
 test-all: MARKED =
 test-all: test
 

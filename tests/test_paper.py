@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 from scipy import ndimage
 from scipy.io import savemat
 from skimage import io
@@ -146,7 +145,6 @@ def srlib(folder: Path, *words: object) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
 def test_every_published_system_is_trained_measured_and_tabulated(tmp_path):
     for make in (hcp, adni, kirby, duke, deeplesion, synthsr):
         make(tmp_path)

@@ -28,12 +28,11 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def processor() -> str:
-    """The processor's name and the vector instructions that PyTorch uses of it."""
+    """The processor's name."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    name = names[0] if names else platform.processor() or platform.machine()
-    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def choose_precision(name: str, device: torch.device) -> str:

@@ -33,7 +33,7 @@ def write(run: StrPath, cohort: StrPath) -> Path:
     content = {
         **source_commit(),
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
-        "processor": processor(),
+        "processor": f"{processor()}, {torch.backends.cpu.get_cpu_capability()}",
         "threads": torch.get_num_threads(),
         "versions": sorted(set(runs["versions"])),
         "manifest": [

@@ -61,10 +61,10 @@ def train(
     critic's weights are written as ``critic.safetensors``.
 
     A run is known by its experiment, seed, the content of all that is read, the code that computes
-    (``paths.sources``), and ``paths.RESULTS_VERSION``. A finished run is returned as it is; an interrupted one goes on (see
-    ``fit``). Another run's finished weights are kept beside the new ones, with a hash in their
-    name. Another run's checkpoint is refused, or set aside with ``restart``. Raises InputError for
-    unusable numbers, data, device or folder, and as ``fit``.
+    (``paths.sources``), and ``paths.RESULTS_VERSION``. A finished run is returned as it is; an
+    interrupted one goes on (see ``fit``). Another run's finished weights are kept beside the new
+    ones, with a hash in their name. Another run's checkpoint is refused, or set aside with
+    ``restart``. Raises InputError for unusable numbers, data, device or folder, and as ``fit``.
     """
     machine = Machine(device, processes)
     machine.check()

@@ -94,10 +94,7 @@ def save(path: Path, identity: Identity, progress: Mapping[str, object], players
     """
     read(path, identity)
     content = io.BytesIO()  # in memory first, since torch makes other errors of a full disk
-    torch.save(
-        {"identity": identity.facts, **progress, **states(players)},
-        content,
-    )
+    torch.save({"identity": identity.facts, **progress, **states(players)}, content)
     with atomic(path) as temporary:
         temporary.write_bytes(content.getbuffer())
 

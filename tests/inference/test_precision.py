@@ -70,7 +70,6 @@ def test_the_shipped_weights_pass_the_gate(head):
     check_gate("robust", head)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_weights_pass_the_gate(name, head, fast, published_dir):
     if PUBLISHED[name] and not fast:
@@ -78,7 +77,6 @@ def test_published_weights_pass_the_gate(name, head, fast, published_dir):
     check_gate(name, head)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("make", RESIDUAL)
 def test_others_that_add_to_their_input_pass_the_gate(make, head, fast):
     """With weights that add much, as no training has begun."""

@@ -238,7 +238,6 @@ def test_interpolation_at_the_published_task(scan):
     assert inner_psnr(*scan) == pytest.approx(28.87, abs=0.02)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "experiment", "expected"),
     [(MONO, "recnn", 34.20), (SRCNN, "srcnn3d", 32.42)],

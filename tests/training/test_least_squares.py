@@ -230,7 +230,6 @@ def test_training_writes_both_networks_and_their_gap(cohort, tmp_path):
     new.load_state_dict(load_file(tmp_path / "critic.safetensors"))
 
 
-@pytest.mark.slow
 def test_two_processes_share_a_batch(cohort, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     script = tmp_path / "two.py"
