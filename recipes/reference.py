@@ -5,7 +5,8 @@
 
 The runs go to runs/reference/, one folder, log and process of one thread for each seed; an
 interrupted call goes on where it was. The second form needs the first, and the files that
-csv/README.md names. The tables hold the rows of all seeds; the figures that pages show are the first seed's.
+csv/README.md names. The tables hold the rows of all seeds; the figures, those that pages show, are
+the first seed's.
 """
 
 import os
