@@ -25,7 +25,10 @@ RESULTS_VERSION = 1  # raise it when the same inputs give other results
 COMPUTING = (
     "models/*.py", "degradations/*.py", "synthesis/*.py", "training/games.py", "training/losses.py",
 )  # fmt: skip
-BUILT_IN = ("example.csv", "example_us.csv", "example_ct.csv")  # made by the project, in csv/
+BUILT_IN = (  # made by the project, in csv/
+    "example.csv", "example_us.csv", "example_ct.csv",
+    "study_mr.csv", "study_moved.csv", "study_us.csv", "study_ct.csv",
+)  # fmt: skip
 DAY = 86_400  # seconds after which an untouched temporary file counts as left behind
 
 

@@ -17,8 +17,9 @@ from srlib.scans.volume import Volume, save_scan
 from srlib.synthesis.fields import band_noise, draw_warp, sample, smooth_field
 
 TEMPLATE = "mni152"
-SPLITS = ("train",) * 5 + ("val",) + ("test",) * 2
-IMAGE_SPLITS = ("train",) * 6 + ("val",) + ("test",) * 2  # of the 2-D cohorts
+LEARN = ("train",) * 5 + ("val",)  # splits of the synthetic subjects before those to test
+LEARN_IMAGES = ("train",) * 6 + ("val",)  # of the 2-D cohorts
+TESTS = 2
 IMAGE_SLICES, IMAGE_SIZE = 4, 256
 # mean intensity of (CSF, grey, white matter), of 1; drawn anew per subject with the std below
 CONTRASTS = {"t1": (0.20, 0.55, 0.82), "t2": (0.95, 0.55, 0.38)}
@@ -28,9 +29,10 @@ BOX_START, BOX_SHAPE = (14, 17, 0), (168, 203, 166)
 FULL_SCALE = 4095  # 12-bit integers, as scanners write
 
 
-def build(*, manifest: Path) -> None:
+def build(*, manifest: Path, tests: int = TESTS) -> None:
     """Write manifest and volumes of the cohort (T1, T2, label map per subject), always the same.
 
+    ``tests`` synthetic subjects have the split test; more of them leave the others as they are.
     Volumes go to ``example/`` in the data folder. Row ``mni152`` is the MNI152 2009a T1 template
     that nilearn ships: the average of 152 real scans, in the test split and never trained on. The
     others share its anatomy up to a strong warp, with contrast, texture, bias and Rician noise of
@@ -38,7 +40,8 @@ def build(*, manifest: Path) -> None:
     anything is written, where another manifest is there.
     """
     splits = {TEMPLATE: "test"}
-    splits.update({f"syn{number:02d}": split for number, split in enumerate(SPLITS, 1)})
+    own = enumerate((*LEARN, *("test",) * tests), 1)
+    splits.update({f"syn{number:02d}": split for number, split in own})
     rows = []
     for name, split in splits.items():
         t1, t2, labels = (f"example/{name}_{kind}.nii.gz" for kind in ("t1", "t2", "labels"))
@@ -63,7 +66,7 @@ def build(*, manifest: Path) -> None:
             done.result()
 
 
-def build_images(kind: str, *, manifest: Path) -> None:
+def build_images(kind: str, *, manifest: Path, tests: int = TESTS) -> None:
     """Write a cohort of 2-D images, ``ct`` or ``us``: stacks of IMAGE_SLICES independent images.
 
     CT slices in HU, whole numbers; ultrasound in [0, 1], scan-converted; both simulated, see
@@ -71,7 +74,7 @@ def build_images(kind: str, *, manifest: Path) -> None:
     manifest is there.
     """
     rows = []
-    for number, split in enumerate(IMAGE_SPLITS, 1):
+    for number, split in enumerate((*LEARN_IMAGES, *("test",) * tests), 1):
         name = f"{kind}{number:02d}"
         rows.append((name, split, f"example_{kind}/{name}.nii.gz"))
     write_table(manifest, ("subject", "split", "image"), rows)

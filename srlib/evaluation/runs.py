@@ -20,7 +20,7 @@ from srlib.systems.trained import load_model
 from srlib.systems.training import STARTS, train
 
 # voxels per axis of the scans that networks are measured on under their own task; 0: whole scans
-MIDDLE = {"smoke": 32, "quick": 112, "paper": 0}
+MIDDLE = {"smoke": 32, "study": 64, "quick": 112, "paper": 0}
 
 
 def train_recorded(

@@ -22,10 +22,12 @@ def _smoke(experiments: Iterable[Experiment], **more: Any) -> dict[str, dict[str
 
 
 _WITH_STEPS = [e for e in EXPERIMENTS.values() if hasattr(e.game, "critic_steps")]
+_QUICK = {name: shrunk for module in MODULES for name, shrunk in module.QUICK.items()}
 _LONGEST = (synthsr.SYNTHSR_GAN, synthsr.SYNTHSR_FINETUNE)
 PROFILES = {
     "paper": {name: {} for name in EXPERIMENTS},
-    "quick": {name: shrunk for module in MODULES for name, shrunk in module.QUICK.items()},
+    "quick": _QUICK,
+    "study": _QUICK,  # what else recipes/study.py changes stands in csv/study.csv
     "smoke": _smoke(EXPERIMENTS.values())
     | _smoke(_WITH_STEPS, max_steps=12, critic_steps=3)
     | _smoke(srresnet2d.EXPERIMENTS, patch_size=(32, 32, 1))

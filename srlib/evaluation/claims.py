@@ -1,0 +1,259 @@
+"""Decide what papers claim: paired differences over seeds and scans, each held against a criterion.
+
+``csv/claims.csv`` is the ledger, one claim a row; ``csv/study.csv`` the networks whose rows decide.
+"""
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from srlib import systems
+from srlib.core.paths import InputError, StrPath, cohort_label, locate
+from srlib.core.tables import read_table
+from srlib.evaluation.results import read_metrics
+
+SEEDS = 5  # that a claim about a trained network needs
+ERROR = 0.05  # chance of a wrong verdict in the whole ledger
+REAL = ("mni152", "ch2")  # scans of people; a criterion names them, or is about all others
+DRAWS = 2000  # of the bootstrap
+REGIONS = ("crop", "centre")  # of scans, of images
+VERDICTS = ("holds", "holds in part", "does not hold", "cannot be told here")
+HOLDS, PART, FAILS, OPEN = VERDICTS
+
+_PART = re.compile(
+    r"(?P<spread>spread of )?(?P<metric>\w+): (?P<first>\S+?)@(?P<task>\S+) (?P<kind>[>=]) "
+    r"(?P<second>\S+?)@(?P<other>\S+) (?P<word>by|within) (?P<margin>[\d.]+)(?: on (?P<on>\w+))?"
+)
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """One condition of a claim, such as ``psnr: recnn@gaussian_x2 > cubic@gaussian_x2 by 0.1``.
+
+    ``first`` exceeds ``second`` by more than ``margin``, or, with ``=``, lies within it. ``on``
+    names a real scan; without it all synthetic ones count. With ``spread of`` the values are
+    distances from the mean over the seeds.
+    """
+
+    text: str
+    metric: str
+    first: str
+    task: str
+    kind: str
+    second: str
+    other: str
+    margin: float
+    on: str = ""
+    spread: bool = False
+
+
+def parse(text: str) -> list[Criterion]:
+    """The criteria of a claim, which semicolons separate; InputError for another form."""
+    found = []
+    for part in map(str.strip, text.split(";")):
+        match = _PART.fullmatch(part)
+        if not match or (match["kind"] == ">") != (match["word"] == "by"):
+            raise InputError(
+                f"criterion {part!r}: expected 'METRIC: NETWORK@TASK > NETWORK@TASK by MARGIN', or "
+                "'... = ... within MARGIN', perhaps with 'on SCAN' behind it"
+            )
+        fields = {name: match[name] for name in ("metric", "first", "task", "kind", "second")}
+        fields |= {
+            "other": match["other"],
+            "on": match["on"] or "",
+            "spread": bool(match["spread"]),
+        }
+        found.append(Criterion(part, margin=float(match["margin"]), **fields))
+    return found
+
+
+def differences(criterion: Criterion, rows: pd.DataFrame) -> pd.DataFrame:
+    """What a criterion's first network has more than its second: a row per seed, a column per scan.
+
+    ``rows`` have the columns network, seed (empty where nothing was trained), degradation,
+    subject, metric and value. What was not trained has the same value for every seed. Seeds and
+    scans that one side lacks are left out.
+    """
+    rows = rows[rows["metric"] == criterion.metric]
+    own = rows["subject"] == criterion.on if criterion.on else ~rows["subject"].isin(REAL)
+    sides = []
+    sought = ((criterion.first, criterion.task), (criterion.second, criterion.other))
+    for network, task in sought:
+        chosen = rows[own & (rows["network"] == network) & (rows["degradation"] == task)]
+        side = chosen.pivot(index="seed", columns="subject", values="value")
+        sides.append((side - side.mean()).abs() if criterion.spread else side)
+    untrained = [list(side.index) == [""] for side in sides]
+    if untrained[0] != untrained[1]:
+        trained = sides[untrained.index(False)].index
+        place = untrained.index(True)
+        alike = pd.concat([sides[place]] * len(trained)) if len(trained) else sides[place][:0]
+        sides[place] = alike.set_axis(trained)
+    first, second = sides
+    return (first - second).dropna(how="all").dropna(axis="columns")
+
+
+def crossed(values: np.ndarray) -> tuple[float, float, float]:
+    """Mean, its standard error and degrees of freedom, of seeds (rows) by scans (columns).
+
+    Both are random effects: the variance of the mean is (MS_seeds + MS_scans - MS_rest) / (seeds
+    x scans), at least that of either alone, with Satterthwaite's degrees of freedom (Cornfield and
+    Tukey, Annals of Mathematical Statistics 27, 1956). One seed or one scan leaves the other
+    effect; with one of both the error is nan.
+    """
+    seeds, scans = values.shape
+    by_seed, by_scan = values.mean(axis=1), values.mean(axis=0)
+    mean = float(values.mean())
+    squares, freedom = [], []
+    for means, each in ((by_seed, scans), (by_scan, seeds)):
+        if len(means) > 1:
+            squares.append(each * means.var(ddof=1))
+            freedom.append(len(means) - 1)
+    if not squares:
+        return mean, np.nan, np.nan
+    rest = values - by_seed[:, None] - by_scan + mean
+    if len(squares) == 2:
+        squares.append((rest**2).sum() / np.prod(freedom))
+        freedom.append(np.prod(freedom))
+        both = squares[0] + squares[1] - squares[2]
+        if both > max(squares[:2]):
+            within = sum(s**2 / f for s, f in zip(squares, freedom, strict=True))
+            return mean, np.sqrt(both / values.size), both**2 / within
+    largest = int(np.argmax(squares[:2]))
+    return mean, np.sqrt(squares[largest] / values.size), freedom[largest]
+
+
+def interval(values: np.ndarray, sure: float = 0.95, seed: int = 0) -> tuple[float, float]:
+    """Hierarchical BCa bootstrap interval of the mean of seeds (rows) by scans (columns).
+
+    Seeds and scans are drawn anew, each with replacement (Efron and Tibshirani, An Introduction to
+    the Bootstrap, 1993, chapter 14); the acceleration comes from leaving out each seed and each
+    scan. It is narrow for few seeds: the tests, not this, decide.
+    """
+    rng, (seeds, scans) = np.random.default_rng(seed), values.shape
+    weights = [rng.multinomial(n, np.full(n, 1 / n), size=DRAWS) / n for n in (seeds, scans)]
+    draws = np.einsum("bi,ij,bj->b", weights[0], values, weights[1])
+    mean = values.mean()
+    if np.ptp(draws) == 0:
+        return float(mean), float(mean)
+    influence = np.concatenate(
+        [(values.mean(axis=axis) - mean) / (n - 1) for axis, n in ((1, seeds), (0, scans)) if n > 1]
+    )
+    skew = (influence**3).sum() / (6 * (influence**2).sum() ** 1.5)
+    below = np.clip(np.mean(draws < mean), 1 / DRAWS, 1 - 1 / DRAWS)
+    shift = stats.norm.ppf(below)
+    limits = shift + stats.norm.ppf([(1 - sure) / 2, (1 + sure) / 2])
+    low, high = np.quantile(draws, stats.norm.cdf(shift + limits / (1 - skew * limits)))
+    return float(low), float(high)
+
+
+def networks(table: StrPath = "csv/study.csv") -> pd.DataFrame:
+    """The networks of a study, a row each, indexed by ``network``.
+
+    To the columns of the table comes ``name``, that of the experiment with its overrides. Raises
+    InputError for a network that stands twice, and as ``read_table`` and ``systems.get``.
+    """
+    columns = ("network", "experiment", "overrides", "cohort", "measured", "changed")
+    rows = pd.DataFrame(read_table(locate(table), columns, ()))
+    if twice := [*rows["network"][rows["network"].duplicated()]]:
+        raise InputError(f"{table}: network {twice[0]!r} stands twice; give it another name")
+    last = rows["experiment"].str.split().str[-1]
+    made = [systems.get(n, "study", o).name for n, o in zip(last, rows["overrides"], strict=True)]
+    return rows.assign(name=made).set_index("network")
+
+
+def ledger(table: StrPath = "csv/claims.csv") -> pd.DataFrame:
+    """The claims, a row each; InputError for one whose criterion cannot be read."""
+    columns = ("claim", "system", "says", "where", "reported", "criterion", "note")
+    rows = pd.DataFrame(read_table(locate(table), columns, ()))
+    rows["criterion"].map(parse)
+    return rows
+
+
+def evidence(folder: StrPath, known: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a study's ``metrics.csv`` that its ``networks`` made, and untrained methods'.
+
+    With the columns that ``differences`` needs. Raises InputError as ``read_metrics``.
+    """
+    rows = read_metrics(folder)
+    rows = rows[rows["region"].isin(REGIONS)]
+    names = pd.Series(known.index, known["name"] + " " + known["cohort"].map(cohort_label))
+    trained = (rows["experiment"] + " " + rows["dataset"]).map(names)
+    seed = rows["run_id"].str.extract(r"-s(-?\d+)-", expand=False).fillna("")
+    network = rows["experiment"].where(rows["run_id"] == rows["experiment"], trained)
+    return rows.assign(network=network, seed=seed).dropna(subset="network")
+
+
+def decide(claims: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """Every criterion of a ledger with its evidence and its verdict, a row each.
+
+    Columns: ``claim``; ``criterion``; ``seeds`` and ``scans``; ``mean`` difference, ``low`` and
+    ``high`` (``interval``); ``p``, twice the one-sided one of the likelier side, corrected for all
+    criteria by Holm's method; ``verdict``; ``steady``: whether without any one seed the same side
+    is as likely, at ERROR and uncorrected. ``rows`` are those of ``evidence``. Raises InputError as
+    ``parse``.
+    """
+    found = []
+    for claim, text in zip(claims["claim"], claims["criterion"], strict=True):
+        for part in parse(text):
+            table = differences(part, rows)
+            trained = [seed for seed in table.index if seed]
+            side, p = chance(part, table, SEEDS)
+            others = [chance(part, table.drop(index=seed), SEEDS - 1) for seed in trained]
+            low, high = interval(table.to_numpy()) if table.size else (np.nan, np.nan)
+            evidence = {"seeds": len(trained), "scans": table.shape[1], "low": low, "high": high}
+            evidence |= {"mean": table.to_numpy().mean() if table.size else np.nan, "p": p}
+            steady = all(other == side and q < ERROR for other, q in others)
+            row = {"claim": claim, "criterion": part.text, **evidence, "verdict": side}
+            found.append({**row, "steady": steady})
+    result = pd.DataFrame(found).assign(p=lambda t: holm(t["p"].to_numpy()))
+    return result.assign(verdict=result["verdict"].where(result["p"] < ERROR, OPEN))
+
+
+def chance(criterion: Criterion, table: pd.DataFrame, needed: int) -> tuple[str, float]:
+    """The likelier verdict on a criterion, and twice its one-sided p value, at most 1.
+
+    ``>``: a test of superiority by the margin, and of the lack of it. ``=``: two one-sided tests of
+    equivalence (Schuirmann, J. Pharmacokinet. Biopharm. 15, 1987), and those of a difference beyond
+    the margin. Nothing is likely with fewer than ``needed`` seeds of a trained network, and with a
+    single number.
+    """
+    if not table.size or (any(table.index) and len(table) < needed):
+        return OPEN, 1.0
+    mean, error, freedom = crossed(table.to_numpy())
+    if not error > 0:
+        return OPEN, 1.0
+    margin = criterion.margin
+    above, below = (stats.t.sf((mean - bound) / error, freedom) for bound in (margin, -margin))
+    if criterion.kind == ">":
+        sides = {HOLDS: above, FAILS: 1 - above}
+    else:
+        sides = {HOLDS: max(below, 1 - above), FAILS: 2 * min(above, 1 - below)}
+    side = min(sides, key=lambda name: sides[name])
+    return side, min(2 * sides[side], 1.0)
+
+
+def holm(chances: np.ndarray) -> np.ndarray:
+    """p values corrected for their number (Holm, Scandinavian Journal of Statistics 6, 1979)."""
+    order = np.argsort(chances, kind="stable")
+    steps = chances[order] * np.arange(len(chances), 0, -1)
+    corrected = np.empty(len(chances))
+    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1)
+    return corrected
+
+
+def judged(claims: pd.DataFrame, parts: pd.DataFrame) -> pd.DataFrame:
+    """The ledger with a ``verdict`` for each claim, from the criteria that ``decide`` found.
+
+    ``holds``: all of its criteria do, steadily. ``holds in part``: some do, or not steadily.
+    ``does not hold``: none does, and one fails steadily. Else it cannot be told here.
+    """
+    held = parts["verdict"] == HOLDS
+    failed = (parts["verdict"] == FAILS) & parts["steady"]
+    by_claim = parts.assign(whole=held & parts["steady"], held=held, failed=failed)
+    whole = by_claim.groupby("claim")["whole"].all()
+    some = by_claim.groupby("claim")[["held", "failed"]].any()
+    verdict = np.select([whole, some["held"], some["failed"]], [HOLDS, PART, FAILS], OPEN)
+    return claims.assign(verdict=claims["claim"].map(pd.Series(verdict, whole.index)))
