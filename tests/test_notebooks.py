@@ -54,7 +54,7 @@ def test_parameters_are_literals_that_the_runner_knows(path):
         ast.literal_eval(statement.value)
         assert statement.target.id in (
             "profile", "cohort", "seed", "us_cohort", "ct_cohort", "labels", "classes", "priors", "middle",
-            "overrides", "extra",
+            "overrides", "extra", "ledger", "networks", "evidence",
         )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ import re
 import pandas as pd
 
 from srlib.core.paths import InputError, atomic, checkout
+from srlib.evaluation import claims
 from srlib.evaluation.results import DIGITS, read_metrics, standing, tested
 
 MARKER = re.compile(
@@ -31,7 +32,7 @@ def _cell(value: float, digits: int) -> str:
 
 
 def update(check: bool = False) -> bool:
-    """Make every marked table of the README (folder of the reference, region) anew.
+    """Make every marked table of the README (folder of the reference; region, or ``claims``) anew.
 
     Returns whether they were stale. ``check`` writes nothing. Raises InputError outside a checkout
     and for a README without markers.
@@ -43,8 +44,14 @@ def update(check: bool = False) -> bool:
         )
 
     def table(match: re.Match) -> str:
-        rows = tested(read_metrics(own / "results" / match["reference"]), "csv/example.csv")
-        return f"{match['head']}\n{to_text(standing(rows, match['region']))}\n{match['end']}"
+        place = own / "results" / match["reference"]
+        if match["region"] == "claims":
+            said, rows = claims.ledger(), claims.evidence(place, claims.networks())
+            text = to_text(claims.by_verdict(claims.judged(said, claims.decide(said, rows))))
+        else:
+            rows = tested(read_metrics(place), "csv/example.csv")
+            text = to_text(standing(rows, match["region"]))
+        return f"{match['head']}\n{text}\n{match['end']}"
 
     path = own / "README.md"
     old = path.read_text(encoding="utf-8")

@@ -8,6 +8,7 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from srlib.core.paths import InputError, StrPath, explained
 from srlib.core.tables import Row, read_table, write_table
@@ -123,16 +124,16 @@ def look_up(labels: Volume, table: Mapping[int, int]) -> np.ndarray:
 
     Raises InputError: numbers that are not whole, a label that is not in the table.
     """
-    values, inverse = np.unique(labels.data, return_inverse=True)
+    places, values = pd.factorize(labels.data.ravel(), use_na_sentinel=False)  # np.unique sorts
     if (values % 1).any():
         raise InputError("its label map holds numbers that are not whole; was it interpolated?")
-    for label in values:
+    for label in sorted(values):
         if label not in table:
             raise InputError(
                 f"label {label:.0f} ({(labels.data == label).sum()} voxels) has no class; add it, "
                 "with an empty class to leave it out"
             )
-    return np.array([table[label] for label in values])[inverse].reshape(labels.shape)
+    return np.array([table[label] for label in values])[places].reshape(labels.shape)
 
 
 def partners(classes: Sequence[Label]) -> dict[int, int]:
