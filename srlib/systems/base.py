@@ -145,8 +145,8 @@ def _part(value: Any) -> Any:
 
 def from_fields(fields: dict, prose: Mapping[str, Any]) -> Experiment:
     """The experiment that ``_fields`` described; ValueError for another schema."""
-    if fields.pop("schema") != SCHEMA:
-        raise ValueError("its schema is another srlib's")
+    if (schema := fields.pop("schema", None)) != SCHEMA:
+        raise ValueError(f"another srlib wrote it: schema {schema}, expected {SCHEMA}; train anew")
     del fields["kind"]
     named = {name: _part(value) for name, value in as_tuples(fields).items()}
     return Experiment(**prose, **named)

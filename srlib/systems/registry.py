@@ -7,7 +7,6 @@ from typing import Any
 from srlib.core.paths import InputError, choose
 from srlib.systems import mdcsrn, recnn, robust, srgan3d, srresnet2d, synthsr
 from srlib.systems.base import PROSE, STATED, Experiment, from_fields
-from srlib.systems.earlier import earlier
 from srlib.systems.overrides import Overrides, overridden, parse
 
 MODULES = (mdcsrn, recnn, srgan3d, srresnet2d, synthsr, robust)
@@ -88,7 +87,7 @@ def from_json(text: str) -> Experiment:
         fields = json.loads(text)
         known = EXPERIMENTS.get(fields["name"])
         prose = {name: getattr(known, name) for name in PROSE} if known else {}
-        experiment = from_fields(fields if "schema" in fields else earlier(fields), prose)
+        experiment = from_fields(fields, prose)
         for task in experiment.task_settings:
             experiment.pairs.degradation(task)  # finds wrong settings now
         return experiment

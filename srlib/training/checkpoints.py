@@ -39,7 +39,7 @@ def contents(
 
 @dataclass(frozen=True)
 class Identity:
-    """The facts that identify a run; ``renew`` updates the JSON of an earlier experiment."""
+    """The facts that identify a run; ``renew`` adds to an experiment's JSON the numbers that came later."""
 
     facts: Mapping[str, object]
     renew: Callable[[str], str] = str
@@ -49,13 +49,7 @@ class Identity:
 
         A number that experiments did not have when the file was written counts as its default.
         """
-        if "results_version" not in found:
-            return "it is from an earlier srlib, which identified scans by size, not by content"
-        both = [dict(found), dict(self.facts)]
-        if not isinstance(found.get("source"), Mapping):  # an earlier hash, of comments as well
-            for facts in both:
-                facts.pop("source", None)
-        old, new = (dict(self._leaves(facts)) for facts in both)
+        old, new = (dict(self._leaves(facts)) for facts in (found, self.facts))
         names = [name for name in {**new, **old} if old.get(name, ...) != new.get(name, ...)]
         said = [f"{name} {_short(old.get(name))} -> {_short(new.get(name))}" for name in names]
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import warnings
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -221,30 +220,6 @@ def test_weights_that_are_not_of_an_experiment_are_refused(weights):
     ):
         with pytest.raises(InputError, match="experiment"):
             load_model(weights(metadata=metadata)[0], device="cpu")
-
-
-# experiments that are today what they were
-SAME = ("mdcsrn", "mdcsrn_res_wgan", "recnn_x2x3", "srgan3d_res_gan", "srresnet_ct_res")
-
-
-def test_weights_of_earlier_versions_are_loaded():
-    """They hold an experiment as one flat record; each of its numbers finds its part."""
-    for text in (Path(__file__).parent / "earlier_weights.jsonl").read_text().splitlines():
-        record, experiment = json.loads(text), systems.from_json(text)
-        again = systems.from_json(experiment.to_json())
-        assert again == experiment
-        for name in (
-            "max_steps",
-            "batch_size",
-            "learning_rate",
-            "loss",
-            "width",
-            "n_train",
-            "task",
-        ):
-            assert experiment.number(name) == record[name], (record["name"], name)
-        if record["name"] in SAME:
-            assert experiment == systems.get(record["name"], "quick")
 
 
 def test_experiments_that_were_damaged_are_refused():

@@ -11,11 +11,10 @@ import pytest
 import torch
 
 from srlib import systems
-from srlib.core.paths import InputError, shipped_file
+from srlib.core.paths import InputError
 from srlib.degradations.tasks import TASKS, degradation_of
 from srlib.inference.isotropic import IsotropicSpacing
 from srlib.inference.prediction import Request
-from srlib.models.weights import read_metadata
 from srlib.scans.intensity import INTENSITIES, fit_scaling
 from srlib.scans.patches import per_axis
 from srlib.scans.volume import Volume
@@ -202,35 +201,11 @@ def test_the_names_that_an_experiment_may_give_are_those_that_there_are():
         fit_scaling(np.array([0.0, 1000.0]), rule)
 
 
-# as versions before wrote experiments, in one flat record; what they have by default is left out
-FLAT = [
-    {"name": "mdcsrn_res_wgan", "task": "gaussian_x2", "model": "mdcsrn", "width": 4, "max_steps": 12, "n_train": 1,
-     "batch_size": 1, "patch_size": 16, "learning_rate": 1e-4, "start": "mdcsrn_res", "critic_steps": 3,
-     "model_args": {"blocks": 4, "units": 4, "residual": True}, "sampling": "random", "min_foreground": 0.3,
-     "adversarial": {"weight": 0.001, "per_generator": 7, "extra_every": 500, "extra": 200}},
-    {"name": "srgan_us_res", "task": "scanline_x4", "model": "srresnet2d_res", "width": 4, "max_steps": 4, "n_train": 1,
-     "batch_size": 1, "patch_size": [32, 32, 1], "learning_rate": 1e-4, "contrast": "image", "lr_grid": True,
-     "model_args": {"blocks": 5, "factor": 4}, "start": "srresnet_us_res", "loss": "l1",
-     "sampling": "random", "min_foreground": 0.3, "optimizer_args": {"betas": [0.9, 0.999]},
-     "adversarial": {"weight": 1e-3, "game": "cross_entropy", "labels": "hard", "constraint": "penalty"}},
-    {"name": "synthsr_laplace", "task": "thick_1x1x3", "model": "unet3d", "width": 4, "max_steps": 4, "n_train": 1,
-     "batch_size": 1, "patch_size": 32, "learning_rate": 5e-4, "start": "synthsr_thick", "loss": "laplace",
-     "model_args": {"levels": 5, "in_channels": 2, "out_channels": 2, "residual_channel": 0, "momentum": 0.02},
-     "schedule": "cosine", "spacing_mm": 1.0, "output": "scan", "segmenter": "", "adversarial": None,
-     "generation": {"inputs": [{"prior": "t1_hr", "spacing_mm": [1, 1, 3]}], "blur_all": False, "order": 3}},
-]  # fmt: skip
-
-
-def test_flat_records_of_earlier_versions_are_read():
-    for flat in FLAT:
-        assert systems.from_json(json.dumps(flat)) == systems.get(flat["name"], "smoke")
-    shipped = systems.from_json(read_metadata(shipped_file("robust"))["experiment"])
-    robust = systems.get("robust")
-    assert (shipped.network, shipped.prediction, shipped.task) == (
-        robust.network,
-        robust.prediction,
-        robust.task,
-    )
+def test_the_description_of_another_srlib_is_refused_with_what_to_do():
+    for schema in ({}, {"schema": 1}):
+        fields = {**json.loads(systems.get("mdcsrn").to_json()), "schema": None} | schema
+        with pytest.raises(InputError, match=r"another srlib wrote it.*expected 2; train anew"):
+            systems.from_json(json.dumps(fields))
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", "3", '{"name": "mdcsrn"}', "{" * 50])

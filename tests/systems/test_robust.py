@@ -171,7 +171,6 @@ def test_shipped_weights_are_those_of_the_recipe():
     path = shipped_file("robust")
     assert path.stat().st_size <= 2e6
     written = read_metadata(path)["experiment"]
-    assert "schema" not in written, "by an earlier version, as one flat record"
     assert systems.from_json(written) == systems.get("robust")
 
 
