@@ -12,7 +12,7 @@ from srlib.cli.enhance import enhance, one_line
 from srlib.cli.options import COHORT, CSV_OUT, DEVICE, FORCE, OVERRIDES, PROFILE, SEED, flag
 from srlib.cli.scans import degrade, evaluate
 from srlib.core.parts import literal
-from srlib.core.paths import InputError, atomic, results_dir, root
+from srlib.core.paths import InputError, results_dir, root, write_file
 
 
 class Group(click.Group):
@@ -226,9 +226,7 @@ def store(experiment, cohort, profile, overrides, out, force):
     subjects = chosen.examples.select(data.read_manifest(cohort, "train"))
     click.echo(stores.write_store(chosen.examples.open(subjects, chosen.pairs), out, force=force))
     for path, text in texts.items():
-        with atomic(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-        click.echo(path)
+        click.echo(write_file(path, text))
 
 
 @main.command()

@@ -24,6 +24,7 @@ from srlib.core.paths import (
     published_dir,
     results_dir,
     sweep,
+    write_file,
 )
 from srlib.data.manifest import read_cohorts, read_manifest
 from srlib.evaluation import results
@@ -165,9 +166,8 @@ class _Notebook:
         inputs = self.inputs(used, folder) | before
         writes = [f"notebooks/{self.path.name}", *self.declared.get("writes", [])]
         made = {str(p.relative_to(folder)) for pattern in writes for p in folder.glob(pattern)}
-        with atomic(books / f"{self.path.stem}.json") as temporary:
-            key = {"key": self.key(books, used, inputs), "made": sorted(made)}
-            temporary.write_text(json.dumps(key), encoding="utf-8")
+        key = {"key": self.key(books, used, inputs), "made": sorted(made)}
+        write_file(books / f"{self.path.stem}.json", json.dumps(key))
         return True
 
     def inputs(self, used, folder):

@@ -10,7 +10,7 @@ from click import argument, option
 
 from srlib import __version__, data, degradations, evaluation, systems
 from srlib.cli.options import ALIGN, COHORT, FACTOR, PRECISION, flag
-from srlib.core.paths import InputError, apart, atomic, cohort_label
+from srlib.core.paths import InputError, apart, cohort_label, write_file
 
 DEGRADATIONS = {  # with the options that each takes
     "gaussian": ("factor", "sigma", "align"),
@@ -195,10 +195,10 @@ def _evaluate_scans(subjects, hr, data_range, extended, add_to, task, out):
     text = pd.DataFrame([row for row, _ in found]).to_csv(
         index=False, float_format="%.6g", na_rep="nan", lineterminator="\n"
     )
-    if not out:
-        return click.echo(text, nl=False)
-    with atomic(out) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    if out:
+        write_file(out, text)
+    else:
+        click.echo(text, nl=False)
 
 
 def _evaluate_scan(subject, name, data_range, extended, key):

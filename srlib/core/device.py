@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from srlib.core.paths import InputError, atomic, cache_dir, choose, explained, make_dir
+from srlib.core.paths import InputError, cache_dir, choose, explained, make_dir, write_file
 
 FASTER = 1.3  # by which bfloat16 must be, or float32 is taken
 
@@ -62,8 +62,8 @@ def _bf16_gain(device: torch.device) -> float:
         if 4 * best["32"] < best["bf16"] < float("inf"):  # emulated, and seconds a time
             break
     gain = best["32"] / best["bf16"]
-    with suppress(InputError), atomic(make_dir(kept.parent) / kept.name) as temporary:
-        temporary.write_text(f"{gain:.2f}", "utf-8")
+    with suppress(InputError):
+        write_file(make_dir(kept.parent) / kept.name, f"{gain:.2f}")
     return gain
 
 

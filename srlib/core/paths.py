@@ -232,6 +232,13 @@ def atomic(path: StrPath) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def write_file(path: StrPath, content: str | bytes) -> Path:
+    """Write a whole file, text as UTF-8, as ``atomic``; return its path."""
+    with atomic(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+    return Path(path)
+
+
 def unspoilt(path: StrPath) -> StrPath:
     """Return the path; OSError for a ZIP archive, as PyTorch writes, with a damaged part."""
     if zipfile.is_zipfile(path):

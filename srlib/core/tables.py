@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from srlib.core.paths import InputError, StrPath, atomic, file_name, first_line
+from srlib.core.paths import InputError, StrPath, file_name, first_line, write_file
 
 # columns of a manifest that name volumes, in the order written
 VOLUMES = ("t1", "t2", "image", "labels", "lr", "mask")
@@ -129,9 +129,7 @@ def write_table(
         if path.read_bytes() == text.encode(errors="surrogatepass"):
             return path
     keep(path, force=force)
-    with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="")
-    return path
+    return write_file(path, text)
 
 
 def keep(path: StrPath, *, force: bool) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from srlib.core.paths import StrPath, atomic
+from srlib.core.paths import StrPath, write_file
 from srlib.evaluation.figures import triplanar
 from srlib.evaluation.views import windows
 from srlib.scans.space import same_lattice
@@ -66,9 +66,8 @@ def write_report(
     ]
     head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
     page = f"<!DOCTYPE html><html lang=en><head>{head}</head><body>{''.join(body)}</body></html>\n"
-    with atomic(path) as temporary:
-        temporary.write_text(page, "utf-8", "backslashreplace")  # file names need not be text
-    return Path(path)
+    # file names need not be text
+    return write_file(path, page.encode("utf-8", "backslashreplace"))
 
 
 def _picture(figure, caption, dpi):

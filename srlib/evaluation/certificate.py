@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from srlib.core.device import processor
-from srlib.core.paths import StrPath, atomic, explained, locate, root, sha256, source_commit
+from srlib.core.paths import StrPath, explained, locate, root, sha256, source_commit, write_file
 from srlib.data.manifest import read_cohorts, read_manifest
 from srlib.evaluation.results import read_metrics, read_runs
 
@@ -41,9 +41,7 @@ def write(run: StrPath, cohort: StrPath) -> Path:
             for file, comment in files.items()
         ],
     }
-    with atomic(run / CERTIFICATE) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    return run / CERTIFICATE
+    return write_file(run / CERTIFICATE, json.dumps(content, indent=1) + "\n")
 
 
 def _place(file: Path, run: Path) -> str:

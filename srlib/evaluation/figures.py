@@ -17,7 +17,7 @@ from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from srlib.core.paths import InputError, StrPath, atomic, choose, make_dir
+from srlib.core.paths import InputError, StrPath, choose, make_dir, write_file
 from srlib.evaluation.views import (
     filled,
     letters,
@@ -389,6 +389,5 @@ def save_figure(figure: Picture, path: StrPath) -> Picture:
     Raises InputError when the place cannot be written to.
     """
     make_dir(Path(path).parent)
-    with atomic(path) as temporary:
-        temporary.write_bytes(figure.png())
+    write_file(path, figure.png())
     return figure

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from srlib import metrics
-from srlib.core.paths import InputError, StrPath, apart, atomic, file_name, make_dir
+from srlib.core.paths import InputError, StrPath, apart, file_name, make_dir, write_file
 from srlib.data.manifest import Subject, load_mask
 from srlib.degradations.tasks import degradation_of
 from srlib.scans.space import resample_to
@@ -50,8 +50,8 @@ def evaluate(
         for region, values in quality.items():
             rows.append({"subject": subject.name, "region": region, **values})
     table = pd.DataFrame(rows)
-    with atomic(folder / "metrics.csv") as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6f", lineterminator="\n")
+    text = table.to_csv(index=False, float_format="%.6f", lineterminator="\n")
+    write_file(folder / "metrics.csv", text)
     return table
 
 

@@ -4,7 +4,7 @@ import re
 
 import pandas as pd
 
-from srlib.core.paths import InputError, atomic, checkout
+from srlib.core.paths import InputError, checkout, write_file
 from srlib.evaluation import claims
 from srlib.evaluation.results import DIGITS, read_metrics, standing, tested
 
@@ -59,6 +59,5 @@ def update(check: bool = False) -> bool:
     if not found:
         raise InputError("the README has no <!-- results:FOLDER:REGION --> marker; add one")
     if new != old and not check:
-        with atomic(path) as temporary:
-            temporary.write_text(new, encoding="utf-8")
+        write_file(path, new)
     return new != old

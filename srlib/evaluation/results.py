@@ -13,7 +13,6 @@ from scipy import stats
 from srlib.core.paths import (
     InputError,
     StrPath,
-    atomic,
     choose,
     cohort_label,
     explained,
@@ -22,6 +21,7 @@ from srlib.core.paths import (
     root,
     sha256,
     source_commit,
+    write_file,
 )
 from srlib.core.tables import read_table
 from srlib.data.manifest import read_cohorts
@@ -84,8 +84,7 @@ def _record(path: Path, rows: pd.DataFrame, stale: Iterable[str] = ()) -> None:
 
 
 def _write(path: Path, table: pd.DataFrame) -> None:
-    with atomic(path) as temporary:
-        table.to_csv(temporary, index=False, lineterminator="\n")
+    write_file(path, table.to_csv(index=False, lineterminator="\n"))
 
 
 def _read(path: Path, columns: list[str]) -> pd.DataFrame:

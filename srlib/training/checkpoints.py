@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from srlib.core.paths import InputError, atomic, first_line, sha256, unspoilt
+from srlib.core.paths import InputError, first_line, sha256, unspoilt, write_file
 from srlib.data.manifest import Subject
 from srlib.models.weights import read_metadata, save_weights
 from srlib.scans.formats import fingerprint
@@ -89,8 +89,7 @@ def save(path: Path, identity: Identity, progress: Mapping[str, object], players
     read(path, identity)
     content = io.BytesIO()  # in memory first, since torch makes other errors of a full disk
     torch.save({"identity": identity.facts, **progress, **states(players)}, content)
-    with atomic(path) as temporary:
-        temporary.write_bytes(content.getbuffer())
+    write_file(path, content.getbuffer())
 
 
 def read(path: Path, identity: Identity, restart: bool = False) -> dict | None:
@@ -192,8 +191,8 @@ def finish(
             file=sys.stderr,
         )
     rows = [{k: v if k == "step" else f"{v:.6g}" for k, v in row.items()} for row in history]
-    with atomic(folder / "history.csv") as temporary:
-        pd.DataFrame(rows).to_csv(temporary, index=False, lineterminator="\r\n")
+    text = pd.DataFrame(rows).to_csv(index=False, lineterminator="\r\n")
+    write_file(folder / "history.csv", text)
     # the generator last: its file says that all is done
     for name, network in reversed(players.networks.items()):
         path = final if name == "generator" else folder / f"{name}.safetensors"

@@ -104,7 +104,7 @@ def test_rows_of_many_processes_and_threads_all_arrive(tmp_path):
 
 def test_who_writes_the_table_looks_again_for_rows_that_came_meanwhile(tmp_path, monkeypatch):
     """Rows that another process records while the table is being written are in it afterwards."""
-    atomic, others = results.atomic, [rows("late", 31.0, "net")]
+    atomic, others = paths.atomic, [rows("late", 31.0, "net")]
 
     @contextlib.contextmanager
     def slow(path):
@@ -113,7 +113,7 @@ def test_who_writes_the_table_looks_again_for_rows_that_came_meanwhile(tmp_path,
             if path.name == "metrics.csv" and others:
                 results.record_metrics(tmp_path, others.pop())
 
-    monkeypatch.setattr(results, "atomic", slow)
+    monkeypatch.setattr(paths, "atomic", slow)
     results.record_metrics(tmp_path, rows("a", 30.0))
     assert set(pd.read_csv(tmp_path / "metrics.csv")["subject"]) == {"a", "late"}
 
