@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from srlib.core.parts import Part, literal
-from srlib.core.paths import InputError, choose
+from srlib.core.paths import InputError, choose, explained
 from srlib.degradations.resolution import DEGRADATIONS
 from srlib.systems.base import PROSE, SLOTS, Experiment
 
@@ -43,10 +43,8 @@ def overridden(experiment: Experiment, settings: Mapping[str, Any]) -> Experimen
     refuses.
     """
     for name, value in settings.items():
-        try:
+        with explained(f"override {name}", "is refused", "give another value"):
             experiment = _set(experiment, *name.split("."), value=value)
-        except InputError as err:
-            raise InputError(f"override {name}: {err}") from err
     label = "+".join(map(_label, sorted(settings.items())))
     if len(label) > LONGEST:
         label = hashlib.sha256(label.encode()).hexdigest()[:12]

@@ -16,7 +16,7 @@ from srlib.core.device import choose_device, choose_precision, layout
 from srlib.core.paths import (
     InputError,
     StrPath,
-    first_line,
+    explained,
     published_file,
     results_root,
     shipped_file,
@@ -178,15 +178,10 @@ def load_network(path: StrPath) -> tuple[torch.nn.Module, Experiment]:
     metadata = read_metadata(path)
     if "experiment" not in metadata:
         raise InputError(f"{path}: holds no experiment; expected weights made by 'srlib train'")
-    try:
+    with explained(path, "its weights do not fit its network", "train it anew"):
         experiment = from_json(metadata["experiment"])
         network = experiment.network.build()
         network.load_state_dict(load_weights(path))
-    except InputError as err:
-        raise InputError(f"{path}: {err}") from err
-    except RuntimeError as err:
-        model = experiment.network.model
-        raise InputError(f"{path}: its weights do not fit {model} ({first_line(err)})") from err
     return network, experiment
 
 

@@ -8,7 +8,15 @@ from typing import Any
 import torch
 
 from srlib import systems
-from srlib.core.paths import RESULTS_VERSION, InputError, StrPath, make_dir, sha256, sources
+from srlib.core.paths import (
+    RESULTS_VERSION,
+    InputError,
+    StrPath,
+    explained,
+    make_dir,
+    sha256,
+    sources,
+)
 from srlib.data.manifest import Subject
 from srlib.models.weights import read_metadata, start_from, state_hash
 from srlib.scans.patches import per_axis
@@ -179,12 +187,10 @@ def build(experiment: Experiment, seed: int) -> dict[str, torch.nn.Module]:
     Raises InputError for settings that do not fit.
     """
     network, game = experiment.network, experiment.game
-    try:
+    with explained(experiment.name, "cannot be built", "give its parts other numbers"):
         generator = network.build(seed)
         experiment.training.check(generator)
         critic = game.critic(network.width, experiment.examples.patch_size, seed)
-    except InputError as err:
-        raise InputError(f"{experiment.name}: {err}") from err
     return {"generator": generator} | ({"critic": critic} if critic else {})
 
 

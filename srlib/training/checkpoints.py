@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from srlib.core.paths import InputError, first_line, sha256, unspoilt, write_file
+from srlib.core.paths import InputError, explained, sha256, unspoilt, write_file
 from srlib.data.manifest import Subject
 from srlib.models.weights import read_metadata, save_weights
 from srlib.scans.formats import fingerprint
@@ -74,10 +74,8 @@ def _short(value: object) -> str:
 def set_aside(path: Path, key: str = "") -> Path:
     """Add ``key``, by default a hash of the content, to a file's name; return its new path."""
     kept = path.with_stem(f"{path.stem}-{key or sha256(path)[:12]}")
-    try:
+    with explained(path, f"cannot be renamed to {kept.name}", "rename or remove it"):
         return path.replace(kept)
-    except OSError as err:
-        raise InputError(f"{path} cannot be renamed to {kept.name}: {err.strerror}") from err
 
 
 def save(path: Path, identity: Identity, progress: Mapping[str, object], players: Players) -> None:
@@ -103,14 +101,10 @@ def read(path: Path, identity: Identity, restart: bool = False) -> dict | None:
     if restart:
         print(f"{path} is set aside as {set_aside(path).name}", file=sys.stderr)
         return None
-    try:
+    advice = "delete it to start again, or set it aside by --restart"
+    with explained(path, "damaged checkpoint", advice):
         state = torch.load(unspoilt(path), map_location="cpu", weights_only=True)
         other = identity.difference(state["identity"])
-    except Exception as err:  # whatever comes of a damaged file
-        raise InputError(
-            f"{path}: damaged checkpoint ({first_line(err)}); "
-            "delete it to start again, or set it aside by --restart"
-        ) from err
     if other:
         raise InputError(
             f"{path} is another run's: {other}; "
@@ -140,7 +134,7 @@ def resume(
 
     Raises InputError when its networks have other shapes.
     """
-    try:
+    with explained(path, "does not fit this version's networks", "set it aside by --restart"):
         for kind, held in states(players).items():
             for name in held:
                 getattr(players, kind)[name].load_state_dict(state[kind][name])
@@ -148,11 +142,6 @@ def resume(
             {name: loss.to(device) for name, loss in losses.items()} for losses in state["pending"]
         ]
         return state["step"], state["history"], pending
-    except (RuntimeError, ValueError, KeyError, AttributeError) as err:
-        raise InputError(
-            f"{path}: does not fit this version's networks ({first_line(err)}); "
-            "set it aside by --restart"
-        ) from err
 
 
 def require_finite(

@@ -2,14 +2,14 @@
 
 import io
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import h5py
 import numpy as np
 from tqdm import tqdm
 
-from srlib.core.paths import InputError, StrPath, atomic, first_line, make_dir
+from srlib.core.paths import InputError, StrPath, atomic, explained, make_dir
 from srlib.core.tables import keep
 from srlib.training.examples import PatchDataset
 from srlib.training.streams import Patch, pools_of
@@ -108,23 +108,11 @@ class PatchStore:
         if not self.path.is_file():
             raise InputError(f"{path}: no such file; write one with 'srlib store'")
         with ExitStack() as stack:
-            stack.enter_context(self._readable("the file"))
+            stack.enter_context(explained(self.path, "the file is unreadable", "write it again"))
             self._file = stack.enter_context(h5py.File(self.path, "r"))
             self.shapes = [self._checked(name) for name in NAMES]
             self.items = self._checked_items()
             stack.pop_all()  # the file stays open
-
-    @contextmanager
-    def _readable(self, what: str) -> Iterator[None]:
-        """Raise whatever h5py makes of damaged content as an InputError of one line."""
-        try:
-            yield
-        except InputError as err:
-            raise InputError(f"{self.path}: {err}") from err
-        except Exception as err:
-            raise InputError(
-                f"{self.path}: {what} is unreadable ({first_line(err)}); write it again"
-            ) from err
 
     def close(self) -> None:
         """Close the file."""
@@ -175,6 +163,6 @@ class PatchStore:
 
     def read(self, index: int, row: int) -> Patch:
         """One patch: input (C, x, y, z) and truth (1, x, y, z), float32."""
-        with self._readable(f"patch {row}"):
+        with explained(self.path, f"patch {row} is unreadable", "write it again"):
             given, truth = (self._file[name][row].astype(np.float32) for name in NAMES)
         return given, truth

@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from srlib.core.parts import Count, Length, Size, Whole
-from srlib.core.paths import InputError, StrPath
+from srlib.core.paths import InputError, StrPath, explained
 from srlib.data.manifest import Subject, load_contrast
 from srlib.data.pairs import ObservationModel
 from srlib.models.conditioning import describe_degradation
@@ -261,11 +261,10 @@ class SyntheticDataset(Dataset[Patch]):
         real = None
         if self.part.generation.target == "real":
             real = reorient(load_contrast(subject, self.contrast))
-        try:
+        place = f"subject {subject.name}, {subject.file('labels')}"
+        with explained(place, "cannot be used", "look at the label map"):
             real = real and resample_to(real, labels, least=1, what=f"its {self.contrast}").data
             return encode(labels, self.tables.classes), real
-        except InputError as err:
-            raise InputError(f"subject {subject.name}, {subject.file('labels')}: {err}") from err
 
     def source(
         self, index: int

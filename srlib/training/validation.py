@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from srlib.core.paths import InputError, make_dir
+from srlib.core.paths import explained, make_dir
 from srlib.data.manifest import Subject
 from srlib.data.pairs import ObservationModel
 from srlib.models.weights import save_weights
@@ -93,12 +93,9 @@ def board_writer(pairs: Sequence[Patch], loss: str, folder: Path) -> Show:
     The images are the middle slices of the first pair's input, output and truth, in the network's
     units; classes are greys. Raises InputError when tensorboard is not installed.
     """
-    try:
+    advice = "pip install tensorboard, or leave its option out"
+    with explained("--tensorboard", "tensorboard is not installed", advice):
         from torch.utils.tensorboard import SummaryWriter
-    except ImportError as err:
-        raise InputError(
-            "tensorboard is not installed; pip install tensorboard, or leave its option out"
-        ) from err
     board = SummaryWriter(str(make_dir(folder)))
 
     def write(row, network):
