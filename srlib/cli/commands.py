@@ -88,7 +88,7 @@ def run(notebooks, profile, cohort, seed, parameters, force, estimate):
       srlib run --profile quick --cohort csv/example.csv
     """
     from srlib.cli import notebooks as runner
-    from srlib.evaluation import results
+    from srlib.evaluation import readme, results
 
     given = dict(parameters)
     if estimate:
@@ -102,7 +102,7 @@ def run(notebooks, profile, cohort, seed, parameters, force, estimate):
     if (folder / "metrics.csv").is_file():
         table = results.tested(results.read_metrics(folder), cohort, seed)
         if not table.empty:
-            click.echo(f"\n{results.summary(table).round(4).to_string(index=False)}")
+            click.echo(f"\n{readme.to_text(results.standing(table))}", nl=False)
         if profile != "paper":
             click.echo(f"Profile {profile}: shows that the code learns; not a replication.")
         if not (notebooks or parameters):

@@ -1,5 +1,5 @@
 from .quality import consistency, evaluate, measure, statistics
-from .results import measured, paired, read_metrics, record_metrics, standing, summary, tested
+from .results import measured, paired, read_metrics, record_metrics, shown, standing, tested
 from .runs import train_all
 from .verdict import compare
 
@@ -12,9 +12,9 @@ __all__ = [
     "paired",
     "read_metrics",
     "record_metrics",
+    "shown",
     "standing",
     "statistics",
-    "summary",
     "tested",
     "train_all",
 ]

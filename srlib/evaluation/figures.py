@@ -262,20 +262,20 @@ def game(history: pd.DataFrame, movers: Sequence[str]) -> Picture:
     return figure
 
 
-def boxes(table: pd.DataFrame, metric: str = "psnr") -> Picture:
+def boxes(rows: pd.DataFrame, metric: str = "psnr") -> Picture:
     """One panel per degradation, one box per experiment over the subjects, a dot per subject.
 
-    ``table`` is that of ``results.summary``. An experiment far from the others is named above with
-    its median instead.
+    ``rows`` are those of ``metrics.csv``, of one region (``results.shown``). An experiment far from
+    the others is named above with its median instead.
     """
-    table = table.dropna(subset=metric)  # some metrics are not defined for small scans
+    table = rows[rows["metric"] == metric].dropna(subset="value")
     tasks = dict([*table.groupby("degradation")])
     tallest = table.groupby("degradation")["experiment"].nunique().max()
     figure, axes = _subplots(1, len(tasks), (5.2 * len(tasks), 1.2 + 0.27 * tallest))
     for axis, (name, task) in zip(axes[0], tasks.items(), strict=True):
         axis.set(title=name, xlabel=METRICS.get(metric, metric))
-        groups = dict([*task.groupby("experiment")[metric]])
-        near = _near(axis, task.groupby("experiment")[metric].median().sort_values())
+        values = task.groupby("experiment")["value"]
+        groups, near = dict([*values]), _near(axis, values.median().sort_values())
         finite = [groups[n][np.isfinite(groups[n])] for n in near]
         axis.boxplot(
             finite, tick_labels=near, showfliers=False, orientation="horizontal", widths=0.6

@@ -261,51 +261,40 @@ def beside_printed(folder: StrPath, system: str) -> pd.DataFrame:
     return found.astype({"subjects": "Int64", "ours_scans": "Int64"})
 
 
-def summary(metrics: pd.DataFrame, region: str | None = None) -> pd.DataFrame:
-    """One row per degradation, subject and experiment, one column per metric; best PSNR last.
+def shown(rows: pd.DataFrame, region: str = "") -> pd.DataFrame:
+    """The rows of one region.
 
-    ``region`` is by default that of whole scans, by dataset and degradation the first of REGIONS,
-    and ``crop`` only for datasets without one; else the first in the table. Experiments with
-    several runs are named by run_id, subjects of several datasets with their dataset. Raises
-    InputError when no row has the region.
+    By default it is that of whole scans, by dataset and degradation the first of REGIONS, and
+    ``crop`` only for datasets without one; else the first in the table. Raises InputError when no
+    row has the region.
     """
-    regions = dict.fromkeys(metrics["region"])
-    ranks = metrics["region"].map({name: rank for rank, name in enumerate(REGIONS)})
-    cut = metrics["region"] == "crop"
-    whole = metrics["dataset"].isin(metrics["dataset"][~cut & ranks.notna()])
-    ranks = ranks.mask(cut & whole)
+    ranks = rows["region"].map({name: rank for rank, name in enumerate(REGIONS)})
+    cut = rows["region"] == "crop"
+    ranks = ranks.mask(cut & rows["dataset"].isin(rows["dataset"][~cut & ranks.notna()]))
     if region or ranks.isna().all():
+        regions = dict.fromkeys(rows["region"])
         region = region or next(iter(regions), "")
         choose(regions, region, "region")
-        chosen = metrics[metrics["region"] == region]
-    else:
-        where = [metrics["dataset"], metrics["degradation"]]
-        chosen = metrics[ranks == ranks.groupby(where).transform("min")]
-    runs = chosen.groupby("experiment")["run_id"].transform("nunique")
-    sets = chosen.groupby("subject")["dataset"].transform("nunique")
-    chosen = chosen.assign(
-        experiment=chosen["experiment"].where(runs == 1, chosen["run_id"]),
-        subject=chosen["subject"].where(sets == 1, chosen["dataset"] + "/" + chosen["subject"]),
-    )
-    key = ["degradation", "subject", "experiment"]
-    table = wide(chosen, key).rename_axis(columns=None).reset_index()
-    table = table.sort_values([*key[:2], "psnr", "experiment"], ignore_index=True)
-    return table.reindex(columns=[*key, *DIGITS])
+        return rows[rows["region"] == region]
+    where = [rows["dataset"], rows["degradation"]]
+    return rows[ranks == ranks.groupby(where).transform("min")]
 
 
-def standing(rows: pd.DataFrame, region: str) -> pd.DataFrame:
-    """Experiments of each degradation in a region, best first: means over scans and seeds.
+def standing(rows: pd.DataFrame, region: str = "") -> pd.DataFrame:
+    """Experiments of each degradation in a region (``shown``), best first: means over scans and
+    seeds.
 
     ``gain`` is the PSNR over that of the first of BASELINES that the degradation has, scan by scan;
     ``spread`` its standard deviation over ``seeds`` (nan for one), each the mean over ``scans``.
     ``rank`` goes from 1 more than the experiments that are clearly better to those that are not
     clearly worse: two are tied when their difference is at most √(spread² + spread²). Raises
-    InputError when no row has the region.
+    InputError as ``shown``.
     """
-    choose(dict.fromkeys(rows["region"]), region, "region")
     key = ["degradation", "subject", "experiment", "run_id"]
-    table = wide(rows[rows["region"] == region], key).reset_index()
-    found = []
+    rows = shown(rows, region).assign(
+        subject=lambda table: table["dataset"] + "/" + table["subject"]
+    )
+    table, found = wide(rows.drop(columns="dataset"), key).reset_index(), []
     for task, group in table.groupby("degradation"):
         base = next((b for b in BASELINES if b in group["experiment"].values), None)
         given = group[group["experiment"] == base].set_index("subject")["psnr"]
@@ -316,8 +305,9 @@ def standing(rows: pd.DataFrame, region: str) -> pd.DataFrame:
             counts = {"scans": own["subject"].nunique(), "seeds": len(seeds)}
             row = {"degradation": task, "experiment": name, "spread": seeds.std(), **counts}
             found.append({**row, **means})
-    order = ["degradation", "gain", "experiment"]
-    table = pd.DataFrame(found).sort_values(order, ascending=[True, False, True], ignore_index=True)
+    order = ["degradation", "gain", "psnr", "experiment"]
+    up = [True, False, False, True]
+    table = pd.DataFrame(found).sort_values(order, ascending=up, ignore_index=True)
     tasks = table.groupby("degradation", sort=False)
     ranks = [rank for _, group in tasks for rank in _ranks(group["gain"], group["spread"])]
     order = ["degradation", "experiment", "rank", "gain", "spread", *DIGITS, "scans", "seeds"]

@@ -268,13 +268,13 @@ def test_a_few_wild_voxels_leave_the_window_where_it_was():
 
 
 def scores(groups: dict[str, list[float]]) -> pd.DataFrame:
-    """A table as ``results.summary`` makes it."""
+    """Rows as in ``metrics.csv``."""
     rows = [
-        {"degradation": "x2", "experiment": name, "psnr": value}
+        {"degradation": "x2", "experiment": name, "metric": "psnr", "value": value}
         for name, values in groups.items()
         for value in values
     ]
-    return pd.DataFrame(rows, columns=["degradation", "experiment", "psnr"])
+    return pd.DataFrame(rows, columns=["degradation", "experiment", "metric", "value"])
 
 
 def test_a_failed_system_does_not_take_the_scale_of_the_box_plot():

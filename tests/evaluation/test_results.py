@@ -220,26 +220,10 @@ def test_the_commit_is_that_of_the_checkout_alone(tmp_path, monkeypatch):
     assert paths.source_commit() == {"commit": head, "dirty": "no"}
 
 
-def test_seeds_and_datasets_are_told_apart_and_never_averaged(tmp_path):
-    first = [
-        *rows("a", 30.0),
-        *({**r, "run_id": f"net-quick-s0-{r['dataset']}"} for r in rows("a", 33.0, "net")),
-    ]
-    other = [
-        {**r, "run_id": "net-quick-s1-d", "value": r["value"] + 1} for r in rows("a", 33.0, "net")
-    ]
-    table = results.summary(pd.DataFrame(first + other))
-    assert dict(zip(table["experiment"], table["psnr"], strict=True)) == {
-        "cubic": 30.0, "net-quick-s0-d": 33.0, "net-quick-s1-d": 34.0,
-    }  # fmt: skip
-    two = results.summary(
-        pd.DataFrame([*first, *({**r, "dataset": "d2"} for r in rows("a", 20.0))])
-    )
-    assert [tuple(row) for row in two[["subject", "psnr"]].to_numpy()] == [
-        ("d/a", 30.0),
-        ("d/a", 33.0),
-        ("d2/a", 20.0),
-    ]
+def test_scans_of_one_name_in_two_datasets_are_two():
+    table = pd.DataFrame([*rows("a", 30.0), *({**r, "dataset": "d2"} for r in rows("a", 20.0))])
+    (row,) = results.standing(table).to_dict("records")
+    assert (row["scans"], row["psnr"], row["gain"]) == (2, 25.0, 0.0)
 
 
 def test_a_table_shows_of_each_dataset_its_masks_else_whole_scans_else_the_middle_of_images():
@@ -251,9 +235,9 @@ def test_a_table_shows_of_each_dataset_its_masks_else_whole_scans_else_the_middl
         *({**r, "dataset": "us", "region": "centre"} for r in rows("d", 26.0)),
         *({**r, "region": "crop"} for r in rows("c", 25.0)),
     ]
-    shown = results.summary(pd.DataFrame(every))
-    assert dict(zip(shown["subject"], shown["psnr"], strict=True)) == {"a": 30, "c": 27, "d": 26}
-    crops = results.summary(pd.DataFrame(every[-len(rows("c", 25.0)) :]))
+    shown = results.shown(pd.DataFrame(every)).query("metric == 'psnr'")
+    assert dict(zip(shown["subject"], shown["value"], strict=True)) == {"a": 30, "c": 27, "d": 26}
+    crops = results.standing(pd.DataFrame(every[-len(rows("c", 25.0)) :]))
     assert [*crops["psnr"]] == [25]
 
 
@@ -386,10 +370,10 @@ def test_published_files_lie_where_a_variable_says(tmp_path, monkeypatch):
         monkeypatch.setenv("SRLIB_PUBLISHED", str(tmp_path / "theirs"))
 
 
-def test_summary_is_wide_and_ends_with_the_best(tmp_path):
+def test_the_table_is_wide_and_begins_with_the_best(tmp_path):
     results.record_metrics(tmp_path, [*rows("a", 30.0), *rows("a", 35.0, "net", 0.95)])
-    table = results.summary(results.read_metrics(tmp_path))
-    assert list(table["experiment"]) == ["cubic", "net"]
+    table = results.standing(results.read_metrics(tmp_path))
+    assert list(table["experiment"]) == ["net", "cubic"] and list(table["gain"]) == [5.0, 0.0]
     text = readme.to_text(table)
     assert "| 35.00 |" in text and "0.9500" in text
 
@@ -420,14 +404,14 @@ def test_a_metric_that_no_row_has_is_left_out_of_the_text(tmp_path):
     results.record_metrics(
         tmp_path, [r | {"value": np.nan} if r["metric"] == "ssim3d" else r for r in rows("a", 30.0)]
     )
-    text = readme.to_text(results.summary(results.read_metrics(tmp_path)))
+    text = readme.to_text(results.standing(results.read_metrics(tmp_path)))
     assert "ssim3d" not in text and "nan" not in text and "| 0.8000 |" in text
 
 
 def test_a_region_without_rows_is_refused(tmp_path):
     results.record_metrics(tmp_path, rows("a", 30.0))
     with pytest.raises(InputError, match="unknown region 'centre'; expected one of mask"):
-        results.summary(results.read_metrics(tmp_path), "centre")
+        results.standing(results.read_metrics(tmp_path), "centre")
 
 
 def test_measured_rows_name_run_region_and_convention(noise):

@@ -269,7 +269,9 @@ def test_thin_stacks_have_no_3d_similarity():
         hr, {"same": hr}, degradation="d", dataset="e", subject="s", region="centre"
     )
     assert {row["metric"] for row in rows} == {"psnr", "ssim2d", "nrmse", "sharpness"}
-    table = results.summary(pd.DataFrame([{**row, "value": min(row["value"], 99)} for row in rows]))
+    table = results.standing(
+        pd.DataFrame([{**row, "value": min(row["value"], 99)} for row in rows])
+    )
     assert table["ssim3d"].isna().all() and len(table) == 1
     assert metrics.evaluate(hr.data, hr.data, 1.0)["volume"]["ssim2d"] == pytest.approx(1)
 
