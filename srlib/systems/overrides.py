@@ -58,42 +58,33 @@ def _label(setting: tuple[str, Any]) -> str:
     return f"{name}={text}"
 
 
-def _set(experiment: Experiment, *names: str, value: Any) -> Experiment:
-    head, *rest = names
+def _set(experiment: Experiment, head: str, *rest: str, value: Any) -> Experiment:
     if head == "degradation" and rest:
-        return _degraded(experiment, rest, value)
-    if head in SLOTS:
-        part, known = getattr(experiment, head), _known(getattr(experiment, head))
-        if not rest:
-            raise InputError(f"is a part; name one of its fields: {', '.join(known)}")
-        if head == "network" and rest[0] not in known:
-            rest = ["model_args", *rest]  # the model itself refuses an unknown one
-        else:
-            choose(known, rest[0], f"field of {head}")
-        head, *rest = rest
-        old = getattr(part, head)
-    else:
-        try:
-            old = experiment.number("" if head in FIXED else head)
-        except InputError:
-            parts = {f"{slot}.NAME": None for slot in (*SLOTS, "degradation")}
-            old = choose(_known(experiment) | parts, head, "field")
-    return experiment.changed(**{head: _within(old, rest, value)})
+        return _degraded(experiment, rest[0], value)
+    parts = {slot: _known(getattr(experiment, slot)) for slot in SLOTS}
+    known = _known(experiment) | {f"{slot}.NAME": None for slot in (*SLOTS, "degradation")}
+    for names in parts.values():
+        known |= names
+    what = "field"
+    if head in parts:
+        known, what, (name, *rest) = parts[head], f"field of {head}", rest or ("",)
+        if head == "network" and name not in known:
+            name, rest = "model_args", (name, *rest)  # the model itself refuses an unknown one
+        head = name
+    choose(known, head, what)
+    return experiment.changed(**{head: _within(experiment.number(head), rest, value)})
 
 
-def _known(part: Part) -> dict[str, None]:
+def _known(part: Part | type[Part]) -> dict[str, None]:
     return {e.name: None for e in dataclasses.fields(part) if e.name not in FIXED}
 
 
-def _degraded(experiment: Experiment, names: Sequence[str], value: Any) -> Experiment:
+def _degraded(experiment: Experiment, name: str, value: Any) -> Experiment:
     """The experiment on its own task with another setting, under a name that tells it."""
     kind, settings = experiment.task_settings[experiment.task]
-    choose({e.name: 0 for e in dataclasses.fields(DEGRADATIONS[kind])}, names[0], f"{kind} setting")
-    task = f"{experiment.task}+{_label((names[0], value))}"
-    tasks = {
-        **experiment.task_settings,
-        task: (kind, {**settings, names[0]: value}),
-    }
+    choose(_known(DEGRADATIONS[kind]), name, f"{kind} setting")
+    task = f"{experiment.task}+{_label((name, value))}"
+    tasks = {**experiment.task_settings, task: (kind, {**settings, name: value})}
     changed = experiment.changed(task=task, task_settings=tasks)
     changed.pairs.degradation()  # refuses a wrong value
     return changed
