@@ -183,16 +183,8 @@ def train(experiment, cohort, profile, overrides, seed, out, device, precision, 
         overrides = (*overrides, f"training.precision={kind}")
     for name in ("start", "segmenter"):
         options[name] = options[name] and systems.find_weights(options[name])
-    if out:
-        chosen = systems.get(experiment, profile, overrides)
-        subjects = data.read_manifest(cohort)
-        split = ([s for s in subjects if s.split == part] for part in ("train", "val"))
-        weights = systems.train(chosen, *split, out, seed=seed, device=device, **options)
-    else:  # in its place, where the notebooks look for it
-        weights = runs.train_recorded(
-            experiment, profile, cohort, overrides=overrides, seed=seed, device=device, **options
-        )
-    click.echo(weights)
+    given = {"overrides": overrides, "seed": seed, "device": device, **options}
+    click.echo(runs.train_recorded(experiment, profile, cohort, out=out, **given))
 
 
 @main.command()

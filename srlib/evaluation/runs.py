@@ -32,28 +32,31 @@ def train_recorded(
     seed: int = 0,
     device: str = "auto",
     folder: StrPath | None = None,
+    out: StrPath | None = None,
     **options: object,
 ) -> Path:
     """Train an experiment on a cohort, in its place under ``folder``; record it in ``runs.csv``.
 
-    Returns the weights file. ``folder`` is by default the folder of the cohort's results.
+    Returns the weights file. ``folder`` is by default the folder of the cohort's results. A run in
+    another place, the folder ``out``, is not recorded.
     ``overrides`` are those of ``systems.get``; ``options`` and errors are those of
     ``systems.training.train``.
     """
     experiment = systems.get(name, profile, overrides)
-    subjects, folder = read_manifest(cohort), Path(folder or results_dir(profile, cohort))
-    run = folder / "checkpoints" / results.run_id(experiment.name, profile, seed, cohort)
+    subjects, folder = read_manifest(cohort), Path(folder or out or results_dir(profile, cohort))
+    place = folder / "checkpoints" / results.run_id(experiment.name, profile, seed, cohort)
     parts = ([s for s in subjects if s.split == split] for split in ("train", "val"))
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
-    weights = train(experiment, *parts, run, seed=seed, device=device, **options)
+    weights = train(experiment, *parts, out or place, seed=seed, device=device, **options)
     seconds = time.perf_counter() - clock
-    if os.environ.get("LOCAL_RANK", "0") == "0":  # one of the processes that share the batches
+    # by one of the processes that share the batches
+    if not out and os.environ.get("LOCAL_RANK", "0") == "0":
         results.record_run(
             folder,
             systems.from_json(read_metadata(weights)["experiment"]),  # with its number of classes
             cohort=cohort,
             checkpoint=weights,
-            run_id=run.name,
+            run_id=place.name,
             profile=profile,
             seed=seed,
             started=started,
