@@ -1,7 +1,6 @@
 """Execute notebooks in order with papermill; skip finished, unchanged ones and stop at an error."""
 
 import ast
-import hashlib
 import json
 import os
 from collections.abc import Collection, Mapping, Sequence
@@ -19,6 +18,7 @@ from srlib.core.paths import (
     checkout,
     choose,
     data_dir,
+    digest,
     locate,
     make_dir,
     published_dir,
@@ -199,7 +199,7 @@ class _Notebook:
         earlier = [path for path in notebooks() if path.stem < self.path.stem]
         upstream = [_stored(books, path).get("key") for path in earlier]
         parts = [self.code, used, inputs, upstream, RESULTS_VERSION]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+        return digest(json.dumps(parts, sort_keys=True, default=str))
 
 
 def _stored(books, notebook):

@@ -187,7 +187,7 @@ def cohort_label(cohort: StrPath) -> str:
             link.symlink_to(target)
         if not os.path.lexists(link) or (link.is_symlink() and os.readlink(link) == target):
             return path.stem
-    return f"{path.stem}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
+    return f"{path.stem}-{digest(os.fsencode(path))[:8]}"
 
 
 def make_dir(path: Path) -> Path:
@@ -256,7 +256,7 @@ def _machine() -> str:
     with suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8")
         numbers = os.readlink("/proc/self/ns/pid")
-        return hashlib.sha256(f"{os.uname().nodename} {boot} {numbers}".encode()).hexdigest()[:8]
+        return digest(f"{os.uname().nodename} {boot} {numbers}")[:8]
     return ""
 
 
@@ -292,6 +292,11 @@ def _ended(process: int) -> bool:
         return False
 
 
+def digest(content: str | bytes) -> str:
+    """Hexadecimal SHA-256 of a text or of bytes."""
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
+
+
 def sha256(path: StrPath) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
     with open(path, "rb") as file:
@@ -310,8 +315,7 @@ def sources() -> dict[str, str]:
         for node in ast.walk(tree):
             if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
                 node.value.value = ""  # a docstring, which does nothing
-        code = hashlib.sha256(ast.dump(tree).encode()).hexdigest()
-        found[path.relative_to(package).as_posix()] = code
+        found[path.relative_to(package).as_posix()] = digest(ast.dump(tree))
     return found
 
 

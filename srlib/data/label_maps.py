@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from srlib.core.paths import (
     built_in,
     cohort_label,
     data_dir,
+    digest,
     locate,
     make_dir,
     root,
@@ -91,7 +91,7 @@ def measure(subjects: Sequence[Subject], table: Sequence[Label]) -> dict[str, Pr
 def _measured(manifest: Path, classes: Path) -> Path:
     found = measure(read_manifest(manifest, "train"), intensities.read_classes(classes))
     content = repr({name: np.array(prior).tolist() for name, prior in found.items()})
-    label = f"{cohort_label(manifest)}_priors_{sha256(content.encode()).hexdigest()[:8]}"
+    label = f"{cohort_label(manifest)}_priors_{digest(content)[:8]}"
     return intensities.write_priors(found, make_dir(data_dir()) / f"{label}.csv")
 
 

@@ -1,7 +1,6 @@
 """Read scans of any format: NIfTI, MGH, PNG, NumPy, MATLAB and DICOM."""
 
 import functools
-import hashlib
 import math
 import os
 import warnings
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from srlib.core.paths import InputError, ScanWarning, StrPath, T, explained, sha256
+from srlib.core.paths import InputError, ScanWarning, StrPath, T, digest, explained, sha256
 from srlib.scans import dicom, volume
 from srlib.scans.headers import MAX_VOXELS, is_whole, open_image
 from srlib.scans.volume import Grid, Volume
@@ -181,4 +180,4 @@ def fingerprint(scan: Path) -> str:
         raise InputError(
             f"{scan}: {'a link that leads nowhere' if os.path.islink(scan) else 'no such file'}"
         )
-    return sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
+    return sums[0] if len(sums) == 1 else digest("".join(sums))

@@ -1,13 +1,12 @@
 """Change numbers of an experiment by the dotted names of its parts, as ``training.batch_size``."""
 
 import dataclasses
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from srlib.core.parts import Part, literal
-from srlib.core.paths import InputError, choose, explained
+from srlib.core.paths import InputError, choose, digest, explained
 from srlib.degradations.resolution import DEGRADATIONS
 from srlib.systems.base import PROSE, SLOTS, Experiment
 
@@ -47,7 +46,7 @@ def overridden(experiment: Experiment, settings: Mapping[str, Any]) -> Experimen
             experiment = _set(experiment, *name.split("."), value=value)
     label = "+".join(map(_label, sorted(settings.items())))
     if len(label) > LONGEST:
-        label = hashlib.sha256(label.encode()).hexdigest()[:12]
+        label = digest(label)[:12]
     return experiment.changed(name=f"{experiment.name}+{label}") if label else experiment
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from srlib.core.parts import Count, Length, Size, Whole
-from srlib.core.paths import InputError, StrPath, explained
+from srlib.core.paths import InputError, StrPath, digest, explained
 from srlib.data.manifest import Subject, load_contrast
 from srlib.data.pairs import ObservationModel
 from srlib.models.conditioning import describe_degradation
@@ -53,9 +52,7 @@ class Tables(NamedTuple):
             (name, [part.tolist() for part in prior]) for name, prior in self.priors.items()
         )
         held = {"classes": classes, "priors": priors}
-        return {
-            name: hashlib.sha256(repr(value).encode()).hexdigest() for name, value in held.items()
-        }
+        return {name: digest(repr(value)) for name, value in held.items()}
 
     def complete(self, network: Network) -> Network:
         """The network with an output channel per class where its ``out_channels`` is 0."""
