@@ -82,7 +82,7 @@ def run(
     for name in parameters or {}:
         if name in given:
             raise InputError(f"-p {name}: also says where results go; give it as --{name}")
-        choose(dict.fromkeys(known), name, "notebook parameter")
+        choose(known, name, "notebook parameter")
     given |= parameters or {}
     folder = results_dir(profile, path)
     make_dir(folder / "notebooks")

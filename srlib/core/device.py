@@ -40,7 +40,7 @@ def choose_precision(name: str, device: torch.device) -> str:
 
     That is measured once per machine and kept in its ``cache_dir``. InputError for another name.
     """
-    choose(dict.fromkeys(("auto", "32", "bf16")), name, "precision")
+    choose(("auto", "32", "bf16"), name, "precision")
     if name != "auto":
         return name
     return "bf16" if device.type != "mps" and _bf16_gain(device) >= FASTER else "32"

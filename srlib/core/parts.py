@@ -34,7 +34,7 @@ class Part:
             if not _fits(value, entry.type):
                 raise InputError(f"{where} must be {_kind(entry.type)}, got {value!r}")
             if entry.name in self.choices:
-                choose(dict.fromkeys(self.choices[entry.name]), value, where)
+                choose(self.choices[entry.name], value, where)
 
 
 def as_tuples(value: object) -> object:

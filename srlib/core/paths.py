@@ -11,7 +11,7 @@ import tempfile
 import time
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
@@ -62,12 +62,15 @@ def explained(place: StrPath, what: str, advice: str = "copy it again") -> Itera
         raise InputError(f"{place}: {what} ({reason}); {advice}") from err
 
 
-def choose(table: Mapping[str, T], name: str, what: str) -> T:
-    """The entry ``name`` of a table; InputError names the nearest and lists all. ``what``: kind."""
+def choose(table: Mapping[str, T] | Collection[str], name: str, what: str) -> T:
+    """The entry ``name`` of a table, or of names; InputError names the nearest and lists all.
+
+    ``what``: its kind.
+    """
     if name not in table:
         near = "".join(f"; did you mean {n!r}?" for n in get_close_matches(str(name), table, 1))
         raise InputError(f"unknown {what} {name!r}; expected one of {', '.join(table)}{near}")
-    return table[name]
+    return table[name] if isinstance(table, Mapping) else name
 
 
 def checkout() -> Path | None:

@@ -143,7 +143,7 @@ def _choose(people: dict[str, str], path: Path) -> tuple[dict[str, str], dict[st
     splits = {}
     for name, row in listed:
         if split := row.get("split"):
-            choose(dict.fromkeys(SPLITS[4]), split, f"{path}: split")
+            choose(SPLITS[4], split, f"{path}: split")
             if splits.setdefault(people[name], split) != split:
                 raise InputError(f"{path}: {people[name]} stands in two splits; choose one of them")
     return people, splits

@@ -332,7 +332,7 @@ def paired(table: pd.DataFrame, baseline: str = "cubic", metric: str = "psnr") -
     region, dataset, or run of an experiment.
     """
     chosen = table[table["metric"] == metric]
-    choose(dict.fromkeys(chosen["experiment"]), baseline, f"baseline of {metric}")
+    choose([*chosen["experiment"].unique()], baseline, f"baseline of {metric}")
     _check_single(chosen, ("region", "dataset"), "metric")
     _check_single(chosen, ["run_id"], "experiment")
     scans = wide(chosen, ["degradation", "subject"], "experiment")

@@ -171,10 +171,12 @@ def _say(line: str) -> None:  # once: weights are looked for several times
 
 
 def load_network(path: StrPath) -> tuple[torch.nn.Module, Experiment]:
-    """The network of a file that training wrote, and its experiment.
+    """The network of a file that training wrote, or that authors published, and its experiment.
 
     Raises InputError when the file is missing, damaged or of another kind.
     """
+    if is_foreign(path):
+        return load_published(path)
     metadata = read_metadata(path)
     if "experiment" not in metadata:
         raise InputError(f"{path}: holds no experiment; expected weights made by 'srlib train'")
@@ -193,7 +195,7 @@ def is_foreign(path: StrPath) -> bool:
 
 def read_state(path: StrPath) -> dict[str, torch.Tensor]:
     """The tensors of a weights file, ours or published, by our names; InputError as load_model."""
-    return load_published(path)[0].state_dict() if is_foreign(path) else load_weights(path)
+    return load_network(path)[0].state_dict() if is_foreign(path) else load_weights(path)
 
 
 def load_model(
@@ -213,7 +215,7 @@ def load_model(
     InputError when the file is missing, damaged or of another kind.
     """
     path = find_weights(weights)
-    network, experiment = load_published(path) if is_foreign(path) else load_network(path)
+    network, experiment = load_network(path)
     chosen = choose_device(device)
     precision = choose_precision(precision, chosen)
     network = network.to(chosen, memory_format=layout(network))

@@ -21,7 +21,6 @@ from srlib.data.manifest import Subject
 from srlib.models.weights import read_metadata, start_from, state_hash
 from srlib.scans.patches import per_axis
 from srlib.systems.base import Experiment
-from srlib.systems.published import load_published
 from srlib.systems.trained import is_foreign, load_network, read_state
 from srlib.training import checkpoints
 from srlib.training.fit import Machine, check_numbers, fit
@@ -146,20 +145,19 @@ def _segmenter(
 
     Raises InputError unless the class of each of its outputs is known.
     """
+    network, theirs = load_network(path)
     if is_foreign(path):
-        network, theirs = load_published(path)
         count, given = theirs.number("out_channels"), experiment.training.dice_classes
         if len(given) != count:
             raise InputError(
                 f"{path}: it has {count} outputs, and the class of {len(given)} is given; set "
                 "training.dice_classes to the class of each, None where it is not judged"
             )
-        return network
-    if read_metadata(path).get("classes") != known:
+    elif read_metadata(path).get("classes") != known:
         raise InputError(
             f"{path}: trained with another table of classes than {classes}; train it with this one"
         )
-    return load_network(path)[0]
+    return network
 
 
 def _check_starts(experiment: Experiment, starts: Mapping[str, Any]) -> None:
