@@ -119,8 +119,7 @@ def write_manifest(
         check_name(name, str(folder), taken)
         cells = [name, splits[people[name]]]
         for file in map(found[name].get, columns):
-            near = file and file.anchor == base.anchor  # a file on another drive keeps its own path
-            cells.append(file and Path(os.path.relpath(file, base) if near else file).as_posix())
+            cells.append(file and os.path.relpath(file, base))
         table.append(cells)
     return write_table(out, ["subject", "split", *columns], table, force=force)
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -137,7 +136,7 @@ def find_weights(name: StrPath) -> Path:
     inside = path / "model.safetensors"
     if path.is_file():
         return path
-    if "/" in name or os.sep in name or name.startswith((".", "~")):
+    if "/" in name or name.startswith((".", "~")):
         if inside.is_file():
             return inside
         lacks = "has no model.safetensors" if path.is_dir() else "no such file"
