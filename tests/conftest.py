@@ -16,6 +16,22 @@ from srlib.models.weights import save_weights
 from srlib.scans.volume import Volume, save_scan
 from srlib.training.games import Players
 
+# tests that take minutes; each of two workers begins with some of them, so that none ends with one
+LONGEST = (
+    "test_the_chain_",
+    "test_every_published_system_",
+    "test_published_weights_",
+    "test_peak_",
+)
+
+
+def pytest_collection_modifyitems(items):
+    long = [item for item in items if item.name.startswith(LONGEST)]
+    long.sort(key=lambda item: [item.name.startswith(name) for name in LONGEST], reverse=True)
+    rest = [item for item in items if item not in long]
+    half = (len(items) + 1) // 2 - len(long[::2])
+    items[:] = [*long[::2], *rest[:half], *long[1::2], *rest[half:]]
+
 
 class LocalFabric:
     """The few calls of Fabric that training makes, on one CPU process."""
