@@ -265,6 +265,7 @@ def main() -> int:
     every = [*dict.fromkeys(SYSTEM)]
     parser.add_argument("systems", nargs="*", default=every)
     parser.add_argument("--seeds", nargs="+", default=[str(n) for n in range(claims.SEEDS)])
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--estimate", action="store_true")
     parser.add_argument("--gather", action="store_true")
     parser.add_argument("--jobs", nargs="+", help=argparse.SUPPRESS)
@@ -276,7 +277,7 @@ def main() -> int:
         return 0
     for name in given.systems:
         choose(dict.fromkeys(every), name, "system")
-    jobs, cores = missing(given.systems, given.seeds), os.cpu_count() or 1
+    jobs, cores = missing(given.systems, given.seeds), given.workers
     print(f"{len(jobs)} jobs, about {hours(jobs) / cores:.1f} hours on {cores} cores", flush=True)
     if given.estimate or not jobs:
         return 0
