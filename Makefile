@@ -6,7 +6,7 @@ ONLY ?=
 MARKED ?= not slow
 BIN := .venv/bin
 
-.PHONY: replicate test test-all reference bench peers lab readme
+.PHONY: replicate test test-all reference study bench peers lab readme
 
 replicate: .venv/ready
 	@$(BIN)/srlib run --profile "$(PROFILE)" $(if $(COHORT),--cohort "$(COHORT)") --seed "$(SEED)"
@@ -24,6 +24,10 @@ test-all: test
 # results/, with three seeds: hours. ONLY=published adds what the authors' files give
 reference: .venv/ready
 	@$(BIN)/python recipes/reference.py $(ONLY)
+
+# results/study, the evidence for csv/claims.csv: hours; says how many first. ONLY="recnn" these alone
+study: .venv/ready
+	@$(BIN)/python recipes/study.py $(ONLY)
 
 # ONLY="ssim enhance" runs these alone; benchmarks/README.md says what each is
 bench: .venv/ready

@@ -8,7 +8,6 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from srlib.core.paths import InputError, StrPath, explained
 from srlib.core.tables import Row, read_table, write_table
@@ -124,7 +123,9 @@ def look_up(labels: Volume, table: Mapping[int, int]) -> np.ndarray:
 
     Raises InputError: numbers that are not whole, a label that is not in the table.
     """
-    places, values = pd.factorize(labels.data.ravel(), use_na_sentinel=False)  # np.unique sorts
+    from pandas import factorize  # slow to import; np.unique would sort all voxels
+
+    places, values = factorize(labels.data.ravel(), use_na_sentinel=False)
     if (values % 1).any():
         raise InputError("its label map holds numbers that are not whole; was it interpolated?")
     for label in sorted(values):
