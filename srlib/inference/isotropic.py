@@ -96,6 +96,8 @@ class IsotropicSpacing(SameGrid):
     def run(self, scan: Volume, setup: Setup, plan: Plan | None = None) -> Prediction:
         """The image, and its uncertainty where the model gives one, on the grid of ``isotropic``.
 
+        The uncertainty is at most the range of the intensities: far from its training a network's
+        has no bound.
         Raises InputError for a network of tissue classes.
         """
         generation, units = self.generation, OUTPUTS[self.output]
@@ -117,7 +119,11 @@ class IsotropicSpacing(SameGrid):
         inner = [slice(low, low + n) for (low, _), n in zip(margins, grid.shape, strict=True)]
         made, scaling = made[(slice(None), *inner)], units.scaling or scalings[0]
         image = grid.with_data(np.clip(scaling.invert(made[0]), units.low, units.high))
-        b = grid.with_data(made[1] * np.float32(scaling.scale)) if self.laplace else None
+        b = (
+            grid.with_data(np.minimum(made[1], 1) * np.float32(scaling.scale))
+            if self.laplace
+            else None
+        )
         return Prediction(image, b)
 
     def _through(self, channels: np.ndarray, setup: Setup) -> np.ndarray:
