@@ -27,7 +27,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import reference
 
 from srlib import systems
 from srlib.core.paths import (
@@ -57,6 +56,7 @@ from srlib.training.mixture import ANY
 KEPT = root() / "results" / "study"
 CH2 = Path("/usr/share/mricron/templates/ch2.nii.gz")  # of Debian's mricron-data, where installed
 TESTS = 12  # synthetic subjects, or stacks of images
+REGIONS = ("crop", "centre")  # of scans, of images
 SHIPPED = "robust"  # comes trained
 MOVED_MM = 1.0
 NETWORKS = claims.networks()
@@ -196,13 +196,30 @@ def firsts() -> dict[str, str]:
     return found
 
 
+def measured_rows() -> pd.DataFrame:
+    """What runs/study and results/study have measured, with the columns of EVIDENCE."""
+    found = []
+    with suppress(InputError):  # nothing was measured here
+        rows = results.read_metrics(folder())
+        rows = rows[rows["region"].isin(REGIONS)]
+        names = pd.Series(
+            NETWORKS.index, NETWORKS["name"] + " " + NETWORKS["cohort"].map(cohort_label)
+        )
+        trained = (rows["experiment"] + " " + rows["dataset"]).map(names)
+        network = rows["experiment"].where(rows["run_id"] == rows["experiment"], trained)
+        seed = rows["run_id"].str.extract(r"-s(-?\d+)-", expand=False).fillna("")
+        found.append(rows.assign(network=network, seed=seed).dropna(subset="network"))
+    if (KEPT / "evidence.csv").is_file():
+        found.append(claims.read_evidence(KEPT / "evidence.csv"))
+    columns = [*claims.EVIDENCE]
+    table = pd.concat([pd.DataFrame(columns=columns), *found])[columns]
+    return table.drop_duplicates(columns[:-1]).sort_values(columns[:-1], ignore_index=True)
+
+
 def missing(chosen: Sequence[str], seeds: Sequence[str]) -> list[Job]:
-    """The jobs without evidence in results/study and runs/study, in order."""
-    done = set()
-    for place in (KEPT, folder()):
-        with suppress(InputError):
-            rows = claims.evidence(place, NETWORKS)
-            done |= {*zip(rows["network"], rows["seed"], rows["degradation"], strict=True)}
+    """The jobs without evidence, in order."""
+    rows = measured_rows()
+    done = {*zip(rows["network"], rows["seed"], rows["degradation"], strict=True)}
     interpolated = {token for name, _, token in done if name in results.BASELINES}
     jobs = [("", "")] if firsts().keys() - interpolated else []
     for seed in seeds:
@@ -244,17 +261,24 @@ def work_all(names: Sequence[str]) -> int:
 
 
 def gather() -> None:
-    """Bring rows and histories of runs/study to results/study."""
-    reference.gather([folder(), KEPT], KEPT)
+    """Bring what runs/study has to results/study: values, runs and learning curves."""
+    wanted = {part.metric for text in claims.ledger()["criterion"] for part in claims.parse(text)}
+    rows = measured_rows()
+    tables = {"evidence": rows[rows["metric"].isin(wanted)]}
     histories = [
         pd.read_csv(path).assign(run_id=path.parent.name)
         for path in sorted(folder().glob("checkpoints/*/history.csv"))
     ]
-    kept = KEPT / "histories.csv"
-    old = [pd.read_csv(kept)] if kept.is_file() else []
-    table = pd.concat([*histories, *old]).drop_duplicates(["run_id", "step"])
-    with atomic(kept) as temporary:
-        table.sort_values(["run_id", "step"]).to_csv(temporary, index=False, float_format="%.5g")
+    for name, new, key in (
+        ("runs", [results.read_runs(folder())], ["run_id"]),
+        ("histories", histories, ["run_id", "step"]),
+    ):
+        kept = KEPT / f"{name}.csv"
+        old = [pd.read_csv(kept, dtype=new[0].dtypes.to_dict())] if new and kept.is_file() else []
+        tables[name] = pd.concat([*new, *old]).drop_duplicates(key).sort_values(key)
+    for name, table in tables.items():
+        with atomic(make_dir(KEPT) / f"{name}.csv") as temporary:
+            table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
 
 
 def main() -> int:

@@ -11,16 +11,15 @@ import pandas as pd
 from scipy import stats
 
 from srlib import systems
-from srlib.core.paths import InputError, StrPath, cohort_label, locate
+from srlib.core.paths import InputError, StrPath, explained, locate
 from srlib.core.tables import read_table
 from srlib.evaluation.figures import Picture
-from srlib.evaluation.results import read_metrics
 
 SEEDS = 5  # that a claim about a trained network needs
 ERROR = 0.05  # chance of a wrong verdict in the whole ledger
 REAL = ("mni152", "ch2")  # scans of people; a criterion names them, or is about all others
 DRAWS = 2000  # of the bootstrap
-REGIONS = ("crop", "centre")  # of scans, of images
+EVIDENCE = ("network", "seed", "degradation", "subject", "metric", "value")
 VERDICTS = ("holds", "holds in part", "does not hold", "cannot be told here")
 HOLDS, PART, FAILS, OPEN = VERDICTS
 COLOURS = dict(zip(VERDICTS, ("tab:blue", "tab:cyan", "tab:red", "0.6"), strict=True))
@@ -75,9 +74,8 @@ def parse(text: str) -> list[Criterion]:
 def differences(criterion: Criterion, rows: pd.DataFrame) -> pd.DataFrame:
     """What a criterion's first network has more than its second: a row per seed, a column per scan.
 
-    ``rows`` have the columns network, seed (empty where nothing was trained), degradation,
-    subject, metric and value. What was not trained has the same value for every seed. Seeds and
-    scans that one side lacks are left out.
+    ``rows`` have the columns of EVIDENCE. What was not trained has the same value for every seed.
+    Seeds and scans that one side lacks are left out.
     """
     rows = rows[rows["metric"] == criterion.metric]
     own = rows["subject"] == criterion.on if criterion.on else ~rows["subject"].isin(REAL)
@@ -174,18 +172,14 @@ def ledger(table: StrPath = "csv/claims.csv") -> pd.DataFrame:
     return rows
 
 
-def evidence(folder: StrPath, known: pd.DataFrame) -> pd.DataFrame:
-    """The rows of a study's ``metrics.csv`` that its ``networks`` made, and untrained methods'.
+def read_evidence(table: StrPath = "results/study/evidence.csv") -> pd.DataFrame:
+    """The measured values of a study, with the columns of EVIDENCE; InputError as ``read_table``.
 
-    With the columns that ``differences`` needs. Raises InputError as ``read_metrics``.
+    ``seed`` is empty where nothing was trained.
     """
-    rows = read_metrics(folder)
-    rows = rows[rows["region"].isin(REGIONS)]
-    names = pd.Series(known.index, known["name"] + " " + known["cohort"].map(cohort_label))
-    trained = (rows["experiment"] + " " + rows["dataset"]).map(names)
-    seed = rows["run_id"].str.extract(r"-s(-?\d+)-", expand=False).fillna("")
-    network = rows["experiment"].where(rows["run_id"] == rows["experiment"], trained)
-    return rows.assign(network=network, seed=seed).dropna(subset="network")
+    rows = pd.DataFrame(read_table(locate(table), EVIDENCE, ()))
+    with explained(table, "its values are no numbers", "make it anew with 'make study'"):
+        return rows.astype({"value": float})
 
 
 def decide(claims: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
@@ -194,7 +188,7 @@ def decide(claims: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     Columns: ``claim``; ``criterion``; ``seeds`` and ``scans``; ``mean`` difference, ``low`` and
     ``high`` (``interval``); ``p``, twice the one-sided one of the likelier side, corrected for all
     criteria by Holm's method; ``verdict``; ``steady``: whether without any one seed the same side
-    is as likely, at ERROR and uncorrected. ``rows`` are those of ``evidence``. Raises InputError as
+    is as likely, at ERROR and uncorrected. ``rows`` have the columns of EVIDENCE. Raises InputError as
     ``parse``.
     """
     found = []

@@ -46,7 +46,7 @@ def update(check: bool = False) -> bool:
     def table(match: re.Match) -> str:
         place = own / "results" / match["reference"]
         if match["region"] == "claims":
-            said, rows = claims.ledger(), claims.evidence(place, claims.networks())
+            said, rows = claims.ledger(), claims.read_evidence(place / "evidence.csv")
             text = to_text(claims.by_verdict(claims.judged(said, claims.decide(said, rows))))
         else:
             rows = tested(read_metrics(place), "csv/example.csv")

@@ -160,3 +160,21 @@ def test_the_ledger_and_the_networks_name_each_other():
                 untrained = network in results.BASELINES and task in tasks
                 assert untrained or (network, task) in measured, part.text
     assert set(known.index) <= used  # no network is trained for nothing
+
+
+def test_the_tracked_evidence_is_of_these_networks_and_a_changed_value_changes_a_verdict():
+    known, rows, table = claims.networks(), claims.read_evidence(), claims.ledger()
+    assert {*rows["network"]} <= {*known.index, *results.BASELINES, "linear"}
+    parts = claims.decide(table, rows)
+    gains = parts["criterion"].str.startswith("psnr: robust@")
+    assert gains.sum() == 6 and parts[gains]["verdict"].eq(HOLDS).any()
+    spoilt = rows["network"].eq("robust") & rows["metric"].eq("psnr")
+    worse = claims.decide(table, rows.assign(value=rows["value"] - 20 * spoilt))
+    assert worse[gains]["verdict"].eq(FAILS).all()
+
+
+def test_evidence_that_is_no_table_of_values_is_one_line(tmp_path):
+    file = tmp_path / "evidence.csv"
+    file.write_text("network,seed,degradation,subject,metric,value\na,0,t,s,psnr,high\n")
+    with pytest.raises(InputError, match=r"evidence\.csv: its values are no numbers"):
+        claims.read_evidence(file)
