@@ -15,7 +15,7 @@ PRECISION: dict = {
 }
 ALIGN = Choice(["center", "corners"])
 DEVICE = option("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps.")
-PROFILE = option("--profile", default="quick", help="Budget: smoke, quick or paper.")
+PROFILE = option("--profile", default="quick", help="Budget: smoke, quick, study or paper.")
 COHORT = option("--cohort", default="csv/example.csv", help="Manifest (CSV) of the scans to use.")
 OVERRIDES = option(
     "--set",

@@ -14,6 +14,7 @@ Rows = Iterator[dict[str, str]]
 BUDGETS = {
     "paper": "numbers as published",
     "quick": "minutes per training on 2 CPU cores; shows that the code learns",
+    "study": "those of quick; csv/study.csv says what 'make study' changes",
     "smoke": "a few steps; shows that everything runs",
 }
 
