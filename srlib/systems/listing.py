@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from srlib.core.paths import choose, published_dir, published_file
+from srlib.core.paths import choose, published_dir, published_file, shipped_file
 from srlib.degradations.tasks import TASKS
 from srlib.systems.published import PUBLISHED
 from srlib.systems.registry import EXPERIMENTS, PROFILES, SYSTEMS, get, runs
@@ -56,7 +56,9 @@ def _weights() -> Rows:
         if name == DEFAULT:
             continue
         made = "'make replicate'" if name in replicated else f"'srlib train {name}'"
-        where = next(map(str, runs_of(name)), f"missing: made by {made}")
+        others = f"comes with the package; {made} makes others"
+        missing = others if shipped_file(name) else f"missing: made by {made}"
+        where = next(map(str, runs_of(name)), missing)
         yield {"weights": name, "task": e.task, "where": where}
 
 

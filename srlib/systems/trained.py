@@ -126,11 +126,12 @@ def as_model(model: Model | Callee | StrPath) -> Model:
 
 
 def find_weights(name: StrPath) -> Path:
-    """The weights file of a path or a name: shipped, published, a run's folder, or an experiment.
+    """The weights file of a path or a name: published, a run's folder, or an experiment.
 
     Of an experiment's runs in ``runs/`` the best is taken: ``paper`` before ``study``, ``quick``
-    and ``smoke``, then the newest. A line on stderr names the choice. A name that looks like a path
-    is only a path. Raises InputError when nothing is found.
+    and ``smoke``, then the newest; without one, the weights of that name in the package. Those of
+    ``robust`` come before any run's. A line on stderr names the choice. A name that looks like a path is
+    only a path. Raises InputError when nothing is found.
     """
     name, path = str(name), Path(name).expanduser()
     inside = path / "model.safetensors"
@@ -141,8 +142,10 @@ def find_weights(name: StrPath) -> Path:
             return inside
         lacks = "has no model.safetensors" if path.is_dir() else "no such file"
         raise InputError(f"{name}: {lacks}; give a .safetensors file or the folder of a run")
-    given = shipped_file(name) or published_file(name)
+    shipped = shipped_file(name)
+    given = published_file(name) or (name == DEFAULT and shipped)
     found = [p for p in (given, inside.is_file() and inside, *runs_of(name)) if p]
+    found = found or [shipped] * bool(shipped)
     if not found:
         raise InputError(
             f"{name}: no such weights; give a .safetensors file, a published one, or an experiment "
