@@ -60,6 +60,7 @@ REGIONS = ("crop", "centre")  # of scans, of images
 SHIPPED = "robust"  # comes trained
 MOVED_MM = 1.0
 NETWORKS = claims.networks()
+NETWORKS["cohort"] = [str(root() / path) for path in NETWORKS["cohort"]]  # also called elsewhere
 SYSTEM_OF = {e.name: name for name, module in systems.SYSTEMS.items() for e in module.EXPERIMENTS}
 SYSTEM = NETWORKS["experiment"].str.split().str[-1].map(SYSTEM_OF)
 SECONDS = 150  # of a job that nobody has timed

@@ -289,8 +289,13 @@ def in_words(verdicts: pd.DataFrame, parts: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found, columns=["system", "claim", "verdict", "difference"])
 
 
-def by_verdict(verdicts: pd.DataFrame) -> pd.DataFrame:
+def by_verdict(verdicts: pd.DataFrame, parts: pd.DataFrame) -> pd.DataFrame:
     """The claims of each system and verdict in one cell, for a short table."""
-    order = verdicts.assign(rank=verdicts["verdict"].map(VERDICTS.index))
-    groups = order.groupby(["system", "rank", "verdict"], sort=True)["says"]
+    unmeasured = verdicts["claim"].isin(parts["claim"][parts["mean"].isna()])
+    why = np.where(unmeasured, ": not measured yet", ": too little beside the spread")
+    order = verdicts.assign(
+        rank=verdicts["verdict"].map(VERDICTS.index),
+        verdict=verdicts["verdict"] + np.where(verdicts["verdict"] == OPEN, why, ""),
+    )
+    groups = order.groupby(["system", "rank", "verdict"])["says"]
     return groups.agg(" ".join).reset_index().drop(columns="rank")

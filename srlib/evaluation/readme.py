@@ -47,7 +47,8 @@ def update(check: bool = False) -> bool:
         place = own / "results" / match["reference"]
         if match["region"] == "claims":
             said, rows = claims.ledger(), claims.read_evidence(place / "evidence.csv")
-            text = to_text(claims.by_verdict(claims.judged(said, claims.decide(said, rows))))
+            parts = claims.decide(said, rows)
+            text = to_text(claims.by_verdict(claims.judged(said, parts), parts))
         else:
             rows = tested(read_metrics(place), "csv/example.csv")
             text = to_text(standing(rows, match["region"]))
