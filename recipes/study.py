@@ -1,4 +1,4 @@
-"""Make results/study, the evidence for the claims of csv/claims.csv: about five hours on two cores.
+"""Make results/study, the evidence for the claims of csv/claims.csv: hours; --estimate says how many.
 
     python recipes/study.py                      # whatever is missing, after saying how long
     python recipes/study.py mdcsrn recnn         # of these systems alone
@@ -44,7 +44,6 @@ from srlib.data import cohorts, label_maps
 from srlib.data.manifest import Subject, read_manifest
 from srlib.data.pairs import ObservationModel, Pair
 from srlib.evaluation import claims, results, runs
-from srlib.metrics import checkerboard
 from srlib.scans.formats import load_scan
 from srlib.scans.patches import per_axis
 from srlib.scans.volume import Volume, save_scan
@@ -74,7 +73,7 @@ def folder() -> Path:
 def make_cohorts() -> None:
     """Make the scans, where they are missing: more subjects like those of the built-in cohorts."""
     for name in dict.fromkeys(NETWORKS["cohort"]):
-        manifest, kind = root() / name, cohort_label(name).removeprefix("study_")
+        manifest, kind = Path(name), cohort_label(name).removeprefix("study_")
         with suppress(InputError):
             read_manifest(manifest)
             continue
@@ -138,6 +137,21 @@ def pairs_of(network: str, token: str) -> Iterator[tuple[str, ObservationModel, 
             yield subject.name, pairs, _pairs[key]
 
 
+def checkerboard(hr: np.ndarray, sr: np.ndarray) -> float:
+    """How far the error repeats every two voxels, as upsampling makes it (ours): 1 for white noise.
+
+    The variance over the places within 2 voxels per axis of the error's mean there, in blocks of 8
+    voxels per axis, over that of an error of the same energy without a pattern. The rest at the far
+    faces is left out. nan for an exact estimate.
+    """
+    error = (sr.astype(np.float64) - hr)[tuple(slice(n // 8 * 8) for n in hr.shape)]
+    blocks = error.reshape([size for n in error.shape for size in (n // 8, 4, 2)])
+    means = blocks.mean(axis=tuple(range(1, blocks.ndim, 3)))
+    places = tuple(range(1, means.ndim, 2))
+    energy = np.square(error).mean() / 4**error.ndim
+    return float(means.var(axis=places, ddof=1).mean() / energy) if energy else np.nan
+
+
 def measure(network: str, token: str, model: Model | None, run: str = "") -> None:
     """Measure a model, or without one interpolation, on the scans of a network under a task."""
     rows, label = [], cohort_label(NETWORKS["cohort"][network])
@@ -147,7 +161,7 @@ def measure(network: str, token: str, model: Model | None, run: str = "") -> Non
         where = {"degradation": token, "dataset": label, "subject": subject, "region": "crop"}
         rows += results.measured(pair.hr, estimates, runs={name: run} if run else None, **where)
         if SYSTEM[network] == "srgan3d":  # of upsamplers
-            energy = {n: checkerboard(pair.hr, sr) for n, sr in estimates.items()}
+            energy = {n: checkerboard(pair.hr.data, sr.data) for n, sr in estimates.items()}
             new = {"metric": "checkerboard", **where}
             rows += [
                 {"run_id": run or n, "experiment": n, "value": v, **new} for n, v in energy.items()
@@ -240,7 +254,7 @@ def hours(jobs: Sequence[Job]) -> float:
 
 
 def chain(jobs: Sequence[Job]) -> int:
-    """Do jobs one after the other in a process of one thread, and gather; return its exit code."""
+    """Do jobs one after the other in a process of one thread; return its exit code."""
     words = [sys.executable, __file__, "--jobs", *itertools.chain(*jobs)]
     with open(folder() / "study.log", "a", encoding="utf-8") as log:
         where = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -263,7 +277,9 @@ def work_all(names: Sequence[str]) -> int:
 
 def gather() -> None:
     """Bring what runs/study has to results/study: values, runs and learning curves."""
-    wanted = {part.metric for text in claims.ledger()["criterion"] for part in claims.parse(text)}
+    wanted = {
+        part["metric"] for text in claims.ledger()["criterion"] for part in claims.parse(text)
+    }
     rows = measured_rows()
     tables = {"evidence": rows[rows["metric"].isin(wanted)]}
     histories = [

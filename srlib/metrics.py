@@ -129,22 +129,6 @@ def _gradient_energy(data: np.ndarray, inside: Any) -> float:
     return energy
 
 
-def checkerboard(hr: Scan, sr: Scan) -> float:
-    """How far the error repeats every two voxels, as upsampling makes it (ours): 1 for white noise.
-
-    The variance over the places within 2 voxels per axis of the error's mean there, in blocks of 8
-    voxels per axis, over that of an error of the same energy without a pattern. The rest at the far
-    faces is left out. nan for an exact estimate. Raises InputError as ``psnr``.
-    """
-    hr, sr, _ = _checked(hr, sr, None)
-    error = (sr.astype(np.float64) - hr)[tuple(slice(n // 8 * 8) for n in hr.shape)]
-    blocks = error.reshape([size for n in error.shape for size in (n // 8, 4, 2)])
-    means = blocks.mean(axis=tuple(range(1, blocks.ndim, 3)))
-    places = tuple(range(1, means.ndim, 2))
-    energy = np.square(error).mean() / 4**error.ndim
-    return float(means.var(axis=places, ddof=1).mean() / energy) if energy else math.nan
-
-
 def resolution(hr: Scan, sr: Scan, spacing_mm: Sequence[float]) -> tuple[float, ...]:
     """Resolution along each voxel axis in mm, by the Fourier correlation of estimate and truth.
 

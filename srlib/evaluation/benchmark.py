@@ -26,12 +26,8 @@ BENCHMARK = (
     "gaussian_x2.5", "gaussian_x3", "kspace_x2_inplane", "kspace_x2_3d", "thick_1x1x3",
     "thick_1x1x5",
 )  # fmt: skip
-MIDDLE = {
-    "smoke": 16,
-    "study": 56,
-    "quick": 56,
-    "paper": 0,
-}  # voxels per axis of the cut; 0: the whole scan
+# voxels per axis of the cut; 0: the whole scan
+MIDDLE = {"smoke": 16, "study": 56, "quick": 56, "paper": 0}
 TOLD = f"{DEFAULT}_told"
 INNER = 0.75  # share of the cut that is measured, per axis: near its faces networks lack context
 

@@ -4,7 +4,8 @@
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,29 +31,14 @@ _PART = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Criterion:
-    """One condition of a claim, such as ``psnr: recnn@gaussian_x2 > cubic@gaussian_x2 by 0.1``.
+def parse(text: str) -> list[dict[str, Any]]:
+    """The criteria of a claim, which semicolons separate, as dicts of their parts.
 
-    ``first`` exceeds ``second`` by more than ``margin``, or, with ``=``, lies within it. ``on``
-    names a real scan; without it all synthetic ones count. With ``spread of`` the values are
-    distances from the mean over the seeds.
+    Such as ``psnr: recnn@gaussian_x2 > cubic@gaussian_x2 by 0.1``: ``first`` exceeds ``second`` by
+    more than ``margin``, or, with ``=``, lies ``within`` it. ``on`` names a real scan; without it
+    all synthetic ones count. With ``spread of`` the values are distances from the mean over the
+    seeds. Raises InputError for another form.
     """
-
-    text: str
-    metric: str
-    first: str
-    task: str
-    kind: str
-    second: str
-    other: str
-    margin: float
-    on: str = ""
-    spread: bool = False
-
-
-def parse(text: str) -> list[Criterion]:
-    """The criteria of a claim, which semicolons separate; InputError for another form."""
     found = []
     for part in map(str.strip, text.split(";")):
         match = _PART.fullmatch(part)
@@ -61,37 +47,30 @@ def parse(text: str) -> list[Criterion]:
                 f"criterion {part!r}: expected 'METRIC: NETWORK@TASK > NETWORK@TASK by MARGIN', or "
                 "'... = ... within MARGIN', perhaps with 'on SCAN' behind it"
             )
-        fields = {name: match[name] for name in ("metric", "first", "task", "kind", "second")}
-        fields |= {
-            "other": match["other"],
-            "on": match["on"] or "",
-            "spread": bool(match["spread"]),
-        }
-        found.append(Criterion(part, margin=float(match["margin"]), **fields))
+        found.append({**match.groupdict(), "text": part, "margin": float(match["margin"])})
     return found
 
 
-def differences(criterion: Criterion, rows: pd.DataFrame) -> pd.DataFrame:
+def differences(criterion: Mapping[str, Any], rows: pd.DataFrame) -> pd.DataFrame:
     """What a criterion's first network has more than its second: a row per seed, a column per scan.
 
     ``rows`` have the columns of EVIDENCE. What was not trained has the same value for every seed.
     Seeds and scans that one side lacks are left out.
     """
-    rows = rows[rows["metric"] == criterion.metric]
-    own = rows["subject"] == criterion.on if criterion.on else ~rows["subject"].isin(REAL)
+    on, scans = criterion["on"], rows["subject"]
+    rows = rows[
+        (rows["metric"] == criterion["metric"]) & (scans == on if on else ~scans.isin(REAL))
+    ]
     sides = []
-    sought = ((criterion.first, criterion.task), (criterion.second, criterion.other))
-    for network, task in sought:
-        chosen = rows[own & (rows["network"] == network) & (rows["degradation"] == task)]
-        side = chosen.pivot(index="seed", columns="subject", values="value")
-        sides.append((side - side.mean()).abs() if criterion.spread else side)
-    untrained = [list(side.index) == [""] for side in sides]
-    if untrained[0] != untrained[1]:
-        trained = sides[untrained.index(False)].index
-        place = untrained.index(True)
-        alike = pd.concat([sides[place]] * len(trained)) if len(trained) else sides[place][:0]
-        sides[place] = alike.set_axis(trained)
-    first, second = sides
+    for network, task in (("first", "task"), ("second", "other")):
+        chosen = (rows["network"] == criterion[network]) & (rows["degradation"] == criterion[task])
+        side = rows[chosen].pivot(index="seed", columns="subject", values="value")
+        sides.append((side - side.mean()).abs() if criterion["spread"] else side)
+    seeds = max((side.index for side in sides), key=lambda index: index.tolist() != [""])
+    first, second = (
+        side.reindex([""] * len(seeds)).set_axis(seeds) if side.index.tolist() == [""] else side
+        for side in sides
+    )
     return (first - second).dropna(how="all").dropna(axis="columns")
 
 
@@ -125,28 +104,22 @@ def crossed(values: np.ndarray) -> tuple[float, float, float]:
     return mean, np.sqrt(squares[largest] / values.size), freedom[largest]
 
 
-def interval(values: np.ndarray, sure: float = 0.95, seed: int = 0) -> tuple[float, float]:
-    """Hierarchical BCa bootstrap interval of the mean of seeds (rows) by scans (columns).
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """Hierarchical BCa bootstrap interval (95 %) of the mean of seeds (rows) by scans (columns).
 
     Seeds and scans are drawn anew, each with replacement (Efron and Tibshirani, An Introduction to
-    the Bootstrap, 1993, chapter 14); the acceleration comes from leaving out each seed and each
-    scan. It is narrow for few seeds: the tests, not this, decide.
+    the Bootstrap, 1993, chapter 14). It is narrow for few seeds: the tests, not this, decide. One
+    number, or equal ones, give themselves.
     """
-    rng, (seeds, scans) = np.random.default_rng(seed), values.shape
-    weights = [rng.multinomial(n, np.full(n, 1 / n), size=DRAWS) / n for n in (seeds, scans)]
-    draws = np.einsum("bi,ij,bj->b", weights[0], values, weights[1])
-    mean = values.mean()
-    if np.ptp(draws) == 0:
-        return float(mean), float(mean)
-    influence = np.concatenate(
-        [(values.mean(axis=axis) - mean) / (n - 1) for axis, n in ((1, seeds), (0, scans)) if n > 1]
-    )
-    skew = (influence**3).sum() / (6 * (influence**2).sum() ** 1.5)
-    below = np.clip(np.mean(draws < mean), 1 / DRAWS, 1 - 1 / DRAWS)
-    shift = stats.norm.ppf(below)
-    limits = shift + stats.norm.ppf([(1 - sure) / 2, (1 + sure) / 2])
-    low, high = np.quantile(draws, stats.norm.cdf(shift + limits / (1 - skew * limits)))
-    return float(low), float(high)
+    if np.ptp(values) == 0:
+        return values.flat[0], values.flat[0]
+    places = [np.arange(n) for n in values.shape if n > 1]
+
+    def mean(*drawn: np.ndarray) -> float:
+        return values.squeeze()[np.ix_(*drawn)].mean()
+
+    found = stats.bootstrap(places, mean, vectorized=False, n_resamples=DRAWS, rng=0)
+    return tuple(found.confidence_interval)
 
 
 def networks(table: StrPath = "csv/study.csv") -> pd.DataFrame:
@@ -188,8 +161,8 @@ def decide(claims: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     Columns: ``claim``; ``criterion``; ``seeds`` and ``scans``; ``mean`` difference, ``low`` and
     ``high`` (``interval``); ``p``, twice the one-sided one of the likelier side, corrected for all
     criteria by Holm's method; ``verdict``; ``steady``: whether without any one seed the same side
-    is as likely, at ERROR and uncorrected. ``rows`` have the columns of EVIDENCE. Raises InputError as
-    ``parse``.
+    is as likely, at ERROR and uncorrected. ``rows`` have the columns of EVIDENCE. Raises InputError
+    as ``parse``.
     """
     found = []
     for claim, text in zip(claims["claim"], claims["criterion"], strict=True):
@@ -202,13 +175,13 @@ def decide(claims: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
             evidence = {"seeds": len(trained), "scans": table.shape[1], "low": low, "high": high}
             evidence |= {"mean": table.to_numpy().mean() if table.size else np.nan, "p": p}
             steady = all(other == side and q < ERROR for other, q in others)
-            row = {"claim": claim, "criterion": part.text, **evidence, "verdict": side}
+            row = {"claim": claim, "criterion": part["text"], **evidence, "verdict": side}
             found.append({**row, "steady": steady})
     result = pd.DataFrame(found).assign(p=lambda t: holm(t["p"].to_numpy()))
     return result.assign(verdict=result["verdict"].where(result["p"] < ERROR, OPEN))
 
 
-def chance(criterion: Criterion, table: pd.DataFrame, needed: int) -> tuple[str, float]:
+def chance(criterion: Mapping[str, Any], table: pd.DataFrame, needed: int) -> tuple[str, float]:
     """The likelier verdict on a criterion, and twice its one-sided p value, at most 1.
 
     ``>``: a test of superiority by the margin, and of the lack of it. ``=``: two one-sided tests of
@@ -221,9 +194,9 @@ def chance(criterion: Criterion, table: pd.DataFrame, needed: int) -> tuple[str,
     mean, error, freedom = crossed(table.to_numpy())
     if not error > 0:
         return OPEN, 1.0
-    margin = criterion.margin
+    margin = criterion["margin"]
     above, below = (stats.t.sf((mean - bound) / error, freedom) for bound in (margin, -margin))
-    if criterion.kind == ">":
+    if criterion["kind"] == ">":
         sides = {HOLDS: above, FAILS: 1 - above}
     else:
         sides = {HOLDS: max(below, 1 - above), FAILS: 2 * min(above, 1 - below)}
@@ -256,7 +229,7 @@ def judged(claims: pd.DataFrame, parts: pd.DataFrame) -> pd.DataFrame:
 
 
 def picture(parts: pd.DataFrame) -> Picture:
-    """The mean difference and interval of each criterion that has evidence, in its verdict's colour.
+    """The mean difference and interval of each criterion with evidence, in its verdict's colour.
 
     ``parts`` are those of ``decide``. The axis is linear within 0.1 and logarithmic beyond.
     """

@@ -287,13 +287,14 @@ def standing(rows: pd.DataFrame, region: str = "") -> pd.DataFrame:
     ``gain`` is the PSNR over that of the first of BASELINES that the degradation has, scan by scan;
     ``spread`` its standard deviation over ``seeds`` (nan for one), each the mean over ``scans``.
     ``rank`` goes from 1 more than the experiments that are clearly better to those that are not
-    clearly worse: two are tied when their difference is at most √(spread² + spread²). Raises
-    InputError as ``shown``.
+    clearly worse: two are tied when their difference is at most √(spread² + spread²). A degradation
+    of several datasets stands once for each, with its name. Raises InputError as ``shown``.
     """
     key = ["degradation", "subject", "experiment", "run_id"]
-    rows = shown(rows, region).assign(
-        subject=lambda table: table["dataset"] + "/" + table["subject"]
-    )
+    rows = shown(rows, region)
+    tasks, sets = rows["degradation"], rows["dataset"]
+    alone = sets.groupby(tasks).transform("nunique") == 1
+    rows = rows.assign(degradation=tasks.where(alone, tasks + ", " + sets))
     table, found = wide(rows.drop(columns="dataset"), key).reset_index(), []
     for task, group in table.groupby("degradation"):
         base = next((b for b in BASELINES if b in group["experiment"].values), None)

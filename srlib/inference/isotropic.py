@@ -97,8 +97,7 @@ class IsotropicSpacing(SameGrid):
         """The image, and its uncertainty where the model gives one, on the grid of ``isotropic``.
 
         The uncertainty is at most the range of the intensities: far from its training a network's
-        has no bound.
-        Raises InputError for a network of tissue classes.
+        has no bound. Raises InputError for a network of tissue classes.
         """
         generation, units = self.generation, OUTPUTS[self.output]
         if generation.target == "classes":
@@ -119,12 +118,9 @@ class IsotropicSpacing(SameGrid):
         inner = [slice(low, low + n) for (low, _), n in zip(margins, grid.shape, strict=True)]
         made, scaling = made[(slice(None), *inner)], units.scaling or scalings[0]
         image = grid.with_data(np.clip(scaling.invert(made[0]), units.low, units.high))
-        b = (
-            grid.with_data(np.minimum(made[1], 1) * np.float32(scaling.scale))
-            if self.laplace
-            else None
-        )
-        return Prediction(image, b)
+        if not self.laplace:
+            return Prediction(image)
+        return Prediction(image, grid.with_data(made[1].clip(max=1) * np.float32(scaling.scale)))
 
     def _through(self, channels: np.ndarray, setup: Setup) -> np.ndarray:
         """The network's output (K, X, Y, Z), the mean with that of the mirrored input."""

@@ -32,6 +32,9 @@ def load_published(path: StrPath) -> tuple[torch.nn.Module, Experiment]:
     filters, kernel and channels. Raises InputError for missing, other and damaged files.
     """
     path = Path(path)
+    if path.name not in PUBLISHED and path.suffix not in (".caffemodel", ".h5"):
+        known = ", ".join(PUBLISHED)
+        raise InputError(f"{path.name} is not a published file; expected one of {known}")
     if not path.is_file():
         raise InputError(f"{path}: no such file; get it from its authors (see csv/README.md)")
     theirs = load(read_foreign(path))

@@ -130,8 +130,8 @@ def find_weights(name: StrPath) -> Path:
 
     Of an experiment's runs in ``runs/`` the best is taken: ``paper`` before ``study``, ``quick``
     and ``smoke``, then the newest; without one, the weights of that name in the package. Those of
-    ``robust`` come before any run's. A line on stderr names the choice. A name that looks like a path is
-    only a path. Raises InputError when nothing is found.
+    ``robust`` come before any run's. A line on stderr names the choice. A name that looks like a
+    path is only a path. Raises InputError when nothing is found.
     """
     name, path = str(name), Path(name).expanduser()
     inside = path / "model.safetensors"

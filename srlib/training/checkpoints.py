@@ -39,7 +39,7 @@ def contents(
 
 @dataclass(frozen=True)
 class Identity:
-    """The facts that identify a run; ``renew`` adds to an experiment's JSON the numbers that came later."""
+    """The facts that identify a run; ``renew`` adds later numbers to an experiment's JSON."""
 
     facts: Mapping[str, object]
     renew: Callable[[str], str] = str

@@ -42,7 +42,7 @@ REFUSED = {
         "semicolons between its cells, expected commas",
     ),
     "tabs": (PLAIN.replace(",", "\t").encode(), "tabs between its cells, expected commas"),
-    "UTF-16 with its mark": (PLAIN.encode("utf-16"), "not UTF-8, save it as 'CSV UTF-8'"),
+    "UTF-16 with its mark": (PLAIN.encode("utf-16"), "not UTF-8; save it as 'CSV UTF-8'"),
     "UTF-16 without": (PLAIN.encode("utf-16-le"), "UTF-16"),
     "Windows-1252": (PLAIN.replace("a,train", "Jürgen,train").encode("cp1252"), "not UTF-8"),
     "a quote that never closes": (

@@ -155,10 +155,10 @@ def test_the_ledger_and_the_networks_name_each_other():
     used = set()
     for text in table["criterion"]:
         for part in claims.parse(text):
-            for network, task in ((part.first, part.task), (part.second, part.other)):
+            for network, task in ((part["first"], part["task"]), (part["second"], part["other"])):
                 used.add(network)
                 untrained = network in results.BASELINES and task in tasks
-                assert untrained or (network, task) in measured, part.text
+                assert untrained or (network, task) in measured, part["text"]
     assert set(known.index) <= used  # no network is trained for nothing
 
 

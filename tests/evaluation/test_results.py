@@ -220,10 +220,11 @@ def test_the_commit_is_that_of_the_checkout_alone(tmp_path, monkeypatch):
     assert paths.source_commit() == {"commit": head, "dirty": "no"}
 
 
-def test_scans_of_one_name_in_two_datasets_are_two():
+def test_datasets_are_told_apart_and_never_averaged():
     table = pd.DataFrame([*rows("a", 30.0), *({**r, "dataset": "d2"} for r in rows("a", 20.0))])
-    (row,) = results.standing(table).to_dict("records")
-    assert (row["scans"], row["psnr"], row["gain"]) == (2, 25.0, 0.0)
+    found = results.standing(table)
+    assert [*found["degradation"]] == ["gaussian_x2, d", "gaussian_x2, d2"]
+    assert [*found["psnr"]] == [30.0, 20.0] and [*found["scans"]] == [1, 1]
 
 
 def test_a_table_shows_of_each_dataset_its_masks_else_whole_scans_else_the_middle_of_images():

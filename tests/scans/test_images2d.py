@@ -299,7 +299,7 @@ def test_tensorboard_gets_scalars_and_images(manifests, tmp_path):
 
 def test_missing_tensorboard_is_one_line(manifests, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(InputError, match=r"tensorboard is not installed.*pip install"):
+    with pytest.raises(InputError, match=r"tensorboard is not installed \(.*\); pip install"):
         training.train(
             smoke("srresnet_us"), *parts(manifests["us"]), tmp_path, device="cpu", tensorboard=True
         )

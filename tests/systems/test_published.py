@@ -93,7 +93,9 @@ def test_a_file_of_the_right_name_but_other_content_is_refused(tmp_path, write):
     assert "\n" not in str(error.value)
 
 
-def test_a_missing_file_is_refused(tmp_path):
+def test_an_unknown_name_and_a_missing_file_are_refused(tmp_path):
+    with pytest.raises(InputError, match="not a published file"):
+        load_published(tmp_path / "other.pth")
     for name in PUBLISHED:
         with pytest.raises(InputError, match="no such file"):
             load_published(tmp_path / name)
