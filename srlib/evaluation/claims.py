@@ -14,7 +14,6 @@ from scipy import stats
 from srlib import systems
 from srlib.core.paths import InputError, StrPath, explained, locate
 from srlib.core.tables import read_table
-from srlib.evaluation.figures import Picture
 
 SEEDS = 5  # that a claim about a trained network needs
 ERROR = 0.05  # chance of a wrong verdict in the whole ledger
@@ -23,7 +22,6 @@ DRAWS = 2000  # of the bootstrap
 EVIDENCE = ("network", "seed", "degradation", "subject", "metric", "value")
 VERDICTS = ("holds", "holds in part", "does not hold", "cannot be told here")
 HOLDS, PART, FAILS, OPEN = VERDICTS
-COLOURS = dict(zip(VERDICTS, ("tab:blue", "tab:cyan", "tab:red", "0.6"), strict=True))
 
 _PART = re.compile(
     r"(?P<spread>spread of )?(?P<metric>\w+): (?P<first>\S+?)@(?P<task>\S+) (?P<kind>[>=]) "
@@ -226,40 +224,6 @@ def judged(claims: pd.DataFrame, parts: pd.DataFrame) -> pd.DataFrame:
     some = by_claim.groupby("claim")[["held", "failed"]].any()
     verdict = np.select([whole, some["held"], some["failed"]], [HOLDS, PART, FAILS], OPEN)
     return claims.assign(verdict=claims["claim"].map(pd.Series(verdict, whole.index)))
-
-
-def picture(parts: pd.DataFrame) -> Picture:
-    """The mean difference and interval of each criterion with evidence, in its verdict's colour.
-
-    ``parts`` are those of ``decide``. The axis is linear within 0.1 and logarithmic beyond.
-    """
-    rows = parts.dropna(subset="mean").iloc[::-1]
-    figure = Picture(figsize=(10, 1 + 0.19 * len(rows)), layout="constrained")
-    axis, places = figure.subplots(), range(len(rows))
-    colours = rows["verdict"].map(COLOURS)
-    axis.hlines(places, rows["low"], rows["high"], color=colours, linewidth=2)
-    axis.scatter(rows["mean"], places, c=colours, s=14, zorder=3)
-    axis.axvline(0, color="grey", linewidth=0.8)
-    axis.set_xscale("symlog", linthresh=0.1)
-    axis.set_yticks(places, rows["criterion"], fontsize=6)
-    handles = [axis.scatter([], [], c=colour, label=name) for name, colour in COLOURS.items()]
-    axis.legend(handles=handles, fontsize=6, loc="best")
-    axis.set(xlabel="first minus second, in the metric's units (PSNR: dB), with 95 % interval")
-    return figure
-
-
-def in_words(verdicts: pd.DataFrame, parts: pd.DataFrame) -> pd.DataFrame:
-    """The verdicts as pages show them: system, claim, verdict, and the evidence in a few words."""
-    found = []
-    for row in verdicts.itertuples():
-        own = parts[parts["claim"] == row.claim]
-        said = [
-            f"{part.mean:+.2f} [{part.low:+.2f}, {part.high:+.2f}]"
-            for part in own.dropna(subset="mean").itertuples()
-        ]
-        verdict = f"**{row.verdict}**"
-        found.append((row.system, row.says, verdict, "; ".join(said) or "no evidence yet"))
-    return pd.DataFrame(found, columns=["system", "claim", "verdict", "difference"])
 
 
 def by_verdict(verdicts: pd.DataFrame, parts: pd.DataFrame) -> pd.DataFrame:

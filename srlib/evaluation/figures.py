@@ -325,25 +325,21 @@ def heat_map(
     return figure
 
 
-def intervals(compared: pd.DataFrame, metric: str = "psnr") -> Picture:
-    """A run's numbers as dots on the reference's intervals, from ``verdict.compare``.
+def intervals(rows: pd.DataFrame, label: str) -> Picture:
+    """Dots on their intervals, a row each, named by the index; the axis bears the ``label``.
 
-    A row is an experiment under a degradation, the mean over its scans, as the difference from the
-    reference; a dot outside is red. The axis is linear within 0.1 and logarithmic beyond.
+    Columns: ``low``, ``high``, ``value``, and ``good``: True is blue, False red, None grey. The axis
+    is linear within 0.1 and logarithmic beyond.
     """
-    rows = compared[compared["metric"] == metric].dropna(subset=["mean", "value"])
-    names = rows["degradation"] + " (" + rows["region"] + ")  " + rows["experiment"]
-    means = rows.groupby(names)[["value", "low", "high", "mean"]].mean()
-    means = means.sub(means["mean"], axis=0)
-    figure, ((axis,),) = _subplots(1, int(len(means) > 0), (8, 1 + 0.16 * len(means)))
-    places = range(len(means))
-    good = means["value"].between(means["low"], means["high"])
-    axis.hlines(places, means["low"], means["high"], color="0.8", linewidth=6)
-    axis.scatter(means["value"], places, c=np.where(good, "tab:blue", "tab:red"), s=12, zorder=3)
+    figure, ((axis,),) = _subplots(1, int(len(rows) > 0), (9, 1 + 0.18 * len(rows)))
+    places = range(len(rows))
+    colours = [{True: "tab:blue", False: "tab:red"}.get(good, "0.4") for good in rows["good"]]
+    axis.hlines(places, rows["low"], rows["high"], color="0.8", linewidth=6)
+    axis.scatter(rows["value"], places, c=colours, s=12, zorder=3)
     axis.axvline(0, color="grey", linewidth=0.8)
     axis.set_xscale("symlog", linthresh=0.1)
-    axis.set_yticks(places, means.index, fontsize=6)
-    axis.set(xlabel=f"{METRICS[metric]}\ndifference from the reference; grey: expected")
+    axis.set_yticks(places, rows.index, fontsize=6)
+    axis.set(xlabel=label)
     return figure
 
 

@@ -99,6 +99,18 @@ def _pooled(table: pd.DataFrame) -> pd.DataFrame:
     return kinds.assign(pooled=kinds["pooled"] / kinds["freedom"].clip(lower=1))
 
 
+def means(table: pd.DataFrame, metric: str = "psnr") -> pd.DataFrame:
+    """What ``compare`` found of each experiment under a degradation, for ``figures.intervals``.
+
+    The mean over its scans, as the difference from the reference's.
+    """
+    rows = table[table["metric"] == metric].dropna(subset=["mean", "value"])
+    names = rows["degradation"] + " (" + rows["region"] + ")  " + rows["experiment"]
+    found = rows.groupby(names)[["value", "low", "high", "mean"]].mean()
+    found = found.sub(found["mean"], axis=0)
+    return found.assign(good=found["value"].between(found["low"], found["high"]))
+
+
 def verdict(table: pd.DataFrame) -> list[str]:
     """What ``compare`` found, in lines: how many numbers are reproduced, and which are not."""
     known = table.dropna(subset="mean")

@@ -200,7 +200,7 @@ def test_the_command_prints_the_verdict_and_fails_only_when_strict(run, referenc
 
 def test_the_figure_shows_each_network_against_its_interval(run, reference):
     table = verdict.compare(run, [reference])
-    figure = figures.intervals(table)
+    figure = figures.intervals(verdict.means(table), "PSNR (dB)")
     (axis,) = figure.axes
     assert [text.get_text() for text in axis.get_yticklabels()] == [
         f"gaussian_x2 (crop)  {name}" for name in sorted(["cubic", *TRAINED])
