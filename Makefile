@@ -6,14 +6,14 @@ ONLY ?=
 MARKED ?= not slow
 BIN := .venv/bin
 
-.PHONY: replicate test test-all reference study bench peers lab readme
+.PHONY: replicate test test-all reference study bench peers lab pages
 
 replicate: .venv/ready
 	@$(BIN)/srlib run --profile "$(PROFILE)" $(if $(COHORT),--cohort "$(COHORT)") --seed "$(SEED)"
 
 test: .venv/ready
-	@$(BIN)/ruff check srlib tests notebooks benchmarks
-	@$(BIN)/ruff format --check -q srlib tests notebooks benchmarks
+	@$(BIN)/ruff check srlib tests notebooks benchmarks recipes
+	@$(BIN)/ruff format --check -q srlib tests notebooks benchmarks recipes
 	@$(BIN)/mypy --no-error-summary
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal -m "$(MARKED)"
 
@@ -42,8 +42,9 @@ peers: .venv/ready
 lab: .venv/ready
 	@$(BIN)/jupyter lab notebooks
 
-readme: .venv/ready
-	@$(BIN)/srlib readme
+# the tables of README.md and results/README.md, from results/
+pages: .venv/ready
+	@$(BIN)/python recipes/pages.py
 
 # Rebuilt only when the pins change. A GPU user removes the torch pin: see README.
 .venv/ready: constraints.txt pyproject.toml

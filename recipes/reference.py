@@ -18,10 +18,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+import pages
 import pandas as pd
 
 from srlib.core.paths import atomic, make_dir, root
-from srlib.evaluation import readme, results
+from srlib.evaluation import results
 
 SEEDS = (0, 1, 2)
 RUNS = root() / "runs" / "reference"
@@ -92,4 +93,4 @@ if __name__ == "__main__":
         gather(found, quick)
         for name in SHOWN:
             shutil.copy(found[0] / "figures" / name, make_dir(quick / "figures") / name)
-    readme.update()
+    pages.update()

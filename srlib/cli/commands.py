@@ -12,7 +12,7 @@ from srlib.cli.enhance import enhance, one_line
 from srlib.cli.options import COHORT, CSV_OUT, DEVICE, FORCE, OVERRIDES, PROFILE, SEED, flag
 from srlib.cli.scans import degrade, evaluate
 from srlib.core.parts import literal
-from srlib.core.paths import InputError, results_dir, root, write_file
+from srlib.core.paths import InputError, results_dir, write_file
 
 
 class Group(click.Group):
@@ -54,9 +54,9 @@ def what_is_there(what):
     Example:
       srlib list weights
     """
-    from srlib.evaluation import readme
+    from srlib.evaluation.markdown import to_text
 
-    click.echo(readme.to_text(systems.listing(what)), nl=False)
+    click.echo(to_text(systems.listing(what)), nl=False)
 
 
 @main.command()
@@ -88,7 +88,8 @@ def run(notebooks, profile, cohort, seed, parameters, force, estimate):
       srlib run --profile quick --cohort csv/example.csv
     """
     from srlib.cli import notebooks as runner
-    from srlib.evaluation import readme, results
+    from srlib.evaluation import results
+    from srlib.evaluation.markdown import to_text
 
     given = dict(parameters)
     if estimate:
@@ -102,7 +103,7 @@ def run(notebooks, profile, cohort, seed, parameters, force, estimate):
     if (folder / "metrics.csv").is_file():
         table = results.tested(results.read_metrics(folder), cohort, seed)
         if not table.empty:
-            click.echo(f"\n{readme.to_text(results.standing(table))}", nl=False)
+            click.echo(f"\n{to_text(results.standing(table))}", nl=False)
         if profile != "paper":
             click.echo(f"Profile {profile}: shows that the code learns; not a replication.")
         if not (notebooks or parameters):
@@ -294,20 +295,3 @@ def convert(**given):
     from srlib.data import convert as collections
 
     click.echo(collections.convert(**given))
-
-
-@main.command()
-@flag("--check", "Write nothing; fail when a table is stale.")
-def readme(check):
-    """Make the README's result tables from results/.
-
-    \b
-    Example:
-      srlib readme --check
-    """
-    from srlib.evaluation import readme as tables
-
-    stale = tables.update(check)
-    if check and stale:
-        raise InputError("README.md is stale; run 'srlib readme' and commit it")
-    click.echo(f"{root() / 'README.md'}: {'updated' if stale else 'up to date'}")

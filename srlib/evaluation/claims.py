@@ -224,15 +224,3 @@ def judged(claims: pd.DataFrame, parts: pd.DataFrame) -> pd.DataFrame:
     some = by_claim.groupby("claim")[["held", "failed"]].any()
     verdict = np.select([whole, some["held"], some["failed"]], [HOLDS, PART, FAILS], OPEN)
     return claims.assign(verdict=claims["claim"].map(pd.Series(verdict, whole.index)))
-
-
-def by_verdict(verdicts: pd.DataFrame, parts: pd.DataFrame) -> pd.DataFrame:
-    """The claims of each system and verdict in one cell, for a short table."""
-    unmeasured = verdicts["claim"].isin(parts["claim"][parts["mean"].isna()])
-    why = np.where(unmeasured, ": not measured yet", ": too little beside the spread")
-    order = verdicts.assign(
-        rank=verdicts["verdict"].map(VERDICTS.index),
-        verdict=verdicts["verdict"] + np.where(verdicts["verdict"] == OPEN, why, ""),
-    )
-    groups = order.groupby(["system", "rank", "verdict"])["says"]
-    return groups.agg(" ".join).reset_index().drop(columns="rank")

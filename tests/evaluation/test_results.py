@@ -17,7 +17,8 @@ from srlib import systems
 from srlib.core import paths
 from srlib.core.paths import InputError
 from srlib.degradations.tasks import TASKS
-from srlib.evaluation import readme, results
+from srlib.evaluation import results
+from srlib.evaluation.markdown import to_text
 from srlib.scans.volume import Volume
 
 ROOT = Path(__file__).parents[2]
@@ -375,7 +376,7 @@ def test_the_table_is_wide_and_begins_with_the_best(tmp_path):
     results.record_metrics(tmp_path, [*rows("a", 30.0), *rows("a", 35.0, "net", 0.95)])
     table = results.standing(results.read_metrics(tmp_path))
     assert list(table["experiment"]) == ["net", "cubic"] and list(table["gain"]) == [5.0, 0.0]
-    text = readme.to_text(table)
+    text = to_text(table)
     assert "| 35.00 |" in text and "0.9500" in text
 
 
@@ -405,7 +406,7 @@ def test_a_metric_that_no_row_has_is_left_out_of_the_text(tmp_path):
     results.record_metrics(
         tmp_path, [r | {"value": np.nan} if r["metric"] == "ssim3d" else r for r in rows("a", 30.0)]
     )
-    text = readme.to_text(results.standing(results.read_metrics(tmp_path)))
+    text = to_text(results.standing(results.read_metrics(tmp_path)))
     assert "ssim3d" not in text and "nan" not in text and "| 0.8000 |" in text
 
 
