@@ -1,4 +1,4 @@
-"""Make the tables of README.md and results/README.md anew, from results/ and csv/.
+"""Make the tables of README.md and results/README.md anew, and the picture of docs/conventions.md.
 
     python recipes/pages.py          # what `make pages` calls
     python recipes/pages.py --check  # write nothing; the exit code is 1 when a table is stale
@@ -16,7 +16,9 @@ import pandas as pd
 
 from srlib.core.paths import root, write_file
 from srlib.evaluation import claims, results
+from srlib.evaluation.figures import Picture, save_figure
 from srlib.evaluation.markdown import to_text
+from srlib.scans.volume import Volume, coarse_grid
 
 PAGES = ("README.md", "results/README.md")
 MARKED = re.compile(
@@ -91,8 +93,45 @@ def update(folder: Path = ROOT, *, check: bool = False) -> list[str]:
     return stale
 
 
+def draw_grids() -> Picture:
+    """Ten fine voxels, and the coarse grids that the package and SciPy's zoom put on them."""
+    fine = Volume(np.zeros((10, 1, 1), np.float32), np.eye(4))
+    rows = {"fine: 1 mm, 10 voxels": fine}
+    for factor, align in ((2, "center"), (3, "center"), (2.5, "center"), (2, "corners")):
+        shape, affine = coarse_grid(fine, (factor, 1, 1), align=align)
+        how = "same field of view" if align == "center" else "same first and last centre"
+        name = f"×{factor:g}, {how}:\n{affine[0, 0]:.3g} mm from {affine[0, 3]:g} mm"
+        rows[name] = Volume(np.zeros(shape, np.float32), affine)
+    figure = Picture(figsize=(9, 3), layout="constrained")
+    axis = figure.add_subplot()
+    for place, grid in enumerate(rows.values()):
+        step = grid.affine[0, 0]
+        centres = grid.affine[0, 3] + step * np.arange(grid.shape[0])
+        axis.barh(
+            [-place] * len(centres),
+            step,
+            0.6,
+            centres - step / 2,
+            ec="k",
+            fc=f"C{place}",
+            alpha=0.4,
+        )
+        axis.plot(centres, [-place] * len(centres), "k.")
+    axis.set_yticks(-np.arange(len(rows)), list(rows))
+    axis.axvline(-0.5, color="grey", lw=0.8, ls=":")
+    axis.axvline(9.5, color="grey", lw=0.8, ls=":")
+    axis.set(
+        xlabel="mm; dots are centres of voxels, dotted lines the faces of the volume",
+        xlim=(-1.5, 12),
+    )
+    axis.spines[["top", "right", "left"]].set_visible(False)
+    return figure
+
+
 if __name__ == "__main__":
     only = "--check" in sys.argv[1:]
     found = update(check=only)
+    if not only:
+        save_figure(draw_grids(), ROOT / "docs" / "grids.png")
     print(f"stale: {', '.join(found)}" if found else "up to date")
     sys.exit(bool(found) and only)

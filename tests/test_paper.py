@@ -183,7 +183,10 @@ def test_each_experiment_is_in_a_notebook_or_named_for_the_command():
     }
     assert every.isdisjoint(BY_COMMAND) and every <= systems.EXPERIMENTS.keys()
     assert systems.EXPERIMENTS.keys() == every | BY_COMMAND.keys()
-    pages = [*ROOT.glob("notebooks/*.ipynb"), ROOT / "README.md", ROOT / "csv" / "README.md"]
+    pages = [
+        *ROOT.glob("notebooks/*.ipynb"),
+        *(ROOT / name for name in ("docs/using.md", "csv/README.md")),
+    ]
     prose = "".join(page.read_text() for page in pages)
     for name in BY_COMMAND:
         assert name.replace("_ct_", "_us_") in prose, name
