@@ -1,4 +1,4 @@
-"""Figures for notebooks, results and reports: planes, training curves, box plots, a heat map."""
+"""Figures for notebooks, results and reports: planes, training curves, intervals, a heat map."""
 
 import copy
 import functools
@@ -37,11 +37,6 @@ SCORES = {  # columns of history.csv
     "loss": "training loss",
     "val_psnr": "validation PSNR (dB, range 1)",
     "val_dice": "validation Dice",
-}
-METRICS = {
-    "psnr": "PSNR (dB)\ndata range = maximum - minimum of the truth",
-    "ssim3d": "SSIM (7³ uniform windows)",
-    "sharpness": "gradient energy over the truth's",
 }
 MOST = 6.0  # dB that the colours of the heat map end at
 
@@ -262,29 +257,6 @@ def game(history: pd.DataFrame, movers: Sequence[str]) -> Picture:
     return figure
 
 
-def boxes(rows: pd.DataFrame, metric: str = "psnr") -> Picture:
-    """One panel per degradation, one box per experiment over the subjects, a dot per subject.
-
-    ``rows`` are those of ``metrics.csv``, of one region (``results.shown``). An experiment far from
-    the others is named above with its median instead.
-    """
-    table = rows[rows["metric"] == metric].dropna(subset="value")
-    tasks = dict([*table.groupby("degradation")])
-    tallest = table.groupby("degradation")["experiment"].nunique().max()
-    figure, axes = _subplots(1, len(tasks), (5.2 * len(tasks), 1.2 + 0.27 * tallest))
-    for axis, (name, task) in zip(axes[0], tasks.items(), strict=True):
-        axis.set(title=name, xlabel=METRICS.get(metric, metric))
-        values = task.groupby("experiment")["value"]
-        groups, near = dict([*values]), _near(axis, values.median().sort_values())
-        finite = [groups[n][np.isfinite(groups[n])] for n in near]
-        axis.boxplot(
-            finite, tick_labels=near, showfliers=False, orientation="horizontal", widths=0.6
-        )
-        for place, values in enumerate(finite, 1):
-            axis.plot(values, [place] * len(values), "o", color="tab:blue", alpha=0.6, markersize=4)
-    return figure
-
-
 def heat_map(
     gains: pd.DataFrame, *, baseline: pd.Series, home: Collection[tuple[str, str]]
 ) -> Picture:
@@ -325,11 +297,11 @@ def heat_map(
     return figure
 
 
-def intervals(rows: pd.DataFrame, label: str) -> Picture:
+def intervals(rows: pd.DataFrame, label: str, *, linear: float = 0.1) -> Picture:
     """Dots on their intervals, a row each, named by the index; the axis bears the ``label``.
 
     Columns: ``low``, ``high``, ``value``, and ``good``: True is blue, False red, None grey. The axis
-    is linear within 0.1 and logarithmic beyond.
+    is ``linear`` up to that value and logarithmic beyond.
     """
     figure, ((axis,),) = _subplots(1, int(len(rows) > 0), (9, 1 + 0.18 * len(rows)))
     places = range(len(rows))
@@ -337,7 +309,10 @@ def intervals(rows: pd.DataFrame, label: str) -> Picture:
     axis.hlines(places, rows["low"], rows["high"], color="0.8", linewidth=6)
     axis.scatter(rows["value"], places, c=colours, s=12, zorder=3)
     axis.axvline(0, color="grey", linewidth=0.8)
-    axis.set_xscale("symlog", linthresh=0.1)
+    axis.set_xscale("symlog", linthresh=linear, subs=(2, 5))
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_formatter("{x:g}")
+    axis.tick_params("x", which="both", labelsize=7, rotation=45)
     axis.set_yticks(places, rows.index, fontsize=6)
     axis.set(xlabel=label)
     return figure

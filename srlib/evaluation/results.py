@@ -280,15 +280,12 @@ def shown(rows: pd.DataFrame, region: str = "") -> pd.DataFrame:
     return rows[ranks == ranks.groupby(where).transform("min")]
 
 
-def standing(rows: pd.DataFrame, region: str = "") -> pd.DataFrame:
-    """Experiments of each degradation in a region (``shown``), best first: means over scans and
-    seeds.
+def gains(rows: pd.DataFrame, region: str = "") -> pd.DataFrame:
+    """The metrics of a region (``shown``) as columns, and ``gain``: PSNR over interpolation's (dB).
 
-    ``gain`` is the PSNR over that of the first of BASELINES that the degradation has, scan by scan;
-    ``spread`` its standard deviation over ``seeds`` (nan for one), each the mean over ``scans``.
-    ``rank`` goes from 1 more than the experiments that are clearly better to those that are not
-    clearly worse: two are tied when their difference is at most √(spread² + spread²). A degradation
-    of several datasets stands once for each, with its name. Raises InputError as ``shown``.
+    A row per degradation, subject, experiment and run. Interpolation is the first of BASELINES that
+    the degradation has. A degradation of several datasets stands once for each, with its name.
+    Raises InputError as ``shown``.
     """
     key = ["degradation", "subject", "experiment", "run_id"]
     rows = shown(rows, region)
@@ -296,16 +293,28 @@ def standing(rows: pd.DataFrame, region: str = "") -> pd.DataFrame:
     alone = sets.groupby(tasks).transform("nunique") == 1
     rows = rows.assign(degradation=tasks.where(alone, tasks + ", " + sets))
     table, found = wide(rows.drop(columns="dataset"), key).reset_index(), []
-    for task, group in table.groupby("degradation"):
+    for _, group in table.groupby("degradation"):
         base = next((b for b in BASELINES if b in group["experiment"].values), None)
         given = group[group["experiment"] == base].set_index("subject")["psnr"]
-        group = group.assign(gain=group["psnr"] - group["subject"].map(given))
-        for name, own in group.groupby("experiment"):
-            seeds = own.groupby("run_id")["gain"].mean()
-            means = own.reindex(columns=["gain", *DIGITS]).mean()
-            counts = {"scans": own["subject"].nunique(), "seeds": len(seeds)}
-            row = {"degradation": task, "experiment": name, "spread": seeds.std(), **counts}
-            found.append({**row, **means})
+        found.append(group.assign(gain=group["psnr"] - group["subject"].map(given)))
+    return pd.concat(found)
+
+
+def standing(rows: pd.DataFrame, region: str = "") -> pd.DataFrame:
+    """Experiments of each degradation in a region, best first: means over scans and seeds.
+
+    ``gain`` is that of ``gains``; ``spread`` its standard deviation over ``seeds`` (nan for one),
+    each the mean over ``scans``. ``rank`` goes from 1 more than the experiments that are clearly
+    better to those that are not clearly worse: two are tied when their difference is at most
+    √(spread² + spread²). Raises InputError as ``shown``.
+    """
+    found = []
+    for (task, name), own in gains(rows, region).groupby(["degradation", "experiment"]):
+        seeds = own.groupby("run_id")["gain"].mean()
+        means = own.reindex(columns=["gain", *DIGITS]).mean()
+        counts = {"scans": own["subject"].nunique(), "seeds": len(seeds)}
+        row = {"degradation": task, "experiment": name, "spread": seeds.std(), **counts}
+        found.append({**row, **means})
     order = ["degradation", "gain", "psnr", "experiment"]
     up = [True, False, False, True]
     table = pd.DataFrame(found).sort_values(order, ascending=up, ignore_index=True)

@@ -200,7 +200,7 @@ def test_what_cannot_be_drawn_is_one_line():
     scan, _ = phantom()
     for call in (
         lambda: figures.triplanar({}), lambda: figures.triplanar({"a": scan}, "b"), lambda: figures.slices({"a": scan}, "b"),
-        lambda: figures.curves({}), lambda: figures.boxes(scores({})), lambda: figures.triplanar({"a": Volume(np.ones((0, 4, 4)), np.eye(4))}),
+        lambda: figures.curves({}), lambda: figures.intervals(dots([]), ""), lambda: figures.triplanar({"a": Volume(np.ones((0, 4, 4)), np.eye(4))}),
         lambda: figures.save_figure(figures.triplanar({"a": scan}), "/dev/null/f.png"),
     ):  # fmt: skip
         with pytest.raises(InputError):
@@ -225,7 +225,7 @@ def test_nothing_is_left_behind(tmp_path):
         made = [
             figures.triplanar({"a": scan, "b": scan}, "a"), figures.slices({"a": scan, "b": scan}, "a"),
             figures.curves({"a": history}), figures.game(history, ["critic", "generator"]),
-            figures.boxes(scores({"a": [1, 2]})), figures.heat_map(gains, baseline=pd.Series(dtype=float), home=()),
+            figures.intervals(dots([0.5, -20]), "dB"), figures.heat_map(gains, baseline=pd.Series(dtype=float), home=()),
         ]  # fmt: skip
         assert all(figures.save_figure(f, tmp_path / "figure.png") is f for f in made)
         assert plt.get_fignums() == open_figures and dict(matplotlib.rcParams) == before
@@ -267,31 +267,20 @@ def test_a_few_wild_voxels_leave_the_window_where_it_was():
     assert low < high and abs(1 - low) / (high - low) > 0.9 and low < 0 < high
 
 
-def scores(groups: dict[str, list[float]]) -> pd.DataFrame:
-    """Rows as in ``metrics.csv``."""
-    rows = [
-        {"degradation": "x2", "experiment": name, "metric": "psnr", "value": value}
-        for name, values in groups.items()
-        for value in values
-    ]
-    return pd.DataFrame(rows, columns=["degradation", "experiment", "metric", "value"])
+def dots(values: list[float]) -> pd.DataFrame:
+    """Rows of ``figures.intervals``."""
+    values = pd.Series(values, [f"net {n}" for n in range(len(values))], dtype=float)
+    return pd.DataFrame(
+        {"value": values, "low": values - 1, "high": values + 1, "good": values > 0}
+    )
 
 
-def test_a_failed_system_does_not_take_the_scale_of_the_box_plot():
-    good = {
-        name: [29 + place, 29.4 + place, 29.8 + place]
-        for place, name in enumerate(("linear", "cubic", "a$b", "net"))
-    }
-    axis = figures.boxes(
-        scores(good | {"failed": [4.1, 4.5, 4.4], "exact": [np.inf], "undefined": [np.nan]})
-    ).axes[0]
-    low, high = axis.get_xlim()
-    assert 27 < low < 29 and 32.8 < high < 35
-    assert "failed: 4.4" in axis.get_title() and "exact: inf" in axis.get_title()
-    assert "undefined" not in [label.get_text() for label in axis.get_yticklabels()]
-    assert "dB" in axis.get_xlabel() and "range" in axis.get_xlabel()
-    even = figures.boxes(scores({"a": [10, 11], "b": [20, 21], "c": [30, 31]})).axes[0]
-    assert even.get_title() == "x2" and even.get_xlim()[0] < 10 and even.get_xlim()[1] > 31
+def test_a_failed_system_does_not_take_the_scale_of_the_intervals():
+    axis = figures.intervals(dots([0.5, 1, 2, -20]), "dB", linear=6).axes[0]
+    places = axis.transScale.transform([(x, 0) for x in (-21, 0.5, 2, 3)])[:, 0]
+    assert (places[2] - places[1]) / (places[3] - places[0]) > 0.1
+    assert [t.get_text() for t in axis.get_yticklabels()] == [f"net {n}" for n in range(4)]
+    assert axis.get_xlabel() == "dB"
 
 
 def test_a_failed_run_does_not_take_the_scale_of_the_curves():
