@@ -157,8 +157,8 @@ def decide(claims: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     """Every criterion of a ledger with its evidence and its verdict, a row each.
 
     Columns: ``claim``; ``criterion``; ``seeds`` and ``scans``; ``mean`` difference, ``low`` and
-    ``high`` (``interval``); ``p``, twice the one-sided one of the likelier side, corrected for all
-    criteria by Holm's method; ``verdict``; ``steady``: whether without any one seed the same side
+    ``high`` (``interval``); ``alone``, twice the one-sided p value of the likelier side; ``p``, the
+    same corrected for all criteria by Holm's method; ``verdict``; ``steady``: whether without any one seed the same side
     is as likely, at ERROR and uncorrected. ``rows`` have the columns of EVIDENCE. Raises InputError
     as ``parse``.
     """
@@ -171,11 +171,11 @@ def decide(claims: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
             others = [chance(part, table.drop(index=seed), SEEDS - 1) for seed in trained]
             low, high = interval(table.to_numpy()) if table.size else (np.nan, np.nan)
             evidence = {"seeds": len(trained), "scans": table.shape[1], "low": low, "high": high}
-            evidence |= {"mean": table.to_numpy().mean() if table.size else np.nan, "p": p}
+            evidence |= {"mean": table.to_numpy().mean() if table.size else np.nan, "alone": p}
             steady = all(other == side and q < ERROR for other, q in others)
             row = {"claim": claim, "criterion": part["text"], **evidence, "verdict": side}
             found.append({**row, "steady": steady})
-    result = pd.DataFrame(found).assign(p=lambda t: holm(t["p"].to_numpy()))
+    result = pd.DataFrame(found).assign(p=lambda t: holm(t["alone"].to_numpy()))
     return result.assign(verdict=result["verdict"].where(result["p"] < ERROR, OPEN))
 
 
