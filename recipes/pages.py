@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from srlib.core.paths import root, write_file
+from srlib.core.paths import InputError, root, write_file
 from srlib.evaluation import claims, results
 from srlib.evaluation.figures import Picture, save_figure
 from srlib.evaluation.markdown import to_text
@@ -77,7 +77,10 @@ TABLES = {"standing": standing, "verdicts": verdicts, "printed": printed}
 
 
 def update(folder: Path = ROOT, *, check: bool = False) -> list[str]:
-    """Make the tables of the pages in a folder anew; return the names of pages that were stale."""
+    """Make the tables of the pages in a folder anew; return the names of pages that were stale.
+
+    Raises InputError for a page without markers, and for one whose table has no end.
+    """
 
     def table(match: re.Match) -> str:
         name, *words = match["words"].split()
@@ -86,7 +89,11 @@ def update(folder: Path = ROOT, *, check: bool = False) -> list[str]:
     stale = []
     for page in PAGES:
         old = (folder / page).read_text(encoding="utf-8")
-        new = MARKED.sub(table, old)
+        new, found = MARKED.subn(table, old)
+        if not found or found != old.count("<!-- table "):
+            raise InputError(
+                f"{page}: expected <!-- table NAME --> and <!-- /table --> around each"
+            )
         if new != old:
             stale.append(page)
             if not check:

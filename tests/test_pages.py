@@ -7,6 +7,7 @@ import pages
 import pytest
 
 from srlib.cli.commands import main
+from srlib.core.paths import InputError
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -30,6 +31,14 @@ def test_a_stale_table_is_seen_and_mended(tmp_path):
     assert pages.update(tmp_path) == [*pages.PAGES]
     assert pages.update(tmp_path, check=True) == []
     assert (tmp_path / "README.md").read_text() == (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("text", ["nothing", "<!-- table verdicts -->\n"])
+def test_a_page_without_whole_markers_is_refused(tmp_path, text):
+    (tmp_path / "README.md").write_text(text)
+    with pytest.raises(InputError, match=r"README\.md: expected <!-- table"):
+        pages.update(tmp_path)
+    assert (tmp_path / "README.md").read_text() == text
 
 
 def test_tables_have_the_rows_that_their_markers_name():

@@ -158,9 +158,9 @@ def decide(claims: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
 
     Columns: ``claim``; ``criterion``; ``seeds`` and ``scans``; ``mean`` difference, ``low`` and
     ``high`` (``interval``); ``alone``, twice the one-sided p value of the likelier side; ``p``, the
-    same corrected for all criteria by Holm's method; ``verdict``; ``steady``: whether without any one seed the same side
-    is as likely, at ERROR and uncorrected. ``rows`` have the columns of EVIDENCE. Raises InputError
-    as ``parse``.
+    same corrected for all criteria by Holm's method; ``verdict``; ``steady``: whether without any
+    one seed the same side is as likely, at ERROR and uncorrected. ``rows`` have the columns of
+    EVIDENCE. Raises InputError as ``parse``.
     """
     found = []
     for claim, text in zip(claims["claim"], claims["criterion"], strict=True):
