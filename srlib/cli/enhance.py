@@ -11,7 +11,7 @@ import click
 from click import argument, option
 
 from srlib import systems
-from srlib.cli.options import ALIGN, DEVICE, FACTOR, PRECISION, flag
+from srlib.cli.options import ALIGN, DEVICE, FACTOR, PRECISION, SCHEDULER, WORKERS, flag
 from srlib.core.paths import InputError, first_line
 
 STATUSES = ("enhanced", "done before", "failed")
@@ -69,12 +69,13 @@ def one_line(err):
 @flag("--force", "Replace outputs that are there, whatever they were made from.")
 @DEVICE
 @option("--precision", **PRECISION, default="auto")
-@option("--workers", type=click.IntRange(1), default=1, help="Processes that share the scans.")
+@WORKERS
+@SCHEDULER
 @option(
     "--max-memory",
     "max_memory_gb",
     type=float,
-    help="GB that tiles may take, of all workers [default: 3; 6 for SynthSR].",
+    help="GB that scans may take, of all workers here, of each one of a cluster [default: 3, 6 for SynthSR, and for large scans what is free].",
 )
 def enhance(no_flip, **given):
     """Super-resolve scans; each output lies where its scan lay.

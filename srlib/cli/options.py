@@ -1,6 +1,6 @@
 """Options that several commands share."""
 
-from click import Choice, option
+from click import Choice, IntRange, option
 
 
 def flag(name, text):
@@ -14,6 +14,12 @@ PRECISION: dict = {
     "help": "float32, bfloat16, or auto: bfloat16 where it is faster on this machine.",
 }
 ALIGN = Choice(["center", "corners"])
+WORKERS = option("--workers", type=IntRange(1), default=1, help="Processes that share the scans.")
+SCHEDULER = option(
+    "--scheduler",
+    metavar="ADDRESS|FILE",
+    help="Dask's, instead: its cluster does the work, on a file system that all see.",
+)
 DEVICE = option("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps.")
 PROFILE = option("--profile", default="quick", help="Budget: smoke, quick, study or paper.")
 COHORT = option("--cohort", default="csv/example.csv", help="Manifest (CSV) of the scans to use.")

@@ -85,7 +85,7 @@ def degrade(source, target, degradation, window, on_grid, force, **options):
     }
     old, name = headers.read_header(source), f"srlib degrade {degradation}"
     header = old.derive(lr.affine, lr.shape, description=name, record=record)
-    old.set_type(header, "float32", lr.data)
+    old.set_type(header, "float32", float(lr.data.min()), float(lr.data.max()))
     click.echo(volume.save_scan(lr, target, dtype=header.get_data_dtype(), header=header))
 
 

@@ -1,9 +1,10 @@
 """Enhance many scans with one model; resume earlier runs and report each bad scan in one line."""
 
+import itertools
 import json
 import math
 import os
-import pickle
+import re
 import threading
 import time
 import warnings
@@ -19,16 +20,20 @@ from tqdm import tqdm
 from srlib import __version__
 from srlib.core.device import layout
 from srlib.core.paths import InputError, StrPath, first_line, make_dir, sha256, sweep
+from srlib.core.processes import free_memory_gb
+from srlib.core.workers import STOPPED, share
 from srlib.enhance.jobs import SUMMARY, Job, Outcome, check_places
-from srlib.enhance.workers import STOPPED, share
 from srlib.inference.checks import gaps
-from srlib.inference.prediction import Prediction, Request
+from srlib.inference.prediction import Request
 from srlib.scans import headers
-from srlib.scans.formats import fingerprint, is_whole, load_scan, read_grid
-from srlib.scans.volume import describe, save_scan
+from srlib.scans.formats import fingerprint, load_scan
+from srlib.scans.series import Series, load_volumes, save_series
+from srlib.scans.volume import describe
 from srlib.systems.trained import Model, find_weights
 
 COPIES = 5  # float32 copies of the result that exist at once, besides the tiles
+ROOM = 3  # times these copies: room for tiles beside them
+SHARE = 0.8  # of the free memory that scans may take by default
 
 
 def run(
@@ -38,6 +43,7 @@ def run(
     *,
     tell: Callable[[str], None],
     workers: int = 1,
+    scheduler: str | None = None,
     max_memory_gb: float | None = None,
     dtype: str = "float32",
     force: bool = False,
@@ -45,15 +51,16 @@ def run(
 ) -> Iterator[Outcome]:
     """Enhance scans with a model and its weights; yield the outcome of each as it finishes.
 
-    A bad scan does not stop the others. ``workers`` processes share the memory. ``tell`` receives
-    progress and warnings, in the process that enhances the scan; it must be picklable if there are
-    several workers. ``dtype``: see ``SourceHeader.set_type``. ``force`` replaces existing outputs.
+    A bad scan does not stop the others. ``workers`` and ``scheduler`` as in ``workers.share``;
+    processes of this machine share the memory, each worker of a cluster has all of it. ``tell``
+    receives progress and warnings, in the process that enhances the scan; it must be picklable if
+    that is another one. ``dtype``: see ``SourceHeader.set_type``. ``force`` replaces existing outputs.
     ``settings`` are the fields of a ``prediction.Request``. Temporary files of killed runs are
     deleted. Raises InputError if the weights are missing.
     """
     workers = max(min(workers, len(todo)), 1)
-    if max_memory_gb is None:
-        max_memory_gb = model.experiment.prediction.memory_gb
+    most = max_memory_gb or SHARE * free_memory_gb()
+    usual = max_memory_gb or min(model.experiment.prediction.memory_gb, most)
     origin = {
         "srlib": __version__,
         "model": model.experiment.name,
@@ -61,14 +68,14 @@ def run(
         "settings": {k: v for k, v in settings.items() if v is not None}
         | {"dtype": dtype, "precision": model.precision},
     }
-    limits = {"max_memory_gb": max_memory_gb / workers, "progress": workers == 1}
-    enhancer = Enhancer(model, todo, origin, Request(**settings), limits, force, tell)
-    given = ()
-    if workers > 1:
-        # as bytes: PyTorch would send tensors by shared memory, which is scarce in containers
-        given = pickle.dumps(enhancer), max(1, torch.get_num_threads() // workers)
+    alone = workers == 1 and not scheduler
+    memory = usual / workers, most / workers
+    threads = 0 if alone or scheduler else max(1, torch.get_num_threads() // workers)
+    enhancer = Enhancer(model, todo, origin, Request(**settings), memory, force, tell, threads)
     try:
-        with closing(share(todo, workers, enhancer.attempt, _begin, *given)) as results:
+        with closing(
+            share(todo, enhancer.attempt, workers=workers, scheduler=scheduler)
+        ) as results:
             for job, result in results:
                 if result is STOPPED:
                     result = enhancer.finished(job)
@@ -82,14 +89,6 @@ def run(
             sweep(folder, [SUMMARY, *(path.name for path in written)])
 
 
-def _begin(enhancer, threads):
-    """Return the function with which a worker enhances scans."""
-    torch.set_num_threads(threads)
-    # tqdm's own lock outlives a killed process and causes a complaint
-    tqdm.set_lock(threading.RLock())
-    return pickle.loads(enhancer).attempt
-
-
 @dataclass(frozen=True)
 class Enhancer:
     """Enhance single scans of a batch with one model and one set of settings."""
@@ -98,13 +97,18 @@ class Enhancer:
     todo: Sequence[Job]  # the whole batch
     origin: Mapping[str, object]  # the part of an output's record that all scans share
     request: Request
-    limits: Mapping[str, object]  # memory, and whether progress is shown
+    memory_gb: tuple[float, float]  # for a scan: usually, and at most
     force: bool
     tell: Callable[[str], None]
+    threads: int = 0  # of a worker process that shares this machine with others; 0: all
 
     def attempt(self, job: Job) -> Outcome:
         """Enhance a scan; any exception becomes a failed outcome with one line."""
         begin = time.perf_counter()
+        if self.threads:
+            torch.set_num_threads(self.threads)
+            # tqdm's own lock outlives a killed process and causes a complaint
+            tqdm.set_lock(threading.RLock())
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -159,7 +163,8 @@ class Enhancer:
         if len(there) < len(job.scans):
             return None
         try:
-            sr, *_ = [load_scan(p) for p in job.scans]
+            for path in reversed(job.scans):
+                *_, sr = load_volumes(path)[1]
         except InputError as err:
             damaged = f"the earlier output is damaged, making it again ({first_line(err)})"
             self._tell(job, f"{job.source.name}: {damaged}")
@@ -172,22 +177,17 @@ class Enhancer:
     def _enhance(self, job, record):
         for path in job.scans:
             make_dir(path.parent)  # fails early if it is not writable
-        reference = job.reference and load_scan(job.reference)
-        scan, plan = self._read(job)
+        count, volumes, scan, plan, memory = self._read(job)
         how = f"model {self.model.experiment.name}, {plan.made}, precision {self.model.precision}"
-        self._tell(job, f"{job.source.name}: {describe(scan)}; {how}")
-        made = self.model.predict(scan, self.request, plan=plan, reference=reference, **self.limits)
-        if not np.isfinite(made.image.data).all():
-            raise InputError(
-                "the result is not finite; rescale the scan's intensities, they are too large or "
-                "too small"
-            )
+        several = f"{count} volumes, the first " if count > 1 else ""
+        self._tell(job, f"{job.source.name}: {several}{describe(scan)}; {how}")
         source = headers.read_header(job.source)
-        notes = source.warnings() + made.warnings + gaps(scan, source.thickness)
+        images, uncertainties, notes = self._predict(job, count, volumes, plan, memory)
+        notes = source.warnings() + notes + gaps(scan, source.thickness)
         if not self.force:
             self._earlier(job, record)  # raises if another process has written there meanwhile
-        made = Prediction(made.image, job.uncertainty and made.uncertainty, notes)
-        self._write(job, record | {"spacing_in": scan.spacing_mm}, source, made, plan)
+        record = record | {"spacing_in": scan.spacing_mm}
+        self._write(job, record, source, images, uncertainties, notes, plan)
         for note in notes:
             self._tell(job, f"warning: {note}")
         if job.page:
@@ -195,23 +195,26 @@ class Enhancer:
 
             write_report(
                 scan,
-                made.image,
+                images.first,
                 job.page,
                 title=f"{job.source.name}, enhanced",
                 lines=[f"{self.model.experiment.name}, {plan.made}, srlib {__version__}"],
-                warnings=made.warnings,
-                uncertainty=made.uncertainty,
+                warnings=notes,
+                uncertainty=uncertainties.first,
             )
-        return Outcome(job, "enhanced", notes, scan.spacing_mm, made.image.spacing_mm)
+        return Outcome(job, "enhanced", notes, scan.spacing_mm, images.first.spacing_mm)
 
     def _read(self, job):
-        """A scan and the plan for it.
+        """How many volumes a scan has, all of them, the first, the plan for each and its memory.
 
         Raises InputError for one slice where the model needs more, and for too many voxels.
         """
-        if not is_whole(job.source):
-            self._check_size(read_grid(job.source)[0])  # before it is read
-        scan, experiment = load_scan(job.source), self.model.experiment
+        (*shape, count), volumes = load_volumes(job.source)
+        self._memory(shape)  # before it is read
+        for path in job.scans:
+            if count > 1 and not path.name.endswith((".nii", ".nii.gz")):
+                raise InputError(f"{path}: {count} volumes need a name ending in .nii or .nii.gz")
+        scan, experiment = next(volumes), self.model.experiment
         flat = layout(self.model.network) is torch.channels_last
         if min(scan.shape[: 2 if flat else 3]) < 2:
             needs = "an image" if flat else "a 3-D scan, and only 2-D models take single slices"
@@ -222,28 +225,59 @@ class Enhancer:
                 "'laplace', or leave --uncertainty out"
             )
         plan = self.model.plan(scan, self.request)
-        self._check_size([math.ceil(n * f) for n, f in zip(scan.shape, plan.finer, strict=True)])
-        return scan, plan
+        finer = [math.ceil(n * f) for n, f in zip(scan.shape, plan.finer, strict=True)]
+        memory = self._memory(finer)
+        return count, itertools.chain([scan], volumes), scan, plan, memory
 
-    def _check_size(self, shape):
-        need, most = 4 * COPIES * math.prod(shape) / 1e9, self.limits["max_memory_gb"]
+    def _predict(self, job, count, volumes, plan, memory):
+        """Enhance volume by volume: images, uncertainties, and what to mind, once each kind."""
+        images, uncertainties = (Series(job.target.parent) for _ in range(2))
+        reference, notes = job.reference and load_scan(job.reference), {}
+        limits = {"max_memory_gb": memory, "progress": not self.threads}
+        for number, volume in enumerate(volumes, 1):
+            where = f"volume {number}: " if count > 1 else ""
+            try:
+                made = self.model.predict(
+                    volume, self.request, plan=plan, reference=reference, **limits
+                )
+                if not np.isfinite(made.image.data).all():
+                    raise InputError(
+                        "the result is not finite; rescale the scan's intensities, they are too "
+                        "large or too small"
+                    )
+            except InputError as err:
+                raise InputError(f"{where}{err}") from err
+            images.append(made.image)
+            if job.uncertainty:
+                uncertainties.append(made.uncertainty)
+            for line in made.warnings:
+                notes.setdefault(re.sub(r"[\d.]+", "", line), where + line)
+        return images, uncertainties, [*notes.values()]
+
+    def _memory(self, shape):
+        """Memory for the tiles of a scan in GB, more than usual only where its voxels need it."""
+        need, (usual, most) = 4 * COPIES * math.prod(shape) / 1e9, self.memory_gb
         if need > most:
             raise InputError(
                 f"{tuple(shape)} voxels need {need:.3g} GB of memory at least, {most:.3g} GB are "
                 "allowed; choose a larger spacing, or allow more (--max-memory)"
             )
+        return min(max(usual, ROOM * need), most)
 
-    def _write(self, job, record, source, made, plan):
-        """Write the uncertainty, then the scan; add a note on the voxel type to the warnings."""
-        sr = made.image
+    def _write(self, job, record, source, images, uncertainties, notes, plan):
+        """Write the uncertainty, then the scan; add a note on the voxel type to the others."""
+        first, count = images.first, len(images)
         done = f"srlib {self.model.experiment.name} {plan.made}"
-        header = source.derive(sr.affine, sr.shape, description=done, record=record)
+        shape = first.shape if count == 1 else (*first.shape, count)
+        header = source.derive(first.affine, shape, description=done, record=record)
         if job.uncertainty:
-            save_scan(made.uncertainty, job.uncertainty, dtype=np.float32, header=header)
-        made.warnings.extend(source.set_type(header, record["settings"]["dtype"], sr.data))
-        if made.warnings:
-            headers.write_record(header, record | {"warnings": made.warnings})
-        save_scan(sr, job.target, dtype=header.get_data_dtype(), header=header)
+            header.set_data_dtype(np.float32)
+            save_series(uncertainties, job.uncertainty, header)
+        kind = record["settings"]["dtype"]
+        notes += source.set_type(header, kind, images.low, images.high)
+        if notes:
+            headers.write_record(header, record | {"warnings": notes})
+        save_series(images, job.target, header)
 
 
 def _why(err, source):

@@ -20,6 +20,9 @@ BEYOND = (0.25, 0.1)  # tolerated excess of the result below and above the scan'
 THIN = 5  # voxels: fewer along an axis that becomes finer show too little
 # growth of the squared difference of voxels from neighbours to the next but one; 4 is a ramp
 SMOOTH = 3.45
+NOISE = 1.1  # of that growth: it is 1 in white noise, 2.7 to 3.4 in heads
+NEGATIVE = 0.01  # tolerated share of voxels below 0
+AIR_HU = -900.0  # of a CT, its lowest values
 
 
 def header(volume: Volume, which: str = "the scan") -> list[str]:
@@ -31,6 +34,28 @@ def header(volume: Volume, which: str = "the scan") -> list[str]:
         elif not FIELD_MM[0] <= n * mm <= FIELD_MM[1]:
             field = f"{n * mm:.4g} mm along {axis} ({n} x {mm:.4g} mm)"
             found.append(f"{which} covers {field}; check its header")
+    return found
+
+
+def unlike(scan: Volume) -> list[str]:
+    """What shows that a scan is no magnitude image of tissue, as all models of MR know, a line each.
+
+    Heads of another species show by their size (``header``).
+    """
+    found, negative = [], np.count_nonzero(scan.data < 0) / scan.data.size
+    if negative > NEGATIVE:
+        kind = "a CT" if scan.data.min() < AIR_HU else "a statistical or difference map"
+        found.append(
+            f"{100 * negative:.2g} % of the voxels are below 0, as in {kind}: this model was trained "
+            "on MR intensities"
+        )
+    data = np.clip(scan.data, *usual_range(scan.data))
+    growths = [_smoothness(np.moveaxis(data, axis, 2), 1) for axis in range(3)]
+    if 0 < max(growths) < NOISE:
+        found.append(
+            "voxels are as unlike their neighbours as others farther away: this is noise, or a scan "
+            "under it, and the result invents what it shows"
+        )
     return found
 
 

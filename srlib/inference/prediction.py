@@ -11,7 +11,7 @@ from srlib.core.paths import InputError
 from srlib.data.pairs import ObservationModel, Pair, bring, network_input
 from srlib.degradations.kernels import Factor, Kernel, told
 from srlib.degradations.resolution import Degradation
-from srlib.inference.checks import findings, header
+from srlib.inference.checks import findings, header, unlike
 from srlib.inference.consistency import consistent
 from srlib.inference.tiles import Callee, run_tiled
 from srlib.scans.intensity import HU_WINDOW, Scaling, fit_scaling, wild
@@ -204,6 +204,8 @@ class SameGrid(Part):
         """What to mind before trusting a result: headers, intensities, slices; a line each."""
         seen, reference = self.seen(scan, setup), setup.reference
         found = self.header_warnings(scan, setup) + wild(seen.data)
+        if setup.pairs.contrast != "image" and not setup.pairs.intensity.startswith("hu"):
+            found += unlike(seen)
         if reference:
             found += [f"the reference: {line}" for line in wild(reference.data)]
         clipped = np.count_nonzero(seen.data != scan.data) / scan.data.size

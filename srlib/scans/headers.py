@@ -43,12 +43,15 @@ def _loaded(path: StrPath) -> nib.spatialimages.SpatialImage:
         logger.disabled = False
 
 
-def open_image(path: StrPath) -> tuple[nib.spatialimages.SpatialImage, tuple[int, int, int]]:
+def open_image(
+    path: StrPath, *, series: bool = False
+) -> tuple[nib.spatialimages.SpatialImage, tuple[int, int, int]]:
     """Open a NIfTI, MGH or Analyze file that holds one real 3-D scan: (image, shape).
 
-    No voxels are read. A plain image (X, Y) has one slice. Raises InputError, naming the file, for
-    any other file, a spacing that is not positive, a singular affine, more than MAX_VOXELS, and
-    more voxels than a compressed file can hold.
+    No voxels are read. A plain image (X, Y) has one slice. A ``series`` may have several volumes
+    (X, Y, Z, T). Raises InputError, naming the file, for any other file, a spacing that is not
+    positive, a singular affine, more than MAX_VOXELS in a volume, and more voxels than a compressed
+    file can hold.
     """
     path = Path(path)
     if not path.is_file():
@@ -57,26 +60,27 @@ def open_image(path: StrPath) -> tuple[nib.spatialimages.SpatialImage, tuple[int
         )
     with explained(path, "unreadable scan", ADVICE):
         image = _loaded(path)
-        _check_voxels(image)
+        _check_voxels(image, 4 if series else 3)
         _check_place(image)
     return image, (*map(int, image.shape), 1)[:3]
 
 
-def _check_voxels(image: nib.spatialimages.SpatialImage) -> None:
+def _check_voxels(image: nib.spatialimages.SpatialImage, axes: int) -> None:
     if not isinstance(image, nib.analyze.AnalyzeImage | nib.MGHImage):
         raise InputError(
             f"expected NIfTI, MGH or Analyze, got {type(image).__name__}; convert it first"
         )
     shape, kind = tuple(map(int, image.shape)), image.get_data_dtype()
     count = math.prod(shape)
-    if len(shape) < 2 or min(shape) < 1 or math.prod(shape[3:]) > 1:
+    if len(shape) < 2 or min(shape) < 1 or math.prod(shape[axes:]) > 1:
         raise InputError(
-            f"expected a 3-D scan, got shape {shape}; split it into such, or repair its header"
+            f"expected a 3-D scan, got shape {shape}; split it into such, or repair its header "
+            "('srlib enhance' takes 4-D ones)"
         )
     if kind.kind not in "iuf":
         found = "".join(kind.names or [str(kind)])
         raise InputError(f"expected real numbers, got voxels of {found}; convert the scan first")
-    if count > MAX_VOXELS:
+    if math.prod(shape[:3]) > MAX_VOXELS:
         raise InputError(
             f"its header says {shape} voxels, more than {MAX_VOXELS:,}; crop or repair it"
         )
@@ -93,23 +97,23 @@ def _check_place(image: nib.spatialimages.SpatialImage) -> None:
         # unchecked: nibabel's repair turns a zero into 1 and negative numbers into positive ones
         header = type(image.header).from_fileobj(file, check=False)  # type: ignore[call-arg]
     spacing = tuple(map(float, header.get_zooms()))
-    if not all(0 < mm < np.inf for mm, n in zip(spacing, image.shape, strict=False) if n > 1):
+    axes = zip(spacing[:3], image.shape, strict=False)
+    if not all(0 < mm < np.inf for mm, n in axes if n > 1):
         raise InputError(
             f"its header says a spacing of {spacing} mm; expected positive numbers, repair it first"
         )
     with np.errstate(all="ignore"):
-        axes = image.affine[:3, :3] / voxel_sizes(image.affine)
-    if not np.isfinite(image.affine).all() or not abs(np.linalg.det(axes)) >= 1e-3:
+        unit = image.affine[:3, :3] / voxel_sizes(image.affine)
+    if not np.isfinite(image.affine).all() or not abs(np.linalg.det(unit)) >= 1e-3:
         raise InputError(
             "its affine is singular (a zero spacing) or not finite; repair the header first"
         )
 
 
-def voxels(image: nib.spatialimages.SpatialImage) -> np.ndarray:
-    """Read the voxels of an image from ``open_image`` as float32.
+def check_sums(image: nib.spatialimages.SpatialImage) -> None:
+    """Read compressed files of an image to their end, where a checksum stands.
 
-    Compressed files are first read to their end, where a checksum stands. Reading raises for a file
-    that is cut off or that differs from its checksum.
+    Raises for a file that is cut off or that differs from its checksum.
     """
     for part in ("header", "image"):
         holder = image.file_map.get(part)
@@ -122,7 +126,6 @@ def voxels(image: nib.spatialimages.SpatialImage) -> np.ndarray:
                     # what follows a whole stream is ignored, as by gzip
                     if not str(err).startswith("Not a gzipped file"):
                         raise
-    return np.asarray(image.dataobj, dtype=np.float32)
 
 
 def is_whole(path: Path) -> bool:
@@ -163,6 +166,7 @@ class SourceHeader:
     ) -> nib.Nifti1Header:
         """Header of a scan of ``shape`` at ``affine`` that was made from this one.
 
+        ``shape`` is (X, Y, Z), or (X, Y, Z, T) as the source's, whose time between volumes stays.
         From a NIfTI it takes the version, units, display range, and both transforms with their
         codes, moved as the voxels were; from MGH and DICOM scanner coordinates. A sheared transform
         (a tilted gantry) stands in the sform alone, as a qform cannot hold it. ``record`` becomes a
@@ -171,7 +175,8 @@ class SourceHeader:
         old = self.own if isinstance(self.own, nib.Nifti1Header) else None
         new = (nib.Nifti2Header if isinstance(old, nib.Nifti2Header) else nib.Nifti1Header)()
         new.set_data_shape(shape)
-        new.set_zooms(voxel_sizes(affine))
+        between = self.own.get_zooms()[3:4] if self.own is not None else ()  # volumes
+        new.set_zooms([*voxel_sizes(affine), *between, 1][: len(shape)])
         if old is not None:
             for field in ("xyzt_units", "cal_min", "cal_max", "aux_file"):
                 new[field] = old[field]
@@ -188,19 +193,19 @@ class SourceHeader:
         if not np.allclose(new.get_best_affine(), affine, atol=1e-3):
             new.set_sform(affine, "aligned")
         if int(new["xyzt_units"]) % 8 not in (1, 2, 3):
-            new.set_xyzt_units("mm")
+            new["xyzt_units"] = int(new["xyzt_units"]) // 8 * 8 + 2  # mm; time stays
         new["descrip"] = description.encode("ascii", "replace")[:79]
         write_record(new, record)
         return new
 
-    def set_type(self, header: nib.Nifti1Header, dtype: str, data: np.ndarray) -> list[str]:
+    def set_type(self, header: nib.Nifti1Header, dtype: str, low: float, high: float) -> list[str]:
         """Set the voxel type, slope and intercept of a derived header; return notes on the change.
 
-        ``dtype`` is NumPy's name of a type, or ``same``. Integers are scaled only where their range is too small for the
-        values, or that of the values too small for rounding. ``same`` keeps type, slope and
-        intercept of the source; it is int16 for DICOM and float32 for files without a type.
+        Values go from ``low`` to ``high``. ``dtype`` is NumPy's name of a type, or ``same``.
+        Integers are scaled only where their range is too small for the values, or that of the
+        values too small for rounding. ``same`` keeps type, slope and intercept of the source; it is
+        int16 for DICOM and float32 for files without a type.
         """
-        low, high = float(data.min()), float(data.max())
         kept = dtype == "same" and self.own is not None
         slope, inter, notes = 1, 0, []
         if kept:

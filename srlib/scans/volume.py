@@ -12,7 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 from scipy import ndimage
 
 from srlib.core.paths import InputError, StrPath, atomic, choose, explained
-from srlib.scans.headers import append_to_mgh, comment, limits, open_image, voxels
+from srlib.scans.headers import append_to_mgh, check_sums, comment, limits, open_image
 from srlib.scans.intensity import HU_WINDOW, STREAKS, background
 from srlib.scans.separable import along_axes, spline
 
@@ -58,11 +58,16 @@ def load_nifti(path: StrPath) -> Volume:
     """
     image, shape = open_image(path)
     with explained(path, "unreadable or truncated scan"):
-        data = voxels(image).reshape(shape)
-        bad = data.size - np.count_nonzero(np.isfinite(data))
-        if bad:
-            raise InputError(f"{bad} voxels are NaN or infinite; replace them (e.g. by 0) first")
+        check_sums(image)
+        data = finite(np.asarray(image.dataobj, dtype=np.float32)).reshape(shape)
     return Volume(data, image.affine)
+
+
+def finite(data: np.ndarray) -> np.ndarray:
+    """The voxels themselves; InputError where some are not finite."""
+    if bad := data.size - np.count_nonzero(np.isfinite(data)):
+        raise InputError(f"{bad} voxels are NaN or infinite; replace them (e.g. by 0) first")
+    return data
 
 
 def save_scan(
@@ -85,10 +90,7 @@ def save_scan(
     if not path.name.endswith((".nii", ".nii.gz", ".mgz")):
         raise InputError(f"{path}: expected a name ending in .nii, .nii.gz or .mgz")
     slope, inter = header.get_slope_inter() if header is not None else (1.0, 0.0)
-    data = volume.data
-    if np.issubdtype(dtype, np.integer):
-        data = np.rint(np.clip((data.astype(np.float64) - inter) / slope, *limits(dtype)))
-    data = data.astype(dtype, copy=False)
+    data = stored(volume.data, dtype, header)
     if path.suffix == ".mgz":
         if (slope, inter) != (1, 0) or dtype not in (np.uint8, np.int16, np.int32, np.float32):
             raise InputError(
@@ -108,6 +110,14 @@ def save_scan(
         if path.suffix == ".mgz":
             append_to_mgh(temporary, comment(header))
     return path
+
+
+def stored(data: np.ndarray, dtype: type, header: nib.Nifti1Header | None) -> np.ndarray:
+    """Voxels as a file of that type and header holds them; integers are rounded and clipped."""
+    if np.issubdtype(dtype, np.integer):
+        slope, inter = header.get_slope_inter() if header is not None else (1.0, 0.0)
+        data = np.rint(np.clip((data.astype(np.float64) - inter) / slope, *limits(dtype)))
+    return data.astype(dtype, copy=False)
 
 
 def _save_png(volume: Volume, path: Path, header: nib.Nifti1Header | None) -> Path:

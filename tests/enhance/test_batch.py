@@ -129,7 +129,10 @@ BAD = {  # file -> its maker and words of the line that the user reads
     "nan.nii": (lambda p: nifti(p, np.where(DATA > 990, np.float32("nan"), DATA)), "NaN or infinite"),
     "inf.nii": (lambda p: nifti(p, np.where(DATA > 990, np.float32("inf"), DATA)), "NaN or infinite"),
     "constant.nii": (lambda p: nifti(p, DATA * 0 + 3), "constant"),
-    "four.nii": (lambda p: nifti(p, np.stack([DATA] * 2, -1)), "expected a 3-D scan"),
+    "five.nii": (lambda p: nifti(p, np.stack([DATA] * 2, -1)[:, :, :, None]), "expected a 3-D scan"),
+    "hole.nii.gz": (lambda p: nifti(p, np.stack([DATA, np.where(DATA > 990, np.float32("nan"), DATA)], -1)), "volume 2: "),
+    "flat.nii.gz": (lambda p: nifti(p, np.stack([DATA, DATA, DATA * 0], -1)), "volume 3: "),
+    "cut4.nii.gz": (lambda p: (nifti(p, np.stack([DATA] * 2, -1)), p.write_bytes(p.read_bytes()[:-300])), "truncated"),
     "two.nii": (lambda p: nifti(p, DATA[..., 0]), "needs a 3-D scan"),
     "complex.nii": (lambda p: nifti(p, DATA.astype("c8")), "complex"),
     "colour.nii": (lambda p: nifti(p, np.zeros((9, 9, 9), [("R", "u1"), ("G", "u1"), ("B", "u1")])), "RGB"),
@@ -148,9 +151,9 @@ def test_a_bad_scan_is_one_line_and_leaves_nothing(name, tmp_path, enhance):
     make_it, words = BAD[name]
     make_it(tmp_path / name)
     before = sorted(os.listdir(tmp_path))
-    begin = time.perf_counter()
+    begin = time.process_time()
     result = enhance(tmp_path / name, tmp_path / "sr.nii.gz")
-    assert time.perf_counter() - begin < 5
+    assert time.process_time() - begin < 5
     assert result.exit_code == 1 and result.stdout == ""
     (line,) = [
         line for line in result.stderr.splitlines() if not line.startswith(("warning:", f"{name}:"))
@@ -169,7 +172,7 @@ def test_a_billion_voxels_are_refused_before_memory_is_taken(tmp_path, tiny, noi
     )
     for name, settings, words in (
         ("billion.nii.gz", {}, "more than"), ("almost.nii.gz", {}, "can hold"),
-        ("fine.nii.gz", {"spacing_mm": (0.05,) * 3}, "(1200, 1200, 1200) voxels need 34.6 GB"),
+        ("fine.nii.gz", {"spacing_mm": (0.05,) * 3, "max_memory_gb": 3}, "(1200, 1200, 1200) voxels need 34.6 GB"),
         ("fine.nii.gz", {"factor": (5, 5, 5), "max_memory_gb": 0.3}, "need 0.54 GB of memory at least, 0.3 GB"),
     ):  # fmt: skip
         (outcome,) = batch.run(
@@ -179,6 +182,39 @@ def test_a_billion_voxels_are_refused_before_memory_is_taken(tmp_path, tiny, noi
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
 
 
+def test_the_volumes_of_a_4d_scan_are_enhanced_one_by_one_into_one_file(tmp_path, enhance, noise):
+    data = np.stack([400 * (1 + t) * noise((9, 8, 7), seed=t) for t in range(4)], -1)
+    image = nib.Nifti1Image(data.astype(np.int16), OBLIQUE)
+    image.header.set_xyzt_units("mm", "sec")
+    image.header["pixdim"][4] = 2.5
+    for name in ("a.nii.gz", "a.nii"):
+        nib.save(image, tmp_path / name)
+    nib.save(
+        nib.Nifti1Image(image.get_fdata()[..., 2].astype(np.int16), OBLIQUE), tmp_path / "third.nii"
+    )
+    (tmp_path / "out").mkdir()
+    for name in ("a.nii.gz", "a.nii", "third.nii"):
+        for dtype in ("float32", "int16", "same"):
+            made = enhance(tmp_path / name, tmp_path / "out" / f"{dtype}_{name}", "--dtype", dtype)
+            assert made.exit_code == 0, made.output
+    for dtype in ("float32", "int16", "same"):
+        packed, plain, third = (
+            nib.load(tmp_path / "out" / f"{dtype}_{name}")
+            for name in ("a.nii.gz", "a.nii", "third.nii")
+        )
+        assert packed.shape == (18, 16, 14, 4) and np.allclose(packed.affine, third.affine)
+        assert packed.header.get_zooms()[3] == 2.5
+        assert packed.header.get_xyzt_units() == ("mm", "sec")
+        assert packed.get_data_dtype() == third.get_data_dtype()
+        assert np.array_equal(packed.get_fdata(), plain.get_fdata())
+        step = 0 if dtype == "float32" else packed.dataobj.slope  # of rounding
+        assert np.abs(packed.get_fdata()[..., 2] - third.get_fdata()).max() <= step
+    again = enhance(tmp_path / "a.nii.gz", tmp_path / "out" / "float32_a.nii.gz")
+    assert "done before" in again.stderr and not list((tmp_path / "out").glob(".*"))
+    result = enhance(tmp_path / "a.nii.gz", tmp_path / "b.mgz")
+    assert result.exit_code == 1 and "4 volumes need a name ending in .nii" in result.stderr
+
+
 def bad_seven(folder: Path) -> list[str]:
     names = [
         "text.nii",
@@ -186,7 +222,7 @@ def bad_seven(folder: Path) -> list[str]:
         "billion.nii.gz",
         "zero.nii",
         "nan.nii",
-        "four.nii",
+        "five.nii",
         "loop.nii",
     ]
     for name in names:
@@ -909,21 +945,17 @@ def test_a_read_only_target_is_one_line(tmp_path, enhance, mounted):
         assert "cannot write" in result.stderr and "Read-only" in result.stderr
 
 
-BEGIN = batch._begin
-
-
-def fragile(*given: object):
+def fatal(line: str) -> None:
     """In a worker: its process dies at one scan, as if killed for want of memory."""
-    work = BEGIN(*given)
-    return lambda job: os._exit(9) if job.source.name == "s1.nii" else work(job)
+    if "s1.nii" in line:
+        os._exit(9)
 
 
 @pytest.mark.slow
-def test_a_killed_worker_fails_its_scan_alone(tmp_path, tiny, monkeypatch):
+def test_a_killed_worker_fails_its_scan_alone(tmp_path, tiny):
     todo = jobs.jobs([many(tmp_path / "in", 5, 12)], tmp_path / "out")
-    monkeypatch.setattr(batch, "_begin", fragile)
     outcomes = list(
-        batch.run(todo, trained.load_model(tiny, device="cpu"), tiny, tell=print, workers=2)
+        batch.run(todo, trained.load_model(tiny, device="cpu"), tiny, tell=fatal, workers=2)
     )
     assert sorted(o.job.source.name for o in outcomes) == [f"s{i}.nii" for i in range(5)]
     (failed,) = [o for o in outcomes if o.status == "failed"]

@@ -364,7 +364,8 @@ def test_dicom_is_told_by_its_content(series, tmp_path: Path, name: str) -> None
     assert read_grid(file)[0] == (4, 6, 1)
     header = derived(Path(file), np.eye(4), (4, 6, 1))
     assert int(header["qform_code"]) == int(header["sform_code"]) == 1
-    read_header(Path(file)).set_type(header, "same", load_scan(file).data)
+    data = load_scan(file).data
+    read_header(Path(file)).set_type(header, "same", float(data.min()), float(data.max()))
     assert header.get_data_dtype() == np.int16
 
 

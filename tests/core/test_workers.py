@@ -1,0 +1,140 @@
+"""Jobs shared among processes: one that dies does not stop the others."""
+
+import functools
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from srlib.core.paths import InputError
+from srlib.core.workers import ENDED, STOPPED, share
+
+
+def work(folder: Path, job: str) -> str:
+    """Each try of a job adds a letter to its file; some jobs kill their process."""
+    with open(folder / job, "a") as file:
+        file.write("x")
+    if job == "deadly" or (job == "unlucky" and (folder / job).stat().st_size == 1):
+        os._exit(9)  # as the system does for want of memory
+    if job == "slow":
+        time.sleep(60)
+    return job.upper()
+
+
+class Refusing:
+    def __reduce__(self):
+        return print_and_raise, ()
+
+
+def print_and_raise() -> None:
+    raise ValueError("no such weights\nfor a reason")
+
+
+class Dying:
+    def __reduce__(self):
+        return os._exit, (9,)
+
+
+def test_a_job_that_kills_its_process_is_tried_twice_and_stops_no_other(tmp_path):
+    todo = ["deadly", "a", "unlucky", "b", "c", "d"]
+    results = dict(share(todo, functools.partial(work, tmp_path), workers=2))
+    assert results == {"deadly": ENDED, "unlucky": "UNLUCKY", **{n: n.upper() for n in "abcd"}}
+    tries = {p.name: len(p.read_text()) for p in tmp_path.iterdir()}
+    assert tries["deadly"] == tries["unlucky"] == 2
+    assert all(tries[name] <= 2 for name in "abcd")  # a neighbour of one that died begins again
+
+
+@pytest.mark.parametrize("begins, line", [(Refusing(), "no such weights"), (Dying(), ENDED)])
+def test_processes_that_cannot_begin_end_in_a_line_per_job(begins, line):
+    assert sorted(share(["a", "b", "c"], begins, workers=2)) == [
+        ("a", line),
+        ("b", line),
+        ("c", line),
+    ]
+
+
+def test_processes_end_with_the_iterator(tmp_path):
+    before = multiprocessing.active_children()
+    jobs = share(["a", "slow", "b", "slow", "c"], functools.partial(work, tmp_path), workers=2)
+    next(jobs)
+    assert len(multiprocessing.active_children()) == len(before) + 2
+    begun = time.perf_counter()
+    jobs.close()
+    assert multiprocessing.active_children() == before and time.perf_counter() - begun < 5
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_was_at_hand_is_told_before_an_interrupt_goes_on(tmp_path, workers, monkeypatch):
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    jobs = share(["a", "b", "c", "d"], functools.partial(work, tmp_path), workers=workers)
+    seen = dict([next(jobs)])
+    where = "srlib.core.workers._result" if workers > 1 else "builtins.open"
+    monkeypatch.setattr(where, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        seen.update(jobs)
+    assert STOPPED in seen.values()
+    assert all(result in (STOPPED, job.upper()) for job, result in seen.items())
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """The scheduler's file of a Dask cluster with two workers in processes of their own."""
+    pytest.importorskip("distributed")
+    file = tmp_path / "scheduler.json"
+    settings = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    settings["DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES"] = "0"  # each costs a start of seconds
+    commands = [["dask_scheduler", "--port", "0", "--no-dashboard"]]
+    commands += [["dask_worker", "--nthreads", "1", "--local-directory", tmp_path]] * 2
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", f"distributed.cli.{name}", "--scheduler-file", file, *rest],
+            env=settings, stderr=subprocess.DEVNULL, start_new_session=True,
+        )
+        for name, *rest in commands
+    ]  # fmt: skip
+    yield file
+    for process in processes:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def test_a_cluster_does_the_jobs(tmp_path):
+    distributed = pytest.importorskip("distributed")
+    own = {"processes": False, "n_workers": 1, "threads_per_worker": 1, "dashboard_address": None}
+    with distributed.LocalCluster(**own) as cluster:
+        address = cluster.scheduler_address
+        results = dict(share(["a", "b"], functools.partial(work, tmp_path), scheduler=address))
+        assert results == {"a": "A", "b": "B"}
+
+
+def test_a_cluster_whose_workers_do_several_jobs_at_once_is_refused(tmp_path):
+    distributed = pytest.importorskip("distributed")
+    own = {"processes": False, "n_workers": 1, "threads_per_worker": 2, "dashboard_address": None}
+    with (
+        distributed.LocalCluster(**own) as cluster,
+        pytest.raises(InputError, match="--nthreads 1"),
+    ):
+        next(share(["a"], str.upper, scheduler=cluster.scheduler_address))
+
+
+@pytest.mark.slow
+def test_a_cluster_does_the_jobs_and_one_that_kills_workers_stops_no_other(cluster, tmp_path):
+    folder = tmp_path / "work"
+    folder.mkdir()
+    todo = ["a", "unlucky", "b", "c", "deadly", "d"]
+    results = dict(share(todo, functools.partial(work, folder), scheduler=str(cluster)))
+    assert results == {"deadly": ENDED, "unlucky": "UNLUCKY", **{n: n.upper() for n in "abcd"}}
+
+
+def test_a_cluster_that_is_not_there_ends_in_a_line(tmp_path, monkeypatch):
+    pytest.importorskip("distributed")
+    monkeypatch.setattr("srlib.core.workers.PATIENCE", 0.5)
+    with pytest.raises(InputError, match="no Dask scheduler answers"):
+        next(share(["a"], str.upper, scheduler="tcp://127.0.0.1:1"))
