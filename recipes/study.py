@@ -9,24 +9,24 @@
 A job trains one network of csv/study.csv with one seed and measures it. Jobs of one system and seed
 run one after the other, each such chain in a process of one thread. Jobs that results/study or
 runs/study has are skipped, and an interrupted training goes on where it was. Machines share the
-work by systems or seeds: each fills a runs/study of its own, and --gather is called on each.
+work by --scheduler, a Dask cluster's on a file system that all see, or by systems and seeds: then
+each fills a runs/study of its own, and --gather is called on each.
 """
 
 import argparse
 import dataclasses
 import functools
-import itertools
+import importlib
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import redirect_stderr, suppress
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
 from srlib import systems
 from srlib.core.paths import (
@@ -40,6 +40,7 @@ from srlib.core.paths import (
     root,
 )
 from srlib.core.tables import read_table, write_table
+from srlib.core.workers import share
 from srlib.data import cohorts, label_maps
 from srlib.data.manifest import Subject, read_manifest
 from srlib.data.pairs import ObservationModel, Pair
@@ -253,25 +254,19 @@ def hours(jobs: Sequence[Job]) -> float:
     return float(names.map(known).fillna(SECONDS).sum() / 3600)
 
 
-def chain(jobs: Sequence[Job]) -> int:
-    """Do jobs one after the other in a process of one thread; return its exit code."""
-    words = [sys.executable, __file__, "--jobs", *itertools.chain(*jobs)]
-    with open(folder() / "study.log", "a", encoding="utf-8") as log:
-        where = {**os.environ, "OMP_NUM_THREADS": "1"}
-        return subprocess.run(words, env=where, stdout=log, stderr=log, check=False).returncode
-
-
-def work_all(names: Sequence[str]) -> int:
-    """Do the jobs that names and seeds in turn give; return how many failed."""
+def work_all(jobs: Sequence[Job]) -> int:
+    """Do jobs one after the other, on one thread; return how many failed, say so in study.log."""
+    torch.set_num_threads(1)
     failed = 0
-    for job in zip(names[::2], names[1::2], strict=True):
-        began = time.monotonic()
-        try:
-            work(job)
-            print(f"{job}: {time.monotonic() - began:.0f} s", flush=True)
-        except InputError as err:
-            failed += 1
-            print(f"{job} failed: {err}", flush=True)
+    with open(folder() / "study.log", "a", encoding="utf-8") as log, redirect_stderr(log):
+        for job in jobs:
+            began = time.monotonic()
+            try:
+                work(job)
+                print(f"{job}: {time.monotonic() - began:.0f} s", file=log, flush=True)
+            except InputError as err:
+                failed += 1
+                print(f"{job} failed: {err}", file=log, flush=True)
     return failed
 
 
@@ -307,12 +302,10 @@ def main() -> int:
     parser.add_argument("systems", nargs="*", default=every)
     parser.add_argument("--seeds", nargs="+", default=[str(n) for n in range(claims.SEEDS)])
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--scheduler", help="address or file of a Dask cluster's")
     parser.add_argument("--estimate", action="store_true")
     parser.add_argument("--gather", action="store_true")
-    parser.add_argument("--jobs", nargs="+", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.jobs:
-        return work_all(given.jobs)
     if given.gather:
         gather()
         return 0
@@ -327,10 +320,13 @@ def main() -> int:
     for network, seed in jobs:
         units.setdefault((SYSTEM.get(network, ""), seed), []).append((network, seed))
     order = [units[unit] for unit in sorted(units)]
-    with ThreadPoolExecutor(cores) as pool:
-        failed = sum(pool.map(chain, order))
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that follow
+    # by a name that other processes can import
+    do = importlib.import_module("study").work_all
+    done = share(order, do, workers=cores, scheduler=given.scheduler)
+    failed = [result for _, result in done if result != 0]
     gather()
-    return int(failed > 0)
+    return int(bool(failed))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import click
 from click import argument, option
 
 from srlib import __version__, data, degradations, evaluation, systems
-from srlib.cli.options import ALIGN, COHORT, FACTOR, PRECISION, flag
+from srlib.cli.options import ALIGN, COHORT, FACTOR, PRECISION, SCHEDULER, WORKERS, flag
 from srlib.core.paths import InputError, apart, cohort_label, write_file
 
 DEGRADATIONS = {  # with the options that each takes
@@ -110,6 +110,8 @@ def degrade(source, target, degradation, window, on_grid, force, **options):
 @option("--task", help="Degradation, by its name in the tables [default: that of training].")
 @option("--out", help="The CSV; with --weights a folder for HR, LR, SR scans and metrics.csv.")
 @option("--precision", **PRECISION, default="32")
+@WORKERS
+@SCHEDULER
 def evaluate(hr, sr, mask, data_range, extended, add_to, **given):
     """Measure estimates (CSV rows, with their conventions), or a model on every test scan of
     a manifest.
@@ -142,11 +144,12 @@ def evaluate(hr, sr, mask, data_range, extended, add_to, **given):
         _evaluate_scans(subjects, hr, data_range, extended, add_to, given["task"], given["out"])
 
 
-def _evaluate_model(weights, cohort, split, task, out, precision):
+def _evaluate_model(weights, cohort, split, task, out, precision, **shared):
     """Run a model on a manifest's degraded scans, write the results and print statistics."""
     apart([Path(out, "metrics.csv")], [cohort])
     model = systems.load_model(weights, precision=precision)
-    table = evaluation.evaluate(model, data.read_manifest(cohort, split), out, task=task or "")
+    subjects = data.read_manifest(cohort, split)
+    table = evaluation.evaluate(model, subjects, out, task=task or "", **shared)
     click.echo(f"{evaluation.statistics(table).round(4).to_string()}\n{out}")
 
 

@@ -152,9 +152,10 @@ def _loaded(blob: bytes) -> Callable:
     return pickle.loads(blob)
 
 
-def _do_there(folder: str, blob: bytes, job: Any) -> Any:
-    """Do a job in a worker of a cluster, whose paths begin in the same folder as here."""
+def _do_there(folder: str, path: Sequence[str], blob: bytes, job: Any) -> Any:
+    """Do a job in a worker of a cluster, whose paths and imports begin in the same places as here."""
     os.chdir(folder)
+    sys.path += [place for place in path if place not in sys.path]
     return _loaded(blob)(job)
 
 
@@ -179,4 +180,4 @@ def _cluster(scheduler: str, work: Callable, workers: int) -> Iterator[Submit]:
         # by a task, which another worker repeats where this one's dies
         blob = client.submit(bytes, pickle.dumps(work), pure=False)
         submit = client.get_executor(pure=False).submit
-        yield functools.partial(submit, _do_there, os.getcwd(), blob)
+        yield functools.partial(submit, _do_there, os.getcwd(), sys.path, blob)

@@ -71,7 +71,7 @@ def run(
     alone = workers == 1 and not scheduler
     memory = usual / workers, most / workers
     threads = 0 if alone or scheduler else max(1, torch.get_num_threads() // workers)
-    enhancer = Enhancer(model, todo, origin, Request(**settings), memory, force, tell, threads)
+    enhancer = Enhancer(model, origin, Request(**settings), memory, force, tell, threads)
     try:
         with closing(
             share(todo, enhancer.attempt, workers=workers, scheduler=scheduler)
@@ -94,7 +94,6 @@ class Enhancer:
     """Enhance single scans of a batch with one model and one set of settings."""
 
     model: Model
-    todo: Sequence[Job]  # the whole batch
     origin: Mapping[str, object]  # the part of an output's record that all scans share
     request: Request
     memory_gb: tuple[float, float]  # for a scan: usually, and at most
@@ -125,8 +124,7 @@ class Enhancer:
         return None
 
     def _tell(self, job, line):
-        count = len(self.todo)
-        self.tell(f"[{self.todo.index(job) + 1}/{count}] {line}" if count > 1 else line)
+        self.tell(f"{job.place}{line}")
 
     def _enhance_if_needed(self, job):
         record = self._record(job)

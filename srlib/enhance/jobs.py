@@ -26,6 +26,7 @@ class Job:
     reference: Path | None = None  # scan of another contrast
     uncertainty: Path | None = None  # second scan to write
     page: Path | None = None  # report to write
+    place: str = ""  # among all, such as "[2/5] "
 
     @property
     def scans(self) -> list[Path]:
@@ -106,8 +107,9 @@ def jobs(
             reference=other,
             uncertainty=uncertainty and uncertainty / f"{name}_b.nii.gz",
             page=report and report / f"{name}_sr.html",
+            place=f"[{number}/{len(found)}] " if len(found) > 1 else "",
         )
-        for scan, name, other in found
+        for number, (scan, name, other) in enumerate(found, 1)
     ]
 
 

@@ -1,7 +1,9 @@
 """Run a model on scans of known truth: write the volumes, measure them, summarize the metrics."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pandas as pd
 
 from srlib import metrics
 from srlib.core.paths import InputError, StrPath, apart, file_name, make_dir, write_file
+from srlib.core.workers import share
 from srlib.data.manifest import Subject, load_mask
 from srlib.degradations.tasks import degradation_of
 from srlib.scans.space import resample_to
@@ -17,42 +20,61 @@ from srlib.systems.trained import Model
 
 
 def evaluate(
-    model: Model, subjects: Sequence[Subject], folder: StrPath, *, task: str = ""
+    model: Model,
+    subjects: Sequence[Subject],
+    folder: StrPath,
+    *,
+    task: str = "",
+    workers: int = 1,
+    scheduler: str | None = None,
 ) -> pd.DataFrame:
     """Degrade, enhance and measure scans; write ``NAME_{hr,lr,sr}.nii.gz`` and ``metrics.csv``.
 
     The table has one row per subject and region. The region ``volume`` is the whole scan, ``mask``
     the voxels inside the subject's mask (both with the truth's data range), and ``masked`` is
     3D-SRGAN's convention: both scans times the mask, data range = joint maximum - minimum. ``task``
-    replaces the degradation of the model's training. Raises InputError for an unknown task, for an
+    replaces the degradation of the model's training. ``workers`` and ``scheduler`` share the
+    subjects, as ``workers.share``. Raises InputError for an unknown task, for an
     output that would overwrite an input scan, a subject whose name cannot name a file, no subject,
     and as ``ObservationModel.make``; nothing is written then.
     """
     if not subjects:
         raise InputError("no subject to evaluate; give at least one row of the manifest this split")
     model.pairs.degradation(task)  # an unknown one is refused now
-    folder, rows = make_dir(Path(folder)), []
+    folder = make_dir(Path(folder))
     names = [file_name(subject.name, f"subject {subject.name}") for subject in subjects]
     files = [[folder / f"{n}_{kind}.nii.gz" for kind in ("hr", "lr", "sr")] for n in names]
     read = [file for subject in subjects for file in subject.files.values()]
     written = [file for outputs in files for file in outputs]
     apart([*written, folder / "metrics.csv"], read)
-    for subject, outputs in zip(subjects, files, strict=True):
-        pair = model.pairs.make(subject, task)
-        estimate, mask = model.predict_pair(pair), load_mask(subject, pair.hr)
-        for file, scan in zip(outputs, (pair.hr, pair.lr, estimate), strict=True):
-            save_scan(scan, file)
-        hr, sr = pair.hr.data, estimate.data
-        quality = metrics.evaluate(hr, sr, mask=mask)
-        if mask is not None:
-            joint = float(np.ptp([hr.min(), hr.max(), sr.min(), sr.max()]))
-            quality["masked"] = metrics.evaluate(hr * mask, sr * mask, joint)["volume"]
-        for region, values in quality.items():
-            rows.append({"subject": subject.name, "region": region, **values})
-    table = pd.DataFrame(rows)
+    work, rows = partial(_evaluate, model, subjects, files, task), {}
+    numbers, workers = range(len(subjects)), min(workers, len(subjects))
+    with closing(share(numbers, work, workers=workers, scheduler=scheduler)) as found:
+        for number, measured in found:
+            if isinstance(measured, str):
+                raise InputError(f"{subjects[number].name}: {measured}")
+            rows[number] = measured
+    table = pd.DataFrame([row for number in numbers for row in rows[number]])
     text = table.to_csv(index=False, float_format="%.6f", lineterminator="\n")
     write_file(folder / "metrics.csv", text)
     return table
+
+
+def _evaluate(
+    model: Model, subjects: Sequence[Subject], files: Sequence, task: str, number: int
+) -> list[dict]:
+    """Degrade, enhance and measure one of the scans; its rows."""
+    subject = subjects[number]
+    pair = model.pairs.make(subject, task)
+    estimate, mask = model.predict_pair(pair), load_mask(subject, pair.hr)
+    for file, scan in zip(files[number], (pair.hr, pair.lr, estimate), strict=True):
+        save_scan(scan, file)
+    hr, sr = pair.hr.data, estimate.data
+    quality = metrics.evaluate(hr, sr, mask=mask)
+    if mask is not None:
+        joint = float(np.ptp([hr.min(), hr.max(), sr.min(), sr.max()]))
+        quality["masked"] = metrics.evaluate(hr * mask, sr * mask, joint)["volume"]
+    return [{"subject": subject.name, "region": r, **values} for r, values in quality.items()]
 
 
 def statistics(table: pd.DataFrame) -> pd.DataFrame:

@@ -41,7 +41,7 @@ class Dying:
 
 
 def test_a_job_that_kills_its_process_is_tried_twice_and_stops_no_other(tmp_path):
-    todo = ["deadly", "a", "unlucky", "b", "c", "d"]
+    todo = ["unlucky", "a", "b", "c", "deadly", "d"]
     results = dict(share(todo, functools.partial(work, tmp_path), workers=2))
     assert results == {"deadly": ENDED, "unlucky": "UNLUCKY", **{n: n.upper() for n in "abcd"}}
     tries = {p.name: len(p.read_text()) for p in tmp_path.iterdir()}
@@ -88,8 +88,8 @@ def cluster(tmp_path):
     """The scheduler's file of a Dask cluster with two workers in processes of their own."""
     pytest.importorskip("distributed")
     file = tmp_path / "scheduler.json"
-    settings = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-    settings["DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES"] = "0"  # each costs a start of seconds
+    # each failure costs a start of seconds
+    settings = {**os.environ, "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0"}
     commands = [["dask_scheduler", "--port", "0", "--no-dashboard"]]
     commands += [["dask_worker", "--nthreads", "1", "--local-directory", tmp_path]] * 2
     processes = [
@@ -128,7 +128,7 @@ def test_a_cluster_whose_workers_do_several_jobs_at_once_is_refused(tmp_path):
 def test_a_cluster_does_the_jobs_and_one_that_kills_workers_stops_no_other(cluster, tmp_path):
     folder = tmp_path / "work"
     folder.mkdir()
-    todo = ["a", "unlucky", "b", "c", "deadly", "d"]
+    todo = ["unlucky", "a", "b", "c", "deadly", "d"]
     results = dict(share(todo, functools.partial(work, folder), scheduler=str(cluster)))
     assert results == {"deadly": ENDED, "unlucky": "UNLUCKY", **{n: n.upper() for n in "abcd"}}
 

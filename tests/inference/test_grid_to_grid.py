@@ -240,6 +240,9 @@ def test_the_masked_convention_and_the_population_variance(tmp_path, blob):
     assert found.tolist() == pytest.approx(
         [np.mean(psnr), np.var(psnr), np.median(psnr), psnr.min(), psnr.max()]
     )
+    quality.evaluate(model, rows, tmp_path / "two", workers=2)
+    for file in (tmp_path / "out").iterdir():
+        assert (tmp_path / "two" / file.name).read_bytes() == file.read_bytes()
     other = quality.evaluate(model, rows, tmp_path / "out", task="gaussian_x2_corners")
     assert not np.allclose(other["psnr"], table["psnr"], atol=0.01)
     with pytest.raises(InputError, match="unknown task 'x9'"):
