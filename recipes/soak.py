@@ -30,7 +30,7 @@ from srlib.core.tables import read_table
 from srlib.scans.formats import load_scan
 from srlib.systems.trained import load_model
 
-WEIGHTS, SIZE = "mdcsrn_res", 16
+WEIGHTS, SIZE = "robust", 12
 SRLIB = [sys.executable, "-m", "srlib", "enhance", "--weights", WEIGHTS, "--device", "cpu"]
 
 

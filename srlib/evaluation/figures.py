@@ -30,6 +30,7 @@ from srlib.evaluation.views import (
 )
 from srlib.scans.space import same_lattice
 from srlib.scans.volume import Volume
+from srlib.systems.registry import SYSTEMS
 
 GREYS = colormaps["gray"].with_extremes(bad="darkslateblue")
 DIFFERENCES = colormaps["RdBu_r"].with_extremes(bad="0.6")
@@ -289,12 +290,21 @@ def heat_map(
         range(columns), labels, fontsize=8, rotation=40, ha="left", rotation_mode="anchor"
     )
     axis.set_yticks(range(rows), gains.index, fontsize=8)
+    _by_paper(axis)
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
     bar = figure.colorbar(image, ax=axis, extend="both", fraction=0.02, pad=0.01)
     bar.ax.tick_params(labelsize=8)
     bar.set_label("PSNR over the cubic spline's (dB)", fontsize=8)
     return figure
+
+
+def _by_paper(axis: Axes) -> None:
+    """Give the name of a row that begins with an experiment the colour of its system."""
+    systems = enumerate(SYSTEMS.values())
+    colours = {e.name: f"C{n}" for n, module in systems for e in module.EXPERIMENTS}
+    for label in axis.get_yticklabels():
+        label.set_color(colours.get(label.get_text().partition(",")[0], "black"))
 
 
 def intervals(rows: pd.DataFrame, label: str, *, linear: float = 0.1) -> Picture:
@@ -314,6 +324,7 @@ def intervals(rows: pd.DataFrame, label: str, *, linear: float = 0.1) -> Picture
     axis.xaxis.set_minor_formatter("{x:g}")
     axis.tick_params("x", which="both", labelsize=7, rotation=45)
     axis.set_yticks(places, rows.index, fontsize=6)
+    _by_paper(axis)
     axis.set(xlabel=label)
     return figure
 
