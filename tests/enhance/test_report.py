@@ -186,3 +186,17 @@ def test_a_few_voxels_that_were_never_measured_are_told():
 def test_thick_slices_count_where_they_become_thinner():
     stack = head((160, 160, 30), (1, 1, 5))
     assert not findings(stack, stack, (4, 1, 1)) and findings(stack, stack, (1, 1, 5))
+
+
+@pytest.mark.parametrize("change, words", [
+    (lambda d, rng: d, None),
+    (lambda d, rng: d + rng.normal(0, 0.05 * d.max(), d.shape), None),
+    (lambda d, rng: np.where(np.arange(60) < 20, -1000, d - 480), "as in a CT"),
+    (lambda d, rng: ndimage.gaussian_filter(rng.normal(0, 3, d.shape), 1), "a statistical or difference map"),
+    (lambda d, rng: np.abs(rng.normal(0, 1, d.shape)), "this is noise"),
+])  # fmt: skip
+def test_a_scan_unlike_the_training_is_told_why(change, words):
+    scan = head((60, 60, 60))
+    data = ndimage.gaussian_filter(scan.data, 0.7)
+    found = checks.unlike(scan.with_data(change(data, np.random.default_rng(0))))
+    assert [words in line for line in found] == [True] * bool(words), found
