@@ -72,8 +72,8 @@ class Machine:
         if size % self.world == 0:
             count = size // self.world
             return Own(size, rank * count, count)
-        counts = [n for n in range(1, size + 1) if size % (n * self.nodes) == 0]
-        some = f"--processes {', '.join(map(str, counts[:-1]))} or {counts[-1]}, or " * bool(counts)
+        fine = [f"{n}" for n in range(1, size + 1) if size % (n * self.nodes) == 0]
+        some = f"--processes {' or '.join(fine)}, or " if fine else ""
         raise InputError(
             f"a batch of {size} cannot be shared by {self.world} processes; use {some}"
             f"training.batch_size={-(-size // self.world) * self.world}"
