@@ -55,7 +55,7 @@ class Machine:
             raise InputError(
                 f"{starter} starts {count} processes, and --processes {self.processes} x --nodes "
                 f"{self.nodes} is {self.world}; make --processes those of one node, --nodes the "
-                "number of nodes"
+                "number of nodes, or start as many"
             )
         missing = [name for name in BY_HAND if name not in os.environ]
         if self.nodes > 1 and not count and missing:
