@@ -154,7 +154,8 @@ def compare(run, reference, strict):
 @option("--out", help="Folder of the run [default: its place under runs/].")
 @DEVICE
 @option("--precision", type=click.Choice(["32", "bf16"]), help="As --set training.precision=...")
-@option("--processes", default=1, help="Processes (one per GPU) that share each batch.")
+@option("--processes", default=1, help="Processes (one per GPU) of a node that share each batch.")
+@option("--nodes", default=1, help="Nodes with so many processes (docs/scale.md).")
 @option("--start", help="Weights to start from: a file, ours or published, or an experiment.")
 @flag("--snapshots", "Write weights and the validation patch whenever it is measured.")
 @option("--store", help="Patches made by 'srlib store', instead of cutting them from scans.")
@@ -178,6 +179,7 @@ def train(experiment, cohort, profile, overrides, seed, out, device, precision, 
       srlib train mdcsrn_res --cohort csv/mine.csv --profile quick --out runs/mine
     """
     from srlib.evaluation import runs
+    from srlib.training.processes import is_first
 
     if precision:
         kind = "bf16-mixed" if precision == "bf16" else "32-true"
@@ -185,7 +187,9 @@ def train(experiment, cohort, profile, overrides, seed, out, device, precision, 
     for name in ("start", "segmenter"):
         options[name] = options[name] and systems.find_weights(options[name])
     given = {"overrides": overrides, "seed": seed, "device": device, **options}
-    click.echo(runs.train_recorded(experiment, profile, cohort, out=out, **given))
+    weights = runs.train_recorded(experiment, profile, cohort, out=out, **given)
+    if is_first():
+        click.echo(weights)
 
 
 @main.command()

@@ -1,6 +1,5 @@
 """Train experiments by name, each in its folder of the results; record and measure them."""
 
-import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ from srlib.systems.base import Experiment
 from srlib.systems.overrides import Overrides
 from srlib.systems.trained import load_model
 from srlib.systems.training import STARTS, train
+from srlib.training.processes import is_first
 
 # voxels per axis of the scans that networks are measured on under their own task; 0: whole scans
 MIDDLE = {"smoke": 32, "study": 64, "quick": 112, "paper": 0}
@@ -49,8 +49,7 @@ def train_recorded(
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
     weights = train(experiment, *parts, out or place, seed=seed, device=device, **options)
     seconds = time.perf_counter() - clock
-    # by one of the processes that share the batches
-    if not out and os.environ.get("LOCAL_RANK", "0") == "0":
+    if not out and is_first():
         results.record_run(
             folder,
             systems.from_json(read_metadata(weights)["experiment"]),  # with its number of classes

@@ -41,6 +41,7 @@ def train(
     seed: int = 0,
     device: str = "auto",
     processes: int = 1,
+    nodes: int = 1,
     store: StrPath | None = None,
     classes: StrPath | None = None,
     priors: StrPath | None = None,
@@ -65,7 +66,8 @@ def train(
     ``start``, ``start_critic`` and ``segmenter`` are weights files, which an experiment needs that
     names another one in the field of that name. Any experiment goes on from ``start``, ours or a
     published file. ``checkpoint_every``, ``progress`` and ``restart`` are those of ``fit``. A
-    critic's weights are written as ``critic.safetensors``.
+    critic's weights are written as ``critic.safetensors``. ``processes`` on each of ``nodes``
+    share every batch (see ``fit``); they are no part of what a run is known by.
 
     A run is known by its experiment, seed, the content of all that is read, the code that computes
     (``paths.sources``), and ``paths.RESULTS_VERSION``. A finished run is returned as it is; an
@@ -73,9 +75,10 @@ def train(
     ones, with a hash in their name. Another run's checkpoint is refused, or set aside with
     ``restart``. Raises InputError for unusable numbers, data, device or folder, and as ``fit``.
     """
-    machine = Machine(device, processes)
+    check_numbers(seed=seed, checkpoint_every=checkpoint_every, nodes=nodes)
+    machine = Machine(device, processes, nodes)
     machine.check()
-    check_numbers(seed=seed, checkpoint_every=checkpoint_every)
+    machine.own(experiment.training.batch_size)
     starts = {"generator": start, "critic": start_critic, "segmenter": segmenter}
     _check_starts(experiment, starts)
     examples, pairs = experiment.examples, experiment.pairs
@@ -85,7 +88,7 @@ def train(
         experiment = experiment.changed(network=tables.complete(experiment.network))
     judge = segmenter and _segmenter(segmenter, experiment, hashes.get("classes"), classes)
     train, val = examples.select(train), examples.select_val(val)
-    _check_amounts(experiment, processes, len(train) or bool(store), len(val) or not snapshots)
+    _check_amounts(experiment, len(train) or bool(store), len(val) or not snapshots)
     if store:
         dataset, train = _read_store(store, experiment, seed), []
     else:
@@ -203,11 +206,8 @@ def _read_store(path: StrPath, experiment: Experiment, seed: int) -> PatchStore:
     return store
 
 
-def _check_amounts(experiment: Experiment, processes: int, train: int, val: int) -> None:
-    """Raise InputError for a batch that processes cannot share, and for missing subjects."""
-    size = experiment.training.batch_size
-    if size % processes:
-        raise InputError(f"a batch of {size} cannot be shared evenly by {processes} processes")
+def _check_amounts(experiment: Experiment, train: int, val: int) -> None:
+    """Raise InputError for missing subjects."""
     if not train:
         raise InputError(
             f"no training subject: {experiment.name} needs a row of the manifest with the split "

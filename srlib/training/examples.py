@@ -19,7 +19,7 @@ from srlib.scans.formats import read_grid
 from srlib.scans.intensity import fit_scaling, plateau, usual_range
 from srlib.scans.patches import PatchLocation, extract, grid_locations, per_axis, random_locations
 from srlib.scans.volume import framed
-from srlib.training.streams import KEPT, Patch, Stream, patch_stream, pools_of
+from srlib.training.streams import ALL, KEPT, Own, Patch, Stream, patch_stream, pools_of
 
 FULLEST = 4  # patches of each validation scan
 DRAWN = 8  # places of which one is chosen for a random patch
@@ -181,11 +181,17 @@ class PatchDataset(Dataset[Patch]):
         return hr[None], hr
 
     def stream(
-        self, start: int = 0, workers: int | None = None, *, epochs: int | None = None
+        self,
+        start: int = 0,
+        workers: int | None = None,
+        *,
+        epochs: int | None = None,
+        own: Own = ALL,
     ) -> Stream:
         """Shuffled patches from number ``start`` on, endless or of some epochs.
 
-        They are a pure function of the seed. In a DataLoader of several workers each delivers the
+        They are a pure function of the seed; of ``own`` ones no others are cut or degraded by
+        themselves. In a DataLoader of several workers each delivers the
         patches of its own share of the scans (``Stream``).
 
         Elsewhere ``workers`` are processes that the stream starts itself (``patch_stream``). A
@@ -195,12 +201,12 @@ class PatchDataset(Dataset[Patch]):
         worker keeps any but its last. For scans of 84 MB (HCP) two pools are 1.4 GB, and each of up
         to WORKERS workers holds three pairs, 0.5 GB, beside what a degradation takes.
         """
-        return Stream(self._serve, start, workers, epochs)
+        return Stream(self._serve, start, workers, epochs, own)
 
-    def _serve(self, start, workers, epochs):
+    def _serve(self, start, workers, epochs, own):
         if workers is None and (len(self.items) <= KEPT or cores() < 3):
             workers = 0
-        made = patch_stream(self._made, pools_of(self, start, epochs), workers)
+        made = patch_stream(self._made, pools_of(self, start, epochs), workers, own)
         return made if self.part.per_patch else (self._cut(*held) for held in made)
 
     def _on_input(self, voxels: int | Sequence[int]) -> tuple[int, ...]:
@@ -238,17 +244,20 @@ class PatchDataset(Dataset[Patch]):
         shown = foreground(self.pair(index)[1])
         return np.array([np.mean(shown[place.scaled(self.factor).slices]) for place in places])
 
-    def _made(self, key):
+    def _made(self, asked):
         """An item's arrays with each patch's place, or patches that are degraded by themselves.
 
         Of the locations that were drawn for a random patch the first with enough foreground is
         taken, or else that with the most.
         """
-        index, places = key
+        (index, places), numbers = asked
         if self.part.sampling == "random":
-            shares = np.minimum(self.shares(index, places), self.part.min_foreground)
+            drawn = [place for k in numbers for place in places[DRAWN * k :][:DRAWN]]
+            shares = np.minimum(self.shares(index, drawn), self.part.min_foreground)
             best = shares.reshape(-1, DRAWN).argmax(1)
-            places = [places[DRAWN * n + k] for n, k in enumerate(best)]
+            places = [drawn[DRAWN * n + k] for n, k in enumerate(best)]
+        else:
+            places = [places[k] for k in numbers]
         if self.part.per_patch:
             return [self.read(index, place) for place in places]
         return [(self.pair(index), place) for place in places]

@@ -4,60 +4,34 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from functools import partial
 from numbers import Integral
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 from tqdm import tqdm
 
-from srlib.core.device import choose_device, fabric_devices, keep_freed_memory, layout
+from srlib.core.device import keep_freed_memory, layout
 from srlib.core.paths import InputError
 from srlib.training import checkpoints
 from srlib.training.games import Players, Supervised, Training
+from srlib.training.processes import ONE, Machine, Sharing, go_on, together
 from srlib.training.streams import Check, Show, ahead, batches
 
 ROWS = 20  # of history.csv, at most: one per 5 % of the steps
 
 
-@dataclass(frozen=True)
-class Machine:
-    """Where a training runs: a device, and the number of processes that share each batch."""
-
-    device: str = "auto"
-    processes: int = 1
-
-    def check(self) -> None:
-        """Raise InputError when the device is not there."""
-        fabric_devices(choose_device(self.device), self.processes)
-
-    def fabric(self, precision: str) -> Any:
-        """Lightning's Fabric on the device, launched."""
-        from lightning_fabric import Fabric  # three seconds of import that only training needs
-
-        chosen = choose_device(self.device)
-        fabric = Fabric(
-            accelerator=chosen.type,
-            devices=fabric_devices(chosen, self.processes),
-            strategy="ddp" if self.processes > 1 else "auto",
-            precision=precision,
-        )
-        fabric.launch()
-        return fabric
-
-
 def fit(
     networks: Mapping[str, nn.Module],
-    stream: Callable[[int], Iterable],
+    stream: Callable[..., Iterable],
     training: Training,
     game: Supervised,  # or a kind of it
     folder: Path,
     *,
     identity: checkpoints.Identity,
     check: Check,
-    machine: Machine = Machine(),
+    machine: Machine = ONE,
     seed: int = 0,
     segmenter: nn.Module | None = None,
     shows: Sequence[Show] = (),
@@ -68,76 +42,84 @@ def fit(
 ) -> Path:
     """Train networks, ``generator`` and perhaps ``critic``; return ``model.safetensors``'s path.
 
-    ``stream(first)`` yields the patches from number ``first`` on. An interrupted training goes on
-    from ``checkpoint.pt`` (written every ``checkpoint_every`` steps; by default a fifth of the run,
-    at most 1,000) and, on one CPU process, ends in the same weights to the bit as an uninterrupted
-    one. ``identity`` tells runs apart. ``history.csv`` holds step, learning rate, mean losses, what
-    ``check`` measures, patches per second, and the share of the time spent waiting for patches;
-    each row is also given to ``shows``. With several processes each takes its share of a batch
-    (Fabric's DDP), and batch-norm statistics are the first process's. Raises InputError when
-    training diverges, before anything that is not finite is saved, and for another run's
-    checkpoint.
+    ``stream(first, own=own)`` yields the process's own patches from number ``first`` on. An
+    interrupted training goes on from ``checkpoint.pt`` (written every ``checkpoint_every`` steps;
+    by default a fifth of the run, at most 1,000) and, on one CPU process, ends in the same weights
+    to the bit as an uninterrupted one. ``identity`` tells runs apart. ``history.csv`` holds step,
+    learning rate, mean losses, what ``check`` measures, patches per second, and the share of the
+    time spent waiting for patches; each row is also given to ``shows``. Several processes share
+    each batch and do what one does, but for batch norm (``Sharing``); their number may be another
+    one when a training goes on. Raises InputError when training diverges, before anything that is
+    not finite is saved, when a process is lost, and for another run's checkpoint.
     """
     checkpoint = folder / "checkpoint.pt"
-    state = checkpoints.read(checkpoint, identity, restart)
+    state = None if restart else checkpoints.read(checkpoint, identity)
     fabric = machine.fabric(training.precision)
-    generator = networks["generator"]
-    generator.to(memory_format=layout(generator))
-    players = Players(networks, training, fabric, seed, segmenter)
-    step = 0
-    history: list[dict[str, float]] = []
-    pending: list[dict[str, torch.Tensor]] = []
-    if state:
-        step, history, pending = checkpoints.resume(state, players, fabric.device, checkpoint)
-    size, last = training.batch_size, training.max_steps
-    share = size // machine.processes
-    cuda = fabric.device.type == "cuda"
-    torch.backends.cudnn.benchmark |= cuda  # all patches are of one size
-    patches = iter(stream(step * size))  # here, since its processes are not to start in a thread
-    source = ahead(batches(patches, size, share * fabric.global_rank, share, cuda))
-    save_every = checkpoint_every or min(1000, -(-last // 5))
-    row_every = -(-last // ROWS)
-    first = fabric.global_rank == 0
-    bar = tqdm(
-        total=last,
-        initial=step,
-        desc=name,
-        unit="step",
-        disable=not (progress and first),
-        mininterval=0.5 if sys.stderr.isatty() else 15,
-    )
-    row_step, began, waited = step, time.perf_counter(), 0.0
-    with keep_freed_memory(), closing(source), bar:
-        while step < last:
-            asked = time.perf_counter()
-            lr, hr = (side.to(fabric.device, non_blocking=cuda) for side in next(source))
-            waited += time.perf_counter() - asked
-            pending.append(game.step(players, step, lr, hr))
-            step += 1
-            bar.update()
-            save = step % save_every == 0 and step < last
-            row = step % row_every == 0 or step == last
-            if save or row:
-                checkpoints.require_finite(players, pending, step, checkpoint)
-            if row:
-                seconds = time.perf_counter() - began
-                patches_per_s = (step - row_step) * size / seconds
-                speed = {"patches_per_s": patches_per_s, "wait_share": waited / seconds}
-                means = _means(pending)
-                measured = check(networks, fabric.device)
-                facts = {"step": step, "learning_rate": training.rate(step - 1)}
-                history.append({**facts, **means, **measured, **speed})
-                bar.set_postfix(means, refresh=False)
-                for show in shows if first else ():
-                    show(history[-1], generator)
-                row_step, began, waited, pending = step, time.perf_counter(), 0.0, []
-            if save and first:
-                made = {"step": step, "history": history, "pending": pending}
-                checkpoints.save(checkpoint, identity, made, players)
-    if first:
-        checkpoints.finish(folder, identity, players, history)
-        checkpoints.remove(checkpoint, identity)
-    fabric.barrier()
+    with together(fabric):
+        first = fabric.global_rank == 0
+        if restart and first:
+            checkpoints.read(checkpoint, identity, restart)
+        go_on(fabric, state, checkpoint)
+        generator = networks["generator"]
+        generator.to(memory_format=layout(generator))
+        several = machine.world > 1
+        players = (Sharing if several else Players)(networks, training, fabric, seed, segmenter)
+        move = partial(players.step, game) if several else partial(game.step, players)
+        step = 0
+        history: list[dict[str, float]] = []
+        pending: list[dict[str, torch.Tensor]] = []
+        if state:
+            step, history, pending = checkpoints.resume(state, players, fabric.device, checkpoint)
+        size, last = training.batch_size, training.max_steps
+        cuda = fabric.device.type == "cuda"
+        torch.backends.cudnn.benchmark |= cuda  # all patches are of one size
+        own = machine.own(size, fabric.global_rank)
+        # here, since its processes are not to start in a thread
+        patches = iter(stream(step * size, own=own))
+        source = ahead(batches(patches, own.count, cuda))
+        save_every = checkpoint_every or min(1000, -(-last // 5))
+        row_every = -(-last // ROWS)
+        bar = tqdm(
+            total=last,
+            initial=step,
+            desc=name,
+            unit="step",
+            disable=not (progress and first),
+            mininterval=0.5 if sys.stderr.isatty() else 15,
+        )
+        row_step, began, waited = step, time.perf_counter(), 0.0
+        with keep_freed_memory(), closing(source), bar:
+            while step < last:
+                asked = time.perf_counter()
+                lr, hr = (side.to(fabric.device, non_blocking=cuda) for side in next(source))
+                waited += time.perf_counter() - asked
+                pending.append(move(step, lr, hr))
+                step += 1
+                bar.update()
+                save = step % save_every == 0 and step < last
+                row = step % row_every == 0 or step == last
+                if save or row:
+                    checkpoints.require_finite(players, pending, step, checkpoint)
+                if row:
+                    seconds = time.perf_counter() - began
+                    patches_per_s = (step - row_step) * size / seconds
+                    speed = {"patches_per_s": patches_per_s, "wait_share": waited / seconds}
+                    means = _means(pending)
+                    measured = check(networks, fabric.device)
+                    facts = {"step": step, "learning_rate": training.rate(step - 1)}
+                    history.append({**facts, **means, **measured, **speed})
+                    bar.set_postfix(means, refresh=False)
+                    for show in shows if first else ():
+                        show(history[-1], generator)
+                    row_step, began, waited, pending = step, time.perf_counter(), 0.0, []
+                if save and first:
+                    made = {"step": step, "history": history, "pending": pending}
+                    made |= {"processes": machine.world} if several else {}
+                    checkpoints.save(checkpoint, identity, made, players)
+        if first:
+            checkpoints.finish(folder, identity, players, history)
+            checkpoints.remove(checkpoint, identity)
+        fabric.barrier()
     return folder / "model.safetensors"
 
 

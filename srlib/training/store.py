@@ -12,7 +12,7 @@ from tqdm import tqdm
 from srlib.core.paths import InputError, StrPath, atomic, explained, make_dir
 from srlib.core.tables import keep
 from srlib.training.examples import PatchDataset
-from srlib.training.streams import Patch, pools_of
+from srlib.training.streams import ALL, Own, Patch, pools_of
 
 NAMES = ("data", "label")
 CHUNK = 16  # patches read or written at once
@@ -149,11 +149,14 @@ class PatchStore:
         """The rows of an item."""
         return self.items[index]
 
-    def stream(self, start: int = 0) -> Iterator[Patch]:
-        """Endless patches from number ``start`` on; a pure function of the seed."""
+    def stream(self, start: int = 0, *, own: Own = ALL) -> Iterator[Patch]:
+        """Endless patches from number ``start`` on; a pure function of the seed.
+
+        Of ``own`` ones no others are read.
+        """
         return (
             self.read(0, keys[n][1][k])
-            for keys, patches in pools_of(self, start)
+            for keys, patches in own.of(pools_of(self, start))
             for n, k in patches
         )
 

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +25,24 @@ Patch = tuple[np.ndarray, np.ndarray]  # input (C, x, y, z), truth (1 or 2, x, y
 # what is mixed: keys, from each of which patches are made, and of each patch the number of its key
 # and its own number there
 Pool = tuple[list, list]
+
+
+class Own(NamedTuple):
+    """A process's part of each batch: of every ``size`` patches ``count``, from ``first`` on."""
+
+    size: int = 1
+    first: int = 0
+    count: int = 1
+
+    def of(self, pools: Iterator[Pool]) -> Iterator[Pool]:
+        """The pools with these patches alone, counted from the first one."""
+        places = range(self.first, self.first + self.count)
+        counted = itertools.count()
+        for keys, patches in pools:
+            yield keys, [patch for patch in patches if next(counted) % self.size in places]
+
+
+ALL = Own()  # of one process
 
 
 class Stream(IterableDataset):
@@ -80,8 +98,17 @@ class _Same:
         return key
 
 
-def patch_stream(make: Callable, pools: Iterator[Pool], workers: int | None) -> Iterator:
-    """Yield all patches of pools in their order: item ``k`` of ``make(key)`` is one.
+def _wanted(patches):
+    """The number of each key that has patches, and their own numbers there."""
+    return {n: [k for m, k in patches if m == n] for n in sorted({n for n, _ in patches})}
+
+
+def patch_stream(
+    make: Callable, pools: Iterator[Pool], workers: int | None, own: Own = ALL
+) -> Iterator:
+    """Yield the patches of pools in their order, or a process's ``own`` ones.
+
+    ``make((key, numbers))`` gives the patches of these numbers; for no other key is it called.
 
     Worker processes call ``make``; what they make comes by pipe. ``workers``: by default one per
     core but one; their number changes no patch. They start with this call and end with the
@@ -89,6 +116,7 @@ def patch_stream(make: Callable, pools: Iterator[Pool], workers: int | None) -> 
     pools, and of two more keys in each worker. In a worker of a user's DataLoader there are none:
     it makes and yields its own ``_share``.
     """
+    pools = own.of(pools)
     if user := get_worker_info():
         pools, workers = _share(pools, user.id, user.num_workers), 0
     asked, pools = itertools.tee(pools)
@@ -97,7 +125,7 @@ def patch_stream(make: Callable, pools: Iterator[Pool], workers: int | None) -> 
     made = DataLoader(
         _Same(),
         batch_size=None,
-        sampler=(key for keys, _ in asked for key in keys),
+        sampler=((keys[n], ks) for keys, patches in asked for n, ks in _wanted(patches).items()),
         num_workers=workers,
         collate_fn=make,  # of arrays: tensors would need shared memory
         worker_init_fn=end_with_parent,
@@ -107,27 +135,25 @@ def patch_stream(make: Callable, pools: Iterator[Pool], workers: int | None) -> 
 
 
 def _served(made, pools):
-    """The patches of each pool, after an empty list for each of its keys."""
+    """The patches of each pool, after an empty list for each of its keys that has some."""
     try:
-        for keys, patches in pools:
-            held = []
-            for _ in keys:
-                held.append(next(made))
+        for _, patches in pools:
+            held = {}
+            for n in _wanted(patches):
+                held[n] = iter(next(made))
                 yield []
-            yield [held[n][k] for n, k in patches]
+            yield [next(held[n]) for n, _ in patches]
     except InputError as err:  # a worker's begins with its traceback
         raise InputError(str(err).strip().rpartition("InputError: ")[2]) from err
 
 
-def batches(
-    patches: Iterator, size: int, first: int, share: int, pinned: bool
-) -> Iterator[list[torch.Tensor]]:
-    """Yield, of each batch of ``size``, the ``share`` from ``first`` on: one tensor per side.
+def batches(patches: Iterator, size: int, pinned: bool) -> Iterator[list[torch.Tensor]]:
+    """Yield batches of ``size`` patches: one tensor per side.
 
     A GPU copies ``pinned`` ones while it computes.
     """
     while True:
-        batch = list(itertools.islice(patches, size))[first : first + share]
+        batch = itertools.islice(patches, size)
         sides = [torch.from_numpy(np.stack(arrays)) for arrays in zip(*batch, strict=True)]
         yield [side.pin_memory() for side in sides] if pinned else sides
 

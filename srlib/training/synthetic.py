@@ -28,7 +28,7 @@ from srlib.synthesis.settings import Acquisition, Generation
 from srlib.synthesis.simulation import Example, LabelMap, apply, draw, encode, regular
 from srlib.training.examples import Examples
 from srlib.training.mixture import Mixture, degrade, synthesize
-from srlib.training.streams import Patch, Stream, patch_stream
+from srlib.training.streams import ALL, Own, Patch, Stream, patch_stream
 
 KEPT = 8  # label maps in the memory of each process
 POOL = 16  # synthetic scans whose patches are mixed
@@ -274,6 +274,11 @@ class SyntheticDataset(Dataset[Patch]):
     def _draw(self, index: int) -> list[Patch]:
         return self.part.draw(*self.source(index))
 
+    def _made(self, asked):
+        index, numbers = asked
+        made = self._draw(index)
+        return [made[k] for k in numbers]
+
     def __getitem__(self, index: int) -> Patch:
         scan, place = divmod(range(self.length)[index], self.part.per_scan)  # or IndexError
         return self.scan(scan)[place]
@@ -287,15 +292,17 @@ class SyntheticDataset(Dataset[Patch]):
             yield keys, [divmod(k, count) for k in order[skip:]]
             skip = 0
 
-    def stream(self, start: int = 0, workers: int | None = None) -> Stream:
+    def stream(self, start: int = 0, workers: int | None = None, *, own: Own = ALL) -> Stream:
         """Endless examples from number ``start`` on, those of a few scans mixed.
+
+        Scans without examples of its ``own`` are not drawn.
 
         See ``Stream`` and ``patch_stream``. Its iterator reads the first label maps at once. Raises
         InputError for one that cannot be used.
         """
-        return Stream(self._serve, start, workers)
+        return Stream(self._serve, start, workers, own)
 
-    def _serve(self, start, workers):
+    def _serve(self, start, workers, own):
         for index in range(min(len(self.subjects), KEPT)):
             self.load(index)
-        return patch_stream(self._draw, self._pools(start), workers)
+        return patch_stream(self._made, self._pools(start), workers, own)

@@ -2,9 +2,6 @@
 
 import copy
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -228,23 +225,3 @@ def test_training_writes_both_networks_and_their_gap(cohort, tmp_path):
     assert np.isfinite(history).all(axis=None)
     new = Discriminator3D(SAME_GRID.network.width, SAME_GRID.examples.patch_size)
     new.load_state_dict(load_file(tmp_path / "critic.safetensors"))
-
-
-def test_two_processes_share_a_batch(cohort, tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-    script = tmp_path / "two.py"
-    script.write_text(
-        "import sys\n"
-        "from srlib import data, systems\n"
-        "from srlib.systems.training import train\n"
-        "e = systems.from_json(open(sys.argv[3]).read())\n"
-        "s = data.read_manifest(sys.argv[1], 'train')\n"
-        "train(e, s, [], sys.argv[2], device='cpu', processes=2, progress=False)\n"
-    )
-    (tmp_path / "experiment.json").write_text(SAME_GRID.to_json())
-    arguments = [sys.executable, script, cohort, tmp_path, tmp_path / "experiment.json"]
-    subprocess.run(arguments, check=True, capture_output=True, timeout=120)
-    for name in ("model", "critic"):
-        assert all(
-            torch.isfinite(w).all() for w in load_file(tmp_path / f"{name}.safetensors").values()
-        )

@@ -14,6 +14,7 @@ from srlib.data.manifest import Subject
 from srlib.data.pairs import ObservationModel
 from srlib.degradations.resolution import GaussianDownsample
 from srlib.scans.volume import Volume, save_scan
+from srlib.training.streams import Own
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 WORKERS = (0, 1, 2, 4)
@@ -127,3 +128,37 @@ def test_datasets_and_streams_are_pickled(subjects, classes):
             (next(iter(dataset.stream(2))), next(iter(stream))),
         ):
             assert all(map(np.array_equal, ours, theirs))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"per_patch": True}, {"sampling": "random", "min_foreground": 0.5}, {"mixed": False}],
+    ids=str,
+)
+def test_the_patches_of_all_processes_are_those_of_one(subjects, settings, monkeypatch):
+    """From the start and from later on; patches that are degraded by themselves are only the process's own."""
+    alone, calls = ObservationModel.degrade_alone, []
+    monkeypatch.setattr(
+        ObservationModel, "degrade_alone", lambda *args: calls.append(1) or alone(*args)
+    )
+    dataset = srlib.PatchDataset(subjects, "gaussian_x2", 8, seed=3, **settings)
+    for start in (0, 8):
+        whole = [*dataset.stream(start, 0, epochs=1)]
+        calls.clear()
+        parts = [[*dataset.stream(start, 0, epochs=1, own=Own(4, n, 2))] for n in (0, 2)]
+        assert len(calls) == len(whole) * ("per_patch" in settings)
+        for place, patch in enumerate(whole):
+            own = parts[place % 4 // 2][place // 4 * 2 + place % 2]
+            assert all(map(np.array_equal, own, patch))
+        assert sum(map(len, parts)) == len(whole)
+
+
+def test_a_process_draws_no_synthetic_scan_of_another(subjects, classes):
+    dataset = srlib.SyntheticDataset(subjects, classes, patch_size=16, seed=2)
+    whole = [*itertools.islice(dataset.stream(4, 0), 8)]
+    drawn, draw = [], dataset._draw
+    dataset._draw = lambda index: drawn.append(index) or draw(index)
+    own = [*itertools.islice(dataset.stream(4, 0, own=Own(4, 2, 2)), 4)]
+    for ours, theirs in zip(own, [*whole[2:4], *whole[6:]], strict=True):
+        assert all(map(np.array_equal, ours, theirs))
+    assert {index % 4 for index in drawn} == {2, 3}
