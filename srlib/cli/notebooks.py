@@ -203,8 +203,9 @@ class _Notebook:
 
 
 def _stored(books, notebook):
-    path = books / f"{notebook.stem}.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    with suppress(Exception):  # whatever is wrong with the record, the notebook runs again
+        return dict(json.loads((books / f"{notebook.stem}.json").read_text(encoding="utf-8")))
+    return {}
 
 
 def _hash(path):

@@ -161,7 +161,9 @@ def load_dicom(path: StrPath) -> Volume:
         )
     for line in dicom.header_warnings(slices[0]):
         warnings.warn(f"{path}: {line}", ScanWarning, stacklevel=2)
-    return Volume(np.stack([dicom.pixels(s) for s in slices], axis=-1), affine)
+    with explained(path, "its pixels are not those of its header"):
+        data = np.stack([dicom.pixels(s) for s in slices], axis=-1).reshape(*slices[0].shape, -1)
+        return Volume(data, affine)
 
 
 def fingerprint(scan: Path) -> str:

@@ -3,6 +3,7 @@
 import gzip
 import json
 import math
+import os
 import struct
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -51,7 +52,7 @@ def open_image(path: StrPath) -> tuple[nib.spatialimages.SpatialImage, tuple[int
     more voxels than a compressed file can hold.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(
             f"{path}: {'a link that leads nowhere' if path.is_symlink() else 'no such file'}"
         )
