@@ -214,12 +214,16 @@ def store(experiment, cohort, profile, overrides, out, force):
 
     chosen = systems.get(experiment, profile, overrides)
     texts = caffe_text.texts(chosen, Path(out))
-    for path in texts:
-        keep(path, force=force)
+    for path, text in texts.items():
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            keep(path, force=force)
+    keep(out, force=force)
     subjects = chosen.examples.select(data.read_manifest(cohort, "train"))
-    click.echo(stores.write_store(chosen.examples.open(subjects, chosen.pairs), out, force=force))
+    patches = chosen.examples.open(subjects, chosen.pairs)
     for path, text in texts.items():
         click.echo(write_file(path, text))
+    # last: its file says that all is done
+    click.echo(stores.write_store(patches, out, force=force))
 
 
 @main.command()

@@ -23,7 +23,6 @@ from srlib.core.paths import (
     make_dir,
     published_dir,
     results_dir,
-    sweep,
     write_file,
 )
 from srlib.data.manifest import read_cohorts, read_manifest
@@ -219,7 +218,6 @@ def _execute(notebook, books, values, progress):
     # this environment's kernel, not an old one of the user's
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
     failed = books / f"{notebook.stem}.failed.ipynb"
-    sweep(books, [notebook.name])
     for old in (failed, books / f"{notebook.stem}.json"):
         old.unlink(missing_ok=True)
     with atomic(books / notebook.name) as running:

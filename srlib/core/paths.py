@@ -222,12 +222,14 @@ def atomic(path: StrPath) -> Iterator[Path]:
 
     It keeps the suffixes, since writers choose the format by them. No two writers share a temporary
     path, so the last one to end wins. The content is on the disk before its name is, and the name
-    when this returns, so that a power cut leaves the old file or the new one. Raises InputError, naming ``path``, where the folder is
+    when this returns, so that a power cut leaves the old file or the new one. What killed writers
+    of this name left goes (``sweep``). Raises InputError, naming ``path``, where the folder is
     missing or the system refuses to write.
     """
     path = Path(path)
     unique = f"{os.getpid()}-{_machine()}{secrets.token_hex(4)}"
     temporary = path.with_name(f".{unique}.{_tail(path.name)}")
+    sweep(path.parent, [path.name])
     try:
         yield temporary
         _sync(temporary)

@@ -82,8 +82,9 @@ def _check_voxels(image: nib.spatialimages.SpatialImage) -> None:
             f"its header says {shape} voxels, more than {MAX_VOXELS:,}; crop or repair it"
         )
     file = Path(image.file_map["image"].filename)
-    held = file.stat().st_size
-    if file.name.lower().endswith("gz") and count * kind.itemsize > held * GZIP_RATIO:
+    held, name = file.stat().st_size, file.name.lower()
+    ratio = GZIP_RATIO if name.endswith("gz") else np.inf if name.endswith(PACKED) else 1
+    if count * kind.itemsize > held * ratio:
         raise InputError(
             f"its header says {shape} voxels, more than its {held} bytes can hold; copy it again"
         )
