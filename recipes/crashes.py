@@ -42,7 +42,8 @@ from srlib.scans.volume import Volume, save_scan
 from srlib.systems import trained  # noqa: F401
 from srlib.training import store
 
-LONG = ("run",)  # operations of which a quarter of the trials is made
+# a quarter of the trials of long operations and of other faults than kill -9
+LONG, OFTEN = ("run",), "kill -9"
 TRIES = 6  # to hit a command before it ends
 
 
@@ -102,8 +103,9 @@ def start(operation: Operation, out: Path, most: int | None = None) -> tuple[int
         return child, ours
     code = 70
     try:
-        os.dup2(theirs, 1)
-        os.dup2(theirs, 2)
+        for number in (1, 2):
+            os.dup2(theirs, number)
+        sys.stdout, sys.stderr = (os.fdopen(n, "w", closefd=False) for n in (1, 2))
         os.environ["SRLIB_RESULTS"] = str(out)
         if most is not None:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -113,6 +115,7 @@ def start(operation: Operation, out: Path, most: int | None = None) -> tuple[int
         code = end.code or 0
     finally:
         sys.stdout.flush()
+        sys.stderr.flush()
         os._exit(code)
 
 
@@ -293,8 +296,9 @@ def command() -> None:
         for name in given.only or operations:
             cells = []
             for fault in FAULTS:
-                count = 1 if fault == "read-only folder" else given.count
+                count = given.count if fault == OFTEN else max(given.count // 4, 1)
                 count = max(count // 4, 1) if name in LONG else count
+                count = 1 if fault == "read-only folder" else count
                 right = trials(name, operations[name], fault, count, given.seed, Path(place))
                 cells.append(f"{right}/{count}")
                 fine &= right == count
