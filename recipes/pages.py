@@ -73,6 +73,19 @@ def printed() -> pd.DataFrame:
     return found[["system", "method", "dataset", "dB printed", "row here", "dB here"]]
 
 
+def put(page: str, name: str, table: str, folder: Path = ROOT) -> None:
+    """Replace the table of a name in a page of the checkout by another one, in Markdown.
+
+    Raises InputError for a page without such markers.
+    """
+    old = (folder / page).read_text(encoding="utf-8")
+    head, found, rest = old.partition(f"<!-- table {name} -->\n")
+    _, end, after = rest.partition("<!-- /table -->")
+    if not found or not end:
+        raise InputError(f"{page}: expected <!-- table {name} --> and <!-- /table -->")
+    write_file(folder / page, f"{head}{found}\n{table}\n\n{end}{after}")
+
+
 TABLES = {"standing": standing, "verdicts": verdicts, "printed": printed}
 
 

@@ -1,7 +1,6 @@
 """Small scans with a known place in the world, shared by the tests."""
 
 import importlib
-import random
 import sys
 from pathlib import Path
 
@@ -52,24 +51,6 @@ def make_players(experiment, seed=0, segmenter=None) -> Players:
     if critic := experiment.game.critic(network.width, examples.patch_size, seed):
         networks["critic"] = critic
     return Players(networks, experiment.training, LocalFabric(), seed, segmenter)
-
-
-def mutants(content: bytes, count: int, reach: int):
-    """Damaged copies of a file: cut off, or with bytes replaced, half of them within its first ``reach`` bytes."""
-    for seed in range(count):
-        rng, mutant = random.Random(seed), bytearray(content)
-        end = min(rng.choice((len(content), reach)), len(content))
-        if rng.random() < 0.2:
-            del mutant[rng.randrange(end) :]
-        elif rng.random() < 0.3:
-            at = rng.randrange(end)
-            mutant[at : at + 8] = rng.choice(
-                (b"\xff" * 8, bytes(8), (1 << 31).to_bytes(8, "little"), rng.randbytes(8))
-            )
-        else:
-            for _ in range(rng.randint(1, 6)):
-                mutant[rng.randrange(end)] = rng.randrange(256)
-        yield mutant
 
 
 def rotation(x: float, y: float, z: float) -> np.ndarray:

@@ -12,7 +12,7 @@ from srlib.cli.enhance import enhance, one_line
 from srlib.cli.options import COHORT, CSV_OUT, DEVICE, FORCE, OVERRIDES, PROFILE, SEED, flag
 from srlib.cli.scans import degrade, evaluate
 from srlib.core.parts import literal
-from srlib.core.paths import InputError, results_dir, write_file
+from srlib.core.paths import InputError, results_dir
 
 
 class Group(click.Group):
@@ -218,12 +218,14 @@ def store(experiment, cohort, profile, overrides, out, force):
 
     chosen = systems.get(experiment, profile, overrides)
     texts = caffe_text.texts(chosen, Path(out))
-    for path in texts:
-        keep(path, force=force)
-    subjects = chosen.examples.select(data.read_manifest(cohort, "train"))
-    click.echo(stores.write_store(chosen.examples.open(subjects, chosen.pairs), out, force=force))
     for path, text in texts.items():
-        click.echo(write_file(path, text))
+        if not path.is_file() or path.read_bytes() != text.encode():
+            keep(path, force=force)
+    subjects = chosen.examples.select(data.read_manifest(cohort, "train"))
+    patches = chosen.examples.open(subjects, chosen.pairs)
+    click.echo(stores.write_store(patches, out, beside=texts, force=force))
+    for path in texts:
+        click.echo(path)
 
 
 @main.command()

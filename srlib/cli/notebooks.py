@@ -23,7 +23,6 @@ from srlib.core.paths import (
     make_dir,
     published_dir,
     results_dir,
-    sweep,
     write_file,
 )
 from srlib.data.manifest import read_cohorts, read_manifest
@@ -203,8 +202,9 @@ class _Notebook:
 
 
 def _stored(books, notebook):
-    path = books / f"{notebook.stem}.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    with suppress(Exception):  # whatever is wrong with the record, the notebook runs again
+        return dict(json.loads((books / f"{notebook.stem}.json").read_text(encoding="utf-8")))
+    return {}
 
 
 def _hash(path):
@@ -218,7 +218,6 @@ def _execute(notebook, books, values, progress):
     # this environment's kernel, not an old one of the user's
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
     failed = books / f"{notebook.stem}.failed.ipynb"
-    sweep(books, [notebook.name])
     for old in (failed, books / f"{notebook.stem}.json"):
         old.unlink(missing_ok=True)
     with atomic(books / notebook.name) as running:

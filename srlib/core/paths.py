@@ -28,11 +28,20 @@ BUILT_IN = (  # made by the project, in csv/
     "example.csv", "example_us.csv", "example_ct.csv",
     "study_mr.csv", "study_moved.csv", "study_us.csv", "study_ct.csv",
 )  # fmt: skip
+LINE = 1000  # characters of an error, at most
 DAY = 86_400  # seconds after which an untouched temporary file counts as left behind
 
 
 class InputError(ValueError):
-    """Unusable user input: the message says what was expected, what was got and what to do."""
+    """Unusable user input: the message says what was expected, what was got and what to do.
+
+    As text it is one line, whatever names and cells it quotes; the middle of a long one is left
+    out.
+    """
+
+    def __str__(self) -> str:
+        line = " ".join(super().__str__().split())
+        return line if len(line) < LINE else f"{line[: LINE - 200]} ... {line[-150:]}"
 
 
 class ScanWarning(UserWarning):
@@ -212,15 +221,21 @@ def atomic(path: StrPath) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that replaces it on success and vanishes on failure.
 
     It keeps the suffixes, since writers choose the format by them. No two writers share a temporary
-    path, so the last one to end wins. Raises InputError, naming ``path``, where the folder is
+    path, so the last one to end wins. The content is on the disk before its name is, and the name
+    when this returns, so that a power cut leaves the old file or the new one. What killed writers
+    of this name left goes (``sweep``). Raises InputError, naming ``path``, where the folder is
     missing or the system refuses to write.
     """
     path = Path(path)
     unique = f"{os.getpid()}-{_machine()}{secrets.token_hex(4)}"
     temporary = path.with_name(f".{unique}.{_tail(path.name)}")
+    sweep(path.parent, [path.name])
     try:
         yield temporary
+        _sync(temporary)
         os.replace(temporary, path)
+        with suppress(OSError):  # some systems cannot do that to a folder
+            _sync(path.parent)
     except OSError as err:
         reason = f"{err.strerror or err}; choose another place"
         if not path.parent.is_dir():
@@ -234,6 +249,15 @@ def atomic(path: StrPath) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def _sync(path: Path) -> None:
+    """Wait until a file or the names in a folder are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def write_file(path: StrPath, content: str | bytes) -> Path:
     """Write a whole file, text as UTF-8, as ``atomic``; return its path."""
     with atomic(path) as temporary:
@@ -242,9 +266,13 @@ def write_file(path: StrPath, content: str | bytes) -> Path:
 
 
 def unspoilt(path: StrPath) -> StrPath:
-    """Return the path; an error for a ZIP archive, as PyTorch writes, with a damaged part."""
+    """Return the path; an error for a ZIP archive with a damaged part, or one that PyTorch, which
+    packs nothing, did not write.
+    """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as parts:
+            if sum(part.file_size for part in parts.infolist()) > os.path.getsize(path):
+                raise OSError("its parts are larger than the file")
             if damaged := parts.testzip():
                 raise OSError(f"{damaged} differs from its checksum")
     return path

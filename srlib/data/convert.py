@@ -1,5 +1,6 @@
 """Convert published collections of 2-D images to NIfTI files and a manifest."""
 
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -72,7 +73,8 @@ def deeplesion(folder: Path) -> Listed:
             if splits.setdefault(patient, split) != split:
                 raise InputError(f"patient {patient} is in two splits; copy it again")
         file = folder / "Images_png" / series / slice_name
-        if size == [512, 512] and not noisy and min(x, y) >= 0.6 and 1 <= z <= 6 and file.is_file():
+        fits = size == [512, 512] and not noisy and min(x, y) >= 0.6 and 1 <= z <= 6
+        if fits and os.path.isfile(file):
             found[file] = split, (x, y, z)
     for file, (split, spacing) in sorted(found.items()):
         read = partial(load_png, file, spacing_mm=spacing, deeplesion=True)

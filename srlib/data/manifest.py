@@ -104,7 +104,7 @@ def read_cohorts(path: StrPath) -> dict[str, Path]:
         if not row["cohort"]:
             continue
         found[row["system"]] = manifest = path.parent.absolute() / row["cohort"]
-        if not manifest.exists():
+        if not os.path.exists(manifest):  # which has no error for a text too long to be a name
             raise InputError(
                 f"{row.place}: {row['system']} needs {manifest}, which is missing; make it "
                 f"({row.get('scans')}), or empty the cell cohort to leave {row['system']} out"

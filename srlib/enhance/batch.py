@@ -281,7 +281,7 @@ class Enhancer:
 def _why(err, source):
     """Describe an exception in one line that names the scan."""
     if isinstance(err, InputError):
-        message = " ".join(str(err).split())
+        message = str(err)
     elif isinstance(err, MemoryError) or "memory" in str(err):
         message = "this machine's memory is not enough; choose a larger spacing, or fewer --workers"
     else:

@@ -1,6 +1,7 @@
 """Certify what a run was made of, and check a certificate on another machine."""
 
 import json
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -74,4 +75,4 @@ def check(run: StrPath) -> list[str]:
 
 
 def _found(run: StrPath, name: str) -> Path | None:
-    return next((p for p in (Path(run) / name, root() / name) if p.is_file()), None)
+    return next((p for p in (Path(run) / name, root() / name) if os.path.isfile(p)), None)

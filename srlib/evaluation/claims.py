@@ -131,7 +131,9 @@ def networks(table: StrPath = "csv/study.csv") -> pd.DataFrame:
     if twice := [*rows["network"][rows["network"].duplicated()]]:
         raise InputError(f"{table}: network {twice[0]!r} stands twice; give it another name")
     last = rows["experiment"].str.split().str[-1]
-    made = [systems.get(n, "study", o).name for n, o in zip(last, rows["overrides"], strict=True)]
+    with explained(table, "a network cannot be made"):
+        pairs = zip(last, rows["overrides"], strict=True)
+        made = [systems.get(name, "study", overrides).name for name, overrides in pairs]
     return rows.assign(name=made).set_index("network")
 
 
@@ -139,7 +141,8 @@ def ledger(table: StrPath = "csv/claims.csv") -> pd.DataFrame:
     """The claims, a row each; InputError for one whose criterion cannot be read."""
     columns = ("claim", "system", "says", "where", "reported", "criterion", "note")
     rows = pd.DataFrame(read_table(locate(table), columns, ()))
-    rows["criterion"].map(parse)
+    with explained(table, "a criterion cannot be read"):
+        rows["criterion"].map(parse)
     return rows
 
 

@@ -14,6 +14,7 @@ from srlib.core.paths import InputError, StrPath, first_line, unspoilt
 
 SECONDS, GIB = 60, 2  # limits of time and memory for a file
 MOST = 10_000  # arrays in a file
+MOST_PACKED = 50  # bytes of numbers per byte in a file
 
 # Field numbers of caffe.proto
 LAYER, NAME, BLOBS = 100, 1, 7
@@ -110,9 +111,10 @@ def keras(path: Path) -> dict[str, np.ndarray]:
         top = file.get("model_weights", file)
         for layer in _names(top, "layer_names"):
             for index, name in enumerate(_names(top[layer], "weight_names")):
-                if not top[layer][name].id.get_storage_size():
-                    raise ValueError(f"{name} was never written")
-                arrays[f"{layer}.{index}"] = top[layer][name][()]
+                values = top[layer][name]
+                if values.nbytes > MOST_PACKED * values.id.get_storage_size():
+                    raise ValueError(f"{name} was never written, or is packed too much")
+                arrays[f"{layer}.{index}"] = values[()]
     return arrays
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from srlib.core.parts import Count, Part
 from srlib.core.paths import InputError, choose, first_line
@@ -31,6 +32,28 @@ class Network(Part):
         return seeded(
             lambda: MODELS[self.model](width=self.width, **self.model_args), seed, self.model
         )
+
+    def filled(self, state: Mapping[str, torch.Tensor]) -> nn.Module:
+        """The network with the weights of a state dict, perhaps a hostile file's.
+
+        Raises InputError as ``seeded``, before it is made much larger than the state, and
+        RuntimeError where they do not fit.
+        """
+        left = 3 * sum(value.numel() for value in state.values())
+
+        def count(_: nn.Module, __: str, weight: nn.Parameter) -> None:
+            nonlocal left
+            left -= weight.numel() + 1
+            if left < 0:
+                raise ValueError("the file has fewer weights")
+
+        counter = register_module_parameter_registration_hook(count)
+        try:
+            network = self.build()
+        finally:
+            counter.remove()
+        network.load_state_dict(state)
+        return network
 
 
 def seeded(make: Callable[[], nn.Module], seed: int, name: str) -> nn.Module:

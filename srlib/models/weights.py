@@ -5,10 +5,10 @@ import json
 from collections.abc import Mapping
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file, save
 
-from srlib.core.paths import InputError, StrPath, atomic, first_line
+from srlib.core.paths import InputError, StrPath, atomic, explained, first_line
 
 
 def save_weights(
@@ -31,10 +31,8 @@ def save_weights(
 
 def load_weights(path: StrPath) -> dict[str, torch.Tensor]:
     """The state dict of a safetensors file; InputError when it is not one."""
-    try:
+    with explained(path, "not a readable safetensors file"):
         return load_file(path)
-    except (SafetensorError, OSError) as err:
-        raise InputError(f"{path}: not a readable safetensors file ({first_line(err)})") from err
 
 
 def start_from(network: torch.nn.Module, state: dict[str, torch.Tensor], error: str) -> None:
@@ -62,11 +60,8 @@ def read_metadata(path: StrPath) -> dict[str, object]:
 
     Raises InputError when the file is not safetensors.
     """
-    try:
-        with safe_open(path, "pt") as file:
-            return json.loads((file.metadata() or {}).get("srlib", "{}"))
-    except (SafetensorError, OSError, ValueError) as err:
-        raise InputError(f"{path}: not a readable safetensors file ({err})") from err
+    with explained(path, "not a readable safetensors file"), safe_open(path, "pt") as file:
+        return dict(json.loads((file.metadata() or {}).get("srlib", "{}")))
 
 
 def state_hash(state: Mapping[str, torch.Tensor]) -> str:

@@ -9,7 +9,12 @@ from pathlib import Path
 import numpy as np
 import pydicom
 from pydicom.pixels import apply_color_lut, apply_modality_lut
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from srlib.core.paths import InputError, explained
 
@@ -54,7 +59,8 @@ class Slice:
 
 def is_dicom(path: Path) -> bool:
     """Whether a path is a folder (as no other scan is), or has the name or first bytes of DICOM."""
-    with suppress(OSError):  # whoever reads the file reports that it cannot be read
+    # whoever reads the file reports that it cannot be read
+    with suppress(OSError, ValueError):
         if path.is_dir() or path.suffix.lower() in SUFFIXES:
             return True
         return path.is_file() and _begins(path)
@@ -70,7 +76,7 @@ def _begins(path: Path) -> bool:
 
 def is_series(folder: Path) -> bool:
     """Whether a folder holds a file that begins as DICOM files do."""
-    with suppress(OSError):  # a folder or file that may not be read
+    with suppress(OSError, ValueError):  # a folder or file that may not be read; no name
         return any(_begins(p) for p in folder.iterdir() if p.is_file())
     return False
 
@@ -171,7 +177,11 @@ def images_in(path: Path) -> Iterator[Slice]:
     for file in files:
         with explained(file, "not a readable DICOM file"):
             begins = _begins(file)
-            image = pydicom.dcmread(file, force=begins) if begins or file == path else {}
+            if not (begins or file == path):
+                continue
+            if DeflatedExplicitVRLittleEndian.encode() in file.read_bytes():
+                raise InputError("it may be deflated, to 1,000 times its size; export it otherwise")
+            image = pydicom.dcmread(file, force=begins)
             found = _slice(file, image) if "PixelData" in image else None
         if found:
             yield found

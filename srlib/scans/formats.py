@@ -3,8 +3,10 @@
 import functools
 import math
 import os
+import struct
 import warnings
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,11 @@ from srlib.scans.volume import Grid, Volume
 
 HU_ZERO = 32768  # of DeepLesion's 16-bit PNG
 SCANS = (".nii", ".nii.gz", ".mgh", ".mgz", ".hdr", ".img", ".npz")  # the scans of a folder
+# types of MATLAB's parts, and how much they may hold
+NUMBERS = {
+    1: "i1", 2: "u1", 3: "<i2", 4: "<u2", 5: "<i4", 6: "<u4", 7: "<f4", 9: "<f8", 12: "<i8", 13: "<u8",
+}  # fmt: skip
+PACKED, LARGEST = 15, 2**30
 DEEP = ("I;16", "I")  # Pillow's modes of 16 bits
 
 
@@ -116,15 +123,48 @@ def read_matlab(path: Path, name: str, axes: int) -> np.ndarray:
     Raises InputError, naming the file, for anything else.
     """
     with explained(path, "not a readable MATLAB 5 file"):
-        from scipy.io import loadmat  # slow to import, and needed for these files alone
-
-        data = np.asarray(loadmat(path, variable_names=[name]).get(name, 0))
+        content, data = path.read_bytes(), np.array("nothing")
+        if content[126:128] != b"IM":
+            raise ValueError("not of a little-endian machine")
+        found = _variables(content[128:]).get(name, ())
+        if len(found) == 4:  # a complex array has more, a text or a structure other parts
+            _, (_, shape), _, (kind, values) = found
+            data = np.frombuffer(values, NUMBERS[kind])
+            data = data.reshape(np.frombuffer(shape, "<i4"), order="F")
     if data.ndim != axes or data.dtype.kind not in "iuf":
         raise InputError(
             f"{path}: expected real numbers of {axes} axes in the variable {name}, got "
             f"{data.dtype} of {data.shape}; save it anew"
         )
     return data
+
+
+def _variables(content: bytes) -> dict[str, list[tuple[int, bytes]]]:
+    """MATLAB's variables by name: type and content of the parts of each.
+
+    SciPy's reader crashes where a damaged part is of no type that there is.
+    """
+    found = {}
+    for kind, part in _parts(content):
+        if kind == PACKED:
+            found |= _variables(zlib.decompressobj().decompress(part, LARGEST))
+        else:
+            parts = [*_parts(part)]
+            found[parts[2][1].decode()] = parts
+    return found
+
+
+def _parts(content: bytes) -> Iterator[tuple[int, bytes]]:
+    """Type and content of each part; up to four bytes stand beside their type."""
+    at = 0
+    while at < len(content):
+        kind, size = struct.unpack_from("<2I", content, at)
+        start = at + 8
+        if kind >> 16:
+            kind, size, start = kind % 2**16, kind >> 16, at + 4
+        yield kind, content[start : start + size]
+        at = start + size
+        at += 0 if kind == PACKED else -at % 8
 
 
 def load_mat(path: Path, like: Volume) -> Volume:
@@ -161,7 +201,9 @@ def load_dicom(path: StrPath) -> Volume:
         )
     for line in dicom.header_warnings(slices[0]):
         warnings.warn(f"{path}: {line}", ScanWarning, stacklevel=2)
-    return Volume(np.stack([dicom.pixels(s) for s in slices], axis=-1), affine)
+    with explained(path, "its pixels are not those of its header"):
+        data = np.stack([dicom.pixels(s) for s in slices], axis=-1).reshape(*slices[0].shape, -1)
+        return Volume(data, affine)
 
 
 def fingerprint(scan: Path) -> str:

@@ -3,6 +3,7 @@
 import gzip
 import json
 import math
+import os
 import struct
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -54,7 +55,7 @@ def open_image(
     file can hold.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(
             f"{path}: {'a link that leads nowhere' if path.is_symlink() else 'no such file'}"
         )
@@ -85,8 +86,9 @@ def _check_voxels(image: nib.spatialimages.SpatialImage, axes: int) -> None:
             f"its header says {shape} voxels, more than {MAX_VOXELS:,}; crop or repair it"
         )
     file = Path(image.file_map["image"].filename)
-    held = file.stat().st_size
-    if file.name.lower().endswith("gz") and count * kind.itemsize > held * GZIP_RATIO:
+    held, name = file.stat().st_size, file.name.lower()
+    ratio = GZIP_RATIO if name.endswith("gz") else np.inf if name.endswith(PACKED) else 1
+    if count * kind.itemsize > held * ratio:
         raise InputError(
             f"its header says {shape} voxels, more than its {held} bytes can hold; copy it again"
         )

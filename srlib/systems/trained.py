@@ -184,8 +184,7 @@ def load_network(path: StrPath) -> tuple[torch.nn.Module, Experiment]:
         raise InputError(f"{path}: holds no experiment; expected weights made by 'srlib train'")
     with explained(path, "its weights do not fit its network", "train it anew"):
         experiment = from_json(metadata["experiment"])
-        network = experiment.network.build()
-        network.load_state_dict(load_weights(path))
+        network = experiment.network.filled(load_weights(path))
     return network, experiment
 
 

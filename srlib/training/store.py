@@ -1,7 +1,7 @@
 """Write and read training patches as HDF5 (`data`, `label`), as the SRReCNN3D code and Caffe do."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from srlib.core.paths import InputError, StrPath, atomic, explained, make_dir
+from srlib.core.paths import InputError, StrPath, atomic, explained, make_dir, write_file
 from srlib.core.tables import keep
 from srlib.training.examples import PatchDataset
 from srlib.training.streams import ALL, Own, Patch, pools_of
@@ -52,15 +52,21 @@ class _Target(io.FileIO):
 
 
 def write_store(
-    dataset: PatchDataset, path: StrPath, *, progress: bool = True, force: bool = False
+    dataset: PatchDataset,
+    path: StrPath,
+    *,
+    beside: Mapping[Path, str] | None = None,
+    progress: bool = True,
+    force: bool = False,
 ) -> Path:
     """Write all grid patches of a dataset.
 
     The arrays are float32: ``data`` (N, C, x, y, z) and ``label`` (N, 1, x, y, z).
 
-    Names and axes are those of the published code. The file appears under its name only when it is
-    complete. Raises InputError for an experiment that draws its patches at random, when something
-    is there already unless ``force``, and when the disk is full.
+    Names and axes are those of the published code. ``beside``: texts by the files to write them to,
+    just before the file appears, under its name only when it is complete. Raises InputError for an
+    experiment that draws its patches at random, when something is there already unless ``force``,
+    and when the disk is full.
     """
     if getattr(dataset.part, "sampling", "random") != "grid":
         raise InputError(
@@ -92,6 +98,8 @@ def write_store(
                 raise target.refused
             bar.update(len(pairs))
         file.attrs["items"] = [len(dataset.grid(index)) for index, _ in enumerate(dataset.items)]
+        for place, text in (beside or {}).items():
+            write_file(place, text)
     return Path(path)
 
 

@@ -113,3 +113,51 @@ def test_all_code_that_computes_is_part_of_an_identity():
     ]
     files = [*wings, folder / "training" / "losses.py", folder / "training" / "games.py"]
     assert paths.sources().keys() == {p.relative_to(folder).as_posix() for p in files}
+
+
+def test_a_message_is_one_line_of_bounded_length():
+    error = InputError("a\nb.nii:\x85  wrong\r\u2028; rename it")
+    assert str(error) == "a b.nii: wrong ; rename it"
+    long = str(InputError("scan.nii: " + "x" * 10_000 + "; rename it"))
+    assert len(long) < paths.LINE and long.startswith("scan.nii: x")
+    assert long.endswith("; rename it")
+
+
+def test_a_content_is_on_the_disk_before_its_name_is(tmp_path, monkeypatch):
+    """So that a power cut leaves the old file or the new one."""
+    calls, replace, fsync = [], os.replace, os.fsync
+
+    def synced(handle):
+        calls.append(("fsync", Path(f"/proc/self/fd/{handle}").resolve().name))
+        fsync(handle)
+
+    def replaced(old, new):
+        calls.append(("replace", Path(new).name))
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", replaced)
+    with atomic(tmp_path / "a.txt") as temporary:
+        temporary.write_bytes(b"new")
+    assert calls == [("fsync", temporary.name), ("replace", "a.txt"), ("fsync", tmp_path.name)]
+
+
+def test_a_content_that_does_not_reach_the_disk_is_not_published(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("old")
+
+    def refuse(handle):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(InputError, match=r"cannot write .*a\.txt: Input/output error"):
+        paths.write_file(tmp_path / "a.txt", "new")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+    assert (tmp_path / "a.txt").read_text() == "old"
+
+
+def test_a_writer_sweeps_what_killed_writers_of_its_name_left(tmp_path):
+    path, root = tmp_path / "sr.nii.gz", Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", KILLED, path], cwd=root)
+    assert len([*tmp_path.iterdir()]) == 1
+    paths.write_file(path, "whole")
+    assert [p.name for p in tmp_path.iterdir()] == ["sr.nii.gz"]

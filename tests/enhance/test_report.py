@@ -6,14 +6,16 @@ import re
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 from scipy import ndimage
 
+from srlib.cli.commands import main
 from srlib.core.paths import InputError
 from srlib.enhance.report import write_report
 from srlib.inference import checks
 from srlib.inference.checks import gaps, header
-from srlib.scans.volume import Volume, coarse_grid, resample
+from srlib.scans.volume import Volume, coarse_grid, resample, save_scan
 
 
 def findings(before, after, finer=(np.inf,) * 3):
@@ -200,3 +202,21 @@ def test_a_scan_unlike_the_training_is_told_why(change, words):
     data = ndimage.gaussian_filter(scan.data, 0.7)
     found = checks.unlike(scan.with_data(change(data, np.random.default_rng(0))))
     assert [words in line for line in found] == [True] * bool(words), found
+
+
+def test_names_of_files_are_escaped_on_the_page(tmp_path, tiny, noise):
+    """Through the command, which puts them into the title and the warnings."""
+    name = "\"'<b>&\n.nii.gz"
+    data = noise((12, 12, 12))
+    data[3, 4, 5] = 1e6  # which is warned of
+    save_scan(Volume(data, np.eye(4)), tmp_path / name.replace("/", ""))
+    (tmp_path / "in").mkdir()
+    (tmp_path / name).rename(tmp_path / "in" / name)
+    words = ["enhance", tmp_path / "in", tmp_path / "out", "--weights", tiny, "--report"]
+    result = CliRunner().invoke(main, [*map(str, words), str(tmp_path / "pages")])
+    assert result.exit_code == 0, result.output
+    (page,) = (tmp_path / "pages").iterdir()
+    text = page.read_text()
+    assert "&quot;&#x27;&lt;b&gt;&amp;\n.nii.gz, enhanced</h1>" in text
+    assert "<b>" not in text and "few voxels take most of the range" in text
+    assert len(re.findall("<title>", text)) == 1

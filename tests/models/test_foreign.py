@@ -10,7 +10,6 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import mutants
 from safetensors.numpy import load
 
 from srlib.core.paths import InputError
@@ -19,6 +18,7 @@ from srlib.models.foreign import MOST, convert, read_foreign
 from srlib.models.network import Network
 from srlib.models.unet3d import UNet3D
 from srlib.systems.published import load_published
+from tests.mutations import mutants
 
 KERNEL = np.arange(27 * 2, dtype=np.float32).reshape(3, 3, 3, 1, 2)
 WEIGHT = np.linspace(-1, 1, 2 * 3 * 8, dtype=np.float32).reshape(2, 3, 2, 2, 2)

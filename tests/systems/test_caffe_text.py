@@ -183,7 +183,12 @@ def test_the_texts_lie_beside_the_patches(cohort, tmp_path):
         ["p.h5", *(f"p_{k}" for k in kinds)]
     )
     assert parse((tmp_path / "p_solver.prototxt").read_text())["base_lr"] == [3e-4]
+    (tmp_path / "p.h5").unlink()  # as if killed before they were written
+    assert CliRunner().invoke(main, words).exit_code == 0
+    again = CliRunner().invoke(main, words)
+    assert again.exit_code == 1 and "p.h5 exists; --force" in again.stderr
     (tmp_path / "p.h5").unlink()
+    (tmp_path / "p_net.prototxt").write_text("another's\n")
     again = CliRunner().invoke(main, words)
     assert again.exit_code == 1 and "p_net.prototxt exists; --force" in again.stderr
     assert not (tmp_path / "p.h5").exists()
