@@ -9,6 +9,7 @@ with MB more than the scan that is returned takes. The exit code is 1 when one w
 """
 
 import argparse
+import importlib
 import json
 import multiprocessing
 import os
@@ -36,6 +37,7 @@ from pydicom.data import get_testdata_file
 from scipy.io import savemat
 
 from srlib import systems
+from srlib.core import isolated
 from srlib.core.paths import InputError, sha256
 from srlib.data import convert, layouts, manifest
 from srlib.enhance import jobs
@@ -43,6 +45,7 @@ from srlib.evaluation import certificate, claims, results
 from srlib.models import foreign
 from srlib.models.weights import save_weights
 from srlib.scans import formats, headers
+from srlib.scans.matlab import read_matlab
 from srlib.scans.volume import Volume, save_scan
 from srlib.synthesis import priors
 from srlib.systems.published import load_published
@@ -268,7 +271,7 @@ READERS = {
     ),
     "npy priors": Reader(_npy, priors.read_priors, (m.raw,)),
     "png": Reader(_png, formats.load_scan, (m.raw, m.chunks, m.chunks)),
-    "matlab": Reader(_matlab, lambda p: formats.read_matlab(p, "out_final", 3), (m.raw, m.matlab)),
+    "matlab": Reader(_matlab, lambda p: read_matlab(p, "out_final", 3), (m.raw, m.matlab)),
     "dicom file": Reader(_dicom, formats.load_scan, (m.raw, m.tags, m.tags)),
     "dicom series": Reader(_series, formats.load_scan, (m.raw, m.tags, m.tags)),
     "record in a scan": Reader(_record, headers.read_record, (m.raw,), "s.nii"),
@@ -337,7 +340,7 @@ CHILD: list = []  # the costs of the last forked reader
 
 
 def _fork(command: list, *, timeout: float, **_: object) -> SimpleNamespace:
-    """``subprocess.run`` for readers of foreign weights, without the start of Python."""
+    """``subprocess.run`` for readers of foreign files, without the start of Python."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         child = os.fork()
         if not child:
@@ -355,8 +358,8 @@ def _be_reader(command: list, out: int, err: int) -> None:
     os.dup2(out, 1)
     os.dup2(err, 2)
     try:
-        sys.argv, sys.stdout = ["", str(command[-1])], os.fdopen(1, "w", closefd=False)
-        foreign.main()
+        sys.argv, sys.stdout = [*map(str, command[2:])], os.fdopen(1, "w", closefd=False)
+        importlib.import_module(command[2]).main()
         sys.stdout.flush()
         os._exit(0)
     except SystemExit as end:
@@ -403,7 +406,7 @@ def _work(name: str, valid: Path, given: Path, seeds: list[int], pipe) -> None:
     with open(os.devnull, "w") as nowhere:  # what C libraries say
         os.dup2(nowhere.fileno(), 2)
     resource.setrlimit(resource.RLIMIT_AS, (2**34, 2**34))  # so that no file takes the machine down
-    foreign.subprocess = SimpleNamespace(**vars(subprocess) | {"run": _fork})
+    isolated.subprocess = SimpleNamespace(**vars(subprocess) | {"run": _fork})
     for seed in seeds:
         pipe.send(attempt(name, valid, given, seed))
 

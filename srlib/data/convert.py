@@ -11,8 +11,9 @@ import numpy as np
 from srlib.core.paths import InputError, StrPath, choose, explained, make_dir
 from srlib.core.tables import Row, check_name, keep, read_table, write_table
 from srlib.degradations.ultrasound import scan_convert
-from srlib.scans.formats import load_png, read_matlab
+from srlib.scans.formats import load_png
 from srlib.scans.intensity import fit_scaling
+from srlib.scans.matlab import read_matlab
 from srlib.scans.volume import Volume, save_scan
 
 DUKE_SIZE = 512  # pixels a side of a scan-converted image (code of SRResNet)

@@ -1,18 +1,15 @@
-"""Read weights of other programs in a child process, with limits on time and memory."""
+"""Read weights of other programs in a process of their own (``core.isolated``)."""
 
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import h5py
 import numpy as np
 from safetensors.numpy import save
 
-from srlib.core.paths import InputError, StrPath, first_line, unspoilt
+from srlib.core.isolated import answer, isolated
+from srlib.core.paths import StrPath, explained, unspoilt
 
-SECONDS, GIB = 60, 2  # limits of time and memory for a file
 MOST = 10_000  # arrays in a file
 MOST_PACKED = 50  # bytes of numbers per byte in a file
 
@@ -30,20 +27,8 @@ def read_foreign(path: StrPath) -> bytes:
     Raises InputError, naming the file, when it is damaged, of another kind, not finite, or takes
     more than a minute or 2 GiB.
     """
-    command = [sys.executable, "-m", "srlib.models.foreign", Path(path).resolve()]
-    try:
-        return subprocess.run(
-            command, cwd=Path(__file__).parents[2], capture_output=True, timeout=SECONDS, check=True
-        ).stdout
-    except subprocess.TimeoutExpired:
-        reason = f"not read within {SECONDS} s"
-    except subprocess.CalledProcessError as err:
-        reason = (
-            err.stderr.decode(errors="replace").strip().rpartition("\n")[2] or "its reader crashed"
-        )
-    raise InputError(
-        f"{path}: damaged or not such weights ({reason[:200]}); get it again from its authors"
-    )
+    with explained(path, "damaged or not such weights", "get it again from its authors"):
+        return isolated("srlib.models.foreign", path)
 
 
 def caffe(path: Path) -> dict[str, np.ndarray]:
@@ -147,21 +132,8 @@ def convert(path: Path) -> bytes:
 
 
 def main() -> None:
-    """Write the file named on the command line to standard output, as safetensors.
-
-    End with one line on an error.
-    """
-    path = Path(sys.argv[1])
-    with suppress(ImportError, OSError, ValueError):  # the system has no such limit
-        import resource
-
-        pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
-        limit = pages * resource.getpagesize() + GIB * 2**30
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    try:
-        sys.stdout.buffer.write(convert(path))
-    except Exception as err:
-        sys.exit(first_line(err))
+    """Write the weights of the file that the command line names."""
+    answer(convert)
 
 
 if __name__ == "__main__":

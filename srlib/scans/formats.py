@@ -3,10 +3,8 @@
 import functools
 import math
 import os
-import struct
 import warnings
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +13,11 @@ from PIL import Image
 from srlib.core.paths import InputError, ScanWarning, StrPath, T, digest, explained, sha256
 from srlib.scans import dicom, volume
 from srlib.scans.headers import MAX_VOXELS, is_whole, open_image
+from srlib.scans.matlab import read_matlab
 from srlib.scans.volume import Grid, Volume
 
 HU_ZERO = 32768  # of DeepLesion's 16-bit PNG
 SCANS = (".nii", ".nii.gz", ".mgh", ".mgz", ".hdr", ".img", ".npz")  # the scans of a folder
-# types of MATLAB's parts, and how much they may hold
-NUMBERS = {
-    1: "i1", 2: "u1", 3: "<i2", 4: "<u2", 5: "<i4", 6: "<u4", 7: "<f4", 9: "<f8", 12: "<i8", 13: "<u8",
-}  # fmt: skip
-PACKED, LARGEST = 15, 2**30
 DEEP = ("I;16", "I")  # Pillow's modes of 16 bits
 
 
@@ -115,56 +109,6 @@ def load_npz(path: Path) -> Volume:
                 f"expected finite numbers (X, Y, Z), got {data.dtype} of {data.shape}; save these"
             )
         return Volume(data, np.eye(4))
-
-
-def read_matlab(path: Path, name: str, axes: int) -> np.ndarray:
-    """Read a real array of so many axes from a MATLAB file (version 5).
-
-    Raises InputError, naming the file, for anything else.
-    """
-    with explained(path, "not a readable MATLAB 5 file"):
-        content, data = path.read_bytes(), np.array("nothing")
-        if content[126:128] != b"IM":
-            raise ValueError("not of a little-endian machine")
-        found = _variables(content[128:]).get(name, ())
-        if len(found) == 4:  # a complex array has more, a text or a structure other parts
-            _, (_, shape), _, (kind, values) = found
-            data = np.frombuffer(values, NUMBERS[kind])
-            data = data.reshape(np.frombuffer(shape, "<i4"), order="F")
-    if data.ndim != axes or data.dtype.kind not in "iuf":
-        raise InputError(
-            f"{path}: expected real numbers of {axes} axes in the variable {name}, got "
-            f"{data.dtype} of {data.shape}; save it anew"
-        )
-    return data
-
-
-def _variables(content: bytes) -> dict[str, list[tuple[int, bytes]]]:
-    """MATLAB's variables by name: type and content of the parts of each.
-
-    SciPy's reader crashes where a damaged part is of no type that there is.
-    """
-    found = {}
-    for kind, part in _parts(content):
-        if kind == PACKED:
-            found |= _variables(zlib.decompressobj().decompress(part, LARGEST))
-        else:
-            parts = [*_parts(part)]
-            found[parts[2][1].decode()] = parts
-    return found
-
-
-def _parts(content: bytes) -> Iterator[tuple[int, bytes]]:
-    """Type and content of each part; up to four bytes stand beside their type."""
-    at = 0
-    while at < len(content):
-        kind, size = struct.unpack_from("<2I", content, at)
-        start = at + 8
-        if kind >> 16:
-            kind, size, start = kind % 2**16, kind >> 16, at + 4
-        yield kind, content[start : start + size]
-        at = start + size
-        at += 0 if kind == PACKED else -at % 8
 
 
 def load_mat(path: Path, like: Volume) -> Volume:

@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.numpy import load
 
+from srlib.core import isolated
 from srlib.core.paths import InputError
-from srlib.models import foreign
 from srlib.models.foreign import MOST, convert, read_foreign
 from srlib.models.network import Network
 from srlib.models.unet3d import UNet3D
@@ -212,7 +212,7 @@ def test_a_file_that_swells_ends_at_the_memory_limit(tmp_path):
 
 def test_a_file_that_takes_too_long_ends_at_the_time_limit(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "net.caffemodel")  # nobody writes to it
-    monkeypatch.setattr(foreign, "SECONDS", 1)
+    monkeypatch.setattr(isolated, "SECONDS", 1)
     with pytest.raises(InputError, match=r"net\.caffemodel.*not read within 1 s"):
         read_foreign(tmp_path / "net.caffemodel")
 
