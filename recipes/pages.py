@@ -20,7 +20,7 @@ from srlib.evaluation.figures import Picture, save_figure
 from srlib.evaluation.markdown import to_text
 from srlib.scans.volume import Volume, coarse_grid
 
-PAGES = ("README.md", "results/README.md")
+PAGES = ("README.md", "results/README.md", "docs/scale.md")
 MARKED = re.compile(
     r"(?P<head><!-- table (?P<words>.+?) -->\n).*?(?P<end><!-- /table -->)", re.DOTALL
 )
@@ -86,7 +86,12 @@ def put(page: str, name: str, table: str, folder: Path = ROOT) -> None:
     write_file(folder / page, f"{head}{found}\n{table}\n\n{end}{after}")
 
 
-TABLES = {"standing": standing, "verdicts": verdicts, "printed": printed}
+def soak() -> pd.DataFrame:
+    """What many small scans take, of ``recipes/soak.py``."""
+    return pd.read_csv(ROOT / "benchmarks" / "soak.csv")
+
+
+TABLES = {"standing": standing, "verdicts": verdicts, "printed": printed, "soak": soak}
 
 
 def update(folder: Path = ROOT, *, check: bool = False) -> list[str]:
