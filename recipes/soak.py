@@ -30,7 +30,7 @@ from srlib.core.tables import read_table
 from srlib.scans.formats import load_scan
 from srlib.systems.trained import load_model
 
-WEIGHTS, SIZE = "robust", 12
+WEIGHTS, SIZE = "recnn_x2", 6
 SRLIB = [sys.executable, "-m", "srlib", "enhance", "--weights", WEIGHTS, "--device", "cpu"]
 
 
@@ -161,7 +161,7 @@ def main() -> None:
         begun = first.done()
         second = Watched(scans, folder / "one")
         spent += second.end()
-        kept = second.log.read_text().count("done before")
+        kept = second.log.read_text().count("nii: done before")
         row("one process, stopped in the middle and resumed", second, spent, 1, begun - kept)
         two = Watched(scans, folder / "two", "--workers", "2")
         row("two processes", two, two.end(), 2, 0)
