@@ -128,12 +128,15 @@ def states(players: Players) -> dict[str, dict[str, dict]]:
 
 
 def resume(
-    state: dict, players: Players, device: torch.device, path: Path
+    state: dict | None, players: Players, device: torch.device, path: Path
 ) -> tuple[int, list, list]:
     """Load what ``read`` returned into players: (step, history, losses since its last row).
 
+    A new run begins with nothing: (0, [], []).
     Raises InputError when its networks have other shapes.
     """
+    if not state:
+        return 0, [], []
     with explained(path, "does not fit this version's networks", "set it aside by --restart"):
         for kind, held in states(players).items():
             for name in held:

@@ -65,11 +65,7 @@ def fit(
         several = machine.world > 1
         players = (Sharing if several else Players)(networks, training, fabric, seed, segmenter)
         move = partial(players.step, game) if several else partial(game.step, players)
-        step = 0
-        history: list[dict[str, float]] = []
-        pending: list[dict[str, torch.Tensor]] = []
-        if state:
-            step, history, pending = checkpoints.resume(state, players, fabric.device, checkpoint)
+        step, history, pending = checkpoints.resume(state, players, fabric.device, checkpoint)
         size, last = training.batch_size, training.max_steps
         cuda = fabric.device.type == "cuda"
         torch.backends.cudnn.benchmark |= cuda  # all patches are of one size

@@ -30,7 +30,7 @@ from srlib.models.weights import load_weights, read_metadata, state_hash
 from srlib.scans.volume import Volume, save_scan
 from srlib.systems import trained, training
 from srlib.training import fit as loop
-from srlib.training import validation
+from srlib.training import processes, validation
 from srlib.training.checkpoints import Identity
 from srlib.training.games import LeastSquares, Supervised, Wasserstein
 
@@ -486,7 +486,7 @@ def test_training_goes_to_the_gpu_that_was_asked_for(two, monkeypatch):
         raise Asked(how["accelerator"], how["devices"])
 
     monkeypatch.setattr("lightning_fabric.Fabric", fabric)
-    monkeypatch.setattr(loop, "choose_device", torch.device)
+    monkeypatch.setattr(processes, "choose_device", torch.device)
     subjects = data.read_manifest(two / "m.csv", "train")
     with pytest.raises(Asked, match=r"'cuda', \[1\]"):
         training.train(QUICK, subjects, [], two / "run", device="cuda:1", progress=False)
