@@ -42,8 +42,7 @@ from srlib.scans.volume import Volume, save_scan
 from srlib.systems import trained  # noqa: F401
 from srlib.training import store
 
-# a quarter of the trials of long operations and of other faults than kill -9
-LONG, OFTEN = ("run",), "kill -9"
+LONG = ("run",)  # operations of which a quarter of the trials is made
 TRIES = 6  # to hit a command before it ends
 
 
@@ -257,18 +256,31 @@ def undisturbed_run(operation: Operation, out: Path) -> tuple[dict[str, object],
     return made(operation, out), {"seconds": seconds, "largest": max(sizes)}
 
 
-def trials(name: str, operation: Operation, fault: str, count: int, seed: int, place: Path) -> int:
-    """How many of so many trials were right; a line for each of the others."""
+def trials(
+    name: str,
+    operation: Operation,
+    faults: dict[str, int],
+    seed: int,
+    place: Path,
+) -> dict[str, int]:
+    """How many trials of each fault were right, of so many; a line for each of the others."""
     reference, undisturbed = undisturbed_run(operation, _fresh(place))
-    right = 0
-    for number in range(count):
+    right = dict.fromkeys(faults, 0)
+    for fault, number in ((f, n) for f, count in faults.items() for n in range(count)):
         rng = random.Random(f"{name} {fault} {seed + number}")
         out = _fresh(place)
         said = FAULTS[fault](operation, out, rng, undisturbed) or wrong(operation, out, reference)
-        right += not said
+        right[fault] += not said
         if said:
             print(f"{name}, {fault}, seed {seed + number}: {said}", file=sys.stderr, flush=True)
     return right
+
+
+def counts(name: str, count: int) -> dict[str, int]:
+    """The trials of an operation by fault: fewer of what takes long, one of what is always so."""
+    often = max(count // 4, 1) if name in LONG else count
+    rarely = max(often // 4, 1)
+    return {"kill -9": often, "SIGTERM": rarely, "disk full": rarely, "read-only folder": 1}
 
 
 def _fresh(place: Path) -> Path:
@@ -294,14 +306,10 @@ def command() -> None:
     with tempfile.TemporaryDirectory() as place:
         operations = prepare(Path(place))
         for name in given.only or operations:
-            cells = []
-            for fault in FAULTS:
-                count = given.count if fault == OFTEN else max(given.count // 4, 1)
-                count = max(count // 4, 1) if name in LONG else count
-                count = 1 if fault == "read-only folder" else count
-                right = trials(name, operations[name], fault, count, given.seed, Path(place))
-                cells.append(f"{right}/{count}")
-                fine &= right == count
+            of = counts(name, given.count)
+            right = trials(name, operations[name], of, given.seed, Path(place))
+            cells = [f"{right[fault]}/{of[fault]}" for fault in FAULTS]
+            fine &= right == of
             rows.append(f"| {name} | {' | '.join(cells)} |")
             print(rows[-1], flush=True)
     if given.write:

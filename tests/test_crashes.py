@@ -1,6 +1,6 @@
 """Commands that are killed, or refused by the system, leave whole files and go on."""
 
-import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -22,18 +22,21 @@ QUICK = ["enhance a scan", "enhance a folder", "evaluate", "train", "store", "de
 
 
 @pytest.mark.parametrize("name", QUICK)
-@pytest.mark.parametrize("fault", ["kill -9", "SIGTERM", "disk full"])
-def test_a_disturbed_command_leaves_whole_files_and_goes_on(name, fault, operations, tmp_path):
-    assert crashes.trials(name, operations[name], fault, 2, 100, tmp_path) == 2
+def test_a_disturbed_command_leaves_whole_files_and_goes_on(name, operations, tmp_path):
+    of = {"kill -9": 3, "SIGTERM": 1, "disk full": 2}
+    assert crashes.trials(name, operations[name], of, 100, tmp_path) == of
 
 
 @pytest.mark.parametrize("name", QUICK)
 def test_a_folder_that_is_read_only_stays_as_it_is(name, operations, tmp_path):
-    done = os.system(f"mount --bind {tmp_path} {tmp_path} 2> /dev/null")
-    if not os.geteuid() and done:
+    (tmp_path / "probe").mkdir()
+    try:
+        with crashes.read_only(tmp_path / "probe"):
+            pass
+    except subprocess.CalledProcessError:
         pytest.skip("needs the right to mount")
-    os.system(f"umount {tmp_path} 2> /dev/null")
-    assert crashes.trials(name, operations[name], "read-only folder", 1, 0, tmp_path) == 1
+    of = {"read-only folder": 1}
+    assert crashes.trials(name, operations[name], of, 0, tmp_path) == of
 
 
 def test_what_is_half_written_is_seen(operations, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 
 import pytest
 
@@ -13,7 +14,7 @@ from tests import fuzz
 
 @pytest.mark.parametrize("name", fuzz.READERS)
 def test_damaged_files_are_read_or_refused(name):
-    rows, broken = fuzz.fuzz([name], 8, seed=0)
+    rows, broken = fuzz.fuzz([name], 6, seed=0)
     assert not broken and len(rows) == 1
 
 
@@ -38,12 +39,12 @@ def test_what_was_found_once_stays_mended(name, seed):
 
 @pytest.mark.parametrize(
     ("raised", "said"),
-    [("ValueError", "ValueError: 'x'"), ("SystemExit", "SystemExit"), ("os.abort", "crashed")],
+    [("ValueError", "ValueError: 'x'"), ("SystemExit", "SystemExit"), ("a signal", "crashed")],
 )
 def test_what_breaks_the_rule_is_seen(monkeypatch, raised, said):
     def read(path):
-        if raised == "os.abort":
-            os.abort()
+        if raised == "a signal":
+            os.kill(os.getpid(), signal.SIGKILL)
         raise {"ValueError": ValueError, "SystemExit": SystemExit}[raised]("x")
 
     monkeypatch.setitem(fuzz.READERS, "png", fuzz.READERS["png"]._replace(read=read))

@@ -76,28 +76,30 @@ def write_store(
     make_dir(Path(path).parent)
     total = len(dataset)
     bar = tqdm(total=total, desc="patches", unit="patch", disable=not progress)
-    with (
-        atomic(path) as temporary,
-        bar,
-        _Target(temporary, "w+") as target,
-        h5py.File(target, "w") as file,
-    ):
-        for row in range(0, total, CHUNK):
-            pairs = [dataset[k] for k in range(row, min(row + CHUNK, total))]
-            for name, patches in zip(NAMES, zip(*pairs, strict=True), strict=True):
-                shape = patches[0].shape
-                part = file.require_dataset(
-                    name,
-                    (total, *shape),
-                    np.float32,
-                    chunks=(min(CHUNK, total), *shape),
-                    maxshape=(None, *shape),
-                )
-                part[row : row + len(pairs)] = np.stack(patches)
-            if target.refused:
-                raise target.refused
-            bar.update(len(pairs))
-        file.attrs["items"] = [len(dataset.grid(index)) for index, _ in enumerate(dataset.items)]
+    with atomic(path) as temporary:
+        with (
+            bar,
+            _Target(temporary, "w+") as target,
+            h5py.File(target, "w") as file,
+        ):
+            for row in range(0, total, CHUNK):
+                pairs = [dataset[k] for k in range(row, min(row + CHUNK, total))]
+                for name, patches in zip(NAMES, zip(*pairs, strict=True), strict=True):
+                    shape = patches[0].shape
+                    part = file.require_dataset(
+                        name,
+                        (total, *shape),
+                        np.float32,
+                        chunks=(min(CHUNK, total), *shape),
+                        maxshape=(None, *shape),
+                    )
+                    part[row : row + len(pairs)] = np.stack(patches)
+                if target.refused:
+                    raise target.refused
+                bar.update(len(pairs))
+            file.attrs["items"] = [
+                len(dataset.grid(index)) for index, _ in enumerate(dataset.items)
+            ]
         for place, text in (beside or {}).items():
             write_file(place, text)
     return Path(path)
