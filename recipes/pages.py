@@ -88,7 +88,7 @@ def put(page: str, name: str, table: str, folder: Path = ROOT) -> None:
 
 def soak() -> pd.DataFrame:
     """What many small scans take, of ``recipes/soak.py``."""
-    return pd.read_csv(ROOT / "benchmarks" / "soak.csv")
+    return pd.read_csv(ROOT / "benchmarks" / "soak.csv", dtype=str).fillna("")
 
 
 TABLES = {"standing": standing, "verdicts": verdicts, "printed": printed, "soak": soak}

@@ -287,7 +287,8 @@ def gather() -> None:
     ):
         kept = KEPT / f"{name}.csv"
         old = [pd.read_csv(kept, dtype=new[0].dtypes.to_dict())] if new and kept.is_file() else []
-        tables[name] = pd.concat([*new, *old]).drop_duplicates(key).sort_values(key)
+        columns = dict.fromkeys(column for table in [*old, *new] for column in table)
+        tables[name] = pd.concat([*new, *old])[[*columns]].drop_duplicates(key).sort_values(key)
     for name, table in tables.items():
         with atomic(make_dir(KEPT) / f"{name}.csv") as temporary:
             table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
