@@ -235,12 +235,12 @@ def _execute(notebook, books, values, progress):
                 extra_arguments=["--IPKernelApp.log_level=40"],
             )
         except BaseException as err:
-            if running.is_file():
+            with suppress(OSError, ValueError):  # a full disk cuts it off
+                json.loads(running.read_text(encoding="utf-8"))
                 running.replace(failed)
             if not isinstance(err, Exception):
                 raise
             name = getattr(err, "ename", type(err).__name__)
             message = f"{name}: {getattr(err, 'evalue', err)}".strip()
-            raise InputError(
-                f"{notebook.stem} failed: {message}; the executed notebook is {failed}"
-            ) from err
+            shown = f"; the executed notebook is {failed}" if failed.is_file() else ""
+            raise InputError(f"{notebook.stem} failed: {message}{shown}") from err
