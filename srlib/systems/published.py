@@ -42,10 +42,7 @@ def load_published(path: StrPath) -> tuple[torch.nn.Module, Experiment]:
         named = OURS[path.suffix](theirs).items()
         weights = {re.sub(r"\d$", lambda part: PARTS[int(part[0])], n): v for n, v in named}
         experiment = PUBLISHED.get(path.name) or _sized(weights, path.name)
-        # take no memory before the file proves to be of that size
-        with torch.device("meta"):
-            network = experiment.network.build()
-        network.load_state_dict(weights, assign=True)
+        network = experiment.network.filled(weights)
     return network, experiment
 
 
