@@ -19,7 +19,7 @@ def free_memory_gb() -> float:
     """Memory in GB that processes may still take, of the machine and of a container's limit."""
     free, group = float(psutil.virtual_memory().available), Path("/sys/fs/cgroup")
     with suppress(OSError, ValueError):  # "max", or no such limit
-        limit, taken = (int((group / f"memory.{n}").read_text()) for n in ("max", "current"))
+        limit, taken = (int((group / f"memory.{n}").read_text("utf-8")) for n in ("max", "current"))
         free = min(free, limit - taken)
     return free / 1e9
 

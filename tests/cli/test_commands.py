@@ -109,7 +109,7 @@ def bad_scans(folder, good):
     (folder / "text.nii").write_text("hello")
     (folder / "notnifti.nii.gz").write_bytes(gzip.compress(b"hello"))
     return [
-        ("none.nii.gz", "no such file"), ("4d.nii.gz", "expected a 3-D scan"), ("zero.nii.gz", "constant"),
+        ("none.nii.gz", "no such file"), ("4d.nii.gz", "volume 1: the scan is constant"), ("zero.nii.gz", "constant"),
         ("nan.nii.gz", "NaN"), ("cut.nii.gz", "truncated"), ("text.nii", "unreadable"), ("notnifti.nii.gz", "unreadable"),
     ]  # fmt: skip
 
