@@ -9,6 +9,7 @@ with MB more than the scan that is returned takes. The exit code is 1 when one w
 """
 
 import argparse
+import faulthandler
 import importlib
 import json
 import multiprocessing
@@ -355,6 +356,7 @@ def _fork(command: list, *, timeout: float, **_: object) -> SimpleNamespace:
 
 
 def _be_reader(command: list, out: int, err: int) -> None:
+    faulthandler.disable()  # a library's crash is an end like others here
     os.dup2(out, 1)
     os.dup2(err, 2)
     try:
