@@ -144,7 +144,7 @@ def _served(made, pools):
                 yield []
             yield [next(held[n]) for n, _ in patches]
     except InputError as err:  # a worker's begins with its traceback
-        raise InputError(str(err).strip().rpartition("InputError: ")[2]) from err
+        raise InputError(err.args[0].strip().rpartition("InputError: ")[2]) from err
 
 
 def batches(patches: Iterator, size: int, pinned: bool) -> Iterator[list[torch.Tensor]]:

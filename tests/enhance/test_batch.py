@@ -112,7 +112,7 @@ BAD = {  # file -> its maker and words of the line that the user reads
     "photo.nii.gz": (lambda p: p.write_bytes(b"\xff\xd8\xff\xe0" * 99), "unreadable"),
     "empty.nii": (lambda p: p.write_bytes(b""), "unreadable"),
     "cut.nii.gz": (lambda p: (nifti(p, DATA), p.write_bytes(p.read_bytes()[:-900])), "truncated"),
-    "more.nii": (lambda p: nifti(p, DATA, put(DIM, 40, dtype="<i2")), "truncated"),
+    "more.nii": (lambda p: nifti(p, DATA, put(DIM, 40, dtype="<i2")), "bytes can hold"),
     "more.nii.gz": (lambda p: nifti(p, DATA, put(DIM, 900, 900, 900, dtype="<i2")), "bytes can hold"),
     "billion.nii.gz": (lambda p: nifti(p, DATA, put(DIM, 1001, 1000, 1000, dtype="<i2")), "more than 1,000,000,000"),
     "billion.nii": (lambda p: nifti(p, DATA, put(DIM, 32767, 32767, 32767, dtype="<i2")), "more than 1,000,000,000"),
