@@ -222,14 +222,14 @@ def atomic(path: StrPath) -> Iterator[Path]:
 
     It keeps the suffixes, since writers choose the format by them. No two writers share a temporary
     path, so the last one to end wins. The content is on the disk before its name is, and the name
-    when this returns, so that a power cut leaves the old file or the new one. What killed writers
-    of this name left goes (``sweep``). Raises InputError, naming ``path``, where the folder is
-    missing or the system refuses to write.
+    when this returns, so that a power cut leaves the old file or the new one. What writers of this
+    name left that were killed before this process first wrote into the folder goes (``sweep``).
+    Raises InputError, naming ``path``, where the folder is missing or the system refuses to write.
     """
     path = Path(path)
     unique = f"{os.getpid()}-{_machine()}{secrets.token_hex(4)}"
     temporary = path.with_name(f".{unique}.{_tail(path.name)}")
-    sweep(path.parent, [path.name])
+    sweep(path.parent, [path.name], _hidden(path.parent.absolute()))
     try:
         yield temporary
         _sync(temporary)
@@ -296,14 +296,20 @@ def _tail(name: str) -> str:
     return os.fsencode(name)[-200:].decode("utf-8", "ignore")
 
 
-def sweep(folder: Path, names: Iterable[str]) -> None:
+@functools.cache
+def _hidden(folder: Path) -> list[Path]:
+    """What may be temporary files, when this process first asks: folders of many scans are long."""
+    return [*folder.glob(".*-*.*")]
+
+
+def sweep(folder: Path, names: Iterable[str], among: Iterable[Path] | None = None) -> None:
     """Delete the temporary files that killed writers of files of these names left in a folder.
 
     A file of this machine goes when its process has ended; a file of another machine when it has
-    not been touched for a day.
+    not been touched for a day. ``among``: the hidden files of the folder, where they are known.
     """
     tails = set(map(_tail, names))
-    for path in folder.glob(".*-*.*"):
+    for path in folder.glob(".*-*.*") if among is None else among:
         left = re.fullmatch(r"\.(\d{1,9})-(\w+)\.(.+)", path.name)
         if left and left[3] in tails:
             here = _machine() and left[2].startswith(_machine())

@@ -32,9 +32,9 @@ def share(
     machine. With the ``scheduler`` of a Dask cluster, its address or its file, all jobs are done by
     the cluster's workers. ``work`` goes to each process once, by pickle. Jobs that were being done
     when a process died are tried once more, each by itself; a cluster tries a job as often as its
-    scheduler says, each time. Processes end with the iterator and with the process that uses it; a cluster finishes
-    what it has begun. After Ctrl-C the line for unfinished jobs is STOPPED, and KeyboardInterrupt
-    follows. Raises InputError for a cluster that does not answer or cannot do the jobs.
+    scheduler says, each time. Processes end with the iterator and with the process that uses it; a
+    cluster finishes what it has begun. After Ctrl-C the line for unfinished jobs is STOPPED, and
+    KeyboardInterrupt follows. Raises InputError for a cluster that does not answer or cannot do the jobs.
     """
     running: dict[int, Any] = {}
     try:

@@ -20,7 +20,7 @@ BEYOND = (0.25, 0.1)  # tolerated excess of the result below and above the scan'
 THIN = 5  # voxels: fewer along an axis that becomes finer show too little
 # growth of the squared difference of voxels from neighbours to the next but one; 4 is a ramp
 SMOOTH = 3.45
-NOISE = 1.1  # of that growth: it is 1 in white noise, 2.7 to 3.4 in heads
+NOISE = 1.1  # of that growth, which is 1 in white noise
 NEGATIVE = 0.01  # tolerated share of voxels below 0
 AIR_HU = -900.0  # of a CT, its lowest values
 

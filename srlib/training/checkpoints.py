@@ -132,8 +132,8 @@ def resume(
 ) -> tuple[int, list, list]:
     """Load what ``read`` returned into players: (step, history, losses since its last row).
 
-    A new run begins with nothing: (0, [], []).
-    Raises InputError when its networks have other shapes.
+    A new run begins with nothing: (0, [], []). Raises InputError when its networks have other
+    shapes.
     """
     if not state:
         return 0, [], []

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parameters_to_vector
 
@@ -201,18 +201,11 @@ class Sharing(Players):
     first process's.
     """
 
-    def __init__(
-        self,
-        networks: Mapping[str, nn.Module],
-        training: Training,
-        fabric: Any,
-        seed: int,
-        segmenter: nn.Module | None = None,
-    ) -> None:
+    def __init__(self, networks: Mapping, training: Training, fabric: Any, *rest: Any) -> None:
         if training.loss.endswith("_sum"):
             weight = training.loss_weight * fabric.world_size
             training = dataclasses.replace(training, loss_weight=weight)
-        super().__init__(networks, training, fabric, seed, segmenter)
+        super().__init__(networks, training, fabric, *rest)
         self.own = training.batch_size // fabric.world_size
         self.models["generator"].register_forward_pre_hook(self._own_of)
 
