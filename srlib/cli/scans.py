@@ -3,6 +3,7 @@
 import math
 import os
 import re
+from functools import partial
 from pathlib import Path
 
 import click
@@ -11,6 +12,7 @@ from click import argument, option
 from srlib import __version__, data, degradations, evaluation, systems
 from srlib.cli.options import ALIGN, COHORT, FACTOR, PRECISION, SCHEDULER, WORKERS, flag
 from srlib.core.paths import InputError, apart, cohort_label, write_file
+from srlib.core.workers import share_all
 
 DEGRADATIONS = {  # with the options that each takes
     "gaussian": ("factor", "sigma", "align"),
@@ -141,7 +143,7 @@ def evaluate(hr, sr, mask, data_range, extended, add_to, **given):
         raise InputError("--add-to needs the --task that made the inputs of SR")
     else:
         subjects = _subjects(hr, sr, mask, given["split"])
-        _evaluate_scans(subjects, hr, data_range, extended, add_to, given["task"], given["out"])
+        _evaluate_scans(subjects, hr, data_range, extended, add_to, **given)
 
 
 def _evaluate_model(weights, cohort, split, task, out, precision, **shared):
@@ -185,14 +187,15 @@ def _matches(names, folder):
     return [scan for (scan,) in found.values()]
 
 
-def _evaluate_scans(subjects, hr, data_range, extended, add_to, task, out):
+def _evaluate_scans(subjects, hr, data_range, extended, add_to, task, out, workers, scheduler, **_):
     """Print or write the metrics of estimates as a CSV, and add them to a results folder."""
     import pandas as pd
 
     apart([out] if out else [], [file for s in subjects for file in s.files.values()])
     folder, name = add_to or ("", "")
     key = {"dataset": cohort_label(hr) if add_to else "", "degradation": task or ""}
-    found = [_evaluate_scan(s, name, data_range, extended, key) for s in subjects]
+    work = partial(_evaluate_scan, name, data_range, extended, key)
+    found = share_all(subjects, work, workers=workers, scheduler=scheduler)
     if add_to:
         evaluation.record_metrics(folder, [row for _, rows in found for row in rows])
     text = pd.DataFrame([row for row, _ in found]).to_csv(
@@ -204,7 +207,7 @@ def _evaluate_scans(subjects, hr, data_range, extended, add_to, task, out):
         click.echo(text, nl=False)
 
 
-def _evaluate_scan(subject, name, data_range, extended, key):
+def _evaluate_scan(name, data_range, extended, key, subject):
     """The metrics of an estimate: a row with their conventions, and those of ``metrics.csv``."""
     from srlib.evaluation import results
     from srlib.scans import formats

@@ -10,7 +10,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from queue import SimpleQueue
 from typing import Any
 
@@ -20,7 +20,6 @@ from srlib.core.processes import end_with_parent
 ENDED = "its process ended, perhaps for want of memory; use fewer --workers and run again"
 STOPPED = "stopped before it ended"
 PATIENCE = 60  # seconds that a cluster may take to answer
-Submit = Callable[[Any], Future]  # of a job
 
 
 def share(
@@ -36,11 +35,12 @@ def share(
     cluster finishes what it has begun. After Ctrl-C the line for unfinished jobs is STOPPED, and
     KeyboardInterrupt follows. Raises InputError for a cluster that does not answer or cannot do the jobs.
     """
-    running: dict[int, Any] = {}
+    running = {}
     try:
-        if scheduler or workers > 1:
+        if scheduler or min(workers, len(todo)) > 1:
             begin = functools.partial(_cluster, scheduler) if scheduler else _processes
-            workers = len(todo) if scheduler else workers  # a cluster queues them itself
+            # a cluster queues them itself
+            workers = len(todo) if scheduler else min(workers, len(todo))
             yield from _shared(deque(todo), functools.partial(begin, work), workers, running)
         else:
             for running[0] in todo:
@@ -50,9 +50,27 @@ def share(
         raise
 
 
+def share_all(todo: Sequence, work: Callable, **how: Any) -> list:
+    """What ``share`` yields for all jobs, in their order.
+
+    Raises InputError for the first job without a result, and as ``share``.
+    """
+    found = {}
+    with closing(share([*enumerate(todo)], functools.partial(_numbered, work), **how)) as done:
+        for (number, _), result in done:
+            if isinstance(result, str):
+                raise InputError(result)
+            found[number] = result
+    return [found[number] for number in range(len(todo))]
+
+
+def _numbered(work: Callable, job: tuple[int, Any]) -> Any:
+    return work(job[1])
+
+
 def _shared(waiting: deque, begin: Callable, workers: int, running: dict) -> Iterator[tuple]:
     """Share jobs among processes; begin anew where one died, and at last job by job."""
-    again: deque = deque()
+    again = deque()
     try:
         while waiting:
             with begin(workers) as submit:
@@ -72,28 +90,18 @@ class _CannotBegin(Exception):
     """No process can do jobs; the line says why."""
 
 
-def _finished(submit: Submit, waiting: deque, most: int, running: dict) -> Iterator[tuple]:
+def _finished(submit: Callable, waiting: deque, most: int, running: dict) -> Iterator[tuple]:
     """Yield jobs with their results, ``most`` at once, until all are done or a process dies."""
     done, count, died = SimpleQueue(), itertools.count(), False
     while running or (waiting and not died):
         while waiting and len(running) < most and not died:
             number = next(count)
             running[number] = waiting.popleft()
-            future = _submitted(submit, running[number])
-            future.add_done_callback(lambda f, n=number: done.put((n, f)))
+            submit(running[number]).add_done_callback(lambda f, n=number: done.put((n, f)))
         number, future = done.get()
         result = _result(future)
         died = died or result is ENDED
         yield running.pop(number), result
-
-
-def _submitted(submit: Submit, job: Any) -> Future:
-    try:
-        return submit(job)
-    except BrokenExecutor as err:  # an idle process died meanwhile
-        future: Future = Future()
-        future.set_exception(err)
-        return future
 
 
 def _result(future: Future) -> Any:
@@ -106,7 +114,7 @@ def _result(future: Future) -> Any:
 
 
 @contextmanager
-def _processes(work: Callable, workers: int) -> Iterator[Submit]:
+def _processes(work: Callable, workers: int) -> Iterator[Callable]:
     """Processes of this machine; the first of them has begun."""
     before = multiprocessing.active_children()
     spawn = multiprocessing.get_context("spawn")  # forks of a process with threads may hang
@@ -118,6 +126,9 @@ def _processes(work: Callable, workers: int) -> Iterator[Submit]:
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             return pool.submit(_do, *given)
+        except BrokenExecutor as err:  # an idle process died meanwhile
+            (future := Future()).set_exception(err)
+            return future
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
@@ -138,7 +149,7 @@ def _begin(blob: bytes) -> None:
     _held.append(blob)
 
 
-_held: list[bytes] = []  # the pickled work of a worker process
+_held = []  # the pickled work of a worker process
 
 
 def _do(*jobs: Any) -> Any:
@@ -160,7 +171,7 @@ def _do_there(folder: str, path: Sequence[str], blob: bytes, job: Any) -> Any:
 
 
 @contextmanager
-def _cluster(scheduler: str, work: Callable, workers: int) -> Iterator[Submit]:
+def _cluster(scheduler: str, work: Callable, workers: int) -> Iterator[Callable]:
     """The workers of a Dask cluster, however many there are."""
     try:
         from distributed import Client

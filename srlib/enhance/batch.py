@@ -68,9 +68,8 @@ def run(
         "settings": {k: v for k, v in settings.items() if v is not None}
         | {"dtype": dtype, "precision": model.precision},
     }
-    alone = workers == 1 and not scheduler
     memory = usual / workers, most / workers
-    threads = 0 if alone or scheduler else max(1, torch.get_num_threads() // workers)
+    threads = 0 if workers == 1 or scheduler else max(1, torch.get_num_threads() // workers)
     enhancer = Enhancer(model, origin, Request(**settings), memory, force, tell, threads)
     try:
         with closing(

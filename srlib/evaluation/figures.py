@@ -301,8 +301,7 @@ def heat_map(
 
 def _by_paper(axis: Axes) -> None:
     """Give the name of a row that begins with an experiment the colour of its system."""
-    systems = enumerate(SYSTEMS.values())
-    colours = {e.name: f"C{n}" for n, module in systems for e in module.EXPERIMENTS}
+    colours = {e.name: f"C{n}" for n, m in enumerate(SYSTEMS.values()) for e in m.EXPERIMENTS}
     for label in axis.get_yticklabels():
         label.set_color(colours.get(label.get_text().partition(",")[0], "black"))
 

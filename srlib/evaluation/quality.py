@@ -1,7 +1,6 @@
 """Run a model on scans of known truth: write the volumes, measure them, summarize the metrics."""
 
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,7 @@ import pandas as pd
 
 from srlib import metrics
 from srlib.core.paths import InputError, StrPath, apart, file_name, make_dir, write_file
-from srlib.core.workers import share
+from srlib.core.workers import share_all
 from srlib.data.manifest import Subject, load_mask
 from srlib.degradations.tasks import degradation_of
 from srlib.scans.space import resample_to
@@ -47,27 +46,20 @@ def evaluate(
     read = [file for subject in subjects for file in subject.files.values()]
     written = [file for outputs in files for file in outputs]
     apart([*written, folder / "metrics.csv"], read)
-    work, rows = partial(_evaluate, model, subjects, files, task), {}
-    numbers, workers = range(len(subjects)), min(workers, len(subjects))
-    with closing(share(numbers, work, workers=workers, scheduler=scheduler)) as found:
-        for number, measured in found:
-            if isinstance(measured, str):
-                raise InputError(f"{subjects[number].name}: {measured}")
-            rows[number] = measured
-    table = pd.DataFrame([row for number in numbers for row in rows[number]])
+    todo, work = [*zip(subjects, files, strict=True)], partial(_evaluate, model, task)
+    found = share_all(todo, work, workers=workers, scheduler=scheduler)
+    table = pd.DataFrame([row for rows in found for row in rows])
     text = table.to_csv(index=False, float_format="%.6f", lineterminator="\n")
     write_file(folder / "metrics.csv", text)
     return table
 
 
-def _evaluate(
-    model: Model, subjects: Sequence[Subject], files: Sequence, task: str, number: int
-) -> list[dict]:
-    """Degrade, enhance and measure one of the scans; its rows."""
-    subject = subjects[number]
+def _evaluate(model: Model, task: str, job: tuple[Subject, Sequence[Path]]) -> list[dict]:
+    """Degrade, enhance and measure a subject's scan, and write it to files; its rows."""
+    subject, files = job
     pair = model.pairs.make(subject, task)
     estimate, mask = model.predict_pair(pair), load_mask(subject, pair.hr)
-    for file, scan in zip(files[number], (pair.hr, pair.lr, estimate), strict=True):
+    for file, scan in zip(files, (pair.hr, pair.lr, estimate), strict=True):
         save_scan(scan, file)
     hr, sr = pair.hr.data, estimate.data
     quality = metrics.evaluate(hr, sr, mask=mask)

@@ -14,10 +14,8 @@ from srlib.scans.formats import load_scan
 from srlib.scans.headers import check_sums, is_whole, open_image
 from srlib.scans.volume import Volume, finite, save_scan, stored
 
-Shape = tuple[int, int, int, int]
 
-
-def load_volumes(path: StrPath) -> tuple[Shape, Iterator[Volume]]:
+def load_volumes(path: StrPath) -> tuple[tuple[int, ...], Iterator[Volume]]:
     """The shape (X, Y, Z, T) of a scan and its volumes: T of a 4-D NIfTI or MGH, one of others.
 
     Voxels are read as the iterator goes on, one volume at a time. Raises InputError as

@@ -110,7 +110,7 @@ def fit(
                     row_step, began, waited, pending = step, time.perf_counter(), 0.0, []
                 if save and first:
                     made = {"step": step, "history": history, "pending": pending}
-                    made |= {"processes": machine.world} if several else {}
+                    made["processes"] = machine.world
                     checkpoints.save(checkpoint, identity, made, players)
         if first:
             checkpoints.finish(folder, identity, players, history)
