@@ -132,6 +132,8 @@ def test_folders_give_a_row_per_scan_each_that_of_the_scan_alone(srlib, tool):
     assert (result.exit_code, result.stdout) == (0, ""), result.stderr
     table = pd.read_csv(out)
     assert [*table["subject"]] == ["s1", "s10", "s10_b"]
+    shared = srlib("evaluate", tool / "hr", tool / "sr", *words, "--workers", 2)
+    assert (shared.exit_code, shared.stdout) == (0, out.read_text()), shared.stderr
     names = ["hr/s10.nii", "sr/s10.nii.gz", "mask/s10.mgz"]
     hr, sr, mask = (tool / name for name in names)
     single = row(srlib("evaluate", hr, sr, "--mask", mask, *words[2:]))
