@@ -17,6 +17,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TypeVar
 
+import psutil
+
 T = TypeVar("T")
 StrPath = str | Path
 RESULTS_VERSION = 1  # raise it when the same inputs give other results
@@ -319,14 +321,11 @@ def sweep(folder: Path, names: Iterable[str], among: Iterable[Path] | None = Non
 
 
 def _ended(process: int) -> bool:
-    """Whether no process of this number runs on this Linux machine; a zombie has no command."""
+    """Whether no process of this number runs on this machine; a zombie does not."""
     try:
-        os.kill(process, 0)
-        return not Path(f"/proc/{process}/cmdline").read_bytes()
-    except ProcessLookupError:
-        return True
-    except OSError:  # another user's
-        return False
+        return psutil.Process(process).status() == psutil.STATUS_ZOMBIE
+    except psutil.Error as err:  # such as one of another user
+        return isinstance(err, psutil.NoSuchProcess)
 
 
 def digest(content: str | bytes) -> str:

@@ -113,10 +113,12 @@ def interval(values: np.ndarray) -> tuple[float, float]:
         return values.flat[0], values.flat[0]
     places = [np.arange(n) for n in values.shape if n > 1]
 
-    def mean(*drawn: np.ndarray) -> float:
-        return values.squeeze()[np.ix_(*drawn)].mean()
+    def mean(*drawn: np.ndarray, axis: int) -> np.ndarray:
+        first, *second = drawn
+        at = (first[..., None], second[0][..., None, :]) if second else drawn
+        return values.squeeze()[at].mean(tuple(range(-len(drawn), 0)))
 
-    found = stats.bootstrap(places, mean, vectorized=False, n_resamples=DRAWS, rng=0)
+    found = stats.bootstrap(places, mean, vectorized=True, n_resamples=DRAWS, rng=0)
     return tuple(found.confidence_interval)
 
 

@@ -45,11 +45,18 @@ MOST = 6.0  # dB that the colours of the heat map end at
 class Picture(Figure):
     """A figure that a notebook shows. It needs no pyplot, which keeps figures and opens windows."""
 
+    _made = 0.0, b""  # of the last PNG: dots per inch, content
+
     def png(self, dpi: float = 90) -> bytes:
-        """A PNG without dates or versions, so that equal figures are equal bytes."""
-        buffer = io.BytesIO()
-        self.savefig(buffer, dpi=dpi, metadata={"Software": None})
-        return buffer.getvalue()
+        """A PNG without dates or versions, so that equal figures are equal bytes.
+
+        A figure that has not changed since is not drawn again.
+        """
+        if self.stale or self._made[0] != dpi:
+            buffer = io.BytesIO()
+            self.savefig(buffer, dpi=dpi, metadata={"Software": None})
+            self._made, self.stale = (dpi, buffer.getvalue()), False
+        return self._made[1]
 
     def _repr_png_(self) -> bytes:
         return self.png()

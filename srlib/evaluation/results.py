@@ -26,6 +26,7 @@ from srlib.core.paths import (
 from srlib.core.tables import read_table
 from srlib.data.manifest import read_cohorts
 from srlib.evaluation.quality import measure
+from srlib.scans.formats import once
 from srlib.scans.volume import Volume
 from srlib.systems.base import Experiment
 
@@ -100,9 +101,14 @@ def _read(path: Path, columns: list[str]) -> pd.DataFrame:
     return table.drop_duplicates(key, keep="last").sort_values(key, ignore_index=True)
 
 
-def _rows(file: Path, columns: list[str]) -> pd.DataFrame:
+@once  # a run has hundreds of such files
+def _table(file: Path) -> pd.DataFrame:
     with explained(file, "it is no table", "delete it, and run again what wrote it"):
-        table = pd.read_csv(file, dtype=str, keep_default_na=False)
+        return pd.read_csv(file, dtype=str, keep_default_na=False)
+
+
+def _rows(file: Path, columns: list[str]) -> pd.DataFrame:
+    table = _table(file)
     if [*table] != columns:
         raise InputError(
             f"{file}: expected the columns {', '.join(columns)}, got {', '.join(table)}"

@@ -5,13 +5,13 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 import torch
 
-from srlib.core.paths import InputError, explained, sha256, unspoilt, write_file
+from srlib.core.paths import InputError, digest, explained, sha256, unspoilt, write_file
 from srlib.data.manifest import Subject
 from srlib.models.weights import read_metadata, save_weights
 from srlib.scans.formats import fingerprint
@@ -43,6 +43,7 @@ class Identity:
 
     facts: Mapping[str, object]
     renew: Callable[[str], str] = str
+    wrote: set[str] = field(default_factory=set)  # hashes of its own checkpoints
 
     def difference(self, found: Mapping[str, object]) -> str:
         """The differences from the run with the facts ``found``; empty when there are none.
@@ -84,10 +85,12 @@ def save(path: Path, identity: Identity, progress: Mapping[str, object], players
     Raises InputError, and leaves what is there, when another run wrote it meanwhile or the system
     refuses.
     """
-    read(path, identity)
+    if path.is_file() and sha256(path) not in identity.wrote:
+        read(path, identity)
     content = io.BytesIO()  # in memory first, since torch makes other errors of a full disk
     torch.save({"identity": identity.facts, **progress, **states(players)}, content)
     write_file(path, content.getbuffer())
+    identity.wrote.add(digest(content.getvalue()))
 
 
 def read(path: Path, identity: Identity, restart: bool = False) -> dict | None:
