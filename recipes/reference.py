@@ -2,13 +2,16 @@
 
     python recipes/reference.py            # results/quick: with nothing at hand but the clone
     python recipes/reference.py published  # results/quick_published: what the authors' files add
+    python recipes/reference.py notebooks runs/quick  # results/quick/notebooks, of that run alone
 
 The runs go to runs/reference/, one folder, log and process of one thread for each seed; an
 interrupted call goes on where it was. The second form needs the first, and the files that
-csv/README.md names. The tables hold the rows of all seeds; the figures, those that pages show, are
-the first seed's.
+csv/README.md names. The tables hold the rows of all seeds; the figures, those that pages show, and
+the executed notebooks are the first seed's.
 """
 
+import base64
+import io
 import os
 import shutil
 import subprocess
@@ -18,10 +21,13 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+import nbformat
 import pages
 import pandas as pd
+from PIL import Image
 
-from srlib.core.paths import atomic, make_dir, root
+from srlib.cli.notebooks import notebooks
+from srlib.core.paths import atomic, make_dir, root, write_file
 from srlib.evaluation import results
 
 SEEDS = (0, 1, 2)
@@ -80,17 +86,49 @@ def gather(folders: list[Path], reference: Path, known: Path | None = None) -> N
             rows.to_csv(temporary, index=False, lineterminator="\n")
 
 
+def keep_notebooks(run: Path, folder: Path) -> None:
+    """Write the notebooks of the checkout with the outputs that they had in a run, to be read.
+
+    Pictures get 256 colours. What names a place on this machine, and what is there twice, is left
+    out.
+    """
+    for path in notebooks():
+        book = nbformat.read(path, as_version=4)
+        ran = nbformat.read(run / "notebooks" / path.name, as_version=4)
+        known = {cell.id: cell for cell in ran.cells}
+        for cell in book.cells:
+            if cell.cell_type == "code":
+                cell.outputs = known[cell.id].outputs
+                cell.execution_count = known[cell.id].execution_count
+                for output in cell.outputs:
+                    output.get("metadata", {}).clear()
+                    if picture := output.get("data", {}).get("image/png"):
+                        output.data["image/png"] = _smaller(picture)
+        text = nbformat.writes(book).replace(f"{root()}{os.sep}", "")
+        write_file(make_dir(folder) / path.name, f"{text}\n")
+
+
+def _smaller(picture: str) -> str:
+    content = io.BytesIO()
+    image = Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB")
+    image.quantize(256).save(content, "png", optimize=True)
+    return base64.b64encode(content.getvalue()).decode()
+
+
 def _read(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 
 if __name__ == "__main__":
     quick = root() / "results" / "quick"
-    if sys.argv[1:] == ["published"]:
+    if sys.argv[1:2] == ["notebooks"]:
+        keep_notebooks(Path(sys.argv[2]), quick / "notebooks")
+    elif sys.argv[1:] == ["published"]:
         gather(authors_run(), quick.with_name("quick_published"), known=quick)
     else:
         found = seed_runs()
         gather(found, quick)
         for name in SHOWN:
             shutil.copy(found[0] / "figures" / name, make_dir(quick / "figures") / name)
+        keep_notebooks(found[0], quick / "notebooks")
     pages.update()

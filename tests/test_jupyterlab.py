@@ -21,6 +21,7 @@ from srlib.scans.volume import coarse_grid, resample, save_scan
 
 pytestmark = pytest.mark.browser
 ROOT = Path(__file__).parents[1]
+EXECUTED = sorted((ROOT / "results" / "quick" / "notebooks").glob("*.ipynb"))
 LOCAL = urllib.request.build_opener(
     urllib.request.ProxyHandler({})
 )  # whatever proxy the machine has
@@ -223,3 +224,28 @@ def test_the_viewer_moves(browser, lab, blob, oblique, tmp_path):
     browser.wait(
         f"[...{picture}].every((i, k) => i.src !== {json.dumps(second)}[k] && i.naturalWidth > 50)"
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", EXECUTED, ids=lambda p: p.stem)
+def test_an_executed_notebook_is_read(path, browser, tmp_path):
+    """All pictures and tables are on the page, and links lead somewhere."""
+    from nbconvert import HTMLExporter
+
+    nothing = "data:,"  # scripts that only the network has
+    page = HTMLExporter(mathjax_url=nothing, require_js_url=nothing, jquery_url=nothing)
+    (tmp_path / "page.html").write_text(page.from_filename(path)[0], "utf-8")
+    browser.call("/url", url=(tmp_path / "page.html").as_uri())
+    browser.wait("document.readyState === 'complete'")
+    book = nbformat.read(path, as_version=4)
+    shown = [o.get("data", {}) for c in book.cells if c.cell_type == "code" for o in c.outputs]
+    pictures = browser.run("return [...document.images].map(i => i.naturalWidth)")
+    assert len(pictures) == sum("image/png" in data for data in shown) > 0
+    assert min(pictures) > 100
+    tables = sum("<table" in "".join(data.get("text/html", "")) for data in shown)
+    assert browser.run("return document.querySelectorAll('.jp-OutputArea table').length") == tables
+    for link in browser.run("return [...document.links].map(a => a.getAttribute('href'))"):
+        target = link.partition("#")[0]
+        assert not target or target.startswith("http") or (path.parent / target).exists(), link
+    shot = base64.b64decode(browser.call("/screenshot", "GET"))
+    (tmp_path / f"{path.stem}.png").write_bytes(shot)

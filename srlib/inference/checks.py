@@ -21,7 +21,7 @@ THIN = 5  # voxels: fewer along an axis that becomes finer show too little
 # growth of the squared difference of voxels from neighbours to the next but one; 4 is a ramp
 SMOOTH = 3.45
 NOISE = 1.1  # of that growth, which is 1 in white noise
-NEGATIVE = 0.01  # tolerated share of voxels below 0
+NEGATIVE = 0.01  # tolerated share of voxels below 0, by as much of the range
 AIR_HU = -900.0  # of a CT, its lowest values
 
 
@@ -42,14 +42,16 @@ def unlike(scan: Volume) -> list[str]:
 
     Heads of another species show by their size (``header``).
     """
-    found, negative = [], np.count_nonzero(scan.data < 0) / scan.data.size
+    usual = usual_range(scan.data)
+    below = scan.data < -NEGATIVE * np.ptp(usual)  # farther than splines overshoot in air
+    found, negative = [], np.count_nonzero(below) / scan.data.size
     if negative > NEGATIVE:
         kind = "a CT" if scan.data.min() < AIR_HU else "a statistical or difference map"
         found.append(
             f"{100 * negative:.2g} % of the voxels are below 0, as in {kind}: this model was trained "
             "on MR intensities"
         )
-    data = np.clip(scan.data, *usual_range(scan.data))
+    data = np.clip(scan.data, *usual)
     growths = [_smoothness(np.moveaxis(data, axis, 2), 1) for axis in range(3)]
     if 0 < max(growths) < NOISE:
         found.append(

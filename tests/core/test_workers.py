@@ -9,10 +9,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from srlib.core.paths import InputError
+from srlib.core.tables import read_table
 from srlib.core.workers import ENDED, STOPPED, share
+from srlib.scans.volume import Volume, save_scan
 
 
 def work(folder: Path, job: str) -> str:
@@ -84,22 +87,30 @@ def test_what_was_at_hand_is_told_before_an_interrupt_goes_on(tmp_path, workers,
 
 
 @pytest.fixture
-def cluster(tmp_path):
-    """The scheduler's file of a Dask cluster with two workers in processes of their own."""
+def clusters(tmp_path):
+    """Start a Dask cluster with workers in processes of their own; return its scheduler's file."""
     pytest.importorskip("distributed")
-    file = tmp_path / "scheduler.json"
-    # each failure costs a start of seconds
-    settings = {**os.environ, "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0"}
-    commands = [["dask_scheduler", "--port", "0", "--no-dashboard"]]
-    commands += [["dask_worker", "--nthreads", "1", "--local-directory", tmp_path]] * 2
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", f"distributed.cli.{name}", "--scheduler-file", file, *rest],
-            env=settings, stderr=subprocess.DEVNULL, start_new_session=True,
-        )
-        for name, *rest in commands
-    ]  # fmt: skip
-    yield file
+    processes = []
+
+    def start(name: str, workers: int) -> Path:
+        file = tmp_path / f"{name}.json"
+        # each failure costs a start of seconds
+        settings = {**os.environ, "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0"}
+        commands = [["dask_scheduler", "--port", "0", "--no-dashboard"]]
+        commands += [["dask_worker", "--nthreads", "1", "--local-directory", tmp_path]] * workers
+        for command, *rest in commands:
+            words = ["-m", f"distributed.cli.{command}", "--scheduler-file", file, *rest]
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, *words],
+                    env=settings,
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
+            )
+        return file
+
+    yield start
     for process in processes:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -125,11 +136,11 @@ def test_a_cluster_whose_workers_do_several_jobs_at_once_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_cluster_does_the_jobs_and_one_that_kills_workers_stops_no_other(cluster, tmp_path):
+def test_a_cluster_does_the_jobs_and_one_that_kills_workers_stops_no_other(clusters, tmp_path):
     folder = tmp_path / "work"
     folder.mkdir()
     todo = ["unlucky", "a", "b", "c", "deadly", "d"]
-    results = dict(share(todo, functools.partial(work, folder), scheduler=str(cluster)))
+    results = dict(share(todo, functools.partial(work, folder), scheduler=str(clusters("one", 2))))
     assert results == {"deadly": ENDED, "unlucky": "UNLUCKY", **{n: n.upper() for n in "abcd"}}
 
 
@@ -138,3 +149,27 @@ def test_a_cluster_that_is_not_there_ends_in_a_line(tmp_path, monkeypatch):
     monkeypatch.setattr("srlib.core.workers.PATIENCE", 0.5)
     with pytest.raises(InputError, match="no Dask scheduler answers"):
         next(share(["a"], str.upper, scheduler="tcp://127.0.0.1:1"))
+
+
+@pytest.mark.slow
+def test_two_clusters_on_one_folder_get_on_with_each_other(clusters, tmp_path, tiny, noise):
+    """Each file is whole and the same as of one process, and stands once in the summary."""
+    (tmp_path / "in").mkdir()
+    for number in range(12):
+        scan = Volume(noise((12, 13, 14), number), np.eye(4))
+        save_scan(scan, tmp_path / "in" / f"s{number:02}.nii.gz")
+    command = [sys.executable, "-m", "srlib", "enhance", tmp_path / "in"]
+    rest = ["--weights", tiny, "--device", "cpu"]
+    schedulers = [clusters(name, 1) for name in ("one", "two")]
+    runs = [
+        subprocess.Popen([*command, tmp_path / "out", *rest, "--scheduler", file])
+        for file in schedulers
+    ]
+    assert [run.wait(timeout=200) for run in runs] == [0, 0]
+    subprocess.run([*command, tmp_path / "alone", *rest], check=True)
+    names = [f"s{number:02}_sr.nii.gz" for number in range(12)]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [*names, "summary.csv"]
+    for name in names:
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+    rows = read_table(tmp_path / "out" / "summary.csv")
+    assert sorted(Path(row["file"]).name for row in rows) == [f"s{n:02}.nii.gz" for n in range(12)]
