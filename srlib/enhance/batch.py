@@ -28,7 +28,6 @@ from srlib.inference.prediction import Request
 from srlib.scans import headers
 from srlib.scans.formats import fingerprint, load_scan
 from srlib.scans.series import Series, load_volumes, save_series
-from srlib.scans.volume import describe
 from srlib.systems.trained import Model, find_weights
 
 COPIES = 5  # float32 copies of the result that exist at once, besides the tiles
@@ -177,7 +176,7 @@ class Enhancer:
         count, volumes, scan, plan, memory = self._read(job)
         how = f"model {self.model.experiment.name}, {plan.made}, precision {self.model.precision}"
         several = f"{count} volumes, the first " if count > 1 else ""
-        self._tell(job, f"{job.source.name}: {several}{describe(scan)}; {how}")
+        self._tell(job, f"{job.source.name}: {several}{scan}; {how}")
         source = headers.read_header(job.source)
         images, uncertainties, notes = self._predict(job, count, volumes, plan, memory)
         notes = source.warnings() + notes + gaps(scan, source.thickness)

@@ -11,7 +11,7 @@ from srlib.core.paths import StrPath, write_file
 from srlib.evaluation.figures import triplanar
 from srlib.evaluation.views import windows
 from srlib.scans.space import same_lattice
-from srlib.scans.volume import Volume, describe
+from srlib.scans.volume import Volume
 
 ZOOM = 3.5  # in the pictures of details
 FINER = "What is finer than the voxels before is the model's estimate; nothing was measured there."
@@ -49,13 +49,13 @@ def write_report(
     close = triplanar(scans, "before", zooms=(ZOOM,), cubic=interpolated, differences=False)
     dpi = float(np.clip(max(after.shape) / 2, *DPI))
     sections = {
-        "Facts": f"<p>Before: {describe(before)}.</p><p>After: {describe(after)}.</p>",
+        "Facts": f"<p>Before: {before}.</p><p>After: {after}.</p>",
         "Through the middle": f"<p>{units}.</p>{_picture(whole, 'planes', dpi)}",
         "Details": f"<p>{FINER}</p>{_picture(close, 'details', dpi)}",
     }
     if uncertainty is not None:
         shown = _picture(triplanar({"uncertainty": uncertainty}), "uncertainty", dpi)
-        text = f"<p>{describe(uncertainty)}, in the units of the scan after.</p>"
+        text = f"<p>{uncertainty}, in the units of the scan after.</p>"
         sections["Uncertainty"] = text + shown
     body = [
         f"<h1>{escape(title)}</h1>",

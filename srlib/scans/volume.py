@@ -19,7 +19,7 @@ from srlib.scans.separable import along_axes, spline
 Grid = tuple[tuple[int, int, int], np.ndarray]  # shape, affine
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Volume:
     """A 3-D scan: ``data`` float32 (X, Y, Z) in nibabel voxel order, ``affine`` 4x4 voxel -> mm.
 
@@ -43,6 +43,14 @@ class Volume:
     def spacing_mm(self) -> tuple[float, float, float]:
         """Distance between neighbouring voxel centres along each axis, in mm."""
         return tuple(voxel_sizes(self.affine).tolist())
+
+    def __repr__(self) -> str:
+        """Geometry and intensities in a line."""
+        shape = " x ".join(map(str, self.shape))
+        spacing = " x ".join(f"{mm:.4g}" for mm in self.spacing_mm)
+        voxels = self.data if self.data.size else np.zeros(1)
+        intensities = f"{voxels.min():.4g} to {voxels.max():.4g}"
+        return f"{shape} voxels of {spacing} mm, axes {axcodes(self)}, intensities {intensities}"
 
     def with_data(self, data: np.ndarray) -> "Volume":
         """Other voxels on the same grid."""
@@ -212,14 +220,6 @@ def resample(
 def axcodes(volume: Volume) -> str:
     """World directions of the voxel axes, such as RAS; the nearest ones where they are oblique."""
     return "".join(nib.aff2axcodes(volume.affine))
-
-
-def describe(volume: Volume) -> str:
-    """Geometry and intensities of a scan in a line."""
-    shape = " x ".join(map(str, volume.shape))
-    spacing = " x ".join(f"{mm:.4g}" for mm in volume.spacing_mm)
-    intensities = f"{volume.data.min():.4g} to {volume.data.max():.4g}"
-    return f"{shape} voxels of {spacing} mm, axes {axcodes(volume)}, intensities {intensities}"
 
 
 def reorient(volume: Volume, axes: str = "RAS") -> Volume:

@@ -13,7 +13,7 @@ from test_foreign import make, theirs
 from srlib.core.paths import InputError
 from srlib.inference.isotropic import isotropic, reliability
 from srlib.inference.prediction import Request, Setup
-from srlib.scans.volume import Volume, axcodes, describe, reorient
+from srlib.scans.volume import Volume, axcodes, reorient
 from srlib.synthesis.settings import Acquisition, Generation
 from srlib.systems.registry import EXPERIMENTS
 from srlib.systems.synthsr import SYNTHSR_HYPERFINE, SYNTHSR_PUBLISHED
@@ -375,7 +375,7 @@ def test_warnings_know_turned_axes_and_references():
 
 def test_a_scan_is_described():
     scan = Volume(np.linspace(-3, 1234, 24).reshape(2, 3, 4), FLIPPED * [1.5, 1, 1, 1])
-    assert describe(scan) == "2 x 3 x 4 voxels of 1.5 x 1 x 1 mm, axes PSR, intensities -3 to 1234"
+    assert repr(scan) == "2 x 3 x 4 voxels of 1.5 x 1 x 1 mm, axes PSR, intensities -3 to 1234"
 
 
 MEASURE = """
