@@ -3,6 +3,7 @@
 import functools
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from srlib.core.paths import InputError
 from srlib.core.tables import read_table
 from srlib.core.workers import ENDED, STOPPED, share
 from srlib.scans.volume import Volume, save_scan
+
+PAGE = Path(__file__).parents[2] / "docs" / "scale.md"
 
 
 def work(folder: Path, job: str) -> str:
@@ -173,3 +176,31 @@ def test_two_clusters_on_one_folder_get_on_with_each_other(clusters, tmp_path, t
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
     rows = read_table(tmp_path / "out" / "summary.csv")
     assert sorted(Path(row["file"]).name for row in rows) == [f"s{n:02}.nii.gz" for n in range(12)]
+
+
+@pytest.mark.slow
+def test_the_page_s_script_for_slurm_does_the_jobs(tmp_path, tiny, noise):
+    """With programs of SLURM's names that start a job on this machine and stop it."""
+    pytest.importorskip("dask_jobqueue")
+    (page,) = re.findall(r"```python\n(from dask_jobqueue.+?)```", PAGE.read_text(), re.DOTALL)
+    for name, line in {"sbatch": 'setsid bash "$1" >&2 & echo Submitted batch job $!', "scancel": 'kill -- "-$1"'}.items():  # fmt: skip
+        (tmp_path / name).write_text(f"#!/bin/bash\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    cluster = subprocess.Popen(
+        [sys.executable, "-c", page.replace("jobs=50", "jobs=2")], cwd=tmp_path, text=True,
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    for name in ("a.nii.gz", "b.nii.gz"):
+        save_scan(Volume(noise((12, 13, 14)), np.eye(4)), tmp_path / name)
+    address = cluster.stdout.readline().strip()
+    words = ["enhance", tmp_path / "a.nii.gz", tmp_path / "b.nii.gz", tmp_path / "out"]
+    try:
+        subprocess.run(
+            [sys.executable, "-m", "srlib", *words, "--weights", tiny, "--scheduler", address],
+            check=True,
+            timeout=100,
+        )
+    finally:
+        cluster.communicate("\n", timeout=60)
+    assert sorted(p.name for p in (tmp_path / "out").glob("*.gz")) == ["a_sr.nii.gz", "b_sr.nii.gz"]
