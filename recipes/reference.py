@@ -34,6 +34,7 @@ SEEDS = (0, 1, 2)
 RUNS = root() / "runs" / "reference"
 TRAINING = ("10", "11", "12", "13", "15", "20", "40")  # what another seed changes
 SHOWN = ("benchmark.png", "gaussian_x2.png", "synthsr_thick.png")  # figures that pages show
+COLOURS = 60  # of pictures in notebooks, so that all of these are small
 AUTHORS = ("00", "10", "12", "15", "20", "40")  # what their files change
 
 
@@ -89,7 +90,7 @@ def gather(folders: list[Path], reference: Path, known: Path | None = None) -> N
 def keep_notebooks(run: Path, folder: Path) -> None:
     """Write the notebooks of the checkout with the outputs that they had in a run, to be read.
 
-    Pictures get 256 colours. What names a place on this machine, and what is there twice, is left
+    Pictures get few colours. What names a place on this machine, and what is there twice, is left
     out.
     """
     for path in notebooks():
@@ -111,7 +112,8 @@ def keep_notebooks(run: Path, folder: Path) -> None:
 def _smaller(picture: str) -> str:
     content = io.BytesIO()
     image = Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB")
-    image.quantize(256).save(content, "png", optimize=True)
+    few = image.quantize(COLOURS, kmeans=3, dither=Image.Dither.NONE)  # greys stay grey
+    few.save(content, "png", optimize=True)
     return base64.b64encode(content.getvalue()).decode()
 
 
