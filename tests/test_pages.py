@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pages
+import pandas as pd
 import pytest
 
 from srlib.cli.commands import main
@@ -54,6 +55,19 @@ def test_tables_have_the_rows_that_their_markers_name():
 
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+def test_numbers_outside_the_readme_s_tables_are_quoted():
+    """Speeds are ratios of the tracked benchmark; a verdict is one that results/README.md has."""
+    text = (ROOT / "README.md").read_text()
+    ratios = pd.read_csv(ROOT / "benchmarks" / "results.csv")["ratio"]
+    speeds = re.findall(r"([\d.]+) times as ", text)
+    assert len(speeds) == 3
+    for said in speeds:
+        digits = len(said.partition(".")[2])
+        assert said in {f"{ratio:.{digits}f}" for ratio in ratios}
+    (verdict,) = re.findall(r"[\d,]+ of [\d,]+ numbers reproduced", text)
+    assert verdict in (ROOT / "results" / "README.md").read_text()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
