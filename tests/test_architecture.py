@@ -109,7 +109,7 @@ def tokens(path: Path) -> int:
 
 
 def test_the_package_stays_thin():
-    assert sum(map(tokens, FILES)) < 114_900
+    assert sum(map(tokens, FILES)) < 114_880
 
 
 def test_public_functions_have_docstrings_and_annotations():

@@ -58,8 +58,7 @@ class Picture(Figure):
             self._made, self.stale = (dpi, buffer.getvalue()), False
         return self._made[1]
 
-    def _repr_png_(self) -> bytes:
-        return self.png()
+    _repr_png_ = png
 
 
 def triplanar(

@@ -278,9 +278,9 @@ def test_a_header_is_read_once_while_its_file_does_not_change(
     monkeypatch.setattr(
         "srlib.scans.formats.open_image", lambda file: read.append(file) or open_image(file)
     )
-    rows = [f"s{i},train,a.nii.gz,b.nii,b.nii" for i in range(2_000)]
+    rows = [f"s{i},train,a.nii.gz,b.nii,b.nii" for i in range(10_000)]
     manifest = table(folder, "\n".join(["subject,split,t1,labels,mask", *rows]))
-    assert len(read_manifest(manifest)) == len(read_manifest(manifest)) == 2_000
+    assert len(read_manifest(manifest)) == len(read_manifest(manifest)) == 10_000
     assert read == [folder / "a.nii.gz", folder / "b.nii"]
     four_dimensional(folder / "b.nii")
     with pytest.raises(InputError, match=r"row 2, column labels: .*b\.nii: expected a 3-D scan"):
@@ -484,7 +484,7 @@ def serial(dataset: PatchDataset, count: int) -> list[tuple[np.ndarray, np.ndarr
     return served[:count]  # fmt: skip
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker")
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker")
 @pytest.mark.parametrize("items", [3, KEPT + 1])
 @pytest.mark.parametrize("per_patch", [False, True])
 @pytest.mark.parametrize("mixed", [False, True])
@@ -495,10 +495,10 @@ def test_the_stream_is_the_same_whatever_the_number_of_workers(
     settings = {"sampling": sampling, "mixed": mixed, "per_patch": per_patch, "stride": 3}
     experiment = smoke(**settings, min_foreground=0.6)
     dataset = pairs_of(cohort(tmp_path, items), experiment)
-    expected = serial(dataset, 160)
-    for workers in (0, 3):
-        assert same(take(dataset, 0, 0, 160, workers), expected)
-        assert same(take(dataset, 0, 87, 20, workers), expected[87:107])
+    expected = serial(dataset, 400)
+    for workers in (0, 1, 4):
+        assert same(take(dataset, 0, 0, 400, workers), expected)
+        assert same(take(dataset, 0, 217, 20, workers), expected[217:237])
     assert not multiprocessing.active_children()
 
 

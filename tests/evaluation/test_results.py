@@ -83,7 +83,7 @@ def test_rows_of_many_processes_and_threads_all_arrive(tmp_path):
     code = (
         "import sys, threading; from srlib.evaluation import results\n"
         "def record(thread):\n"
-        "    for i in range(4):\n"
+        "    for i in range(5):\n"
         "        name = f'run{sys.argv[2]}{thread}{i}'\n"
         "        key = dict(run_id=name, experiment='e', degradation='d', dataset='s', subject='a', region='volume')\n"
         "        results.record_metrics(sys.argv[1], [dict(key, metric='psnr', value=1)])\n"
@@ -91,10 +91,10 @@ def test_rows_of_many_processes_and_threads_all_arrive(tmp_path):
         "[t.start() for t in threads], [t.join() for t in threads]\n"
     )
     folder = tmp_path / "one"
-    work = [subprocess.Popen([sys.executable, "-c", code, folder, str(n)]) for n in range(2)]
-    assert [process.wait(timeout=120) for process in work] == [0, 0]
+    work = [subprocess.Popen([sys.executable, "-c", code, folder, str(n)]) for n in range(3)]
+    assert [process.wait(timeout=120) for process in work] == [0, 0, 0]
     names = list(pd.read_csv(folder / "metrics.csv")["run_id"])
-    assert names == sorted(f"run{n}{t}{i}" for n in range(2) for t in "ab" for i in range(4))
+    assert names == sorted(f"run{n}{t}{i}" for n in range(3) for t in "ab" for i in range(5))
     assert sorted(p.name for p in folder.iterdir()) == ["metrics.csv", "rows"]
     assert not [
         p

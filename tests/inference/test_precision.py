@@ -46,7 +46,7 @@ def fast():
 
 @pytest.fixture(scope="module")
 def head(fast):
-    return central(read_template()[0], 72 if fast else 20)
+    return central(read_template()[0], 72 if fast else 28)
 
 
 def moved(one: np.ndarray, other: np.ndarray) -> float:
@@ -84,7 +84,7 @@ def test_others_that_add_to_their_input_pass_the_gate(make, head, fast):
     network = make().eval()
     assert network.residual
     *_, last = (part for part in network.modules() if isinstance(part, torch.nn.Conv3d))
-    data = central(head, 40 if fast else 12).data / head.data.max()
+    data = central(head, 40 if fast else 16).data / head.data.max()
     start = run_tiled(network, data)
     torch.nn.init.normal_(last.weight, 0, 0.05)
     one, other = (run_tiled(network, data, precision=p) for p in ("32", "bf16"))

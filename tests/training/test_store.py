@@ -107,7 +107,7 @@ def test_an_interrupted_write_leaves_nothing(dataset, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("limit", [1000, 380_000])
+@pytest.mark.parametrize("limit", [0, 1000, 100_000, 380_000])
 def test_a_full_disk_is_one_line(cohort, tmp_path, limit):
     """Without a crash of HDF5, which cannot close what it could not write."""
     code = (
