@@ -14,7 +14,6 @@ replicate: .venv/ready
 test: .venv/ready
 	@$(BIN)/ruff check srlib tests notebooks benchmarks recipes
 	@$(BIN)/ruff format --check -q srlib tests notebooks benchmarks recipes
-	@$(BIN)/mypy --no-error-summary
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal -m "$(MARKED)"
 
 # also the wheel, browsers, fuzz and kills

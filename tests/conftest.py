@@ -20,7 +20,7 @@ LONGEST = (
     "test_the_chain_",
     "test_every_published_system_is_",
     "test_published_weights_",
-    "test_peak_",
+    "test_types_",
 )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 from srlib import systems
 from srlib.core.paths import InputError, StrPath, explained, locate
@@ -118,7 +118,7 @@ def interval(values: np.ndarray) -> tuple[float, float]:
         at = (first[..., None], second[0][..., None, :]) if second else drawn
         return values.squeeze()[at].mean(tuple(range(-len(drawn), 0)))
 
-    found = stats.bootstrap(places, mean, vectorized=True, n_resamples=DRAWS, rng=0)
+    found = scipy.stats.bootstrap(places, mean, vectorized=True, n_resamples=DRAWS, rng=0)
     return tuple(found.confidence_interval)
 
 
@@ -198,7 +198,9 @@ def chance(criterion: Mapping[str, Any], table: pd.DataFrame, needed: int) -> tu
     if not error > 0:
         return OPEN, 1.0
     margin = criterion["margin"]
-    above, below = (stats.t.sf((mean - bound) / error, freedom) for bound in (margin, -margin))
+    above, below = (
+        scipy.stats.t.sf((mean - bound) / error, freedom) for bound in (margin, -margin)
+    )
     if criterion["kind"] == ">":
         sides = {HOLDS: above, FAILS: 1 - above}
     else:

@@ -170,8 +170,6 @@ def _show(
     directions: Sequence[str] = (),
 ) -> None:
     """Show a picture, whatever matplotlib's defaults are, with letters at its four sides."""
-    axis.set_axis_on()
-    axis.set(xticks=[], yticks=[])
     axis.imshow(
         image, colours, clim=limits, aspect="equal", interpolation="nearest", origin="upper"
     )

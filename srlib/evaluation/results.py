@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 from srlib.core.paths import (
     InputError,
@@ -365,10 +365,10 @@ def paired(table: pd.DataFrame, baseline: str = "cubic", metric: str = "psnr") -
 def _spread(values: np.ndarray) -> dict[str, float]:
     low = high = p = np.nan
     if len(values) > 1:
-        draws = stats.bootstrap((values,), np.mean, method="percentile", random_state=0)
+        draws = scipy.stats.bootstrap((values,), np.mean, method="percentile", random_state=0)
         low, high = draws.confidence_interval
     if values.any():
-        p = stats.wilcoxon(values).pvalue
+        p = scipy.stats.wilcoxon(values).pvalue
     return {"n": len(values), "mean": values.mean(), "low": low, "high": high, "p": p}
 
 

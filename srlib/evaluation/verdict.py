@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 from srlib.core.paths import InputError, StrPath, root
 from srlib.evaluation.results import METRIC_KEY, read_metrics
@@ -58,7 +58,7 @@ def compare(run: StrPath, reference: Sequence[StrPath] = ()) -> pd.DataFrame:
     table = _keyed(theirs).groupby(_KEY)["value"].agg(["mean", "var", "count"]).reset_index()
     table = table.join(_pooled(table), on=_KIND)
     sigma = np.sqrt(table["pooled"]).clip(lower=_allowed(table, LEAST, LEAST_SHARES))
-    chance = stats.t.ppf((1 + SURE) / 2, table["freedom"].clip(lower=1))
+    chance = scipy.stats.t.ppf((1 + SURE) / 2, table["freedom"].clip(lower=1))
     margin = chance * sigma * np.sqrt(1 + 1 / table["count"])
     margin = margin.where(table["form"] != "untrained", _allowed(table, SAME, {}))
     table = table.assign(low=table["mean"] - margin, high=table["mean"] + margin)

@@ -148,8 +148,7 @@ def texts(experiment: Experiment, store: Path) -> dict[Path, str]:
     if experiment.network.model not in ("recnn", "srcnn3d"):
         return {}
     training, files = experiment.training, f"{store.stem}_train.txt"
-    with torch.device("meta"):
-        network = experiment.network.build()
+    network = experiment.network.build()
     name, channels = f"name: {json.dumps(experiment.name)}\n", network.conv1.in_channels
     x, y, z = per_axis(experiment.examples.patch_size)
     layers, estimate = _layers(network, training)

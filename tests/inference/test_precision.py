@@ -84,7 +84,7 @@ def test_others_that_add_to_their_input_pass_the_gate(make, head, fast):
     network = make().eval()
     assert network.residual
     *_, last = (part for part in network.modules() if isinstance(part, torch.nn.Conv3d))
-    data = central(head, 40 if fast else 16).data / head.data.max()
+    data = central(head, 40 if fast else 12).data / head.data.max()
     start = run_tiled(network, data)
     torch.nn.init.normal_(last.weight, 0, 0.05)
     one, other = (run_tiled(network, data, precision=p) for p in ("32", "bf16"))
@@ -116,10 +116,10 @@ def test_auto_measures_once_and_keeps_the_answer(tmp_path, monkeypatch):
         choose_precision("fp8", CPU)
 
 
-def test_enhance_says_and_records_its_precision(tmp_path, head, monkeypatch):
+def test_enhance_says_and_records_its_precision(tmp_path, head, fast, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     kept("8.0")
-    scan = save_scan(central(head, 40), tmp_path / "scan.nii.gz")
+    scan = save_scan(central(head, 40 if fast else 16), tmp_path / "scan.nii.gz")
     made = {}
     for name, asked in (("auto", ()), ("32", ("--precision", "32"))):
         out = tmp_path / f"{name}.nii.gz"
