@@ -25,7 +25,7 @@ class Group(click.Group):
             super().invoke(context)
         except BrokenPipeError:
             raise
-        except (InputError, OSError) as err:  # such as a full disk behind the standard output
+        except (InputError, OSError, MemoryError) as err:  # such as a full disk behind the output
             click.echo(one_line(getattr(err, "strerror", None) or err), err=True)
             sys.exit(1)
 

@@ -27,7 +27,7 @@ from srlib.core.paths import (
 )
 from srlib.data.manifest import read_cohorts, read_manifest
 from srlib.evaluation import results
-from srlib.scans.formats import fingerprint, once
+from srlib.scans.formats import files_of, fingerprint, once
 from srlib.systems.base import Experiment
 
 SHIPPED = Path(__file__).parents[1] / "shipped"
@@ -208,8 +208,7 @@ def _stored(books, notebook):
 
 
 def _hash(path):
-    several = path.is_dir() or path.suffix in (".hdr", ".img")  # each may change
-    return fingerprint(path) if several else _hash_file(path)
+    return _hash_file(path) if files_of(path) == [path] else fingerprint(path)
 
 
 def _execute(notebook, books, values, progress):

@@ -10,8 +10,9 @@ import click
 from click import argument, option
 
 from srlib import __version__, data, degradations, evaluation, systems
-from srlib.cli.options import ALIGN, COHORT, FACTOR, PRECISION, SCHEDULER, WORKERS, flag
-from srlib.core.paths import InputError, apart, cohort_label, write_file
+from srlib.cli.options import ALIGN, COHORT, FACTOR, FORCE, PRECISION, SCHEDULER, WORKERS, flag
+from srlib.core.paths import InputError, apart, cohort_label, file_name, write_file
+from srlib.core.tables import keep
 from srlib.core.workers import share_all
 
 DEGRADATIONS = {  # with the options that each takes
@@ -114,6 +115,7 @@ def degrade(source, target, degradation, window, on_grid, force, **options):
 @option("--precision", **PRECISION, default="32")
 @WORKERS
 @SCHEDULER
+@FORCE
 def evaluate(hr, sr, mask, data_range, extended, add_to, **given):
     """Measure estimates (CSV rows, with their conventions), or a model on every test scan of
     a manifest.
@@ -133,6 +135,7 @@ def evaluate(hr, sr, mask, data_range, extended, add_to, **given):
       srlib evaluate csv/mine.csv mytool --task gaussian_x2 --add-to runs/quick_mine mytool
     """
     if given["weights"] and given["out"] and not hr:
+        _leave_out("--weights", "mask", "data_range", "extended", "add_to")
         _evaluate_model(**given)
     elif given["weights"] or not sr:
         raise InputError(
@@ -142,12 +145,23 @@ def evaluate(hr, sr, mask, data_range, extended, add_to, **given):
     elif add_to and not given["task"]:
         raise InputError("--add-to needs the --task that made the inputs of SR")
     else:
+        _leave_out("two scans", "cohort", "precision")
         subjects = _subjects(hr, sr, mask, given["split"])
         _evaluate_scans(subjects, hr, data_range, extended, add_to, **given)
 
 
-def _evaluate_model(weights, cohort, split, task, out, precision, **shared):
+def _leave_out(form, *names):
+    """Raise InputError for an option that does not belong to a form of the command."""
+    context = click.get_current_context()
+    for name in names:
+        if context.get_parameter_source(name).name != "DEFAULT":
+            raise InputError(f"--{name.replace('_', '-')} does not go with {form}; leave it out")
+
+
+def _evaluate_model(weights, cohort, split, task, out, precision, force, **shared):
     """Run a model on a manifest's degraded scans, write the results and print statistics."""
+    if os.path.isdir(out) and os.listdir(out) and not force:
+        raise InputError(f"{out} holds files; --force replaces them, or choose another folder")
     apart([Path(out, "metrics.csv")], [cohort])
     model = systems.load_model(weights, precision=precision)
     subjects = data.read_manifest(cohort, split)
@@ -157,10 +171,11 @@ def _evaluate_model(weights, cohort, split, task, out, precision, **shared):
 
 def _subjects(hr, sr, mask, split):
     """The scans with their files: t1 or image, sr, perhaps mask."""
-    from srlib.scans.formats import scans_in
+    from srlib.scans.formats import scan_names, scans_in
 
     scans = scans_in(hr)
-    found = {Path(s.name.removesuffix(".gz")).stem: {"t1": s} for s in scans or [Path(hr)]}
+    truths = scans or [Path(hr)]
+    found = {n: {"t1": s} for n, s in zip(scan_names(truths), truths, strict=True)}
     if hr.endswith(".csv"):
         scans = data.read_manifest(hr, split)
         found = {s.name: {**s.files} for s in scans}
@@ -187,12 +202,20 @@ def _matches(names, folder):
     return [scan for (scan,) in found.values()]
 
 
-def _evaluate_scans(subjects, hr, data_range, extended, add_to, task, out, workers, scheduler, **_):
+def _evaluate_scans(
+    subjects, hr, data_range, extended, add_to, task, out, workers, scheduler, force, **_
+):
     """Print or write the metrics of estimates as a CSV, and add them to a results folder."""
     import pandas as pd
 
+    if task:
+        degradations.degradation_of(task)  # an unknown one is refused now
     apart([out] if out else [], [file for s in subjects for file in s.files.values()])
+    if out:
+        keep(out, force=force)
     folder, name = add_to or ("", "")
+    if add_to:
+        file_name(name, "--add-to")
     key = {"dataset": cohort_label(hr) if add_to else "", "degradation": task or ""}
     work = partial(_evaluate_scan, name, data_range, extended, key)
     found = share_all(subjects, work, workers=workers, scheduler=scheduler)
@@ -215,6 +238,10 @@ def _evaluate_scan(name, data_range, extended, key, subject):
 
     hr, sr = subject.files.get("t1") or subject.file("image"), subject.file("sr")
     truth, estimate = formats.load_scan(hr), formats.load_scan(sr)
+    if {hr.suffix.lower(), sr.suffix.lower()} & {".png", ".npz"}:  # which have no place
+        if truth.shape != estimate.shape:
+            raise InputError(f"{sr}: expected {truth.shape} voxels as {hr}, got {estimate.shape}")
+        estimate = truth.with_data(estimate.data)
     placed = resample_to(estimate, truth, least=1, what=f"{sr}, the estimate,")
     if not same_lattice(estimate, truth):
         click.echo(

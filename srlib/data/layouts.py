@@ -11,6 +11,7 @@ import numpy as np
 
 from srlib.core.paths import InputError, StrPath, choose
 from srlib.core.tables import VOLUMES, check_name, read_table, write_table
+from srlib.scans.formats import scans_in
 
 Found = dict[str, dict[str, Path]]  # subject -> column -> file
 SPLITS = {3: ("train", "val", "test"), 4: ("train", "val", "eval", "test")}
@@ -51,7 +52,9 @@ def _find(layout: str, folder: Path) -> Found:
     """Files by the layout's patterns; hidden ones are skipped, ``**`` does not follow links."""
     found: Found = defaultdict(dict)
     for column, patterns in PATTERNS[layout].items():
-        paths = itertools.chain.from_iterable(folder.glob(pattern) for pattern in patterns)
+        paths = itertools.chain.from_iterable(map(folder.glob, patterns))
+        if layout == "flat":
+            paths = scans_in(folder)  # also B.NII.GZ
         for file in sorted(paths, key=_by_number):
             inside = file.relative_to(folder).as_posix()
             named = re.search(SUBJECTS[layout], inside, re.IGNORECASE)

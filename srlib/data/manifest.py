@@ -159,11 +159,13 @@ def load_contrast(subject: Subject, column: str, *, rule: str = "minmax") -> Vol
 def load_mask(subject: Subject, like: Volume) -> np.ndarray | None:
     """Where the subject's ``mask`` is non-zero on the grid of a scan, boolean (X, Y, Z).
 
-    The affines place it. None without a mask. Raises InputError when the two fields of view do not
-    meet.
+    The affines place it. None without a mask. Raises InputError for one that is empty there.
     """
     file = subject.files.get("mask")
     if file is None:
         return None
     what = f"subject {subject.name}: the mask {file}"
-    return resample_to(load_scan(file), like, order=0, outside=0, what=what).data != 0
+    mask = resample_to(load_scan(file), like, order=0, outside=0, what=what).data != 0
+    if not mask.any():
+        raise InputError(f"{what} holds no voxel of the scan; expected one that is not empty")
+    return mask

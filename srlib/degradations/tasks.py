@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from srlib.core.paths import choose
 from srlib.degradations.resolution import DEGRADATIONS, Degradation
+from srlib.scans.intensity import finite
 from srlib.scans.volume import Volume
 
 Settings = tuple[str, Mapping[str, object]]  # a degradation's name and its settings
@@ -60,4 +61,4 @@ def degrade(scan: Volume, task: Task) -> Volume:
 
     Raises InputError for an unknown task, and for a scan that the task cannot degrade.
     """
-    return degradation_of(task).pair(scan)[0]
+    return degradation_of(task).pair(scan.with_data(finite(scan.data)))[0]

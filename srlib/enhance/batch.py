@@ -58,8 +58,10 @@ def run(
     deleted. Raises InputError if the weights are missing.
     """
     workers = max(min(workers, len(todo)), 1)
-    most = max_memory_gb or SHARE * free_memory_gb()
-    usual = max_memory_gb or min(model.experiment.prediction.memory_gb, most)
+    most = usual = max_memory_gb
+    if most is None:
+        most = SHARE * free_memory_gb()
+        usual = min(model.experiment.prediction.memory_gb, most)
     origin = {
         "srlib": __version__,
         "model": model.experiment.name,
@@ -236,11 +238,6 @@ class Enhancer:
                 made = self.model.predict(
                     volume, self.request, plan=plan, reference=reference, **limits
                 )
-                if not np.isfinite(made.image.data).all():
-                    raise InputError(
-                        "the result is not finite; rescale the scan's intensities, they are too "
-                        "large or too small"
-                    )
             except InputError as err:
                 raise InputError(f"{where}{err}") from err
             images.append(made.image)

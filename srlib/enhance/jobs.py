@@ -2,14 +2,13 @@
 
 import os
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from srlib.core.paths import InputError, StrPath, apart, data_dir, existing, make_dir
 from srlib.core.tables import VOLUMES, check_name, read_table, write_table
-from srlib.scans.formats import scans_in
+from srlib.scans.formats import scan_name, scan_names, scans_in
 
 WRITTEN = (".nii", ".nii.gz", ".mgz", ".png")
 SUMMARY = "summary.csv"
@@ -86,13 +85,8 @@ def jobs(
             raise InputError(
                 f"{target}: expected a name ending in {', '.join(WRITTEN)}, or a folder"
             )
-        page = report and report / f"{_stem(target)}.html"
+        page = report and report / f"{scan_name(target)}.html"
         return [Job(scan, target, reference, uncertainty, page)]
-    name, count = Counter(name for _, name, _ in found).most_common(1)[0]
-    if count > 1:
-        raise InputError(
-            f"two scans are called {name}; give them names of their own, or list them in a manifest"
-        )
     among = {scan for scan, *_ in found}
     if not single:
         among |= {scan.parent for scan in among}
@@ -120,18 +114,14 @@ def _found(sources, columns, reference):
         scans, found = [], _listed(first, columns)
     else:
         scans = [scan for source in sources for scan in scans_in(source) or [Path(source)]]
-        found = [(scan, _stem(scan), reference) for scan in scans]
+        found = [
+            (scan, name, reference) for scan, name in zip(scans, scan_names(scans), strict=True)
+        ]
     if reference and len(scans) != 1:
         raise InputError(
             f"{reference}: a reference goes with a single scan; list those of several in a manifest"
         )
     return found
-
-
-def _stem(path):
-    name = os.path.basename(os.path.abspath(path))
-    numbered = path.suffix[1:].isdigit()  # as DICOM files are
-    return name if path.is_dir() or numbered else Path(name.removesuffix(".gz")).stem
 
 
 def _is_one_of(folder, paths):
@@ -152,7 +142,7 @@ def _listed(manifest, columns):
             for cell in map(row.get, columns)
         ]
         scan, reference, *_ = (*files, None)
-        name = row["subject"] if "subject" in row else _stem(scan or manifest)
+        name = row["subject"] if "subject" in row else scan_name(scan or manifest)
         check_name(name, row.place, taken)
         found.append((scan or Path(f"{row.place}, column {columns[0]} (empty)"), name, reference))
     return found

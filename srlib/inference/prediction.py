@@ -14,7 +14,7 @@ from srlib.degradations.resolution import Degradation
 from srlib.inference.checks import findings, header, unlike
 from srlib.inference.consistency import consistent
 from srlib.inference.tiles import Callee, run_tiled
-from srlib.scans.intensity import HU_WINDOW, Scaling, fit_scaling, wild
+from srlib.scans.intensity import HU_WINDOW, Scaling, finite, fit_scaling, wild
 from srlib.scans.volume import Volume, fine_grid, resample, to_window
 
 
@@ -147,17 +147,24 @@ class SameGrid(Part):
 
     def kernel(self, scan: Volume, setup: Setup, coarser: Factor, same_grid: bool) -> Kernel | None:
         """What the scan's voxels measured, where it is told; ``same_grid`` is that of the output."""
-        return told(setup.request.kernel, coarser) if setup.request.kernel else None
+        kernel = setup.request.kernel
+        return None if kernel is None else told(kernel, coarser)
 
     def predict(self, scan: Volume, setup: Setup, plan: Plan | None = None) -> Prediction:
         """The network's result for a user's scan, with warnings.
 
-        Raises InputError for a constant scan, a missing or unwanted reference, too little memory,
-        and as ``plan``.
+        Raises InputError for a constant scan, a scan or a result that is not finite, a missing or
+        unwanted reference, too little memory, and as ``plan``.
         """
+        finite(scan.data)
         plan = plan or self.plan(scan, setup)
         setup.check_reference()
         made = self.run(self.seen(scan, setup), setup, plan)
+        if not np.isfinite(made.image.data).all():
+            raise InputError(
+                "the result is not finite; rescale the scan's intensities, they are too large or "
+                "too small"
+            )
         return replace(made, warnings=self.warnings(scan, made.image, setup, plan))
 
     def seen(self, scan: Volume, setup: Setup) -> Volume:

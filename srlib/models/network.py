@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from threading import get_ident
 
 import torch
 from torch import nn
@@ -39,11 +40,11 @@ class Network(Part):
         Raises InputError as ``seeded``, before it is made much larger than the state, and
         RuntimeError where they do not fit.
         """
-        left = 3 * sum(value.numel() for value in state.values())
+        left, own = 3 * sum(value.numel() for value in state.values()), get_ident()
 
         def count(_: nn.Module, __: str, weight: nn.Parameter) -> None:
             nonlocal left
-            left -= weight.numel() + 1
+            left -= (weight.numel() + 1) * (get_ident() == own)  # other threads build theirs
             if left < 0:
                 raise ValueError("the file has fewer weights")
 

@@ -3,6 +3,7 @@
 import functools
 import math
 import os
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from PIL import Image
 
 from srlib.core.paths import InputError, ScanWarning, StrPath, T, digest, explained, sha256
 from srlib.scans import dicom, volume
-from srlib.scans.headers import MAX_VOXELS, is_whole, open_image
+from srlib.scans.headers import MAX_VOXELS, check_file, is_whole, open_image
 from srlib.scans.matlab import read_matlab
 from srlib.scans.volume import Grid, Volume
 
@@ -48,6 +49,26 @@ def scans_in(folder: StrPath) -> list[Path]:
         elif not path.is_dir() and path.name.upper() != "DICOMDIR" and dicom.is_dicom(path):
             single.append(path)
     return sorted(scans + single) if scans else []
+
+
+def scan_name(path: Path) -> str:
+    """The name of a scan: its file's without the suffix, its folder's or numbered file's whole."""
+    name = Path(os.path.abspath(path))
+    if path.is_dir() or path.suffix[1:].isdigit():  # as DICOM files are
+        return name.name
+    return (name.with_suffix("") if name.suffix.lower() == ".gz" else name).stem
+
+
+def scan_names(scans: Sequence[Path]) -> list[str]:
+    """The names of scans; InputError where two have one."""
+    names = [*map(scan_name, scans)]
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            raise InputError(
+                f"two scans are called {name}; give them names of their own, or list them in a "
+                "manifest"
+            )
+    return names
 
 
 def read_grid(path: Path) -> Grid:
@@ -103,7 +124,7 @@ def load_npz(path: Path) -> Volume:
                 raise ValueError(f"it holds {len(arrays.files)}: {', '.join(arrays.files)}")
             data = arrays[arrays.files[0]]
         data = data[..., None] if data.ndim == 2 else data
-        numbers = data.dtype.kind in "iuf" and data.size and np.isfinite(data).all()
+        numbers = data.dtype.kind in "iuf" and data.size and np.isfinite(np.float32(data)).all()
         if data.ndim != 3 or not numbers:
             raise InputError(
                 f"expected finite numbers (X, Y, Z), got {data.dtype} of {data.shape}; save these"
@@ -150,20 +171,22 @@ def load_dicom(path: StrPath) -> Volume:
         return Volume(data, affine)
 
 
+def files_of(scan: Path) -> list[Path]:
+    """The files that a scan may consist of: itself, the slices in its folder, or a pair."""
+    if os.path.isdir(scan):
+        return sorted(scan.iterdir())
+    pair = re.fullmatch(r"(.*)\.(hdr|img)(\.gz)?", scan.name, re.IGNORECASE | re.DOTALL)
+    ends = (".hdr", ".img", ".mat", ".hdr.gz", ".img.gz") if pair else ()
+    return [scan.with_name(pair[1] + e) for end in ends for e in (end, end.upper())] or [scan]
+
+
 def fingerprint(scan: Path) -> str:
     """SHA-256 of a scan's file, or of the sums of its files where there are several.
 
     Raises InputError when unreadable.
     """
-    parts = [scan]
-    if scan.suffix in (".hdr", ".img"):
-        parts = [scan.with_suffix(suffix) for suffix in (".hdr", ".img", ".mat")]
-    elif os.path.isdir(scan):
-        parts = sorted(scan.iterdir())
     with explained(scan, "cannot be read", "change its permissions"):
-        sums = [sha256(p) for p in parts if os.path.isfile(p)]
+        sums = [sha256(p) for p in files_of(scan) if os.path.isfile(p)]
     if not sums:
-        raise InputError(
-            f"{scan}: {'a link that leads nowhere' if os.path.islink(scan) else 'no such file'}"
-        )
+        check_file(scan)
     return sums[0] if len(sums) == 1 else digest("".join(sums))

@@ -55,15 +55,19 @@ def open_image(
     file can hold.
     """
     path = Path(path)
-    if not os.path.isfile(path):
-        raise InputError(
-            f"{path}: {'a link that leads nowhere' if path.is_symlink() else 'no such file'}"
-        )
+    check_file(path)
     with explained(path, "unreadable scan", ADVICE):
         image = _loaded(path)
         _check_voxels(image, 4 if series else 3)
         _check_place(image)
     return image, (*map(int, image.shape), 1)[:3]
+
+
+def check_file(path: Path) -> None:
+    """Raise InputError for a path that is no file."""
+    if not os.path.isfile(path):
+        found = "a link that leads nowhere" if os.path.islink(path) else "no such file"
+        raise InputError(f"{path}: {'no scans in this folder' if os.path.isdir(path) else found}")
 
 
 def _check_voxels(image: nib.spatialimages.SpatialImage, axes: int) -> None:
@@ -177,7 +181,7 @@ class SourceHeader:
         old = self.own if isinstance(self.own, nib.Nifti1Header) else None
         new = (nib.Nifti2Header if isinstance(old, nib.Nifti2Header) else nib.Nifti1Header)()
         new.set_data_shape(shape)
-        between = self.own.get_zooms()[3:4] if self.own is not None else ()  # volumes
+        between = np.abs(self.own.get_zooms()[3:4] if self.own is not None else ())  # volumes
         new.set_zooms([*voxel_sizes(affine), *between, 1][: len(shape)])
         if old is not None:
             for field in ("xyzt_units", "cal_min", "cal_max", "aux_file"):
@@ -187,7 +191,7 @@ class SourceHeader:
             for read, write in ((old.get_qform, set_qform), (old.get_sform, new.set_sform)):
                 with suppress(Exception):  # the unused one may hold anything
                     matrix, code = read(coded=True)
-                    if code:
+                    if code and np.isfinite(matrix).all():
                         write(matrix @ moved, code)
         elif isinstance(self.own, MGHHeader) or (self.first and self.first.position is not None):
             _set_qform(new, affine, "scanner")

@@ -34,6 +34,13 @@ class Scaling:
         return units.astype(np.float32, copy=False)
 
 
+def finite(data: np.ndarray) -> np.ndarray:
+    """The voxels themselves; InputError where some are not finite."""
+    if bad := data.size - np.count_nonzero(np.isfinite(data)):
+        raise InputError(f"{bad} voxels are NaN or infinite; replace them (e.g. by 0) first")
+    return data
+
+
 def fit_scaling(data: np.ndarray, rule: str = "minmax") -> Scaling:
     """Scaling by a named rule.
 

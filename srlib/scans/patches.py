@@ -104,10 +104,14 @@ def random_locations(
 
 def extract(array: np.ndarray, location: PatchLocation) -> np.ndarray:
     """The patch at a location of the last axes of ``array``; beyond the volume it is zero."""
-    patch = array[(..., *location.slices)]
-    leading = patch.shape[: -len(location.size)]
-    missing = np.subtract((*leading, *location.size), patch.shape)
-    return np.pad(patch, [(0, m) for m in missing]) if missing.any() else patch
+    start, size = np.array(location.start), np.array(location.size)
+    before = np.clip(-start, 0, size)
+    patch = array[(..., *map(slice, start + before, np.maximum(start + size, 0)))]
+    missing = np.zeros((patch.ndim, 2), int)
+    missing[-len(size) :] = np.transpose(
+        [before, size - before - patch.shape[patch.ndim - len(size) :]]
+    )
+    return np.pad(patch, missing) if missing.any() else patch
 
 
 def stitch(

@@ -5,7 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
+from srlib.core.paths import InputError
+
 BLOCK = 64  # output voxels that are computed at once, from the input voxels that they see
+WIDEST = 10  # standard deviations of a blur, in lengths of the array
 SEEN = 1e-9  # least weight with which an output voxel sees an input voxel
 
 
@@ -19,7 +22,15 @@ def spline(size: int, places: np.ndarray, **how: object) -> np.ndarray:
 
 
 def blur(data: np.ndarray, sigma: Sequence[float]) -> np.ndarray:
-    """SciPy's Gaussian filter of a 3-D array with mirrored edges, ``sigma`` per axis."""
+    """SciPy's Gaussian filter of a 3-D array with mirrored edges, ``sigma`` per axis.
+
+    Raises InputError for one that is more than WIDEST times as long as the array.
+    """
+    if np.greater(sigma, WIDEST * np.array(data.shape)).any():
+        raise InputError(
+            f"a blur of {max(sigma):g} voxels is too wide for {data.shape} voxels; choose a "
+            "smaller sigma"
+        )
     matrices = [
         ndimage.gaussian_filter1d(np.eye(n), s, axis=0) if s else None
         for n, s in zip(data.shape, sigma, strict=True)

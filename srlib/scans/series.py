@@ -12,7 +12,8 @@ from nibabel.openers import ImageOpener
 from srlib.core.paths import StrPath, atomic, explained
 from srlib.scans.formats import load_scan
 from srlib.scans.headers import check_sums, is_whole, open_image
-from srlib.scans.volume import Volume, finite, save_scan, stored
+from srlib.scans.intensity import finite
+from srlib.scans.volume import Volume, save_scan, stored
 
 
 def load_volumes(path: StrPath) -> tuple[tuple[int, ...], Iterator[Volume]]:
@@ -37,8 +38,8 @@ def _volumes(path: Path, image: nib.spatialimages.SpatialImage) -> Iterator[Volu
         voxels = type(image).from_filename(path, keep_file_open=True).dataobj
     for number in range(image.shape[3]):
         with explained(f"{path}, volume {number + 1}", "unreadable or truncated"):
-            data = finite(np.asarray(voxels[..., number], dtype=np.float32))
-        yield Volume(data, image.affine)
+            data = finite(np.asarray(voxels[:, :, :, number], dtype=np.float32))
+        yield Volume(data.reshape(image.shape[:3]), image.affine)
 
 
 class Series:

@@ -3,23 +3,12 @@
 import numpy as np
 
 from srlib.core.paths import InputError
-from srlib.scans.volume import Volume, crop_or_pad, reorient, resample
-
-SAME = 0.01  # voxels by which two grids may differ anywhere and still be one: headers round
+from srlib.scans.volume import SAME, Volume, crop_or_pad, reorient, resample, seen
 
 
 def covered(scan: Volume, grid: Volume) -> float:
-    """Share of a grid's voxel centres in a scan's field of view.
-
-    The field of view ends half a voxel beyond the outermost voxel centres.
-    """
-    mapping = np.linalg.inv(scan.affine) @ grid.affine
-    x, y, z = np.ogrid[tuple(map(slice, grid.shape))]
-    inside = True
-    for (a, b, c, first), n in zip(mapping[:3], scan.shape, strict=True):
-        from_middle = a * x + b * y + (c * z + first - (n - 1) / 2)
-        inside = inside & (np.abs(from_middle) <= n / 2 + SAME)
-    return float(np.mean(inside))
+    """Share of a grid's voxel centres in a scan's field of view (``volume.seen``)."""
+    return float(np.mean(seen(scan, grid.shape, grid.affine)))
 
 
 def _differ(one: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> bool:
@@ -67,9 +56,9 @@ def resample_to(
         return scan
     share = covered(scan, grid)
     if not share or share < least:
-        seen = f"covers {int(1000 * share) / 10:g} % of" if share else "shows nothing in"
+        part = f"covers {int(1000 * share) / 10:g} % of" if share else "shows nothing in"
         raise InputError(
-            f"{what} {seen} the scan's field of view; check both headers, or crop the scan"
+            f"{what} {part} the scan's field of view; check both headers, or crop the scan"
         )
     turned = _turned(scan, grid)
     if turned is None or (share < 1 and outside is None):

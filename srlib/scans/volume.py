@@ -13,10 +13,11 @@ from scipy import ndimage
 
 from srlib.core.paths import InputError, StrPath, atomic, choose, explained
 from srlib.scans.headers import append_to_mgh, check_sums, comment, limits, open_image
-from srlib.scans.intensity import HU_WINDOW, STREAKS, background
+from srlib.scans.intensity import HU_WINDOW, STREAKS, background, finite
 from srlib.scans.separable import along_axes, spline
 
 Grid = tuple[tuple[int, int, int], np.ndarray]  # shape, affine
+SAME = 0.01  # voxels by which two grids may differ anywhere and still be one: headers round
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -71,13 +72,6 @@ def load_nifti(path: StrPath) -> Volume:
     return Volume(data, image.affine)
 
 
-def finite(data: np.ndarray) -> np.ndarray:
-    """The voxels themselves; InputError where some are not finite."""
-    if bad := data.size - np.count_nonzero(np.isfinite(data)):
-        raise InputError(f"{bad} voxels are NaN or infinite; replace them (e.g. by 0) first")
-    return data
-
-
 def save_scan(
     volume: Volume,
     path: StrPath,
@@ -89,30 +83,32 @@ def save_scan(
 
     Integers are rounded and clipped to their range. A NIfTI ``header`` from
     ``SourceHeader.derive`` adds what an affine does not say: codes, slope, intercept, and the
-    record, which is written to files of every kind. Raises InputError for any other suffix, several
-    slices in a PNG, and a type or slope that an ``.mgz`` cannot hold.
+    record, which is written to files of every kind. Raises InputError for any other suffix, voxels
+    that are not finite, several slices in a PNG, and a type or slope that the file cannot hold.
     """
-    path = Path(path)
-    if path.suffix.lower() == ".png":
-        return _save_png(volume, path, header)
-    if not path.name.endswith((".nii", ".nii.gz", ".mgz")):
-        raise InputError(f"{path}: expected a name ending in .nii, .nii.gz or .mgz")
-    slope, inter = header.get_slope_inter() if header is not None else (1.0, 0.0)
-    data = stored(volume.data, dtype, header)
-    if path.suffix == ".mgz":
-        if (slope, inter) != (1, 0) or dtype not in (np.uint8, np.int16, np.int32, np.float32):
-            raise InputError(
-                f"{path}: an .mgz holds no {np.dtype(dtype)}, or no slope; choose .nii.gz"
+    path, dtype = Path(path), np.dtype(dtype)
+    with explained(path, f"cannot hold {dtype}", "choose another type, such as float32"):
+        finite(volume.data)
+        if path.suffix.lower() == ".png":
+            return _save_png(volume, path, header)
+        if not path.name.endswith((".nii", ".nii.gz", ".mgz")):
+            raise InputError("expected a name ending in .nii, .nii.gz or .mgz")
+        slope, inter = header.get_slope_inter() if header is not None else (1.0, 0.0)
+        data = stored(volume.data, dtype, header)
+        if path.suffix == ".mgz":
+            if (slope, inter) != (1, 0) or dtype not in (np.uint8, np.int16, np.int32, np.float32):
+                raise InputError(f"an .mgz holds no {dtype}, or no slope; choose .nii.gz")
+            image = nib.MGHImage(data, volume.affine)
+        elif header is None:
+            image = nib.Nifti1Image(data, volume.affine, dtype=dtype)
+            image.header.set_xyzt_units("mm")
+        else:
+            image_type = (
+                nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
             )
-        image = nib.MGHImage(data, volume.affine)
-    elif header is None:
-        image = nib.Nifti1Image(data, volume.affine, dtype=dtype)
-        image.header.set_xyzt_units("mm")
-    else:
-        image_type = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
-        # given an affine, nibabel sets codes of its own
-        image = image_type(data, None, header, dtype=dtype)
-        image.header.set_slope_inter(slope, inter)
+            # given an affine, nibabel sets codes of its own
+            image = image_type(data, None, header, dtype=dtype)
+            image.header.set_slope_inter(slope, inter)
     with atomic(path) as temporary:
         nib.save(image, temporary)
         if path.suffix == ".mgz":
@@ -132,7 +128,7 @@ def _save_png(volume: Volume, path: Path, header: nib.Nifti1Header | None) -> Pa
     """Write a slice for display, x along the columns: 16 bits from the minimum to the maximum."""
     if volume.shape[2] != 1:
         raise InputError(
-            f"{path}: a PNG holds one slice, got {volume.shape[2]}; give a name ending in .nii.gz"
+            f"a PNG holds one slice, got {volume.shape[2]}; give a name ending in .nii.gz"
         )
     low, high = float(volume.data.min()), float(volume.data.max())
     grey = np.rint((volume.data[..., 0].T - low) / ((high - low) or 1.0) * 65535).astype(np.uint16)
@@ -197,6 +193,8 @@ def resample(
     SciPy's ``mode``, mirror or nearest; beyond the field of view, half a voxel from them, it is ``outside`` where that
     is given.
     """
+    if not order:  # a voxel between two is the same one, however the scan is stored
+        volume = reorient(volume)
     matrix, offset = to_matvec(np.linalg.inv(volume.affine) @ affine)
     # voxel centres that coincide up to rounding must not be read from beyond the edge
     steps, offset = np.round(np.diag(matrix), 12), np.round(offset, 9)
@@ -212,9 +210,22 @@ def resample(
     base = volume.data.flat[0] if order else 0  # so that what is constant stays so, to the bit
     data = base + interpolate(volume.data - base, order=order, mode=mode, prefilter=prefilter)
     if outside is not None:
-        seen = np.ones(volume.shape, np.float32)
-        data[interpolate(seen, order=0, mode="grid-constant") == 0] = outside
+        data[~seen(volume, shape, affine)] = outside
     return Volume(data, affine)
+
+
+def seen(volume: Volume, shape: Sequence[int], affine: np.ndarray) -> np.ndarray:
+    """Which voxel centres of a grid, boolean (X, Y, Z), lie in a scan's field of view.
+
+    That ends half a voxel beyond the outermost voxel centres, or SAME farther.
+    """
+    mapping = np.linalg.inv(volume.affine) @ affine
+    x, y, z = np.ogrid[tuple(map(slice, shape))]
+    inside = np.True_
+    for (a, b, c, first), n in zip(mapping[:3], volume.shape, strict=True):
+        from_middle = a * x + b * y + (c * z + first - (n - 1) / 2)
+        inside = inside & (np.abs(from_middle) <= n / 2 + SAME)
+    return inside
 
 
 def axcodes(volume: Volume) -> str:

@@ -286,3 +286,100 @@ def test_a_full_disk_is_one_line(srlib, tmp_path, noise, monkeypatch):
         words = [sys.executable, "-m", "srlib", "evaluate", scan, scan]
         done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (1, "error: No space left on device\n")
+
+
+@pytest.fixture
+def pair(tmp_path, noise):
+    """A truth and an estimate, as files."""
+    truth = Volume(1000 * ndimage.gaussian_filter(noise((20, 21, 22)), 1), np.eye(4))
+    hr = save_scan(truth, tmp_path / "hr.nii.gz")
+    return hr, save_scan(truth.with_data(truth.data + 5), tmp_path / "sr.nii.gz")
+
+
+def test_two_truths_of_one_name_are_refused(srlib, pair, tmp_path):
+    for folder, names in (("t", ("a.nii", "a.nii.gz")), ("s", ("a_sr.nii.gz",))):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            save_scan(load_scan(pair[0]), tmp_path / folder / name)
+    assert_refused(srlib("evaluate", tmp_path / "t", tmp_path / "s"), "two scans are called a")
+    upper = pair[0].rename(tmp_path / "HR.NII.GZ")
+    assert row(srlib("evaluate", upper, pair[1]))["subject"] == "HR"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("--data-range", 4095), ("--mask", "m.nii"), ("--extended",), ("--add-to", "runs", "mine")],
+)
+def test_options_of_the_other_form_are_refused(srlib, pair, tiny, cohort, tmp_path, words):
+    form = ("--weights", tiny, "--cohort", cohort, "--out", tmp_path / "out", "--task", "block_x2")
+    assert_refused(srlib("evaluate", *form, *words), words[0], "leave it out")
+    assert not (tmp_path / "out").exists()
+    assert_refused(srlib("evaluate", *pair, "--cohort", cohort), "--cohort", "two scans")
+
+
+def test_evaluate_replaces_nothing_unasked(srlib, pair, tiny, cohort, tmp_path):
+    mine = save_scan(load_scan(pair[0]), tmp_path / "mine.nii.gz")
+    before = mine.read_bytes()
+    assert_refused(srlib("evaluate", *pair, "--out", mine), mine, "--force")
+    assert mine.read_bytes() == before
+    assert srlib("evaluate", *pair, "--out", mine, "--force").exit_code == 0
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "scan4_sr.nii.gz").write_text("mine")
+    words = ("evaluate", "--weights", tiny, "--cohort", cohort, "--out", tmp_path / "out")
+    assert_refused(srlib(*words), "--force")
+    assert [p.read_text() for p in (tmp_path / "out").iterdir()] == ["mine"]
+    assert srlib(*words, "--force").exit_code == 0
+
+
+def test_rows_are_added_under_a_known_task_and_a_name(srlib, pair, tmp_path):
+    words = ("evaluate", *pair, "--add-to", tmp_path / "runs")
+    assert_refused(srlib(*words, "mine", "--task", "gausian_x2"), "did you mean 'gaussian_x2'")
+    assert_refused(srlib(*words, "", "--task", "gaussian_x2"), "--add-to")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_images_without_a_place_are_compared_voxel_by_voxel(srlib, tmp_path, noise):
+    for name, size in (("hr", 32), ("same", 32), ("lr", 16)):
+        save_scan(Volume(noise((size, size, 1)) * 200, np.eye(4)), tmp_path / f"{name}.png")
+    hr, same, lr = (tmp_path / f"{name}.png" for name in ("hr", "same", "lr"))
+    assert row(srlib("evaluate", hr, same))["psnr"] == np.inf
+    for one, other in ((hr, lr), (lr, hr)):
+        assert_refused(srlib("evaluate", one, other), other, "voxels as")
+    finer = save_scan(Volume(load_scan(hr).data, np.diag([0.5, 0.5, 1, 1])), tmp_path / "f.nii")
+    assert row(srlib("evaluate", hr, finer))["psnr"] == np.inf  # `enhance` halves the spacing
+
+
+def test_an_empty_mask_is_named(srlib, pair, tmp_path):
+    mask = save_scan(Volume(np.zeros((20, 21, 22)), np.eye(4)), tmp_path / "m.nii.gz")
+    assert_refused(srlib("evaluate", *pair, "--mask", mask), mask, "not empty")
+
+
+def test_what_cannot_be_computed_is_one_line_and_leaves_nothing(srlib, pair, tmp_path):
+    out, wide = tmp_path / "o.nii.gz", ("--sigma", 1e9)
+    assert_refused(srlib("degrade", pair[0], out, *wide), "too wide")
+    np.savez(tmp_path / "big.npz", np.full((20, 20, 20), 1e300))
+    assert_refused(srlib("degrade", tmp_path / "big.npz", out), "finite numbers")
+    large = np.where(np.indices((20, 20, 20)).sum(0) % 2, 3e38, -3e38)
+    save_scan(Volume(large, np.eye(4)), tmp_path / "large.nii")
+    assert_refused(srlib("degrade", tmp_path / "large.nii", out), "NaN or infinite")
+    assert not out.exists()
+
+
+def test_odd_times_axes_and_transforms_are_enhanced(srlib, tiny, tmp_path, noise):
+    """A negative repetition time, a fifth axis, a qform that is no number beside a sound sform."""
+    data = (noise((2, 12, 13, 14)) * 900).transpose(1, 2, 3, 0)
+    image = nib.Nifti1Image(data[..., None], np.diag([2, 2, 2, 1]))
+    image.set_qform(image.affine, 1)
+    image.header["pixdim"][4] = -2
+    image.header["quatern_b"] = np.nan
+    nib.save(image, tmp_path / "a.nii")
+    words = ("enhance", tmp_path / "a.nii", tmp_path / "o.nii.gz", "--weights", tiny)
+    assert srlib(*words).exit_code == 0
+    made = nib.load(tmp_path / "o.nii.gz")
+    assert made.shape == (24, 26, 28, 2) and made.header.get_zooms()[3] == 2
+    assert made.header["qform_code"] == 0 and made.header["sform_code"] > 0
+    np.testing.assert_allclose(made.affine[:3, 3], -0.5)
+    for n in range(2):
+        seen = np.asarray(made.dataobj)[::2, ::2, ::2, n].ravel()
+        alike = [np.corrcoef(seen, data[..., k].ravel())[0, 1] for k in range(2)]
+        assert np.argmax(alike) == n and max(alike) > 0.5

@@ -253,7 +253,7 @@ def test_of_20_files_13_are_enhanced_and_7_explained(tmp_path, enhance, to_world
         ["summary.csv", *(f"{name}_sr.nii.gz" for name in names)]
     )
     for name in names:
-        (file,) = [p for p in formats.scans_in(source) if jobs._stem(p) == name]
+        (file,) = [p for p in formats.scans_in(source) if formats.scan_name(p) == name]
         given, made = formats.load_scan(file), volume.load_nifti(target / f"{name}_sr.nii.gz")
         ends = (np.array((-0.5,) * 3), np.array(given.shape) / 2 - 0.5, np.array(given.shape) - 0.5)
         for place in ends:  # corners and centre of the field of view

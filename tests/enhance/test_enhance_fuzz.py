@@ -8,8 +8,8 @@ from click.testing import CliRunner
 
 from srlib.cli.commands import main
 from srlib.core.tables import read_table
-from srlib.enhance import jobs
-from srlib.scans import formats, volume
+from srlib.scans import formats
+from srlib.scans.series import load_volumes
 from tests.mutations import odd_scan
 
 FILES, FOLDERS = 800, 8
@@ -42,10 +42,11 @@ def test_random_files_end_as_an_output_or_as_one_line(part, tiny, tmp_path, to_w
     )
     for row in rows:
         if row["status"] == "enhanced":
-            given, made = (
-                formats.load_scan(row["file"]),
-                volume.load_nifti(target / f"{jobs._stem(Path(row['file']))}_sr.nii.gz"),
-            )
+            sr = target / f"{formats.scan_name(Path(row['file']))}_sr.nii.gz"
+            (*_, count), given = load_volumes(row["file"])
+            (*_, finer), made = load_volumes(sr)  # a scan may have several volumes
+            given, made = next(given), next(made)
+            assert count == finer
             assert made.shape == tuple(2 * n for n in given.shape)
             for corner in ((-0.5,) * 3, np.array(given.shape) - 0.5):
                 there = to_world(made.affine, 2 * np.array(corner) + 0.5)

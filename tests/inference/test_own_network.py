@@ -14,6 +14,7 @@ from srlib.evaluation import benchmark, quality
 from srlib.inference.tiles import LIVE_CHANNELS, run_tiled, sight
 from srlib.models import Critic, load_weights, save_weights
 from srlib.scans.volume import Volume
+from srlib.systems.trained import super_resolve
 
 
 class Pooling(nn.Module):
@@ -164,3 +165,12 @@ def test_any_state_dict_is_saved(tmp_path):
         found = load_weights(tmp_path / f"{number}.safetensors")
         assert found.keys() == state.keys()
         assert all(torch.equal(found[name], state[name]) for name in state)
+
+
+def test_a_result_that_is_not_finite_is_refused(blob):
+    with pytest.raises(InputError, match="not finite"):
+        super_resolve(blob(), lambda x: x * float("nan"))
+    hurt = blob()
+    hurt.data[0, 0, 0] = np.nan
+    with pytest.raises(InputError, match="1 voxels are NaN"):
+        super_resolve(hurt)

@@ -4,6 +4,7 @@ import itertools
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import h5py
@@ -18,6 +19,7 @@ from srlib.models.foreign import MOST, convert, read_foreign
 from srlib.models.network import Network
 from srlib.models.unet3d import UNet3D
 from srlib.systems.published import load_published
+from srlib.systems.trained import load_model
 from tests.mutations import mutants
 
 KERNEL = np.arange(27 * 2, dtype=np.float32).reshape(3, 3, 3, 1, 2)
@@ -391,3 +393,12 @@ def test_published_caffe_weights_have_their_shapes(published_dir):
     assert [arrays[f"conv{i}.{j}"].shape for i in (1, 2, 3) for j in (0, 1)] == [
         (64, 1, 9, 9, 9), (64,), (32, 64, 1, 1, 1), (32,), (1, 32, 5, 5, 5), (1,),
     ]  # fmt: skip
+
+
+def test_models_are_loaded_in_threads():
+    """Each counts its own weights alone."""
+    with ThreadPoolExecutor(4) as pool:
+        models = [*pool.map(lambda _: load_model("robust", device="cpu"), range(8))]
+    first, *others = (model.network.state_dict() for model in models)
+    for other in others:
+        assert all(torch.equal(first[name], other[name]) for name in first)

@@ -28,7 +28,7 @@ from srlib.cli.commands import main
 from srlib.core.paths import InputError, ScanWarning
 from srlib.data import convert
 from srlib.enhance import jobs
-from srlib.scans import volume
+from srlib.scans import formats, volume
 from srlib.scans.formats import load_dicom, load_png, load_scan, read_grid, scans_in
 from srlib.scans.headers import read_header
 from srlib.scans.volume import save_scan
@@ -810,3 +810,20 @@ def test_the_thickness_of_slices_is_known_where_a_header_says_it(series, tmp_pat
     assert read_header(bare).thickness is None
     path = save_scan(volume.Volume(np.zeros((2, 3, 4)), np.eye(4)), tmp_path / "scan.nii.gz")
     assert read_header(path).thickness is None
+
+
+@pytest.mark.parametrize("ends", [(".hdr", ".img"), (".HDR", ".IMG"), (".hdr.gz", ".img.gz")])
+def test_a_pair_is_another_scan_when_either_file_changes(tmp_path: Path, ends) -> None:
+    header, voxels = (tmp_path / f"x{end}" for end in ends)
+    seen = set()
+    for number, file in enumerate((header, voxels, header)):
+        header.exists() or header.write_bytes(b"h")
+        file.write_bytes(file.name.encode() + bytes([number]))
+        assert formats.fingerprint(header) == formats.fingerprint(header)
+        seen.add(formats.fingerprint(header))
+    assert len(seen) == 3
+
+
+def test_the_name_of_a_scan() -> None:
+    names = {"a.nii": "a", "a.b.nii.gz": "a.b", "B.NII.GZ": "B", "IM.0001": "IM.0001"}
+    assert {name: formats.scan_name(Path(name)) for name in names} == names

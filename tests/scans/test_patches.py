@@ -168,3 +168,12 @@ def test_a_border_is_left_out_as_far_as_a_patch_fits():
     assert all(
         p.start[a] >= 0 and p.start[a] + 10 <= n for p in places for a, n in enumerate((40, 21, 30))
     )
+
+
+def test_a_patch_may_begin_before_the_volume():
+    line = np.arange(1.0, 6)
+    for start, size, expected in (
+        (-3, 2, [0, 0]), (-1, 3, [0, 1, 2]), (-2, 9, [0, 0, 1, 2, 3, 4, 5, 0, 0]), (7, 2, [0, 0]),
+    ):  # fmt: skip
+        found = extract(np.stack([line, line]), PatchLocation((start,), (size,)))
+        np.testing.assert_array_equal(found, [expected, expected])

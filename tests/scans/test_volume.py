@@ -8,6 +8,7 @@ import pytest
 from scipy import ndimage
 
 from srlib.core.paths import InputError
+from srlib.degradations import degrade
 from srlib.scans import volume
 from srlib.scans.formats import read_grid
 from srlib.scans.intensity import fit_scaling
@@ -476,3 +477,36 @@ def test_splines_are_scipys(noise, mode, order, prefilter):
             Volume(np.full(shape, 0.1), np.eye(4)), count, affine, order=order, mode=mode
         )
         assert np.ptp(flat.data) == 0
+
+
+@pytest.mark.parametrize("order", [0, 3])
+def test_a_voxel_at_the_edge_of_the_field_of_view_counts_however_the_scan_is_stored(noise, order):
+    """Voxel centres of the grid lie exactly half a voxel from those of the scan."""
+    scan, grid = Volume(noise((8, 9, 10)), np.eye(4)), np.eye(4)
+    grid[0, 3] = -0.5
+    found = [
+        resample(reorient(scan, axes), (9, 9, 10), grid, order=order, outside=-7.0).data
+        for axes in ("RAS", "LPS", "SAR")
+    ]
+    assert found[0].min() > -7
+    for other in found[1:]:
+        np.testing.assert_allclose(other, found[0], atol=1e-5)
+
+
+def test_what_is_not_finite_is_neither_written_nor_degraded(tmp_path, noise):
+    scan = Volume(noise((8, 9, 10)), np.eye(4))
+    scan.data[1, 2, 3] = np.nan
+    for name, dtype in (("a.nii", np.int16), ("a.nii.gz", np.float32), ("a.mgz", np.float32)):
+        with pytest.raises(InputError, match="1 voxels are NaN"):
+            save_scan(scan, tmp_path / name, dtype=dtype)
+    with pytest.raises(InputError, match="1 voxels are NaN"):
+        degrade(scan, "gaussian_x2")
+    assert not [*tmp_path.iterdir()]
+
+
+def test_types_are_named_as_numpy_does_and_others_refused(tmp_path, noise):
+    scan = Volume(noise((8, 9, 10)), np.eye(4))
+    for name in ("a.mgz", "a.nii"):
+        save_scan(scan, tmp_path / name, dtype="int16")
+        with pytest.raises(InputError, match="float16"):
+            save_scan(scan, tmp_path / name, dtype=np.float16)
