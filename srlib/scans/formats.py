@@ -5,6 +5,7 @@ import math
 import os
 import re
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -62,12 +63,11 @@ def scan_name(path: Path) -> str:
 def scan_names(scans: Sequence[Path]) -> list[str]:
     """The names of scans; InputError where two have one."""
     names = [*map(scan_name, scans)]
-    for number, name in enumerate(names):
-        if name in names[:number]:
-            raise InputError(
-                f"two scans are called {name}; give them names of their own, or list them in a "
-                "manifest"
-            )
+    name, count = Counter(names).most_common(1)[0]
+    if count > 1:
+        raise InputError(
+            f"two scans are called {name}; give them names of their own, or list them in a manifest"
+        )
     return names
 
 

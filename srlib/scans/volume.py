@@ -200,15 +200,15 @@ def resample(
     steps, offset = np.round(np.diag(matrix), 12), np.round(offset, 9)
     same_axes = np.abs(matrix - np.diag(np.diag(matrix))).max() < 1e-6
 
-    def interpolate(data: np.ndarray, **how: object) -> np.ndarray:
-        if not same_axes:
-            to = {"output_shape": tuple(shape), "output": np.float32}
-            return ndimage.affine_transform(data, matrix, offset, **to, **how)
-        axes = zip(data.shape, offset, steps, shape, strict=True)
-        return along_axes(data, [spline(n, o + s * np.arange(m), **how) for n, o, s, m in axes])
-
     base = volume.data.flat[0] if order else 0  # so that what is constant stays so, to the bit
-    data = base + interpolate(volume.data - base, order=order, mode=mode, prefilter=prefilter)
+    data, how = volume.data - base, {"order": order, "mode": mode, "prefilter": prefilter}
+    if same_axes:
+        axes = zip(data.shape, offset, steps, shape, strict=True)
+        lines = [spline(n, o + s * np.arange(m), **how) for n, o, s, m in axes]
+        data = base + along_axes(data, lines)
+    else:
+        to = {"output_shape": tuple(shape), "output": np.float32}
+        data = base + ndimage.affine_transform(data, matrix, offset, **to, **how)
     if outside is not None:
         data[~seen(volume, shape, affine)] = outside
     return Volume(data, affine)
