@@ -91,15 +91,11 @@ def run(notebooks, profile, cohort, seed, parameters, force, estimate):
     from srlib.evaluation import results
     from srlib.evaluation.markdown import to_text
 
-    given = dict(parameters)
-    if estimate:
-        from srlib.cli import estimate as costs
-
-        for line in costs.estimate(runner.planned(notebooks, profile, given.get("overrides", ""))):
-            click.echo(line)
-        return
     cohort = cohort or runner.COHORTS.get(profile, "csv/example.csv")
-    folder = runner.run(profile, cohort, seed=seed, names=notebooks, parameters=given, force=force)
+    given = {"parameters": dict(parameters), "force": force, "estimate": estimate}
+    folder = runner.run(profile, cohort, seed=seed, names=notebooks, **given)
+    if estimate:
+        return
     if (folder / "metrics.csv").is_file():
         table = results.tested(results.read_metrics(folder), cohort, seed)
         if not table.empty:
@@ -181,6 +177,7 @@ def train(experiment, cohort, profile, overrides, seed, out, device, precision, 
     from srlib.evaluation import runs
     from srlib.training.processes import is_first
 
+    _own(experiment, overrides)
     if precision:
         kind = "bf16-mixed" if precision == "bf16" else "32-true"
         overrides = (*overrides, f"training.precision={kind}")
@@ -190,6 +187,14 @@ def train(experiment, cohort, profile, overrides, seed, out, device, precision, 
     weights = runs.train_recorded(experiment, profile, cohort, out=out, **given)
     if is_first():
         click.echo(weights)
+
+
+def _own(experiment, overrides):
+    """Raise InputError for an override of another experiment than the only one."""
+    for text in overrides:
+        other, of, _ = text.partition("=")[0].rpartition(":")
+        if of and other != experiment:
+            raise InputError(f"--set {text}: {other} is not {experiment}, which alone is used here")
 
 
 @main.command()
@@ -216,6 +221,7 @@ def store(experiment, cohort, profile, overrides, out, force):
     from srlib.systems import caffe_text
     from srlib.training import store as stores
 
+    _own(experiment, overrides)
     chosen = systems.get(experiment, profile, overrides)
     texts = caffe_text.texts(chosen, Path(out))
     for path, text in texts.items():

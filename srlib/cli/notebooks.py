@@ -59,12 +59,13 @@ def run(
     names: Sequence[str] = (),
     parameters: Mapping[str, object] | None = None,
     force: bool = False,
+    estimate: bool = False,
 ) -> Path:
     """Execute notebooks and return the results folder.
 
     ``cohort`` is a manifest, or a table of one for each system (``read_cohorts``): a notebook of
     systems that the table leaves out is left out. In ``paper`` an estimate of what the trainings
-    take is printed first. A notebook runs in a hidden file in ``notebooks/`` of that folder. The
+    take is printed first; with ``estimate`` that is all. A notebook runs in a hidden file in ``notebooks/`` of that folder. The
     file is renamed at the end to ``NAME.ipynb`` or, after an error, to ``NAME.failed.ipynb``.
     ``NAME.json`` beside a finished notebook holds the key of everything that it depends on, and its
     outputs. The notebook is skipped as long as its key is unchanged and its outputs exist.
@@ -84,14 +85,16 @@ def run(
         choose(known, name, "notebook parameter")
     given |= parameters or {}
     folder = results_dir(profile, path)
-    make_dir(folder / "notebooks")
-    if profile == "paper":
-        from srlib.cli.estimate import estimate
+    if estimate or profile == "paper":
+        from srlib.cli.estimate import estimate as lines_of
 
         runs = results.read_runs(folder)["run_id"]
         done = {run.rpartition(f"-{profile}-s{seed}-")[0] for run in runs}
-        for line in estimate(planned(names, profile, given.get("overrides", ""), table, done)):
+        for line in lines_of(planned(names, profile, given.get("overrides", ""), table, done)):
             print(line, flush=True)
+        if estimate:
+            return folder
+    make_dir(folder / "notebooks")
     progress = Progress({n.path.stem: n.declared.get("seconds", 0) for n in todo})
     for number, notebook in enumerate(todo, 1):
         title = f"[{number}/{len(todo)}] {notebook.path.stem}"

@@ -41,7 +41,9 @@ def as_tuples(value: object) -> object:
     """Turn all lists in a value into tuples, since JSON writes both alike."""
     if isinstance(value, dict):
         return {name: as_tuples(part) for name, part in value.items()}
-    return tuple(map(as_tuples, value)) if isinstance(value, list | tuple) else value
+    if isinstance(value, list | tuple):
+        return tuple(map(as_tuples, value))
+    return value.item() if getattr(value, "shape", None) == () else value  # a number of NumPy
 
 
 def literal(text: str) -> Any:

@@ -1,6 +1,7 @@
 """Convert published collections of 2-D images to NIfTI files and a manifest."""
 
 import os
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from srlib.core.paths import InputError, StrPath, choose, explained, make_dir
+from srlib.core.paths import InputError, ScanWarning, StrPath, choose, explained, make_dir
 from srlib.core.tables import Row, check_name, keep, read_table, write_table
 from srlib.degradations.ultrasound import scan_convert
 from srlib.scans.formats import load_png
@@ -39,6 +40,7 @@ def convert(
     """
     find, dtype, expected = choose(COLLECTIONS, collection, "collection")
     keep(manifest, force=force)
+    make_dir(Path(manifest).parent)
     rows, readers, taken = [], {}, {}
     for name, split, read in find(Path(folder)):
         check_name(name, str(folder), taken)
@@ -83,7 +85,7 @@ def deeplesion(folder: Path) -> Listed:
 
 
 def _duke(folder: Path) -> Listed:
-    files = defaultdict(list)
+    files, missing = defaultdict(list), []
     for file in sorted(folder.rglob("*.mat")):
         files[file.name].append(file)
     for split in ("train", "val", "test"):
@@ -95,8 +97,12 @@ def _duke(folder: Path) -> Listed:
                         f"{row.place}: expected one file of this name, got {found[0]} and "
                         f"{found[1]}; keep one of them"
                     )
+                missing += [row["filename"]] * (not found)
                 for file in found:
                     yield file.stem, split, partial(_record, file, row)
+    if missing:
+        line = f"{folder}: {len(missing)} listed records are left out, {missing[0]} is not there"
+        warnings.warn(line, ScanWarning, stacklevel=3)
 
 
 def _record(file: Path, row: Row) -> Volume:

@@ -3,15 +3,17 @@
 import itertools
 import os
 import re
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from srlib.core.paths import InputError, StrPath, choose
+from srlib.core.paths import InputError, ScanWarning, StrPath, choose
 from srlib.core.tables import VOLUMES, check_name, read_table, write_table
 from srlib.scans.formats import scans_in
+from srlib.scans.headers import check_file
 
 Found = dict[str, dict[str, Path]]  # subject -> column -> file
 SPLITS = {3: ("train", "val", "test"), 4: ("train", "val", "eval", "test")}
@@ -58,15 +60,19 @@ def _find(layout: str, folder: Path) -> Found:
         for file in sorted(paths, key=_by_number):
             inside = file.relative_to(folder).as_posix()
             named = re.search(SUBJECTS[layout], inside, re.IGNORECASE)
-            if not named or not file.is_file() or re.search(r"(^|/)\.", inside):
+            if not named or file.is_dir() or re.search(r"(^|/)\.", inside):
                 continue
+            check_file(file)  # a link may lead nowhere
             name = "_".join(filter(None, named.groups()))
             first = found[name].setdefault(column, file)
-            if first != file and layout != "bids":  # in BIDS, the first run of a session counts
+            if first != file and layout != "bids":
                 raise InputError(
                     f"two files for the {column} of subject {name}, {first} and {file}; "
                     "keep one of them"
                 )
+            if len({re.sub(r"_run-\d+", "", p.name) for p in (first, file)}) > 1:
+                line = f"subject {name}: {first.name} is its {column}, {file.name} is left out"
+                warnings.warn(line, ScanWarning, stacklevel=3)
     if layout == "synthsr":
         for files in found.values():
             if "labels" not in files:
@@ -141,7 +147,10 @@ def _choose(people: dict[str, str], path: Path) -> tuple[dict[str, str], dict[st
             f"scans: {min(people)}, ..."
         )
     listed = [(name, row) for row in rows for name in scans[row["id"]]]
-    people = {name: row.get("person") or people[name] for name, row in listed}
+    persons = {(name, row.get("person") or people[name]) for name, row in listed}
+    if len(persons) > len(people := dict(persons)):
+        twice = next(name for name, person in persons if people[name] != person)
+        raise InputError(f"{path}: {twice} is of two persons; choose one of them")
     splits = {}
     for name, row in listed:
         if split := row.get("split"):

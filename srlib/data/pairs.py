@@ -151,7 +151,7 @@ class ObservationModel(Scans):
 
     def _given(self, file: Path, whole: Volume, hr: Volume) -> Pair:
         """The pair of a low-resolution scan and the part ``hr`` of a true scan."""
-        lr = load_mat(file, whole) if file.suffix == ".mat" else load_scan(file)
+        lr = load_mat(file, whole) if file.suffix.lower() == ".mat" else load_scan(file)
         if self.fitted_on == "each":
             own, wanted = (fit_scaling(scan.data, self.intensity) for scan in (lr, whole))
             lr = lr.with_data(wanted.invert(own.apply(lr.data)))

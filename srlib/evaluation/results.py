@@ -130,6 +130,7 @@ def record_metrics(folder: StrPath, rows: Iterable[Mapping[str, object]]) -> Non
             f"{folder}: nothing was measured; train first, with 'srlib train' or notebooks 10 to 15"
         )
     new["value"] = [f"{float(v):.6f}" for v in new["value"]]
+    _check_single(new[new.duplicated(METRIC_KEY, keep=False)], ["value"], METRIC_KEY)
     _record(Path(folder) / "metrics.csv", new.astype(str))
 
 

@@ -265,8 +265,10 @@ class CoarseToFine(SameGrid):
         return pairs.degradation().coarser == degradation.coarser
 
     def plan(self, scan: Volume, setup: Setup) -> Plan:
-        """As ``SameGrid``; InputError for another factor than the network's."""
+        """As ``SameGrid``; InputError for another factor or alignment than the network's."""
         plan, factor = super().plan(scan, setup), setup.pairs.degradation().coarser
+        if "align" in setup.request.given() and setup.pairs.degradation().align == "first":
+            raise InputError("this model takes no align: voxel 0 keeps its place")
         if not np.allclose(plan.finer, factor, rtol=1e-3):
             raise InputError(
                 f"this model makes scans {factor} times finer, got a factor of {plan.finer}"

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from threading import get_ident
+from threading import RLock, get_ident
 
 import torch
 from torch import nn
@@ -12,6 +12,8 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from srlib.core.parts import Count, Part
 from srlib.core.paths import InputError, choose, first_line
 from srlib.models.registry import MODELS
+
+_RANDOM = RLock()  # PyTorch's random state is that of all threads
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def seeded(make: Callable[[], nn.Module], seed: int, name: str) -> nn.Module:
     Raises InputError, with the network's ``name``, when it does not take its settings.
     """
     try:
-        with torch.random.fork_rng():
+        with _RANDOM, torch.random.fork_rng():
             torch.manual_seed(seed)
             return make()
     except (TypeError, ValueError, KeyError, ArithmeticError, RuntimeError, AssertionError) as err:

@@ -16,9 +16,9 @@ def read_matlab(path: Path, name: str, axes: int) -> np.ndarray:
     """
     with explained(path, "not a readable MATLAB 5 file"):
         data = np.load(io.BytesIO(isolated("srlib.scans.matlab", path, name)))
-    if data.ndim != axes or data.dtype.kind not in "iuf":
+    if data.ndim != axes or data.dtype.kind not in "iuf" or not np.isfinite(data).all():
         raise InputError(
-            f"{path}: expected real numbers of {axes} axes in the variable {name}, got "
+            f"{path}: expected finite, real numbers of {axes} axes in the variable {name}, got "
             f"{data.dtype} of {data.shape}; save it anew"
         )
     return data

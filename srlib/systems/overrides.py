@@ -41,7 +41,8 @@ def overridden(experiment: Experiment, settings: Mapping[str, Any]) -> Experimen
     InputError for an unknown name, which lists those that there are, and for a value that the part
     refuses.
     """
-    for name, value in settings.items():
+    # the task before its degradation's settings, a part before its fields, in whatever order given
+    for name, value in sorted(settings.items(), key=lambda s: (s[0] != "task", s[0].count("."), s)):
         with explained(f"override {name}", "is refused", "give another value"):
             experiment = _set(experiment, *name.split("."), value=value)
     label = "+".join(map(_label, sorted(settings.items())))

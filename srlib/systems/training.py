@@ -1,5 +1,6 @@
 """Train an experiment from its data and the weights that it starts from."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -111,6 +112,10 @@ def train(
     final = folder / "model.safetensors"
     if final.is_file() and not identity.difference(read_metadata(final)):
         checkpoints.remove(folder / "checkpoint.pt", identity)  # it was stopped between the two
+        if restart or snapshots or tensorboard:
+            print(
+                f"{final} is finished and stays as it is; train in another folder", file=sys.stderr
+            )
         return final
     for kind, network in networks.items():
         if starts[kind]:
@@ -198,10 +203,15 @@ def build(experiment: Experiment, seed: int) -> dict[str, torch.nn.Module]:
 def _read_store(path: StrPath, experiment: Experiment, seed: int) -> PatchStore:
     store = PatchStore(path, seed, experiment.examples.mixed)
     expected = (1 + bool(experiment.reference), *per_axis(experiment.examples.patch_size))
-    if store.shapes[0][1:] != expected:
+    found = (store.shapes[0][1], *store.shapes[1][2:])
+    if found != expected:
         raise InputError(
-            f"{path}: {experiment.name} expects patches (C, x, y, z) of {expected}, "
-            f"got {store.shapes[0][1:]}"
+            f"{path}: {experiment.name} expects patches (C, x, y, z) of {expected}, got {found}"
+        )
+    if store.pairs not in (None, repr(experiment.pairs)):
+        raise InputError(
+            f"{path}: its patches were made by {store.pairs}, {experiment.name} is trained on "
+            f"{experiment.pairs}; write it again"
         )
     return store
 

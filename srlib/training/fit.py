@@ -132,5 +132,7 @@ def check_numbers(**numbers: int | None) -> None:
     """Raise InputError for a number below 1 (``seed``: below 0) or not whole; None passes."""
     for name, value in numbers.items():
         least = 0 if name == "seed" else 1
-        if value is not None and not (isinstance(value, Integral) and value >= least):
-            raise InputError(f"{name} must be a whole number of {least} or more, got {value!r}")
+        if value is not None and not (isinstance(value, Integral) and least <= value < 2**63):
+            raise InputError(
+                f"{name} must be a whole number of {least} or more, below 2**63, got {value!r}"
+            )

@@ -97,6 +97,7 @@ def write_store(
                 if target.refused:
                     raise target.refused
                 bar.update(len(pairs))
+            file.attrs["pairs"] = repr(dataset.pairs)
             file.attrs["items"] = [
                 len(dataset.grid(index)) for index, _ in enumerate(dataset.items)
             ]
@@ -122,6 +123,9 @@ class PatchStore:
             self._file = stack.enter_context(h5py.File(self.path, "r"))
             self.shapes = [self._checked(name) for name in NAMES]
             self.items = self._checked_items()
+            self.pairs = self._file.attrs.get(
+                "pairs"
+            )  # how they were made; files of others lack it
             stack.pop_all()  # the file stays open
 
     def close(self) -> None:
@@ -131,7 +135,7 @@ class PatchStore:
     def _checked_items(self) -> list[range]:
         """The rows of each item."""
         (n, *data), (m, *label) = self.shapes
-        if n != m or data[1:] != label[1:] or label[0] != 1:
+        if n != m or np.mod(label[1:], data[1:]).any() or label[0] != 1:
             raise InputError(f"data {data} and label {label} are not pairs of patches")
         items = np.atleast_1d(self._file.attrs.get("items", n)).tolist()
         if not all(isinstance(count, int) and count > 0 for count in items) or sum(items) != n:

@@ -8,7 +8,7 @@ from skimage import io
 
 from srlib import data, systems
 from srlib.cli.commands import main
-from srlib.core.paths import InputError
+from srlib.core.paths import InputError, ScanWarning
 from srlib.data.convert import convert, square
 from srlib.degradations.tasks import degradation_of
 from srlib.scans.volume import Volume, load_nifti
@@ -60,7 +60,8 @@ def test_duke_records_are_scan_converted(tmp_path):
     savemat(folder / "mat" / "a.mat", {"dtce": echoes})
     head = "filename,initial_radius,final_radius,initial_angle,final_angle"
     (folder / "test-v1.csv").write_text(f"{head}\na.mat,100,400,-0.5,0.5\nabsent.mat,1,2,3,4\n")
-    manifest = convert("duke", folder, out=tmp_path / "out", manifest=tmp_path / "duke.csv")
+    with pytest.warns(ScanWarning, match=r"1 listed records are left out, absent\.mat"):
+        manifest = convert("duke", folder, out=tmp_path / "out", manifest=tmp_path / "duke.csv")
     (subject,) = data.read_manifest(manifest)
     image = load_nifti(subject.file("image"))
     assert (subject.name, subject.split) == ("a", "test") and image.shape == (512, 512, 1)
@@ -150,7 +151,6 @@ def test_rows_that_were_never_published_are_refused(deeplesion, tmp_path, old, n
         ),
         (("a.mat",), {"val": "a.mat,100,nan,-0.5,0.5"}, r"a\.mat: expected radii .* got .* nan"),
         (("a.mat",), {"val": "a.mat,100,,-0.5,0.5"}, r"a\.mat: no geometry in .*val\.csv, row 2"),
-        (("a.mat",), {"val": "../a.mat,100,400,-0.5,0.5"}, "whose column filename lists .mat"),
     ],
 )
 def test_records_whose_names_collide_are_refused(tmp_path, files, rows, match):
@@ -175,3 +175,24 @@ def test_other_folders_are_refused_and_nothing_is_left(tmp_path):
         with pytest.raises(InputError, match=match):
             convert(collection, tmp_path, out=tmp_path / "out", manifest=tmp_path / "m.csv")
     assert not (tmp_path / "m.csv").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*left out")
+def test_a_record_in_another_folder_is_not_found(tmp_path):
+    (tmp_path / "duke").mkdir()
+    head = "filename,initial_radius,final_radius,initial_angle,final_angle"
+    (tmp_path / "duke" / "val.csv").write_text(f"{head}\n../a.mat,100,400,-0.5,0.5\n")
+    with pytest.raises(InputError, match=r"whose column filename lists \.mat"):
+        convert("duke", tmp_path / "duke", out=tmp_path / "out", manifest=tmp_path / "m.csv")
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_a_record_with_a_wild_number_is_refused(tmp_path, value):
+    (tmp_path / "duke").mkdir()
+    echoes = np.eye(300, 40, dtype=np.float32)
+    echoes[3, 3] = value
+    savemat(tmp_path / "duke" / "a.mat", {"dtce": echoes})
+    head = "filename,initial_radius,final_radius,initial_angle,final_angle"
+    (tmp_path / "duke" / "val.csv").write_text(f"{head}\na.mat,100,400,-0.5,0.5\n")
+    with pytest.raises(InputError, match=r"a\.mat: expected finite, real numbers"):
+        convert("duke", tmp_path / "duke", out=tmp_path / "out", manifest=tmp_path / "m.csv")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from srlib import data
-from srlib.core.paths import InputError
+from srlib.core.paths import InputError, ScanWarning
 from srlib.data.layouts import PATTERNS, _choose, write_manifest
 from srlib.scans.volume import Volume, save_scan
 
@@ -77,7 +77,10 @@ def test_kirby(tmp_path: Path, nested: bool) -> None:
             scan(place / f"KKI2009-{number}-{kind}.nii.gz")
     scan(folder / ".trash" / "KKI2009-02-MPRAGE.nii.gz")
     (folder / "loop").symlink_to(folder, target_is_directory=True)
-    (folder / "KKI2009-03-MPRAGE.nii.gz").symlink_to(folder / "KKI2009-03-MPRAGE.nii.gz")
+    (lost := folder / "KKI2009-03-MPRAGE.nii.gz").symlink_to(lost)
+    with pytest.raises(InputError, match="leads nowhere"):  # or the split would be another
+        write_manifest("kirby", folder, tmp_path / "kirby.csv")
+    lost.unlink()
     subjects = data.read_manifest(write_manifest("kirby", folder, tmp_path / "kirby.csv"))
     assert [s.name for s in subjects] == ["KKI2009-01", "KKI2009-33"]
     assert {c: f.name for c, f in subjects[1].files.items()} == {
@@ -413,3 +416,28 @@ def test_bad_places(tmp_path: Path) -> None:
     for out in (tmp_path / "absent/m.csv", tmp_path, folder / "s00.nii/m.csv"):
         with pytest.raises(InputError, match="cannot write"):
             write_manifest("flat", folder, out)
+
+
+def test_bids_says_which_of_different_images_it_takes(tmp_path: Path) -> None:
+    folder = tmp_path / "sub-01" / "anat"
+    for name in ("acq-FLASH_T1w", "run-1_T2w", "run-2_T2w", "T1w"):
+        scan(folder / f"sub-01_{name}.nii.gz")
+    with pytest.warns(ScanWarning) as said:
+        write_manifest("bids", tmp_path, tmp_path / "m.csv")
+    (line,) = {str(warning.message) for warning in said}
+    assert "sub-01_acq-FLASH_T1w.nii.gz" in line and "left out" in line  # not of the runs
+
+
+def test_uppercase_suffixes_are_scans(tmp_path: Path) -> None:
+    scan(tmp_path / "a.nii.gz").rename(tmp_path / "B.NII.GZ")
+    scan(tmp_path / "a.nii.gz")
+    subjects = data.read_manifest(write_manifest("flat", tmp_path, tmp_path / "m.csv"))
+    assert [subject.name for subject in subjects] == ["B", "a"]
+
+
+def test_an_id_of_two_persons_is_refused(tmp_path: Path) -> None:
+    for name in "abc":
+        scan(tmp_path / f"{name}.nii")
+    (tmp_path / "ids.csv").write_text("id,person\na,p\na,q\nb,p\nc,q\n")
+    with pytest.raises(InputError, match="a is of two persons"):
+        write_manifest("flat", tmp_path, tmp_path / "m.csv", subjects=tmp_path / "ids.csv")

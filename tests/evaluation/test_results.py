@@ -462,3 +462,10 @@ def test_printed_figures_stand_beside_ours_with_both_conventions(tmp_path):
     for name, task in zip(every.str[0], every.str[1], strict=True):
         assert name in {*systems.EXPERIMENTS, "cubic", "sparse_fbp"} or name.endswith("_published")
         assert task in TASKS
+
+
+def test_two_values_of_one_number_are_refused(tmp_path):
+    row = rows("one", 30.0, "net")[0]
+    with pytest.raises(InputError, match="more than one value"):
+        results.record_metrics(tmp_path, [row, {**row, "value": 31.0}])
+    results.record_metrics(tmp_path, [row, row])

@@ -402,3 +402,12 @@ def test_models_are_loaded_in_threads():
     first, *others = (model.network.state_dict() for model in models)
     for other in others:
         assert all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_a_seed_gives_the_same_network_in_threads():
+    network, state = Network("recnn", 4, {"layers": 3}), torch.random.get_rng_state()
+    expected = network.build(0).state_dict()
+    with ThreadPoolExecutor(4) as pool:
+        made = [*pool.map(lambda _: network.build(0).state_dict(), range(40))]
+    assert all(torch.equal(one[name], expected[name]) for one in made for name in expected)
+    assert torch.equal(torch.random.get_rng_state(), state)

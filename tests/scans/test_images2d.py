@@ -23,6 +23,7 @@ from srlib.data.convert import square
 from srlib.degradations.tasks import degradation_of
 from srlib.degradations.ultrasound import scan_convert
 from srlib.evaluation import results, runs
+from srlib.inference.prediction import Request
 from srlib.inference.tiles import run_tiled
 from srlib.models.srresnet2d import SRResNet2D, SRResNet2DRes
 from srlib.models.weights import load_weights
@@ -408,3 +409,14 @@ def test_ct_is_clipped_alike_in_training_and_prediction(manifests):
     assert torch.equal(
         model.network.given, trained
     )  # what was reconstructed from few views keeps its streaks
+
+
+def test_scan_lines_take_no_other_alignment(noise):
+    experiment = systems.get("srresnet_us", "smoke")
+    model, image = (
+        Model(experiment.network.build(), experiment),
+        Volume(noise((8, 32, 1)), np.eye(4)),
+    )
+    assert model.plan(image).finer == (4, 1, 1)
+    with pytest.raises(InputError, match="takes no align"):
+        model.plan(image, Request(align="corners"))

@@ -1,5 +1,7 @@
 """Any number of any part is changed by its dotted name, in Python and on the command line."""
 
+from itertools import permutations
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,6 +12,7 @@ from srlib.data.manifest import read_manifest
 from srlib.evaluation import runs
 from srlib.models.weights import read_metadata
 from srlib.systems.overrides import overridden, parse
+from srlib.systems.registry import from_json, get
 from srlib.systems.training import train
 
 
@@ -128,3 +131,16 @@ def test_a_pair_may_be_scaled_by_its_truth_or_each_side_by_itself(cohort, fitted
     scale = hr if fitted_on == "truth" else lr
     scaled = lr.with_data((lr.data - scale.data.min()) / np.ptp(scale.data))
     np.testing.assert_allclose(given[0], degradation.to_grid(scaled, hr.shape).data, atol=1e-5)
+
+
+def test_the_order_of_overrides_changes_nothing() -> None:
+    words = ["degradation.noise=0.1", "task=gaussian_x3", "degradation.sigma=2", "network.width=4"]
+    made = [get("mdcsrn_res", "smoke", order) for order in permutations(words)]
+    assert len({e.to_json() for e in made}) == 1
+    degradation = made.pop().pairs.degradation()
+    assert (degradation.sigma, degradation.noise, degradation.factor) == ((2,) * 3, 0.1, (3,) * 3)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    settings = {"network.width": np.int64(4), "training.learning_rate": np.float64(1e-3)}
+    assert from_json(get("recnn_x2", "smoke", settings).to_json()).network.width == 4

@@ -202,3 +202,20 @@ def test_data_in_other_files_are_refused(tmp_path):
     for name in ("link", "virtual", "external"):
         with pytest.raises(InputError, match=r"other files|elsewhere"):
             PatchStore(tmp_path / f"{name}.h5")
+
+
+def test_a_store_of_another_task_is_refused(dataset, tmp_path):
+    path = write_store(dataset, tmp_path / "p.h5", progress=False)
+    other = SMOKE.changed(task="gaussian_x3")
+    with pytest.raises(InputError, match=r"its patches were made by .*gaussian_x2"):
+        training.train(other, [], [], tmp_path / "out", store=path, progress=False)
+
+
+def test_a_store_of_the_coarse_grid_trains(cohort, tmp_path):
+    experiment = systems.get("srgan3d", "smoke")
+    subjects = experiment.examples.select(data.read_manifest(cohort, "train"))
+    path = write_store(
+        experiment.examples.open(subjects, experiment.pairs), tmp_path / "p.h5", progress=False
+    )
+    made = training.train(experiment, [], [], tmp_path / "out", store=path, progress=False)
+    assert made.is_file()

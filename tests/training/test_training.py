@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -599,3 +600,27 @@ def test_the_bar_shows_the_critic_s_loss_while_the_critic_alone_moves(two, monke
     assert not any("nan" in str(value) for values in shown for value in values.values())
     critic = [values for values in shown if "loss" not in values]
     assert critic and all("critic_loss" in values for values in critic) and len(critic) < len(shown)
+
+
+def test_a_finished_training_says_what_it_leaves_out(cohort, tmp_path, capsys):
+    train = partial(
+        training.train,
+        systems.get("recnn_x2", "smoke"),
+        data.read_manifest(cohort, "train"),
+        [],
+        tmp_path,
+    )
+    train(progress=False)
+    capsys.readouterr()
+    train(progress=False)
+    assert not capsys.readouterr().err
+    train(progress=False, restart=True)
+    assert "is finished and stays as it is" in capsys.readouterr().err
+
+
+def test_a_number_of_another_experiment_is_refused(cohort, tmp_path):
+    words = ["train", "recnn_x2", "--profile", "smoke", "--cohort", cohort, "--out", tmp_path / "o"]
+    words += ["--set", "mdcsrn:training.max_steps=1"]
+    done = CliRunner().invoke(main, [str(word) for word in words])
+    assert done.exit_code == 1 and "mdcsrn is not recnn_x2" in done.stderr
+    assert not (tmp_path / "o").exists()
