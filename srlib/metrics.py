@@ -303,8 +303,8 @@ def evaluate(
 
     They equal those of the single functions. ``data_range`` is in the scans' own units, by default
     the truth's maximum - minimum. With ``spacing_mm`` there are ``hfen``, ``haarpsi`` and, of
-    the whole volume also for ``mask``, ``resolution_{x,y,z}``. Scans (X, Y, Z) smaller than the windows of ``ssim3d``, as 2-D images, or of
-    ``ssim2d`` get nan. Raises InputError as ``psnr``.
+    the whole volume also for ``mask``, ``resolution_{x,y,z}``. Scans (X, Y, Z) smaller than the
+    windows of ``ssim3d``, as 2-D images, or of ``ssim2d`` get nan. Raises InputError as ``psnr``.
     """
     hr, sr = as_array(hr), as_array(sr)
     if data_range is None:

@@ -65,8 +65,9 @@ def run(
 
     ``cohort`` is a manifest, or a table of one for each system (``read_cohorts``): a notebook of
     systems that the table leaves out is left out. In ``paper`` an estimate of what the trainings
-    take is printed first; with ``estimate`` that is all. A notebook runs in a hidden file in ``notebooks/`` of that folder. The
-    file is renamed at the end to ``NAME.ipynb`` or, after an error, to ``NAME.failed.ipynb``.
+    take is printed first; with ``estimate`` that is all. A notebook runs in a hidden file in
+    ``notebooks/`` of that folder. The file is renamed at the end to ``NAME.ipynb`` or, after an
+    error, to ``NAME.failed.ipynb``.
     ``NAME.json`` beside a finished notebook holds the key of everything that it depends on, and its
     outputs. The notebook is skipped as long as its key is unchanged and its outputs exist.
     ``parameters`` are further notebook parameters. Relative paths are looked up in the working

@@ -148,9 +148,9 @@ def measured(
     """Rows of ``metrics.csv`` for estimates of one scan; ``key`` holds the other columns.
 
     ``estimates`` maps experiments to scans that cover the truth in the world, on any grid
-    (``quality.measure``, also for errors and ``extended``). ``mask`` lies on the truth's grid. ``region`` names
-    the whole of ``truth``. ``data_range`` is by default the truth's maximum - minimum. ``runs``
-    maps trained experiments to their run_id; the run_id of others is their name.
+    (``quality.measure``, also for errors and ``extended``). ``mask`` lies on the truth's grid.
+    ``region`` names the whole of ``truth``. ``data_range`` is by default the truth's maximum -
+    minimum. ``runs`` maps trained experiments to their run_id; the run_id of others is their name.
     """
     rows = []
     for name, estimate in estimates.items():

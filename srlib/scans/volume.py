@@ -87,10 +87,11 @@ def save_scan(
     that are not finite, several slices in a PNG, and a type or slope that the file cannot hold.
     """
     path, dtype = Path(path), np.dtype(dtype)
-    with explained(path, f"cannot hold {dtype}", "choose another type, such as float32"):
+    with explained(path, "cannot be written"):
         finite(volume.data)
-        if path.suffix.lower() == ".png":
-            return _save_png(volume, path, header)
+    if path.suffix.lower() == ".png":
+        return _save_png(volume, path, header)
+    with explained(path, f"cannot hold {dtype}", "choose another type, such as float32"):
         if not path.name.endswith((".nii", ".nii.gz", ".mgz")):
             raise InputError("expected a name ending in .nii, .nii.gz or .mgz")
         slope, inter = header.get_slope_inter() if header is not None else (1.0, 0.0)
@@ -128,7 +129,7 @@ def _save_png(volume: Volume, path: Path, header: nib.Nifti1Header | None) -> Pa
     """Write a slice for display, x along the columns: 16 bits from the minimum to the maximum."""
     if volume.shape[2] != 1:
         raise InputError(
-            f"a PNG holds one slice, got {volume.shape[2]}; give a name ending in .nii.gz"
+            f"{path}: a PNG holds one slice, got {volume.shape[2]}; give a name ending in .nii.gz"
         )
     low, high = float(volume.data.min()), float(volume.data.max())
     grey = np.rint((volume.data[..., 0].T - low) / ((high - low) or 1.0) * 65535).astype(np.uint16)
@@ -190,8 +191,8 @@ def resample(
     """Interpolate a scan on another grid by splines of the given order.
 
     Without SciPy's ``prefilter`` they smooth. Beyond the outermost centres the scan is continued by
-    SciPy's ``mode``, mirror or nearest; beyond the field of view, half a voxel from them, it is ``outside`` where that
-    is given.
+    SciPy's ``mode``, mirror or nearest; beyond the field of view (``seen``) it is ``outside`` where
+    that is given.
     """
     if not order:  # a voxel between two is the same one, however the scan is stored
         volume = reorient(volume)
@@ -204,11 +205,12 @@ def resample(
     data, how = volume.data - base, {"order": order, "mode": mode, "prefilter": prefilter}
     if same_axes:
         axes = zip(data.shape, offset, steps, shape, strict=True)
-        lines = [spline(n, o + s * np.arange(m), **how) for n, o, s, m in axes]
-        data = base + along_axes(data, lines)
+        data = base + along_axes(
+            data, [spline(n, o + s * np.arange(m), **how) for n, o, s, m in axes]
+        )
     else:
-        to = {"output_shape": tuple(shape), "output": np.float32}
-        data = base + ndimage.affine_transform(data, matrix, offset, **to, **how)
+        how |= {"output_shape": tuple(shape), "output": np.float32}
+        data = base + ndimage.affine_transform(data, matrix, offset, **how)
     if outside is not None:
         data[~seen(volume, shape, affine)] = outside
     return Volume(data, affine)

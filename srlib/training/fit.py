@@ -129,7 +129,10 @@ def _means(pending: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, float]:
 
 
 def check_numbers(**numbers: int | None) -> None:
-    """Raise InputError for a number below 1 (``seed``: below 0) or not whole; None passes."""
+    """Raise InputError for a number below 1 (``seed``: below 0), of 2**63 or more, or not whole.
+
+    None passes.
+    """
     for name, value in numbers.items():
         least = 0 if name == "seed" else 1
         if value is not None and not (isinstance(value, Integral) and least <= value < 2**63):

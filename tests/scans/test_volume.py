@@ -504,6 +504,13 @@ def test_what_is_not_finite_is_neither_written_nor_degraded(tmp_path, noise):
     assert not [*tmp_path.iterdir()]
 
 
+def test_a_place_that_cannot_be_written_is_named_once(tmp_path, noise):
+    for name in ("a.png", "a.nii", "a.mgz"):
+        with pytest.raises(InputError) as error:
+            save_scan(Volume(noise((8, 9, 1)), np.eye(4)), tmp_path / "none" / name)
+        assert str(error.value).count(name) == 1
+
+
 def test_types_are_named_as_numpy_does_and_others_refused(tmp_path, noise):
     scan = Volume(noise((8, 9, 10)), np.eye(4))
     for name in ("a.mgz", "a.nii"):
