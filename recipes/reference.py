@@ -41,7 +41,7 @@ AUTHORS = ("00", "10", "12", "15", "20", "40")  # what their files change
 def run(place: str, seed: int, names: Sequence[str], **environment: Path) -> Path:
     """Run notebooks on one thread, in ``runs/reference/PLACE``; return the folder of the rows."""
     folder = make_dir(RUNS / place)
-    words = [sys.executable, "-m", "srlib", "run", *names, "--seed", str(seed)]
+    words = [sys.executable, "-m", "srlib", "run", *names, "--seed", str(seed), "--workers", "1"]
     own = {"SRLIB_RESULTS": folder, "OMP_NUM_THREADS": 1, **environment}
     with open(RUNS / f"{place}.log", "a", encoding="utf-8") as log:
         where = {**os.environ, **{name: str(value) for name, value in own.items()}}

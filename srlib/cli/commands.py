@@ -8,7 +8,7 @@ import click
 from click import argument, option
 
 from srlib import __version__, data, systems  # the wings load what is asked of them
-from srlib.cli.enhance import enhance, one_line
+from srlib.cli.enhance import enhance, one_line, stop_on_signals
 from srlib.cli.options import COHORT, CSV_OUT, DEVICE, FORCE, OVERRIDES, PROFILE, SEED, flag
 from srlib.cli.scans import degrade, evaluate
 from srlib.core.parts import literal
@@ -77,9 +77,15 @@ def what_is_there(what):
     metavar="NAME VALUE",
     help="A further notebook parameter.",
 )
+@option(
+    "--workers",
+    type=click.IntRange(1),
+    show_default="2 in smoke and quick",
+    help="Notebooks at the same time, each on its share of the cores.",
+)
 @flag("--force", "Run also what is finished and unchanged.")
 @flag("--estimate", "Run nothing: say what time, memory and disk the trainings take here.")
-def run(notebooks, profile, cohort, seed, parameters, force, estimate):
+def run(notebooks, profile, cohort, seed, parameters, workers, force, estimate):
     """Execute the notebooks in order (all, or those named), print the result table, and say
     whether it reproduces the reference.
 
@@ -93,7 +99,8 @@ def run(notebooks, profile, cohort, seed, parameters, force, estimate):
 
     cohort = cohort or runner.COHORTS.get(profile, "csv/example.csv")
     given = {"parameters": dict(parameters), "force": force, "estimate": estimate}
-    folder = runner.run(profile, cohort, seed=seed, names=notebooks, **given)
+    stop_on_signals()
+    folder = runner.run(profile, cohort, seed=seed, names=notebooks, workers=workers, **given)
     if estimate:
         return
     if (folder / "metrics.csv").is_file():

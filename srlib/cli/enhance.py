@@ -100,7 +100,7 @@ def enhance(no_flip, **given):
       srlib enhance mine.csv enhanced --weights recnn_x2_t2  # T1 and T2 of each subject
     """
     try:
-        _stop_on_signals()
+        stop_on_signals()
         counts = _enhance_all(flip=not no_flip, **given)
     except InputError:
         raise
@@ -157,7 +157,7 @@ def _print(line, err=True):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2 if err else 1)
 
 
-def _stop_on_signals():
+def stop_on_signals():
     """Treat SIGTERM (scancel) and SIGHUP (a closed terminal) as Ctrl-C from now on.
 
     A SIGHUP that nohup ignores stays ignored. SIGINT is handled even where a script's ``&`` makes

@@ -4,8 +4,11 @@ import ast
 import json
 import os
 from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 from srlib import systems
 from srlib.cli.progress import Progress
@@ -25,6 +28,7 @@ from srlib.core.paths import (
     results_dir,
     write_file,
 )
+from srlib.core.processes import cores
 from srlib.data.manifest import read_cohorts, read_manifest
 from srlib.evaluation import results
 from srlib.scans.formats import files_of, fingerprint, once
@@ -32,6 +36,7 @@ from srlib.systems.base import Experiment
 
 SHIPPED = Path(__file__).parents[1] / "shipped"
 COHORTS = {"paper": "csv/paper.csv"}  # by profile; of others the built-in one
+WORKERS = {"smoke": 2, "quick": 2}  # notebooks at the same time, by profile; of others one
 
 _hash_file = once(fingerprint)
 
@@ -47,7 +52,7 @@ def notebooks(names: Sequence[str] = ()) -> list[Path]:
         raise InputError(
             "srlib is installed without its notebooks; run them from a clone of its repository"
         )
-    called = {name: p for p in every for name in (p.stem, p.stem.split("_")[0])}
+    called = {name: p for p in every for name in (p.stem, _number(p))}
     return sorted({choose(called, name, "notebook") for name in names}) or every
 
 
@@ -58,10 +63,15 @@ def run(
     seed: int = 0,
     names: Sequence[str] = (),
     parameters: Mapping[str, object] | None = None,
+    workers: int | None = None,
     force: bool = False,
     estimate: bool = False,
 ) -> Path:
     """Execute notebooks and return the results folder.
+
+    ``workers`` notebooks run at the same time, each on its share of the cores, by default two in
+    ``smoke`` and ``quick``. A notebook begins when those of ``after`` in its metadata have ended;
+    without them, when all earlier ones have. After a failure none begins.
 
     ``cohort`` is a manifest, or a table of one for each system (``read_cohorts``): a notebook of
     systems that the table leaves out is left out. In ``paper`` an estimate of what the trainings
@@ -96,15 +106,46 @@ def run(
         if estimate:
             return folder
     make_dir(folder / "notebooks")
-    progress = Progress({n.path.stem: n.declared.get("seconds", 0) for n in todo})
-    for number, notebook in enumerate(todo, 1):
-        title = f"[{number}/{len(todo)}] {notebook.path.stem}"
+    titles = {n.number: f"[{k}/{len(todo)}] {n.path.stem}" for k, n in enumerate(todo, 1)}
+    for notebook in [*todo]:
         if table and notebook.trains and not table.keys() & notebook.trains:
-            print(f"{title}: left out by {path.name}")
-            continue
-        with progress.about(notebook.path.stem, title) as ran:
-            ran.append(notebook.run(folder, given, force, progress))
+            print(f"{titles[notebook.number]}: left out by {path.name}")
+            todo.remove(notebook)
+    workers = workers or min(WORKERS.get(profile, 1), cores())
+    if workers > 1:
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(cores() // workers, 1)))
+    progress = Progress({n.path.stem: n.seconds for n in todo}, workers)
+
+    def execute(notebook: _Notebook) -> None:
+        with progress.about(notebook.path.stem, titles[notebook.number]) as report:
+            report.ran = notebook.run(folder, given, force, report)
+
+    _in_order(todo, execute, workers)
     return folder
+
+
+def _in_order(todo, execute, workers):
+    """Execute notebooks; several ``workers`` begin with the longest of those that can begin.
+
+    An interruption ends the kernels.
+    """
+    waiting, going = {notebook.number: notebook for notebook in todo}, {}
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            while waiting or going:
+                pending = {*waiting, *going.values()}
+                ready = [n for n in waiting.values() if not pending & n.after]
+                if workers > 1:
+                    ready.sort(key=lambda n: n.seconds, reverse=True)
+                for notebook in ready[: workers - len(going)]:
+                    going[pool.submit(execute, waiting.pop(notebook.number))] = notebook.number
+                for ended in wait(going, return_when=FIRST_COMPLETED).done:
+                    del going[ended]
+                    ended.result()
+        except KeyboardInterrupt:
+            for kernel in psutil.Process().children():
+                kernel.kill()
+            raise
 
 
 def _check_cohort(path):
@@ -146,13 +187,15 @@ class _Notebook:
         content = json.loads(path.read_text(encoding="utf-8"))
         parameters = papermill.inspect_notebook(str(path))
         self.path, self.declared = path, content["metadata"].get("srlib", {})
-        self.trains = self.declared.get("trains", [])
+        self.trains, self.seconds = self.declared.get("trains", []), self.declared.get("seconds", 0)
+        self.number, earlier = _number(path), [p for p in notebooks() if p.stem < path.stem]
+        self.after = {*self.declared.get("after", map(_number, earlier))}
         self.defaults = {name: ast.literal_eval(p["default"]) for name, p in parameters.items()}
         self.code = [
             "".join(cell["source"]) for cell in content["cells"] if cell["cell_type"] == "code"
         ]
 
-    def run(self, folder, given, force, progress):
+    def run(self, folder, given, force, report):
         """Execute the notebook unless it is finished and unchanged; return whether it ran."""
         books = folder / "notebooks"
         values = {k: v for k, v in given.items() if k in self.defaults}
@@ -164,7 +207,7 @@ class _Notebook:
         force = force or used.get("extra")
         if finished and not force and stored.get("key") == self.key(books, used, before):
             return False
-        _execute(self.path, books, values, progress)
+        _execute(self.path, books, values, report)
         # the first notebooks make files that were not there
         inputs = self.inputs(used, folder) | before
         writes = [f"notebooks/{self.path.name}", *self.declared.get("writes", [])]
@@ -199,10 +242,14 @@ class _Notebook:
 
     def key(self, books, used, inputs):
         """Hash of everything that the results depend on, earlier notebooks included."""
-        earlier = [path for path in notebooks() if path.stem < self.path.stem]
+        earlier = [path for path in notebooks() if _number(path) in self.after]
         upstream = [_stored(books, path).get("key") for path in earlier]
         parts = [self.code, used, inputs, upstream, RESULTS_VERSION]
         return digest(json.dumps(parts, sort_keys=True, default=str))
+
+
+def _number(path):
+    return path.stem.split("_")[0]
 
 
 def _stored(books, notebook):
@@ -215,7 +262,7 @@ def _hash(path):
     return _hash_file(path) if files_of(path) == [path] else fingerprint(path)
 
 
-def _execute(notebook, books, values, progress):
+def _execute(notebook, books, values, report):
     import papermill
 
     # this environment's kernel, not an old one of the user's
@@ -233,8 +280,8 @@ def _execute(notebook, books, values, progress):
                 cwd=os.getcwd(),
                 progress_bar=False,
                 coalesce_streams=True,
-                stdout_file=progress,
-                stderr_file=progress,
+                stdout_file=report,
+                stderr_file=report,
                 extra_arguments=["--IPKernelApp.log_level=40"],
             )
         except BaseException as err:

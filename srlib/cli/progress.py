@@ -11,43 +11,12 @@ from shutil import get_terminal_size
 EVERY = 30.0  # seconds between the lines of a log file; a terminal is refreshed every second
 
 
-class Progress:
-    """The line about the notebook that runs; ``weights`` are the seconds that each once took.
+class Report:
+    """What a notebook does, which writes into it as into a file; the last line of that is kept."""
 
-    Notebooks write into it as into a file. It shows the last line of that. The time that is left is
-    what all that is to come once took, times the pace of this run.
-    """
-
-    def __init__(self, weights: Mapping[str, float]) -> None:
-        self.weights, self.pace = dict(weights), {"weight": 0.0, "seconds": 0.0}
-        self.said, self.terminal = "", sys.stdout.isatty()
-
-    @contextmanager
-    def about(self, name: str, title: str) -> Iterator[list[bool]]:
-        """Report on a notebook within the block, which appends whether the notebook ran."""
-        ran: list[bool] = []
-        began, ended, self.said = time.perf_counter(), threading.Event(), ""
-
-        def report() -> None:
-            while not ended.wait(1.0 if self.terminal else EVERY):
-                seconds = time.perf_counter() - began
-                left = self._left(name, seconds)
-                self._show(f"{title}: {seconds:.0f} s{left}; {self.said}")
-
-        thread = threading.Thread(target=report, daemon=True)
-        self._show(title)
-        thread.start()
-        try:
-            yield ran
-        finally:
-            ended.set()
-            thread.join()
-            seconds, weight = time.perf_counter() - began, self.weights.pop(name)
-            said = f": {seconds:.0f} s" if any(ran) else ": unchanged, skipped" if ran else ""
-            self._show(title + said, end="\n" if self.terminal else "")
-        if any(ran):
-            self.pace["weight"] += weight
-            self.pace["seconds"] += seconds
+    def __init__(self, name: str, title: str) -> None:
+        self.name, self.title, self.said = name, title, ""
+        self.began, self.ran = time.perf_counter(), None  # whether it ran or was skipped
 
     def write(self, text: str) -> None:
         """Keep the last line of what the notebook writes."""
@@ -57,15 +26,64 @@ class Progress:
     def flush(self) -> None:
         """Do nothing; papermill calls it."""
 
-    def _left(self, name: str, seconds: float) -> str:
-        """About how long this notebook and all still take; nothing while that is unknown."""
+    @property
+    def seconds(self) -> float:
+        """Seconds since it began."""
+        return time.perf_counter() - self.began
+
+
+class Progress:
+    """The lines about the notebooks that run, ``workers`` at the same time.
+
+    ``weights`` are the seconds that each once took. The time that is left is what all that is to
+    come once took, times the pace of this run.
+    """
+
+    def __init__(self, weights: Mapping[str, float], workers: int = 1) -> None:
+        self.weights, self.workers = dict(weights), workers
+        self.pace = {"weight": 0.0, "seconds": 0.0}
+        self.terminal, self.going = sys.stdout.isatty(), []
+
+    @contextmanager
+    def about(self, name: str, title: str) -> Iterator[Report]:
+        """Report on a notebook within the block, which sets whether it ``ran``."""
+        report, ended = Report(name, title), threading.Event()
+        self.going.append(report)
+
+        def refresh() -> None:
+            while not ended.wait(1.0 if self.terminal else EVERY):
+                self._show(self.line() if self.terminal else self.line(report))
+
+        thread = threading.Thread(target=refresh, daemon=True)
+        self._show(title)
+        thread.start()
+        try:
+            yield report
+        finally:
+            ended.set()
+            thread.join()
+            self.going.remove(report)
+            weight = self.weights.pop(name)
+            ends = {True: f": {report.seconds:.0f} s", False: ": unchanged, skipped"}
+            said = ends.get(report.ran, ": failed")
+            self._show(title + said, end="\n" if self.terminal else "")
+        if report.ran:
+            self.pace["weight"] += weight
+            self.pace["seconds"] += report.seconds
+
+    def line(self, *reports: Report) -> str:
+        """What notebooks do at present, by default all that run."""
+        shown = reports or self.going
+        return " | ".join(f"{r.title}: {r.seconds:.0f} s{self.left(r)}; {r.said}" for r in shown)
+
+    def left(self, report: Report) -> str:
+        """About how long a notebook and all still take; nothing while that is unknown."""
         if not self.pace["weight"]:
             return ""
         pace = self.pace["seconds"] / self.pace["weight"]
-        own, every = (
-            max(weight * pace - seconds, 0) / 60
-            for weight in (self.weights[name], sum(self.weights.values()))
-        )
+        own = max(self.weights[report.name] * pace - report.seconds, 0) / 60
+        gone = sum(other.seconds for other in self.going)
+        every = max(sum(self.weights.values()) * pace - gone, 0) / 60 / self.workers
         return f", left about {own:.1f} min, in all {every:.0f} min"
 
     def _show(self, line: str, end: str = "") -> None:

@@ -3,11 +3,14 @@
 import json
 import os
 import shutil
+import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import nbformat
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from click.testing import CliRunner
 
@@ -35,12 +38,12 @@ def books(tmp_path, monkeypatch):
     monkeypatch.delenv("SRLIB_PUBLISHED", raising=False)
     given = 'profile: str = "quick"\ncohort: str = ""\nseed: int = 0  # of "all"\ntable: str = "table.txt"'
 
-    def write(name, code, writes=(), reads=()):
+    def write(name, code, writes=(), reads=(), **declared):
         parameters = nbformat.v4.new_code_cell(given, metadata={"tags": ["parameters"]})
         book = nbformat.v4.new_notebook(cells=[parameters, nbformat.v4.new_code_cell(code)])
         book.metadata = {
             "kernelspec": {"name": "python3", "display_name": "p", "language": "python"},
-            "srlib": {"writes": list(writes), "reads": list(reads)},
+            "srlib": {"writes": list(writes), "reads": list(reads), **declared},
         }
         nbformat.write(book, folder / f"{name}.ipynb")
 
@@ -63,6 +66,47 @@ def test_in_order_once_and_again_when_something_changed(books, cohort, capsys):
     assert books.log.read_text().endswith("changed second3 ")
     runner.run("smoke", cohort, seed=3, names=["10"], force=True)
     assert books.log.read_text().endswith("second3 second3 ")
+
+
+def test_two_at_the_same_time_and_what_comes_after_both(books, cohort, tmp_path):
+    """Each of two notebooks waits for the other's file, the third for neither."""
+    wait = "import os, time\nfrom pathlib import Path\nhere, there = Path({!r}), Path({!r})\n" + (
+        "here.touch()\nwhile not there.exists(): time.sleep(0.05)\n"
+        "threads = os.environ['OMP_NUM_THREADS']\n"
+    )
+    for name, (here, there) in {"00_first": "ab", "10_second": "ba"}.items():
+        code = wait.format(str(tmp_path / here), str(tmp_path / there))
+        books(name, f"{code}open({str(books.log)!r}, 'a').write('one ')", after=[])
+    books("20_third", f"open({str(books.log)!r}, 'a').write('third ')", after=["00", "10"])
+    runner.run("smoke", cohort, workers=2)
+    assert books.log.read_text() == "one one third "
+    books("10_second", "1", after=[])  # the first does not come after it
+    runner.run("smoke", cohort, workers=2)
+    assert books.log.read_text() == "one one third third "
+
+
+def test_what_runs_beside_a_failure_is_finished_and_nothing_else_begins(books, cohort, tmp_path):
+    books("00_first", "import time; time.sleep(1); raise ValueError('too bad')", after=[])
+    books("10_second", f"import time; time.sleep(3); open({str(books.log)!r}, 'w')", after=[])
+    books("20_third", "1", after=["10"])
+    with pytest.raises(InputError, match="00_first failed"):
+        runner.run("smoke", cohort, workers=2)
+    left = sorted(p.name for p in (books.folder / "smoke_mine" / "notebooks").iterdir())
+    assert left == ["00_first.failed.ipynb", "10_second.ipynb", "10_second.json"]
+
+
+def test_an_interruption_ends_the_kernels(books, cohort, tmp_path, monkeypatch):
+    stop = f"import os, signal, time; open({str(books.log)!r}, 'w').write(str(os.getpid()))\n"
+    books("00_first", stop + "os.kill(os.getppid(), signal.SIGTERM); time.sleep(300)")
+    began, before = time.perf_counter(), signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            runner.run("smoke", cohort)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert time.perf_counter() - began < 60
+    assert not psutil.pid_exists(int(books.log.read_text()))
 
 
 def test_a_log_file_says_what_a_notebook_does_at_present(books, cohort, capsys, monkeypatch):
