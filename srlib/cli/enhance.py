@@ -58,7 +58,7 @@ def one_line(err):
     metavar="KIND",
     help="What a voxel measured, if you know: gaussian:SIGMA (output voxels), box or kspace.",
 )
-@option("--report", metavar="FOLDER", help="Write a page on each scan there: NAME_sr.html.")
+@option("--report", metavar="FOLDER", help="Write a page on each scan there, called as its output.")
 @flag("--ct", "SynthSR: clip the scan to 0 to 80 HU first.")
 @flag("--no-flip", "robust, SynthSR: one pass, instead of the mean with the mirrored scan's.")
 @option(

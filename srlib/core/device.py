@@ -72,6 +72,21 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
+@contextmanager
+def evaluating(*networks: object) -> Iterator[None]:
+    """Networks in evaluation mode, without gradients; afterwards each part is as it was."""
+    known = [network for network in networks if isinstance(network, torch.nn.Module)]
+    modes = {part: part.training for network in known for part in network.modules()}
+    try:
+        with torch.no_grad():
+            for network in known:
+                network.eval()
+            yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+
+
 def fabric_devices(device: torch.device, processes: int) -> int | list[int]:
     """The ``devices`` of Lightning Fabric: the index of one GPU, or the number of processes.
 

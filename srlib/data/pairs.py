@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from srlib.core.parts import Count
-from srlib.core.paths import InputError, ScanWarning
+from srlib.core.paths import InputError, ScanWarning, explained
 from srlib.data.manifest import Subject, load_contrast
 from srlib.degradations.resolution import Degradation
 from srlib.degradations.tasks import TASKS, Settings, Task, degradation_of
@@ -220,5 +220,8 @@ def network_input(scan: Volume, reference: Volume | None, rule: str) -> np.ndarr
 
     Each is scaled on its own.
     """
-    given = [volume.data for volume in (scan, reference) if volume is not None]
-    return np.stack([fit_scaling(data, rule).apply(data) for data in given])
+    made = [fit_scaling(scan.data, rule).apply(scan.data)]
+    if reference:
+        with explained("the reference", "cannot be scaled"):
+            made.append(fit_scaling(reference.data, rule).apply(reference.data))
+    return np.stack(made)

@@ -18,8 +18,7 @@ import torch
 from tqdm import tqdm
 
 from srlib import __version__
-from srlib.core.device import layout
-from srlib.core.paths import InputError, StrPath, first_line, make_dir, sha256, sweep
+from srlib.core.paths import InputError, StrPath, digest, first_line, make_dir, sha256, sweep
 from srlib.core.processes import free_memory_gb
 from srlib.core.workers import STOPPED, share
 from srlib.enhance.jobs import SUMMARY, Job, Outcome, check_places
@@ -33,6 +32,7 @@ from srlib.systems.trained import Model, find_weights
 COPIES = 5  # float32 copies of the result that exist at once, besides the tiles
 ROOM = 3  # times these copies: room for tiles beside them
 SHARE = 0.8  # of the free memory that scans may take by default
+MARK = '<meta name="srlib" content="{}">'  # of a page: the scan that it shows
 
 
 def run(
@@ -129,13 +129,26 @@ class Enhancer:
     def _enhance_if_needed(self, job):
         record = self._record(job)
         check_places(job)
-        page, earlier = job.page, None if self.force else self._earlier(job, record)
-        if earlier and (
-            not page or (page.exists() and page.stat().st_mtime >= job.target.stat().st_mtime)
-        ):
+        earlier = None if self.force else self._earlier(job, record)
+        if not self.force and self._is_shown(job, record, earlier) and earlier:
             self._tell(job, f"{job.source.name}: done before")
             return earlier
         return self._enhance(job, record)
+
+    def _is_shown(self, job, record, earlier):
+        """Whether the page of an ``earlier`` outcome is there, if a page is wanted.
+
+        One that was changed by hand since then stays. Raises InputError where another page is.
+        """
+        page = job.page
+        if not (page and os.path.lexists(page)):
+            return not page
+        text = page.read_text("utf-8", "replace")
+        if _mark(job, record) in text or (earlier and MARK.partition("{")[0] not in text):
+            return earlier and page.stat().st_mtime >= job.target.stat().st_mtime
+        raise InputError(
+            f"{page} exists and is not of this scan; --force replaces it, or choose another folder"
+        )
 
     def _record(self, job):
         """What an output is made from and how, in the form in which it is read back."""
@@ -184,8 +197,8 @@ class Enhancer:
         notes = source.warnings() + notes + gaps(scan, source.thickness)
         if not self.force:
             self._earlier(job, record)  # raises if another process has written there meanwhile
-        record = record | {"spacing_in": scan.spacing_mm}
-        self._write(job, record, source, images, uncertainties, notes, plan)
+        spacing = {"spacing_in": scan.spacing_mm}
+        self._write(job, record | spacing, source, images, uncertainties, notes, plan)
         for note in notes:
             self._tell(job, f"warning: {note}")
         if job.page:
@@ -199,24 +212,23 @@ class Enhancer:
                 lines=[f"{self.model.experiment.name}, {plan.made}, srlib {__version__}"],
                 warnings=notes,
                 uncertainty=uncertainties.first,
+                mark=_mark(job, record),
             )
         return Outcome(job, "enhanced", notes, scan.spacing_mm, images.first.spacing_mm)
 
     def _read(self, job):
         """How many volumes a scan has, all of them, the first, the plan for each and its memory.
 
-        Raises InputError for one slice where the model needs more, and for too many voxels.
+        Raises InputError for too many voxels, and for outputs that cannot hold them.
         """
         (*shape, count), volumes = load_volumes(job.source)
         self._memory(shape)  # before it is read
         for path in job.scans:
             if count > 1 and not path.name.endswith((".nii", ".nii.gz")):
                 raise InputError(f"{path}: {count} volumes need a name ending in .nii or .nii.gz")
+            if path.suffix == ".png" and shape[2] > 1:
+                raise InputError(f"{path}: a PNG holds one slice, got {shape[2]}; choose .nii.gz")
         scan, experiment = next(volumes), self.model.experiment
-        flat = layout(self.model.network) is torch.channels_last
-        if min(scan.shape[: 2 if flat else 3]) < 2:
-            needs = "an image" if flat else "a 3-D scan, and only 2-D models take single slices"
-            raise InputError(f"the scan has {scan.shape} voxels; {experiment.name} needs {needs}")
         if job.uncertainty and not experiment.prediction.uncertain:
             raise InputError(
                 f"{experiment.name} knows no uncertainty; use a model trained with the loss "
@@ -271,6 +283,10 @@ class Enhancer:
         if notes:
             headers.write_record(header, record | {"warnings": notes})
         save_series(images, job.target, header)
+
+
+def _mark(job, record):
+    return MARK.format(digest(json.dumps([job.source.name, record["source"]])))
 
 
 def _why(err, source):

@@ -12,7 +12,7 @@ from srlib.scans.formats import scan_name, scan_names, scans_in
 
 WRITTEN = (".nii", ".nii.gz", ".mgz", ".png")
 SUMMARY = "summary.csv"
-COLUMNS = ("file", "status", "seconds", "spacing_in", "spacing_out", "message")
+COLUMNS = ("file", "status", "seconds", "spacing_in", "spacing_out", "message", "output")
 MOMENT = 0.1  # seconds, longer than reading, merging and writing a summary takes
 
 
@@ -81,10 +81,11 @@ def jobs(
     if report:
         make_dir(report)
     if single and target.suffix and not target.is_dir():
-        if not target.name.endswith(WRITTEN):
-            raise InputError(
-                f"{target}: expected a name ending in {', '.join(WRITTEN)}, or a folder"
-            )
+        for path in filter(None, (target, uncertainty)):
+            if not path.name.endswith(WRITTEN):
+                raise InputError(
+                    f"{path}: expected a name ending in {', '.join(WRITTEN)}, or a folder"
+                )
         page = report and report / f"{scan_name(target)}.html"
         return [Job(scan, target, reference, uncertainty, page)]
     among = {scan for scan, *_ in found}
@@ -166,14 +167,15 @@ def check_places(job: Job) -> None:
 
 
 def read_summary(folder: Path) -> dict[str, dict[str, str]]:
-    """Rows of a folder's ``summary.csv`` by scan; InputError for another kind of CSV."""
+    """Rows of a folder's ``summary.csv`` by output; InputError for another kind of CSV."""
     path = folder / SUMMARY
-    rows = read_table(path, COLUMNS, ()) if path.exists() and path.stat().st_size else []
-    return {row["file"]: row for row in rows}
+    there = path.exists() and path.stat().st_size
+    rows = read_table(path, COLUMNS[:-1], COLUMNS[-1:]) if there else []
+    return {row.get("output") or row["file"]: row for row in rows}
 
 
 def write_summary(folder: Path, outcomes: Sequence[Outcome]) -> Path:
-    """Write ``summary.csv``, a row per scan; rows that other runs wrote for other scans stay.
+    """Write ``summary.csv``, a row per output; rows that other runs wrote for others stay.
 
     Another process that read the file before this one replaced it may write it again without these
     rows. So this function checks a moment later whether they are there. Raises InputError as
@@ -188,10 +190,11 @@ def write_summary(folder: Path, outcomes: Sequence[Outcome]) -> Path:
             _spacing(outcome.spacing_in),
             _spacing(outcome.spacing_out),
             outcome.message,
+            outcome.job.target.name,
         ]
         # file names need not be text
         row = [cell.encode(errors="backslashreplace").decode() for cell in row]
-        mine[row[0].strip()] = dict(zip(COLUMNS, row, strict=True))
+        mine[row[-1].strip()] = dict(zip(COLUMNS, row, strict=True))
     while True:
         rows = read_summary(folder) | mine
         cells = [map(rows[name].get, COLUMNS) for name in sorted(rows)]

@@ -33,13 +33,14 @@ def write_report(
     warnings: Sequence[str],
     lines: Sequence[str] = (),
     uncertainty: Volume | None = None,
+    mark: str = "",
 ) -> Path:
     """Write one HTML page, atomically; it embeds its pictures, loads nothing and runs no script.
 
     ``before`` and ``after`` may lie anywhere in one world; their planes are those of
     ``figures.triplanar``. Scans in one window are also shown as a difference. ``warnings`` are
-    those of a ``Prediction``, ``lines`` say what was done. The same input gives the same bytes.
-    Raises InputError if the file cannot be written.
+    those of a ``Prediction``, ``lines`` say what was done. ``mark``: HTML for its head.
+    The same input gives the same bytes. Raises InputError if the file cannot be written.
     """
     interpolated = {} if same_lattice(before, after) else {"before, by cubic splines": before}
     one, two = windows(before, after)
@@ -64,7 +65,7 @@ def write_report(
         "" if warnings else "<p>No warnings.</p>",
         *(f"<h2>{heading}</h2>{content}" for heading, content in sections.items()),
     ]
-    head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
+    head = f'<meta charset="utf-8">{mark}<title>{escape(title)}</title><style>{STYLE}</style>'
     page = f"<!DOCTYPE html><html lang=en><head>{head}</head><body>{''.join(body)}</body></html>\n"
     # file names need not be text
     return write_file(path, page.encode("utf-8", "backslashreplace"))

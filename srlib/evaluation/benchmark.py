@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from pkgutil import resolve_name
 
-from torch.nn import Module
-
 from srlib.core.paths import StrPath, published_file, shipped_file
 from srlib.data.manifest import Subject
 from srlib.degradations.tasks import degradation_of
@@ -61,14 +59,11 @@ def systems(folder: StrPath, profile: str, seed: int = 0) -> dict[str, Path | No
 def others(names: str) -> dict[str, Model]:
     """Further models by name, each a weights file or ``module:network`` of the working directory.
 
-    The network is one that ``systems.Model`` takes, or a Model; a module is brought into evaluation
-    mode. Raises InputError as ``load_model``, and what importing raises.
+    The network is one that ``systems.Model`` takes, or a Model. Raises InputError as
+    ``load_model``, and what importing raises.
     """
     sys.path.insert(0, os.getcwd())
     found = {name: resolve_name(name) if ":" in name else name for name in names.split()}
-    for network in found.values():
-        if isinstance(network, Module):
-            network.eval()
     return {name: as_model(network) for name, network in found.items()}
 
 

@@ -25,7 +25,7 @@ HOLDS, PART, FAILS, OPEN = VERDICTS
 
 _PART = re.compile(
     r"(?P<spread>spread of )?(?P<metric>\w+): (?P<first>\S+?)@(?P<task>\S+) (?P<kind>[>=]) "
-    r"(?P<second>\S+?)@(?P<other>\S+) (?P<word>by|within) (?P<margin>[\d.]+)(?: on (?P<on>\w+))?"
+    r"(?P<second>\S+?)@(?P<other>\S+) (?P<word>by|within) (?P<margin>\d+(?:\.\d+)?)(?: on (?P<on>\w+))?"
 )
 
 
@@ -154,6 +154,8 @@ def read_evidence(table: StrPath = "results/study/evidence.csv") -> pd.DataFrame
     ``seed`` is empty where nothing was trained.
     """
     rows = pd.DataFrame(read_table(locate(table), EVIDENCE, ()))
+    if rows.duplicated([*EVIDENCE[:-1]]).any():
+        raise InputError(f"{table}: a value stands twice; make it anew with 'make study'")
     with explained(table, "its values are no numbers", "make it anew with 'make study'"):
         return rows.astype({"value": float})
 

@@ -292,7 +292,7 @@ def gains(rows: pd.DataFrame, region: str = "") -> pd.DataFrame:
 
     A row per degradation, subject, experiment and run. Interpolation is the first of BASELINES that
     the degradation has. A degradation of several datasets stands once for each, with its name.
-    Raises InputError as ``shown``.
+    Raises InputError as ``shown``, and without PSNR.
     """
     key = ["degradation", "subject", "experiment", "run_id"]
     rows = shown(rows, region)
@@ -300,6 +300,7 @@ def gains(rows: pd.DataFrame, region: str = "") -> pd.DataFrame:
     alone = sets.groupby(tasks).transform("nunique") == 1
     rows = rows.assign(degradation=tasks.where(alone, tasks + ", " + sets))
     table, found = wide(rows.drop(columns="dataset"), key).reset_index(), []
+    choose(table, "psnr", "metric of these rows")
     for _, group in table.groupby("degradation"):
         base = next((b for b in BASELINES if b in group["experiment"].values), None)
         given = group[group["experiment"] == base].set_index("subject")["psnr"]
@@ -313,7 +314,7 @@ def standing(rows: pd.DataFrame, region: str = "") -> pd.DataFrame:
     ``gain`` is that of ``gains``; ``spread`` its standard deviation over ``seeds`` (nan for one),
     each the mean over ``scans``. ``rank`` goes from 1 more than the experiments that are clearly
     better to those that are not clearly worse: two are tied when their difference is at most
-    √(spread² + spread²). Raises InputError as ``shown``.
+    √(spread² + spread²). Without interpolation PSNR is compared. Raises InputError as ``gains``.
     """
     found = []
     for (task, name), own in gains(rows, region).groupby(["degradation", "experiment"]):
@@ -326,14 +327,15 @@ def standing(rows: pd.DataFrame, region: str = "") -> pd.DataFrame:
     up = [True, False, False, True]
     table = pd.DataFrame(found).sort_values(order, ascending=up, ignore_index=True)
     tasks = table.groupby("degradation", sort=False)
-    ranks = [rank for _, group in tasks for rank in _ranks(group["gain"], group["spread"])]
+    ranks = [rank for _, group in tasks for rank in _ranks(group)]
     order = ["degradation", "experiment", "rank", "gain", "spread", *DIGITS, "scans", "seeds"]
     return table.assign(rank=ranks)[order]
 
 
-def _ranks(gains: pd.Series, spreads: pd.Series) -> list[str]:
+def _ranks(group: pd.DataFrame) -> list[str]:
     """The ranks of one degradation's experiments, such as ``1`` or ``2-3``."""
-    gain, spread = gains.to_numpy(), spreads.fillna(0).to_numpy()
+    compared = "psnr" if group["gain"].isna().all() else "gain"
+    gain, spread = group[compared].to_numpy(), group["spread"].fillna(0).to_numpy()
     ahead = gain[:, None] - gain > np.hypot(spread[:, None], spread)  # of the row over the column
     places = zip(1 + ahead.sum(axis=0), len(gain) - ahead.sum(axis=1), strict=True)
     return [f"{first}" if first == last else f"{first}-{last}" for first, last in places]

@@ -68,7 +68,7 @@ def compare(run: StrPath, reference: Sequence[StrPath] = ()) -> pd.DataFrame:
 
 def _keyed(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows with the seed apart from the run_id, and the form of what made them."""
-    parts = rows["run_id"].str.extract(r"^(.+-s)(-?\d+)(-.+)$")
+    parts = rows["run_id"].str.extract(r"^(.+?-s)(-?\d+)(-.+)$")
     trained = parts[1].notna()
     run = (parts[0] + parts[2]).where(trained, rows["run_id"])
     names = rows["experiment"].str.partition("+")[0]

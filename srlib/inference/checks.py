@@ -48,7 +48,7 @@ def unlike(scan: Volume) -> list[str]:
     if negative > NEGATIVE:
         kind = "a CT" if scan.data.min() < AIR_HU else "a statistical or difference map"
         found.append(
-            f"{100 * negative:.2g} % of the voxels are below 0, as in {kind}: this model was trained "
+            f"{100 * negative:.3g} % of the voxels are below 0, as in {kind}: this model was trained "
             "on MR intensities"
         )
     data = np.clip(scan.data, *usual)
@@ -131,7 +131,7 @@ def findings(before: Volume, after: Volume, finer: Sequence[float]) -> list[str]
         )
     low, high = float(before.data.min()), float(before.data.max())
     top, bottom = (np.count_nonzero(before.data == end) / before.data.size for end in (high, low))
-    line = "{:.2g} % of the voxels lie at the very {}, {:.4g}: {} tissue may be clipped"
+    line = "{:.3g} % of the voxels lie at the very {}, {:.4g}: {} tissue may be clipped"
     if top > CLIPPED and top * before.data.size >= 20:
         found.append(line.format(100 * top, "maximum", high, "bright"))
     if low > 0 and bottom > FLOOR:
@@ -140,7 +140,7 @@ def findings(before: Volume, after: Volume, finer: Sequence[float]) -> list[str]
     far = np.count_nonzero((after.data < low - below) | (after.data > high + above))
     if far:
         found.append(
-            f"{100 * far / after.data.size:.2g} % of the voxels after lie far outside the "
+            f"{100 * far / after.data.size:.3g} % of the voxels after lie far outside the "
             f"intensities before ({low:.4g} to {high:.4g}), from {after.data.min():.4g} to "
             f"{after.data.max():.4g}: the model has other units, or invents"
         )

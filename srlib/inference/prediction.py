@@ -122,9 +122,13 @@ class SameGrid(Part):
     def plan(self, scan: Volume, setup: Setup) -> Plan:
         """What will be made of a scan, in whole voxels over its field of view.
 
-        Raises InputError for a setting that this prediction does not take and a factor below 1.
+        Raises InputError for a setting that this prediction does not take, a factor below 1, and a
+        single slice where the network needs more.
         """
-        request = setup.request
+        request, flat = setup.request, setup.pairs.contrast == "image"
+        if min(scan.shape[: 2 if flat else 3]) < 2:
+            needs = "an image" if flat else "a 3-D scan, and only 2-D models take single slices"
+            raise InputError(f"the scan has {scan.shape} voxels; this model needs {needs}")
         self.check_request(request)
         filled = request.zero_filled or (1, 1, 1)
         if request.spacing_mm:
@@ -218,7 +222,7 @@ class SameGrid(Part):
         clipped = np.count_nonzero(seen.data != scan.data) / scan.data.size
         if clipped and not setup.request.ct:
             found.append(
-                f"{100 * clipped:.2g} % of the voxels lay outside {HU_WINDOW[0]:g} to "
+                f"{100 * clipped:.3g} % of the voxels lay outside {HU_WINDOW[0]:g} to "
                 f"{HU_WINDOW[1]:g} HU, the window that this model knows, and were clipped"
             )
         found += self.content_warnings(scan, setup, plan)

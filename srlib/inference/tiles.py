@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from srlib.core.device import autocast, keep_freed_memory, return_freed_memory
+from srlib.core.device import autocast, evaluating, keep_freed_memory, return_freed_memory
 from srlib.core.paths import InputError
 from srlib.scans.patches import PatchLocation, extract, grid_locations, stitch, tiles
 
@@ -33,7 +33,7 @@ def run_tiled(
     """The network's output for a whole array (X, Y, Z) or (C, X, Y, Z), float32, tile by tile.
 
     ``network`` is any callable from tensors (1, C, X, Y, Z) to (1, K, X', Y', Z') whose grid is the
-    same or a whole factor finer; a module is best in evaluation mode. The result has the shape
+    same or a whole factor finer; a module computes in evaluation mode. The result has the shape
     (X', Y', Z'), or (K, X', Y', Z') for K > 1. Each tile carries a ``halo`` as wide as the network
     sees, in voxels, of all axes or of each, on inner faces only, so that the result is that of the
     whole array at once. By default it is the attribute ``network.halo``, or is measured when it is
@@ -132,5 +132,5 @@ def _run(network: Callee, part: np.ndarray, precision: str = "32") -> np.ndarray
     """The network's output (K, ...) of an array (C, X, Y, Z), on the device of its weights."""
     weights = getattr(network, "parameters", tuple)()
     device = next(iter(weights), torch.empty(0)).device
-    with autocast(device, precision):
+    with evaluating(network), autocast(device, precision):
         return network(torch.from_numpy(part.copy())[None].to(device))[0].float().cpu().numpy()

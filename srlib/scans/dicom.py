@@ -92,7 +92,8 @@ def read_series(path: Path) -> tuple[list[Slice], np.ndarray]:
     slices = list(images_in(path))
     if not slices:
         raise InputError(
-            f"{path}: no DICOM image found; give a DICOM file or the folder of one series"
+            f"{path}: no DICOM image found; give a DICOM file or the folder of one series, "
+            "and name PNG images one by one"
         )
     series = sorted({s.series for s in slices})
     if len(series) > 1:

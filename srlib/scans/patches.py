@@ -132,7 +132,7 @@ def stitch(
             out = np.zeros((*patch.shape[: -len(shape)], *shape), dtype=patch.dtype)
         start = np.add(location.start, margin * (np.array(location.start) > 0))
         stop = np.add(location.start, location.size)
-        stop = np.where(stop < shape, stop - margin, shape)
+        stop = np.maximum(np.where(stop < shape, stop - margin, shape), start)
         core = PatchLocation(tuple(start), tuple(stop - start))
         out[(..., *core.slices)] = patch[(..., *Tile(location, core).inner.slices)]
         holes[core.slices] = False

@@ -24,17 +24,22 @@ SAME = 0.01  # voxels by which two grids may differ anywhere and still be one: h
 class Volume:
     """A 3-D scan: ``data`` float32 (X, Y, Z) in nibabel voxel order, ``affine`` 4x4 voxel -> mm.
 
-    The centre of voxel (0, 0, 0) lies at the affine's origin.
+    The centre of voxel (0, 0, 0) lies at the affine's origin. Raises InputError for other arrays.
     """
 
     data: np.ndarray
     affine: np.ndarray
 
     def __post_init__(self) -> None:
-        if self.data.ndim != 3:
-            raise InputError(f"a volume has 3 axes, got shape {self.data.shape}")
+        if self.data.ndim != 3 or np.iscomplexobj(self.data):
+            raise InputError(
+                f"a volume has 3 axes of real numbers, got {self.data.dtype} {self.data.shape}"
+            )
+        affine = np.asarray(self.affine, dtype=np.float64)
+        if affine.shape != (4, 4) or not 0 < abs(np.linalg.det(affine[:3, :3])) < np.inf:
+            raise InputError(f"an affine is 4x4 and can be inverted, got {affine.tolist()}")
         object.__setattr__(self, "data", np.asarray(self.data, dtype=np.float32))
-        object.__setattr__(self, "affine", np.asarray(self.affine, dtype=np.float64))
+        object.__setattr__(self, "affine", affine)
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -23,7 +23,8 @@ def parse(overrides: Overrides) -> dict[str, Any]:
     """
     if isinstance(overrides, Mapping):
         return dict(overrides)
-    texts = overrides.split() if isinstance(overrides, str) else overrides
+    several = isinstance(overrides, list | tuple)
+    texts = [*map(str, overrides)] if several else str(overrides).split()
     for text in texts:
         if not re.match(r"[^=]*\w=", text):
             raise InputError(

@@ -39,7 +39,7 @@ BEST = ("paper", "study", "quick", "smoke")  # profiles, the one whose runs are 
 class Model:
     """A network with what it is run with: the experiment it was trained for, or a degradation.
 
-    ``network`` is any callable that ``run_tiled`` takes; a module is best in evaluation mode.
+    ``network`` is any callable that ``run_tiled`` takes; a module computes in evaluation mode.
     Without an ``experiment`` it belongs to ``degradation``: a task, a degradation, or the
     ``ObservationModel`` of its training. A network of finer output sees the coarse grid, another
     one the interpolated scan, in [0, 1] unless the observation model has another ``intensity``.
@@ -219,7 +219,7 @@ def load_model(
     network, experiment = load_network(path)
     chosen = choose_device(device)
     precision = choose_precision(precision, chosen)
-    network = network.to(chosen, memory_format=layout(network))
+    network = network.to(chosen, torch.float32, memory_format=layout(network))
     network.train(trainable).requires_grad_(trainable)
     # one that gives the image itself, not what to add to its input, would lose more than 0.01 dB
     adds = getattr(network, "residual", False)

@@ -1,8 +1,7 @@
 """Measure and show networks on fixed validation patches during training."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from srlib.core.device import evaluating
 from srlib.core.paths import explained, make_dir
 from srlib.data.manifest import Subject
 from srlib.data.pairs import ObservationModel
@@ -18,20 +18,6 @@ from srlib.scans.patches import PatchLocation, extract
 from srlib.scans.volume import Volume, crop_or_pad, save_scan
 from srlib.training.examples import ScanPatches, fullest
 from srlib.training.streams import Check, Patch, Show
-
-
-@contextmanager
-def _evaluating(*networks: nn.Module) -> Iterator[None]:
-    """Put networks in evaluation mode, without gradients; afterwards restore their modes."""
-    modes = [network.training for network in networks]
-    try:
-        with torch.no_grad():
-            for network in networks:
-                network.eval()
-            yield
-    finally:
-        for network, mode in zip(networks, modes, strict=True):
-            network.train(mode)
 
 
 def validation(pairs: Sequence[Patch], loss: str) -> Check:
@@ -47,7 +33,7 @@ def validation(pairs: Sequence[Patch], loss: str) -> Check:
     def check(networks, device):
         generator, critic = networks["generator"], networks.get("critic")
         found, scores = [], []  # scores of real and generated patches
-        with _evaluating(*networks.values()):
+        with evaluating(*networks.values()):
             for pair in pairs:
                 lr, hr = (torch.from_numpy(side)[None].to(device) for side in pair)
                 sr, hr = generator(lr), hr[:, :1]  # classes may follow the image
@@ -82,7 +68,7 @@ def _dice(logits: Tensor, classes: Tensor) -> float:
 
 def _run(network: nn.Module, given: np.ndarray) -> np.ndarray:
     """The output (C, X, Y, Z) for one input, in evaluation mode."""
-    with _evaluating(network):
+    with evaluating(network):
         device = next(network.parameters()).device
         return network(torch.from_numpy(given[None]).to(device))[0].cpu().numpy()
 

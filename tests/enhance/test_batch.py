@@ -663,7 +663,7 @@ def test_what_another_run_writes_meanwhile_stays_or_is_written_once_more(
 def test_rows_of_runs_that_end_at_once_all_stay(tmp_path):
     def row(name: str, status: str = "enhanced") -> jobs.Outcome:
         return jobs.Outcome(
-            jobs.Job(Path(name), tmp_path / "x"), status, (), (1, 1, 1), (1, 1, 0.5)
+            jobs.Job(Path(name), tmp_path / name), status, (), (1, 1, 1), (1, 1, 0.5)
         )
 
     children = []
@@ -1016,3 +1016,57 @@ def test_warnings_are_shown_everywhere(tmp_path, enhance, monkeypatch, workers, 
     assert [row["message"].count(words) for row in rows] == [1, 1]
     for name in ("one", "two"):
         assert (tmp_path / "pages" / f"{name}_sr.html").read_text().count(words) == 1
+
+
+def test_a_page_of_another_scan_is_not_replaced_unasked(tmp_path, enhance):
+    """Nor kept for one of this scan, nor is anything else of that name replaced."""
+    pages = tmp_path / "pages"
+    for seed, name in enumerate("ab"):
+        (tmp_path / name).mkdir()
+        scan = nib.Nifti1Image(texture(seed=seed).astype("i2"), OBLIQUE)
+        nib.save(scan, tmp_path / name / "t1.nii.gz")
+
+    def run(name, *words):
+        return enhance(tmp_path / name, tmp_path / f"{name}_out", "--report", pages, *words)
+
+    page = pages / "t1_sr.html"
+    assert run("a").exit_code == 0
+    of_a = page.read_bytes()
+    refused = run("b")
+    assert refused.exit_code == 1 and f"{page} exists and is not of this scan" in refused.stderr
+    assert page.read_bytes() == of_a and os.listdir(tmp_path / "b_out") == ["summary.csv"]
+    assert "done before" in run("a").stderr
+    assert run("b", "--force").exit_code == 0 and page.read_bytes() != of_a
+    assert run("a").exit_code == 1
+    page.write_text("notes")
+    assert "done before" in run("a").stderr and page.read_text() == "notes"
+    (tmp_path / "a_out" / "t1_sr.nii.gz").unlink()
+    assert run("a").exit_code == 1 and page.read_text() == "notes"
+    page.unlink()
+    assert run("a").exit_code == 0 and page.read_bytes() == of_a
+
+
+def test_a_scan_of_two_subjects_has_a_row_for_each_output(tmp_path, enhance):
+    nib.save(nib.Nifti1Image(texture().astype("i2"), OBLIQUE), tmp_path / "s.nii")
+    (tmp_path / "m.csv").write_text("subject,t1\nA,s.nii\nB,s.nii\n")
+    (tmp_path / "out").mkdir()
+    old = "file,status,seconds,spacing_in,spacing_out,message\nother.nii,enhanced,1.0,,,\n"
+    (tmp_path / "out" / "summary.csv").write_text(old)  # of an earlier version
+    assert enhance(tmp_path / "m.csv", tmp_path / "out").exit_code == 0
+    rows = read_table(tmp_path / "out" / "summary.csv")
+    assert sorted((Path(row["file"]).name, row["output"]) for row in rows) == [
+        ("other.nii", ""),
+        ("s.nii", "A_sr.nii.gz"),
+        ("s.nii", "B_sr.nii.gz"),
+    ]
+
+
+def test_names_that_cannot_hold_the_result_are_refused_before_the_network_runs(
+    tmp_path, enhance, monkeypatch
+):
+    monkeypatch.setattr(trained.Model, "predict", None)
+    nib.save(nib.Nifti1Image(texture().astype("i2"), OBLIQUE), tmp_path / "s.nii")
+    result = enhance(tmp_path / "s.nii", tmp_path / "sr.png")
+    assert "a PNG holds one slice, got 20" in result.stderr
+    result = enhance(tmp_path / "s.nii", tmp_path / "sr.nii", "--uncertainty", tmp_path / "b.tif")
+    assert "b.tif: expected a name ending in .nii" in result.stderr

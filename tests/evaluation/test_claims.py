@@ -178,3 +178,12 @@ def test_evidence_that_is_no_table_of_values_is_one_line(tmp_path):
     file.write_text("network,seed,degradation,subject,metric,value\na,0,t,s,psnr,high\n")
     with pytest.raises(InputError, match=r"evidence\.csv: its values are no numbers"):
         claims.read_evidence(file)
+
+
+def test_evidence_that_stands_twice_and_margins_of_two_points_are_refused(tmp_path):
+    text = "network,seed,degradation,subject,metric,value\n" + 2 * "a,0,x,s,psnr,30.0\n"
+    (tmp_path / "evidence.csv").write_text(text)
+    with pytest.raises(InputError, match="a value stands twice"):
+        claims.read_evidence(tmp_path / "evidence.csv")
+    with pytest.raises(InputError, match="criterion"):
+        claims.parse("psnr: a@b > c@d by 1.2.3")

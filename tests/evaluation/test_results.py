@@ -469,3 +469,16 @@ def test_two_values_of_one_number_are_refused(tmp_path):
     with pytest.raises(InputError, match="more than one value"):
         results.record_metrics(tmp_path, [row, {**row, "value": 31.0}])
     results.record_metrics(tmp_path, [row, row])
+
+
+def test_without_interpolation_psnr_ranks_and_without_psnr_a_line_says_so():
+    both = (("good", 40.0), ("bad", 20.0))
+    found = [row for name, psnr in both for k in range(3) for row in rows(f"s{k}", psnr + k, name)]
+    table = pd.DataFrame(found)
+    standing = results.standing(table)
+    assert [*zip(standing["experiment"], standing["rank"], strict=True)] == [
+        ("good", "1"),
+        ("bad", "2"),
+    ]
+    with pytest.raises(InputError, match="psnr"):
+        results.standing(table[table["metric"] != "psnr"])

@@ -218,3 +218,9 @@ def test_ranks_are_shared_by_what_the_seeds_cannot_tell_apart():
     rows = pd.DataFrame([row for seed in (0, 1, 2) for row in numbers(seed, spread=3.0)])
     tied = results.standing(rows.drop_duplicates(results.METRIC_KEY), "crop")
     assert "1-2" in [*tied["rank"]] or "1-3" in [*tied["rank"]]
+
+
+def test_the_seed_is_the_runs_own_and_not_a_part_of_the_manifests_name():
+    runs = [f"mdcsrn_res-quick-s{seed}-adni-s1-x" for seed in (0, 3)]
+    found = verdict._keyed(pd.DataFrame({"run_id": runs, "experiment": "mdcsrn_res"}))
+    assert [*found["seed"]] == ["0", "3"] and found["run_id"].nunique() == 1

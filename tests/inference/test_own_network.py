@@ -174,3 +174,31 @@ def test_a_result_that_is_not_finite_is_refused(blob):
     hurt.data[0, 0, 0] = np.nan
     with pytest.raises(InputError, match="1 voxels are NaN"):
         super_resolve(hurt)
+
+
+def test_a_network_in_training_mode_is_run_in_evaluation_mode_and_left_as_it_was():
+    network = nn.Sequential(nn.Conv3d(1, 1, 3, padding=1), nn.BatchNorm3d(1), nn.Dropout(0.5))
+    network[1].eval()  # frozen
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    scan = Volume(np.random.default_rng(0).random((16, 16, 16)), np.eye(4))
+    one, two = (super_resolve(scan, network) for _ in range(2))
+    np.testing.assert_array_equal(one.data, two.data)
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+    assert [part.training for part in network.modules()] == [True, True, False, True]
+
+
+def test_the_default_type_of_pytorch_changes_nothing(tiny):
+    scan = Volume(np.random.default_rng(0).random((16, 16, 16)), np.eye(4))
+    expected = super_resolve(scan, tiny)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = super_resolve(scan, tiny)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    np.testing.assert_array_equal(found.data, expected.data)
+
+
+def test_a_single_slice_is_refused_in_python_too(tiny):
+    scan = Volume(np.random.default_rng(0).random((16, 16, 1)), np.eye(4))
+    with pytest.raises(InputError, match="only 2-D models take single slices"):
+        super_resolve(scan, tiny)

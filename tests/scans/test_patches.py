@@ -177,3 +177,9 @@ def test_a_patch_may_begin_before_the_volume():
     ):  # fmt: skip
         found = extract(np.stack([line, line]), PatchLocation((start,), (size,)))
         np.testing.assert_array_equal(found, [expected, expected])
+
+
+def test_patches_narrower_than_their_margins_leave_holes():
+    places = grid_locations((6, 4, 4), (1, 4, 4))
+    with pytest.raises(InputError, match="lie in no patch"):
+        stitch((np.ones(place.size) for place in places), places, (6, 4, 4), margin=2)

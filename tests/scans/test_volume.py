@@ -517,3 +517,11 @@ def test_types_are_named_as_numpy_does_and_others_refused(tmp_path, noise):
         save_scan(scan, tmp_path / name, dtype="int16")
         with pytest.raises(InputError, match="float16"):
             save_scan(scan, tmp_path / name, dtype=np.float16)
+
+
+def test_other_arrays_are_no_volume():
+    with pytest.raises(InputError, match="real numbers, got complex"):
+        Volume(np.full((4, 4, 4), 3 + 4j), np.eye(4))
+    for affine in (np.eye(3), np.diag([1, 1, 0, 1]), np.full((4, 4), np.nan)):
+        with pytest.raises(InputError, match="an affine is 4x4 and can be inverted"):
+            Volume(np.zeros((4, 4, 4)), affine)

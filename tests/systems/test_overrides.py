@@ -144,3 +144,9 @@ def test_the_order_of_overrides_changes_nothing() -> None:
 def test_numbers_of_numpy_are_numbers() -> None:
     settings = {"network.width": np.int64(4), "training.learning_rate": np.float64(1e-3)}
     assert from_json(get("recnn_x2", "smoke", settings).to_json()).network.width == 4
+
+
+@pytest.mark.parametrize("other", [5, None, [1], True])
+def test_what_is_no_text_is_refused_in_one_line(other):
+    with pytest.raises(InputError, match="expected NAME=VALUE"):
+        systems.get("mdcsrn", "smoke", other)
