@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from srlib.core.paths import InputError, StrPath, file_name, first_line, write_file
+from srlib.core.paths import InputError, StrPath, explained, file_name, write_file
 
 # columns of a manifest that name volumes, in the order written
 VOLUMES = ("t1", "t2", "image", "labels", "lr", "mask")
@@ -33,20 +33,16 @@ def read_table(
     missing, repeated or nameless, a row that is too long or ends before a needed column, and a
     table without rows.
     """
-    try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
+    with explained(path, "cannot be read as a CSV", "give the path of one"):
+        try:
+            text = Path(path).read_bytes().decode("utf-8-sig")
+        except UnicodeDecodeError as err:
+            raise InputError(
+                "cannot be read as a CSV, since it is not UTF-8; save it as 'CSV UTF-8'"
+            ) from err
         if text.count('"') % 2:
             raise csv.Error("a quote never closes")
         lines = list(csv.reader(io.StringIO(text, ""), skipinitialspace=True))
-    except UnicodeDecodeError as err:
-        raise InputError(
-            f"{path}: cannot be read as a CSV, since it is not UTF-8; save it as 'CSV UTF-8'"
-        ) from err
-    except (OSError, csv.Error) as err:
-        reason = getattr(err, "strerror", None) or first_line(err)
-        raise InputError(
-            f"{path}: cannot be read as a CSV ({reason}); give the path of one"
-        ) from err
     lines = [[cell.strip() for cell in cells] for cells in lines]
     rows = {f"{path}, row {number}": cells for number, cells in enumerate(lines, 1) if any(cells)}
     if len(rows) < 2:
