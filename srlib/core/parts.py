@@ -79,7 +79,5 @@ def _kind(kind: Any) -> str:
         return f"{kind.__origin__.__name__} of at least {low}{most}"
     if isinstance(kind, type):
         return kind.__name__
-    if parts := get_args(kind):
-        joined = ", " if get_origin(kind) is tuple else " or "
-        return joined.join(_kind(part) for part in parts if part is not ...)
-    return str(kind)
+    joined = ", " if get_origin(kind) is tuple else " or "
+    return joined.join(_kind(part) for part in get_args(kind) if part is not ...)
