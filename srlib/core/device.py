@@ -2,6 +2,7 @@
 
 import ctypes
 import platform
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -29,10 +30,12 @@ def choose_device(name: str = "auto") -> torch.device:
 
 def processor() -> str:
     """The processor's name."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    with suppress(OSError):  # only Linux has this file
+        if found := re.search(
+            r"^model name\s*:(.*)", Path("/proc/cpuinfo").read_text("utf-8"), re.M
+        ):
+            return found[1].strip()
+    return platform.processor() or platform.machine()
 
 
 def choose_precision(name: str, device: torch.device) -> str:
