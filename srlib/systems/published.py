@@ -25,6 +25,12 @@ PUBLISHED = {
 PARTS = ("weight", "bias", "running_mean", "running_var")  # in Caffe's and Keras's order
 
 
+def is_foreign(path: StrPath) -> bool:
+    """Whether a name is that of weights in the original authors' formats."""
+    path = Path(path)
+    return path.name in PUBLISHED or path.suffix in (".caffemodel", ".h5")
+
+
 def load_published(path: StrPath) -> tuple[torch.nn.Module, Experiment]:
     """Network and experiment from a published file, which is known by its name.
 
@@ -32,7 +38,7 @@ def load_published(path: StrPath) -> tuple[torch.nn.Module, Experiment]:
     filters, kernel and channels. Raises InputError for missing, other and damaged files.
     """
     path = Path(path)
-    if path.name not in PUBLISHED and path.suffix not in (".caffemodel", ".h5"):
+    if not is_foreign(path):
         known = ", ".join(PUBLISHED)
         raise InputError(f"{path.name} is not a published file; expected one of {known}")
     if not path.is_file():

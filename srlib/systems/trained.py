@@ -29,7 +29,7 @@ from srlib.models.weights import load_weights, read_metadata
 from srlib.scans.formats import load_scan
 from srlib.scans.volume import Volume
 from srlib.systems.base import Experiment
-from srlib.systems.published import PUBLISHED, load_published
+from srlib.systems.published import is_foreign, load_published
 from srlib.systems.registry import from_json
 
 DEFAULT = "robust"  # the shipped weights that are used when none are named
@@ -186,12 +186,6 @@ def load_network(path: StrPath) -> tuple[torch.nn.Module, Experiment]:
         experiment = from_json(metadata["experiment"])
         network = experiment.network.filled(load_weights(path))
     return network, experiment
-
-
-def is_foreign(path: StrPath) -> bool:
-    """Whether a name is that of weights in the original authors' formats."""
-    path = Path(path)
-    return path.name in PUBLISHED or path.suffix in (".caffemodel", ".h5")
 
 
 def read_state(path: StrPath) -> dict[str, torch.Tensor]:

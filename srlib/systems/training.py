@@ -22,7 +22,8 @@ from srlib.data.manifest import Subject
 from srlib.models.weights import read_metadata, start_from, state_hash
 from srlib.scans.patches import per_axis
 from srlib.systems.base import Experiment
-from srlib.systems.trained import is_foreign, load_network, read_state
+from srlib.systems.published import is_foreign
+from srlib.systems.trained import load_network, read_state
 from srlib.training import checkpoints
 from srlib.training.fit import Machine, check_numbers, fit
 from srlib.training.games import Supervised
