@@ -125,9 +125,10 @@ def remove(path: Path, identity: Identity) -> None:
 
 def states(players: Players) -> dict[str, dict[str, dict]]:
     """The state dicts of the players' networks and optimisers, by kind and name."""
-    networks = {name: part.state_dict() for name, part in players.networks.items()}
-    optimizers = {name: part.state_dict() for name, part in players.optimizers.items()}
-    return {"networks": networks, "optimizers": optimizers}
+    return {
+        kind: {name: part.state_dict() for name, part in getattr(players, kind).items()}
+        for kind in ("networks", "optimizers")
+    }
 
 
 def resume(
