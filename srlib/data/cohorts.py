@@ -39,9 +39,8 @@ def build(*, manifest: Path, tests: int = TESTS) -> None:
     their own. Labels: 0 background, 1 CSF, 2 grey, 3 white matter. Raises InputError, before
     anything is written, where another manifest is there.
     """
-    splits = {TEMPLATE: "test"}
     own = enumerate((*LEARN, *("test",) * tests), 1)
-    splits.update({f"syn{number:02d}": split for number, split in own})
+    splits = {TEMPLATE: "test"} | {f"syn{number:02d}": split for number, split in own}
     rows = []
     for name, split in splits.items():
         t1, t2, labels = (f"example/{name}_{kind}.nii.gz" for kind in ("t1", "t2", "labels"))
@@ -62,8 +61,7 @@ def build(*, manifest: Path, tests: int = TESTS) -> None:
             save_scan(scan, folder / f"{name}_{kind}.nii.gz", dtype=stored)
 
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 4)) as pool:
-        for done in [pool.submit(write, *each) for each in enumerate(splits)]:
-            done.result()
+        list(pool.map(write, range(len(splits)), splits))  # which raises what a thread raised
 
 
 def build_images(kind: str, *, manifest: Path, tests: int = TESTS) -> None:
@@ -130,7 +128,7 @@ def make_subject(affine: np.ndarray, tissues: torch.Tensor, rng: Generator) -> d
     warp = draw_warp(rng, shape, points=9, std=5.0)
     warp -= warp.mean((1, 2, 3), keepdim=True)  # the brain stays inside its box
     offset = torch.tensor(start, dtype=torch.float32).view(3, 1, 1, 1)
-    sharpness = float(rng.uniform(1.5, 3.0))  # sharper than an average of 152
+    sharpness = rng.uniform(1.5, 3.0)  # sharper than an average of 152
     probability = sample(tissues, warp + offset) ** sharpness
     probability /= probability.sum(0)
     subject = {"labels": Volume(probability.argmax(0).numpy(), place)}
