@@ -48,7 +48,7 @@ def write_report(
     scans = {"before": before, **interpolated, "after": after}
     whole = triplanar(scans, "before", cubic=interpolated, differences=one == two)
     close = triplanar(scans, "before", zooms=(ZOOM,), cubic=interpolated, differences=False)
-    dpi = float(np.clip(max(after.shape) / 2, *DPI))
+    dpi = np.clip(max(after.shape) / 2, *DPI)
     sections = {
         "Facts": f"<p>Before: {before}.</p><p>After: {after}.</p>",
         "Through the middle": f"<p>{units}.</p>{_picture(whole, 'planes', dpi)}",

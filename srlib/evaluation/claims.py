@@ -98,7 +98,7 @@ def crossed(values: np.ndarray) -> tuple[float, float, float]:
         if both > max(squares[:2]):
             within = sum(s**2 / f for s, f in zip(squares, freedom, strict=True))
             return mean, np.sqrt(both / values.size), both**2 / within
-    largest = int(np.argmax(squares[:2]))
+    largest = np.argmax(squares[:2])
     return mean, np.sqrt(squares[largest] / values.size), freedom[largest]
 
 

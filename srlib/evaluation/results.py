@@ -124,7 +124,7 @@ def record_metrics(folder: StrPath, rows: Iterable[Mapping[str, object]]) -> Non
     ``METRIC_KEY`` and a ``value``, which is rounded to 6 decimals. Any number of processes may
     record into one folder. Raises InputError when there are no rows.
     """
-    new = pd.DataFrame(list(rows), columns=METRIC_COLUMNS)
+    new = pd.DataFrame(rows, columns=METRIC_COLUMNS)
     if new.empty:
         raise InputError(
             f"{folder}: nothing was measured; train first, with 'srlib train' or notebooks 10 to 15"

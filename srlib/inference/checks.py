@@ -123,7 +123,7 @@ def findings(before: Volume, after: Volume, finer: Sequence[float]) -> list[str]
     """
     found, spacing = [], before.spacing_mm
     pixel, thick = sorted(spacing)[1:]
-    axis = int(np.argmax(spacing))
+    axis = np.argmax(spacing)
     if thick >= max(STACK[0], STACK[1] * pixel) and 1 not in before.shape and finer[axis] > 1.05:
         found.append(
             f"the scan is a stack of {before.shape[axis]} slices, {thick:.4g} mm apart along "

@@ -74,7 +74,7 @@ class IsotropicSpacing(SameGrid):
     def plan(self, scan: Volume, setup: Setup) -> Plan:
         """The grid of the spacing; InputError for a setting that this prediction does not take."""
         self.check_request(setup.request)
-        finer = tuple(float(mm / self.spacing_mm) for mm in scan.spacing_mm)
+        finer = tuple(mm / self.spacing_mm for mm in scan.spacing_mm)
         return Plan(finer, finer, f"{self.spacing_mm:g} mm")
 
     def seen(self, scan: Volume, setup: Setup) -> Volume:
@@ -188,7 +188,7 @@ def reliability(scan: Volume, grid: Volume, kind: str = "reliability") -> np.nda
     The scan's axes that are coarser than the grid count.
     """
     to_slices, spacing = np.linalg.inv(scan.affine) @ grid.affine, grid.spacing_mm[0]
-    x, y, z = np.ogrid[tuple(slice(n) for n in grid.shape)]
+    x, y, z = np.ogrid[tuple(map(slice, grid.shape))]
     gaps = [np.zeros(grid.shape)]
     for (a, b, c, first), n, mm in zip(to_slices, scan.shape, scan.spacing_mm, strict=False):
         if mm > spacing * (1 + ISOTROPIC):

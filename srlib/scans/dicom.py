@@ -111,7 +111,7 @@ def read_series(path: Path) -> tuple[list[Slice], np.ndarray]:
     step = normal * (first.thickness or 1)
     if unplaced:
         return slices, np.diag([*first.spacing, step[2], 1.0])
-    slices.sort(key=lambda s: float(normal @ s.position))
+    slices.sort(key=lambda s: normal @ s.position)
     start = slices[0].position
     if several:
         start, step = _fit_line(path, np.stack([s.position for s in slices]), normal)

@@ -8,12 +8,12 @@ from srlib.scans.volume import SAME, Volume, crop_or_pad, reorient, resample, se
 
 def covered(scan: Volume, grid: Volume) -> float:
     """Share of a grid's voxel centres in a scan's field of view (``volume.seen``)."""
-    return float(np.mean(seen(scan, grid.shape, grid.affine)))
+    return np.mean(seen(scan, grid.shape, grid.affine))
 
 
 def _differ(one: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> bool:
     """Whether two matrices place a voxel within ``shape`` more than SAME apart."""
-    return bool((np.abs(one - other) @ [*shape, 1]).max() >= SAME)
+    return (np.abs(one - other) @ [*shape, 1]).max() >= SAME
 
 
 def _turned(scan: Volume, grid: Volume) -> Volume | None:

@@ -55,7 +55,7 @@ def synthesize(
 
     Contrasts without priors are left out. Raises InputError as ``simulation.draw``.
     """
-    classes = int(label_map.class_of.max()) + 1
+    classes = label_map.class_of.max() + 1
     means, stds = (np.repeat(np.array(part)[:, None], classes, axis=1) for part in ANY)
     tables = {**priors, "any": (means, stds)}
     contrasts = [

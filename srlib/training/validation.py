@@ -82,7 +82,7 @@ def board_writer(pairs: Sequence[Patch], loss: str, folder: Path) -> Show:
     advice = "pip install tensorboard, or leave its option out"
     with explained("--tensorboard", "tensorboard is not installed", advice):
         from torch.utils.tensorboard import SummaryWriter
-    board = SummaryWriter(str(make_dir(folder)))
+    board = SummaryWriter(make_dir(folder))
 
     def write(row, network):
         for name, value in row.items():
