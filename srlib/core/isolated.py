@@ -37,7 +37,7 @@ def answer(read: Callable[..., bytes]) -> None:
     with suppress(ImportError, OSError, ValueError):  # the system has no such limit
         import resource
 
-        pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
+        pages = int(Path("/proc/self/statm").read_text("utf-8").split()[0])
         limit = pages * resource.getpagesize() + GIB * 2**30
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     try:

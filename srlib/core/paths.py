@@ -287,7 +287,7 @@ def _machine() -> str:
     Empty on other systems.
     """
     with suppress(OSError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8")
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("utf-8")
         numbers = os.readlink("/proc/self/ns/pid")
         return digest(f"{os.uname().nodename} {boot} {numbers}")[:8]
     return ""
@@ -347,7 +347,7 @@ def sources() -> dict[str, str]:
     """
     found, package = {}, Path(__file__).parents[1]
     for path in sorted(p for pattern in COMPUTING for p in package.glob(pattern)):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = ast.parse(path.read_text("utf-8"))
         for node in ast.walk(tree):
             if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
                 node.value.value = ""  # a docstring, which does nothing

@@ -62,7 +62,7 @@ def check(run: StrPath) -> list[str]:
     if not path.is_file():
         return [f"no {CERTIFICATE} in {run}: the run is not finished, or was not certified"]
     with explained(path, "damaged certificate", "finish the run again"):
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text("utf-8"))
         made = f"commit {content['commit']}, {content['processor']}, {content['threads']} threads"
         listed = {str(entry["file"]): entry["sha256"] for entry in content["manifest"]}
     here = {name: file for name in listed if (file := _found(run, name))}
