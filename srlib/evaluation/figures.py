@@ -39,6 +39,7 @@ SCORES = {  # columns of history.csv
     "val_psnr": "validation PSNR (dB, range 1)",
     "val_dice": "validation Dice",
 }
+CENTRED = {"ha": "center", "va": "center"}  # about its place
 MOST = 6.0  # dB that the colours of the heat map end at
 
 
@@ -183,8 +184,7 @@ def _show(
             bbox=box,
             fontsize=8,
             color="white",
-            ha="center",
-            va="center",
+            **CENTRED,
         )
 
 
@@ -279,12 +279,11 @@ def heat_map(
     colours = colormaps["RdBu"].with_extremes(bad="0.9")
     cells = gains.to_numpy(float)
     image = axis.imshow(cells, colours, clim=(-MOST, MOST), aspect="auto", origin="upper")
-    middle = {"ha": "center", "va": "center", "fontsize": 7}
     for (row, name), (column, task) in product(enumerate(gains.index), enumerate(gains)):
         value = gains.iloc[row, column]
         text = "other grid" if np.isnan(value) else f"{round(value, 1) + 0:+.1f}"
         colour = "white" if abs(value) > 0.7 * MOST else "black"
-        axis.text(column, row, text, color=colour, **middle)
+        axis.text(column, row, text, color=colour, fontsize=7, **CENTRED)
         if (name, task) in home:
             corner = column - 0.46, row - 0.44
             axis.add_patch(Rectangle(corner, 0.92, 0.88, fill=False, linewidth=2))
@@ -353,7 +352,7 @@ def architecture(network: Any, shape: Sequence[int]) -> Picture:
             here = here[0] + 1, grid[0]
             kernel = "×".join(map(str, step._saved_weight.shape[2:])) if before else "input"
             text = f"{kernel}\n{maps}"
-            axis.text(*here, text, ha="center", va="center", size=7, bbox={"fc": "w"}, zorder=4)
+            axis.text(*here, text, **CENTRED, size=7, bbox={"fc": "w"}, zorder=4)
             axis.semilogy(*here, base=2)
         for start in before - {here}:
             bend = f"arc3,rad={-joins * (here[0] - start[0]) ** -0.65}"
