@@ -28,7 +28,7 @@ SECTIONS = ("CT", "MR", "PT", "NM")  # modalities whose slices must have a place
 ROUGH = 2e-3  # of directions: what three decimals leave of right angles
 AIR = -1024.0  # HU: no tissue has less, but padding may
 GREY = 8 / 255  # of the range: how far lossy compression may part the colours of grey pixels
-SIDES = ("MinX0", "MaxX1", "MinY0", "MaxY1")
+BOX = [f"RegionLocation{side}" for side in ("MinX0", "MaxX1", "MinY0", "MaxY1")]
 # regions of an ultrasound image that show tissue in two dimensions, measured in cm
 TISSUE = {
     "RegionSpatialFormat": 1,
@@ -61,9 +61,8 @@ def is_dicom(path: Path) -> bool:
     """Whether a path is a folder (as no other scan is), or has the name or first bytes of DICOM."""
     # whoever reads the file reports that it cannot be read
     with suppress(OSError, ValueError):
-        if path.is_dir() or path.suffix.lower() in SUFFIXES:
-            return True
-        return path.is_file() and _begins(path)
+        named = path.is_dir() or path.suffix.lower() in SUFFIXES
+        return named or (path.is_file() and _begins(path))
     return False
 
 
@@ -319,7 +318,7 @@ def pixels(image: Slice) -> np.ndarray:
 def _grey(header: pydicom.Dataset, colours: np.ndarray) -> np.ndarray:
     spread = np.ptp(colours.astype(float), axis=-1)
     parts = []
-    for box in _tissue(header, [f"RegionLocation{side}" for side in SIDES]):
+    for box in _tissue(header, BOX):
         left, right, top, low = map(int, box)
         parts.append(spread[top : low + 1, left : right + 1])
     if max(part.max(initial=0) for part in parts or [spread]) > GREY * np.iinfo(colours.dtype).max:

@@ -45,9 +45,7 @@ class Tables(NamedTuple):
 
     def hashes(self) -> dict[str, str]:
         """SHA-256 of the classes and of the priors, whichever files they were read from."""
-        classes = sorted(
-            (entry.label, entry.class_, entry.name, entry.side) for entry in self.classes
-        )
+        classes = sorted(map(dataclasses.astuple, self.classes))
         priors = sorted(
             (name, [part.tolist() for part in prior]) for name, prior in self.priors.items()
         )
