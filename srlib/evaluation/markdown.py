@@ -12,12 +12,10 @@ def to_text(table: pd.DataFrame) -> str:
     columns = []
     for name, values in table.dropna(axis="columns", how="all").items():
         number = name in SHOWN and pd.api.types.is_numeric_dtype(values)
-        cells = [name, *(_cell(v, SHOWN[name]) if number else v for v in values)]
+        if number:
+            values = values.map(f"{{:.{SHOWN[name]}f}}".format, na_action="ignore").fillna("")
+        cells = [name, *values]
         width = max(map(len, cells))
         cells.insert(1, "-" * (width - 1) + (":" if number else "-"))
         columns.append([cell.rjust(width) if number else cell.ljust(width) for cell in cells])
     return "".join(f"| {' | '.join(row)} |\n" for row in zip(*columns, strict=True))
-
-
-def _cell(value: float, digits: int) -> str:
-    return "" if pd.isna(value) else f"{value:.{digits}f}"
