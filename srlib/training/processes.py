@@ -138,7 +138,9 @@ def together(fabric: Any) -> Iterator[None]:
     except (InputError, RuntimeError) as err:
         if fabric.global_rank:
             time.sleep(PATIENCE)
-        if fabric.world_size > 1 and _is_lost(err):
+        # NCCL's class, gloo's words
+        lost = isinstance(err, distributed.DistError) or "gloo" in str(err).lower()
+        if fabric.world_size > 1 and lost:
             raise InputError(
                 "another process of this training ended, and so do all; start it again, and it "
                 "goes on from its last checkpoint"
@@ -146,11 +148,6 @@ def together(fabric: Any) -> Iterator[None]:
         raise
     finally:
         done.set()
-
-
-def _is_lost(err: Exception) -> bool:
-    """Whether an error says that another process is gone: NCCL's class, gloo's words."""
-    return isinstance(err, distributed.DistError) or "gloo" in str(err).lower()
 
 
 def go_on(fabric: Any, state: Mapping[str, Any] | None, checkpoint: Path) -> None:
