@@ -99,12 +99,12 @@ def _pooled(table: pd.DataFrame) -> pd.DataFrame:
     return kinds.assign(pooled=kinds["pooled"] / kinds["freedom"].clip(lower=1))
 
 
-def means(table: pd.DataFrame, metric: str = "psnr") -> pd.DataFrame:
+def means(table: pd.DataFrame) -> pd.DataFrame:
     """What ``compare`` found of each experiment under a degradation, for ``figures.intervals``.
 
-    The mean over its scans, as the difference from the reference's.
+    The mean PSNR over its scans, as the difference from the reference's.
     """
-    rows = table[table["metric"] == metric].dropna(subset=["mean", "value"])
+    rows = table[table["metric"] == "psnr"].dropna(subset=["mean", "value"])
     names = rows["degradation"] + " (" + rows["region"] + ")  " + rows["experiment"]
     found = rows.groupby(names)[["value", "low", "high", "mean"]].mean()
     found = found.sub(found["mean"], axis=0)

@@ -147,7 +147,7 @@ def findings(before: Volume, after: Volume, finer: Sequence[float]) -> list[str]
     return found
 
 
-def warn(lines: Sequence[str], name: str = "") -> None:
+def warn(lines: Sequence[str], name: str) -> None:
     """Warn once (``ScanWarning``) at the line that called our caller; ``name`` heads each line.
 
     Python shows equal warnings of one line once; here each scan's are shown, unless filtered.

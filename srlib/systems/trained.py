@@ -109,7 +109,7 @@ class Model:
 
     def _setup(
         self,
-        request: Request | None = None,
+        request: Request | None,
         max_memory_gb: float | None = None,
         **options: Any,
     ) -> Setup:

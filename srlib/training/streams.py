@@ -103,9 +103,7 @@ def _wanted(patches):
     return {n: [k for m, k in patches if m == n] for n in sorted({n for n, _ in patches})}
 
 
-def patch_stream(
-    make: Callable, pools: Iterator[Pool], workers: int | None, own: Own = ALL
-) -> Iterator:
+def patch_stream(make: Callable, pools: Iterator[Pool], workers: int | None, own: Own) -> Iterator:
     """Yield the patches of pools in their order, or a process's ``own`` ones.
 
     ``make((key, numbers))`` gives the patches of these numbers; for no other key is it called.
