@@ -110,9 +110,7 @@ _COMMON = {
     "fitted_on": "input",
     "loss": "l2",
     "prediction": SameGrid(),
-    "sources": _OURS,
 }
-_START = {"initialisation": "ours: the last layer at zero, the others as in the code"}
 
 # the same systems on the tasks common to all systems here
 RECNN_X2, RECNN_X2_T2 = (
@@ -121,7 +119,11 @@ RECNN_X2, RECNN_X2_T2 = (
         *_GRID,
         _ZERO,
         model_args={"zero_last": True},
-        **_COMMON | {"sources": _OURS | _START},
+        sources={
+            **_OURS,
+            "initialisation": "ours: the last layer at zero, the others as in the code",
+        },
+        **_COMMON,
     )
     for published, name in ((RECNN, "recnn_x2"), (RECNN_MULTI, "recnn_x2_t2"))
 )
@@ -131,6 +133,7 @@ RECNN_X2X3 = RECNN_20.variant(
     *_GRID,
     more_tasks=("gaussian_x3",),
     model_args={"zero_last": False},
+    sources=_OURS,
     **_COMMON,
 )
 RECNN_1X1X3 = RECNN_X2.variant("recnn_1x1x3", task="gaussian_1x1x3")

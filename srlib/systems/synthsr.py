@@ -9,7 +9,6 @@ from srlib.systems.base import Experiment
 from srlib.training.games import FineTuning, Training, Wasserstein
 from srlib.training.synthetic import SyntheticScans
 
-_PAPER = "Iglesias et al., NeuroImage 2021; Science Advances 2023"
 _T1 = Acquisition("t1_hr", (1.0, 1.0, 3.0))
 _T1_LR = Acquisition("t1_lr", (1.0, 1.0, 3.0))
 _T2 = Acquisition("t2", (1.0, 4.5, 1.0), (1.0, 3.0, 1.0))
@@ -83,7 +82,7 @@ _CASE_1 = Generation((_T1,), target="real", **_DEFAULTS)
 # tutorial 1: super-resolution of T1 to real scans
 SYNTHSR_1 = Experiment(
     name="synthsr_case1",
-    paper=_PAPER,
+    paper="Iglesias et al., NeuroImage 2021; Science Advances 2023",
     task="thick_1x1x3",
     network=Network("unet3d", 24, {**_LEVELS, "in_channels": 2}),
     examples=SyntheticScans((160, 192, 160), n_train=5, generation=_CASE_1, spacing_mm=1.0),
