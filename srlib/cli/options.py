@@ -8,8 +8,8 @@ def flag(name, text):
     return option(name, is_flag=True, help=text)
 
 
-FACTOR: dict = {"nargs": 3, "type": float, "metavar": "X Y Z"}
-PRECISION: dict = {
+FACTOR = {"nargs": 3, "type": float, "metavar": "X Y Z"}
+PRECISION = {
     "type": Choice(["auto", "32", "bf16"]),
     "help": "float32, bfloat16, or auto: bfloat16 where it is faster on this machine.",
 }

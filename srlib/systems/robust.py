@@ -72,4 +72,4 @@ ROBUST = ROBUST_BASE.variant(
 )
 EXPERIMENTS = (ROBUST_BASE, ROBUST)
 QUICK = {e.name: {"width": 16, "max_steps": 200} for e in EXPERIMENTS}
-RUNS: dict[str, tuple[str, ...]] = {"quick": ()}  # it comes trained
+RUNS = {"quick": ()}  # it comes trained
