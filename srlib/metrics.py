@@ -119,6 +119,7 @@ def sharpness(hr: Scan, sr: Scan, *, mask: Scan | None = None) -> float:
 
 
 def _gradient_energy(data: np.ndarray, inside: Any) -> float:
+    """Sum of squared differences of neighbouring voxels, both of them inside."""
     energy = 0.0
     for axis in range(data.ndim):
         step = np.diff(data, axis=axis)

@@ -55,6 +55,7 @@ def literal(text: str) -> Any:
 
 
 def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value is what an annotation says."""
     parts, origin = get_args(kind), get_origin(kind)
     if isinstance(kind, type) or origin is Mapping:
         return isinstance(value, origin or kind)

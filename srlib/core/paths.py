@@ -133,6 +133,7 @@ def existing(*places: Path) -> Path:
 
 
 def _place(variable: str, default: Path) -> Path:
+    """The folder that an environment variable names, else the default."""
     return Path(os.environ.get(variable) or default).resolve()
 
 

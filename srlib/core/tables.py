@@ -58,6 +58,7 @@ def read_table(
 def _check(
     path: StrPath, columns: list[str], needed: Sequence[str], optional: Sequence[str] | None
 ) -> None:
+    """Raise InputError for wrong separators, and for repeated, unknown or missing columns."""
     for sign, name in SEPARATORS.items():
         if sign in "".join(columns):
             raise InputError(
@@ -76,6 +77,7 @@ def _check(
 
 
 def _row(place: str, header: list[str], cells: list[str], needed: Sequence[str]) -> Row:
+    """The cells of a row by column; InputError for one too many, or too few of the needed ones."""
     row = Row()
     row.place = place
     for column, cell in itertools.zip_longest(header, cells):

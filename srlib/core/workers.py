@@ -65,6 +65,7 @@ def share_all(todo: Sequence, work: Callable, **how: Any) -> list:
 
 
 def _numbered(work: Callable, job: tuple[int, Any]) -> Any:
+    """Do a job that has a number."""
     return work(job[1])
 
 

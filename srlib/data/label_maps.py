@@ -89,6 +89,7 @@ def measure(subjects: Sequence[Subject], table: Sequence[Label]) -> dict[str, Pr
 
 
 def _measured(manifest: Path, classes: Path) -> Path:
+    """Measure priors on the training rows, and write them into the data folder."""
     found = measure(read_manifest(manifest, "train"), intensities.read_classes(classes))
     content = repr({name: np.array(prior).tolist() for name, prior in found.items()})
     label = f"{cohort_label(manifest)}_priors_{digest(content)[:8]}"

@@ -124,6 +124,7 @@ def cohort_of(cohort: StrPath, system: str = "", default: StrPath | None = None)
 
 
 def _resolve(folders: Sequence[Path], column: str, cell: str, where: str) -> Path:
+    """The file or series that a cell names; InputError for none, or for a bad header."""
     file = existing(*(folder / cell for folder in folders))
     if not (os.path.isfile(file) or is_series(file)):
         raise InputError(f"{where}: {cell} is neither in {folders[0]} nor in {folders[1]}")

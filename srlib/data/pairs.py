@@ -131,6 +131,7 @@ class ObservationModel(Scans):
             raise InputError(f"subject {subject.name}, {what}: {err}") from err
 
     def _load(self, subject: Subject, column: str) -> Volume:
+        """A subject's scan; a ScanWarning as ``load_contrast``."""
         return load_contrast(subject, column, rule=self.intensity)
 
     def degrade(self, hr: Volume, task: Task = "") -> Pair:
@@ -170,6 +171,7 @@ class ObservationModel(Scans):
         return self._pair(on_grid if same_lattice(lr, hr) else lr, on_grid, hr, degradation)
 
     def _pair(self, lr: Volume, on_grid: Volume, hr: Volume, degradation: Degradation) -> Pair:
+        """The pair of these scans, with the scaling of what the network sees."""
         seen = lr if self.coarse else on_grid
         factor = degradation.factor if isinstance(degradation.factor, tuple) else None
         scaling = fit_scaling(seen.data, self.intensity)

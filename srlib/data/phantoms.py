@@ -119,4 +119,5 @@ def _edge(distance: np.ndarray) -> np.ndarray:
 
 
 def _texture(rng: Generator, size: int, width: float) -> np.ndarray:
+    """Random texture (size, size) of details as wide as ``width`` pixels."""
     return band_noise(rng, (size, size, 1), width)[..., 0].numpy()

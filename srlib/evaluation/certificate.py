@@ -75,4 +75,5 @@ def check(run: StrPath) -> list[str]:
 
 
 def _found(run: StrPath, name: str) -> Path | None:
+    """Where a certified file is here: in the run, else in the checkout."""
     return next((p for p in (Path(run) / name, root() / name) if os.path.isfile(p)), None)

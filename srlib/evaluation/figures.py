@@ -160,6 +160,7 @@ def _text(name: str) -> str:
 
 
 def _range(limits: tuple[float, float]) -> str:
+    """The two ends of a window as text."""
     return "{:.5g} to {:.5g}".format(*limits)
 
 

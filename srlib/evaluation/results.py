@@ -85,6 +85,7 @@ def _record(path: Path, rows: pd.DataFrame, stale: Iterable[str] = ()) -> None:
 
 
 def _write(path: Path, table: pd.DataFrame) -> None:
+    """Write a table as CSV."""
     write_file(path, table.to_csv(index=False, lineterminator="\n"))
 
 
@@ -103,11 +104,13 @@ def _read(path: Path, columns: list[str]) -> pd.DataFrame:
 
 @once  # a run has hundreds of such files
 def _table(file: Path) -> pd.DataFrame:
+    """A CSV, all cells text."""
     with explained(file, "it is no table", "delete it, and run again what wrote it"):
         return pd.read_csv(file, dtype=str, keep_default_na=False)
 
 
 def _rows(file: Path, columns: list[str]) -> pd.DataFrame:
+    """The rows of a file; InputError for other columns."""
     table = _table(file)
     if [*table] != columns:
         raise InputError(
@@ -366,6 +369,7 @@ def paired(table: pd.DataFrame, baseline: str = "cubic", metric: str = "psnr") -
 
 
 def _spread(values: np.ndarray) -> dict[str, float]:
+    """What ``paired`` tells of a row's differences."""
     low = high = p = np.nan
     if len(values) > 1:
         draws = scipy.stats.bootstrap((values,), np.mean, method="percentile", random_state=0)

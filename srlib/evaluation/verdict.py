@@ -86,6 +86,7 @@ def _form(name: str) -> str:
 def _allowed(
     table: pd.DataFrame, absolute: Mapping[str, float], shares: Mapping[str, float]
 ) -> pd.Series:
+    """How far numbers may lie from their mean: by metric an absolute value, else a share of it."""
     share = table["metric"].map(shares).fillna(SHARE) * table["mean"].abs()
     return table["metric"].map(absolute).fillna(share)
 

@@ -149,6 +149,7 @@ class IsotropicSpacing(SameGrid):
         return found
 
     def _beyond(self, volume: Volume, which: str, trained: Acquisition) -> list[str]:
+        """A line for a scan whose spacing the training lacks, or is already reached."""
         finest, spacing = self.spacing_mm, reorient(volume).spacing_mm
         seen, most = np.maximum(spacing, finest), trained.random_mm
         if most is not None:

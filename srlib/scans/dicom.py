@@ -67,6 +67,7 @@ def is_dicom(path: Path) -> bool:
 
 
 def _begins(path: Path) -> bool:
+    """Whether a file's first bytes are those of DICOM."""
     with open(path, "rb") as file:
         head = file.read(132)
     raw = path.suffix.lower() == ".img"  # voxels may begin in any way
@@ -262,6 +263,7 @@ def _numbers(image: pydicom.Dataset, tag: str, count: int) -> np.ndarray | None:
 
 
 def _number(image: pydicom.Dataset, tag: str) -> float | None:
+    """The one number of a tag; None when it is missing or empty."""
     numbers = _numbers(image, tag, 1)
     return None if numbers is None else float(numbers[0])
 
@@ -316,6 +318,7 @@ def pixels(image: Slice) -> np.ndarray:
 
 
 def _grey(header: pydicom.Dataset, colours: np.ndarray) -> np.ndarray:
+    """Mean of an image's colours; InputError where they are not grey, in its tissue if known."""
     spread = np.ptp(colours.astype(float), axis=-1)
     parts = []
     for box in _tissue(header, BOX):

@@ -71,6 +71,7 @@ def check_file(path: Path) -> None:
 
 
 def _check_voxels(image: nib.spatialimages.SpatialImage, axes: int) -> None:
+    """Raise InputError for what is no scan by its format, shape, type or size."""
     if not isinstance(image, nib.analyze.AnalyzeImage | nib.MGHImage):
         raise InputError(
             f"expected NIfTI, MGH or Analyze, got {type(image).__name__}; convert it first"
@@ -99,6 +100,7 @@ def _check_voxels(image: nib.spatialimages.SpatialImage, axes: int) -> None:
 
 
 def _check_place(image: nib.spatialimages.SpatialImage) -> None:
+    """Raise InputError for a spacing that is not positive, or a singular affine."""
     with image.file_map.get("header", image.file_map["image"]).get_prepare_fileobj("rb") as file:
         # unchecked: nibabel's repair turns a zero into 1 and negative numbers into positive ones
         header = type(image.header).from_fileobj(file, check=False)  # type: ignore[call-arg]
@@ -248,6 +250,7 @@ def read_header(path: Path) -> SourceHeader:
 
 
 def _set_qform(header: nib.Nifti1Header, affine: np.ndarray, code: int | str) -> None:
+    """Set the qform and its code; a sheared affine, which it cannot hold, leaves it unknown."""
     axes = affine[:3, :3] / voxel_sizes(affine)
     sheared = np.abs(axes.T @ axes - np.eye(3)).max() > SHEAR
     header.set_qform(None if sheared else affine, 0 if sheared else code)
@@ -291,6 +294,7 @@ def read_record(path: Path) -> dict[str, object]:
 
 
 def _text(path: Path) -> str | bytes:
+    """The comment of a file that ``volume.save_scan`` wrote."""
     if path.suffix.lower() == ".png":
         with Image.open(path) as picture:
             return picture.info["Comment"]

@@ -32,6 +32,7 @@ def load_volumes(path: StrPath) -> tuple[tuple[int, ...], Iterator[Volume]]:
 
 
 def _volumes(path: Path, image: nib.spatialimages.SpatialImage) -> Iterator[Volume]:
+    """Read volume by volume; InputError names the one that is unreadable or not finite."""
     with explained(path, "unreadable or truncated scan"):
         check_sums(image)
         # one handle, so that a compressed file is not read from its beginning each time

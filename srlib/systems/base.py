@@ -115,6 +115,7 @@ def names_of(part: Part | type[Part]) -> set[str]:
 
 
 def _replaced(part: Part, changes: Mapping[str, Any]) -> Part:
+    """A part with those changes that are of its own fields."""
     names = names_of(part) & changes.keys()
     return dataclasses.replace(part, **{name: changes[name] for name in names})
 

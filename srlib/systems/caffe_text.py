@@ -169,6 +169,7 @@ def texts(experiment: Experiment, store: Path) -> dict[Path, str]:
 
 
 def _fill(template: str, **values: object) -> str:
+    """The text of a template with its values."""
     return Template(template).substitute(values)
 
 
@@ -197,6 +198,7 @@ def _layers(network: torch.nn.Module, training: Training) -> tuple[str, str]:
 
 
 def _solver(training: Training, network: torch.nn.Module, stem: str) -> str:
+    """The solver's text: optimiser, learning rate and its schedule, number of steps."""
     chosen, args = training.make_optimizer(network).defaults, training.schedule_args
     fields: dict[str, object] = {"net": f"{stem}_net.prototxt", "type": SOLVERS[training.optimizer]}
     fields |= {SETTINGS[name]: chosen[name] for name in SETTINGS if name in chosen}

@@ -60,6 +60,7 @@ def _label(setting: tuple[str, Any]) -> str:
 
 
 def _set(experiment: Experiment, head: str, *rest: str, value: Any) -> Experiment:
+    """The experiment with another value in the place that names lead to."""
     if head == "degradation" and rest:
         return _degraded(experiment, rest[0], value)
     parts = {slot: _known(getattr(experiment, slot)) for slot in SLOTS}
@@ -77,6 +78,7 @@ def _set(experiment: Experiment, head: str, *rest: str, value: Any) -> Experimen
 
 
 def _known(part: Part | type[Part]) -> dict[str, None]:
+    """The names of a part's fields that overrides may change, in their order."""
     return {e.name: None for e in dataclasses.fields(part) if e.name not in FIXED}
 
 

@@ -113,6 +113,7 @@ class Model:
         max_memory_gb: float | None = None,
         **options: Any,
     ) -> Setup:
+        """What ``prediction`` needs of the model, with its usual memory unless another is given."""
         memory = self.prediction.memory_gb if max_memory_gb is None else max_memory_gb
         options |= {"max_memory_gb": memory, "precision": self.precision}
         return Setup(self.network, self.pairs, request or Request(), **options)

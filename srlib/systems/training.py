@@ -202,6 +202,7 @@ def build(experiment: Experiment, seed: int) -> dict[str, torch.nn.Module]:
 
 
 def _read_store(path: StrPath, experiment: Experiment, seed: int) -> PatchStore:
+    """Open a store; InputError for patches that the experiment is not trained on."""
     store = PatchStore(path, seed, experiment.examples.mixed)
     expected = (1 + bool(experiment.reference), *per_axis(experiment.examples.patch_size))
     found = (store.shapes[0][1], *store.shapes[1][2:])

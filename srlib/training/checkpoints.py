@@ -57,6 +57,7 @@ class Identity:
         return ", ".join(said[:SHOWN]) + more
 
     def _leaves(self, value: object, name: str = "") -> Iterator[tuple[str, object]]:
+        """Each fact with its whole name; those of the experiment's JSON stand beside the others."""
         if name == "experiment" and isinstance(value, str):
             with suppress(InputError):
                 value, name = json.loads(self.renew(value)), ""
@@ -68,6 +69,7 @@ class Identity:
 
 
 def _short(value: object) -> str:
+    """A fact in few letters; a hash has eight."""
     text = "none" if value in (None, "") else str(value)
     return text[:8] if len(text) == 64 else text[:60]
 

@@ -263,6 +263,7 @@ class PatchDataset(Dataset[Patch]):
         return [(self.pair(index), place) for place in places]
 
     def _cut(self, pair: Patch, place: PatchLocation) -> Patch:
+        """A patch of an item's arrays, copied: input (C, x, y, z) and truth (1, x, y, z)."""
         hr = extract(pair[1], place.scaled(self.factor))[None]
         return extract(pair[0], place).copy(), hr.copy()  # what is kept stays as it is
 

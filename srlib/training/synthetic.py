@@ -270,6 +270,7 @@ class SyntheticDataset(Dataset[Patch]):
         return rng, label_map, self.tables.priors, real
 
     def _draw(self, index: int) -> list[Patch]:
+        """All examples of a scan."""
         return self.part.draw(*self.source(index))
 
     def _made(self, asked):

@@ -54,10 +54,12 @@ def validation(pairs: Sequence[Patch], loss: str) -> Check:
 
 
 def _psnr(sr: Tensor, hr: Tensor) -> float:
+    """PSNR in dB of the image, data range 1."""
     return float(-10 * torch.log10(functional.mse_loss(sr[:, :1], hr)))
 
 
 def _dice(logits: Tensor, classes: Tensor) -> float:
+    """Mean Dice of the most likely classes, over the classes but 0 that are there."""
     found, scores = logits.argmax(1, keepdim=True), []
     for k in range(1, logits.shape[1]):
         p, g = found == k, classes == k
