@@ -38,9 +38,7 @@ def as_array(scan: Scan) -> np.ndarray:
     return array
 
 
-def _checked(
-    hr: Scan, sr: Scan, mask: Scan | None, data_range: float = 1
-) -> tuple[np.ndarray, np.ndarray, Any]:
+def _checked(hr, sr, mask, data_range=1):
     """Two scans in a type that holds their squares, and the index of the voxels that count.
 
     Raises InputError as ``psnr``.
@@ -73,12 +71,12 @@ def _checked(
     return hr, sr, inside
 
 
-def _largest(data: np.ndarray) -> float:
+def _largest(data):
     """Largest absolute value."""
     return max(-float(data.min()), float(data.max()))
 
 
-def _real(data: np.ndarray) -> np.ndarray:
+def _real(data):
     """Convert to float32, or to float64 where float32 does not hold the squares."""
     kind = np.float32 if 1e-12 < _largest(data) < 1e12 else np.float64
     return data.astype(np.result_type(data, kind), copy=False)
@@ -118,7 +116,7 @@ def sharpness(hr: Scan, sr: Scan, *, mask: Scan | None = None) -> float:
     return _gradient_energy(sr, inside) / (_gradient_energy(hr, inside) or math.nan)
 
 
-def _gradient_energy(data: np.ndarray, inside: Any) -> float:
+def _gradient_energy(data, inside):
     """Sum of squared differences of neighbouring voxels, both of them inside."""
     energy = 0.0
     for axis in range(data.ndim):
@@ -205,7 +203,7 @@ def haarpsi(hr: Scan, sr: Scan, data_range: float, *, mask: Scan | None = None) 
     return float(np.mean(scores**2)) if shown.any() else math.nan
 
 
-def _haar(data: np.ndarray, axis: int, size: int) -> np.ndarray:
+def _haar(data, axis, size):
     """Absolute coefficients of a Haar wavelet of size x size pixels at every pixel of each slice."""
     step = np.repeat((1 / size, -1 / size), size // 2)
     for weights, along in ((step, axis), (np.ones(size), 1 - axis)):
@@ -237,9 +235,7 @@ def as_tensorflow(hr: np.ndarray, sr: np.ndarray) -> dict[str, float]:
     return {"psnr": psnr(hr, sr, 1), "ssim2d": float(ssim2d)}
 
 
-def _ssim(
-    hr: Scan, sr: Scan, data_range: float, masks: Sequence[Scan | None], kind: str
-) -> list[float]:
+def _ssim(hr, sr, data_range, masks, kind):
     """SSIM over several regions of one pair, from one pass over its slabs."""
     insides = []
     for mask in masks:
@@ -282,7 +278,7 @@ def _ssim(
     return [float(t / np.count_nonzero(r)) for t, r in zip(totals, regions, strict=True)]
 
 
-def _fits(shape: Sequence[int], kind: str) -> bool:
+def _fits(shape, kind):
     """Whether a window fits into a scan (X, Y, Z)."""
     return len(shape) == 3 and min(shape if kind == "3d" else shape[:2]) > 2 * RADIUS
 

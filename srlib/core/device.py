@@ -49,7 +49,7 @@ def choose_precision(name: str, device: torch.device) -> str:
     return "bf16" if device.type != "mps" and _bf16_gain(device) >= FASTER else "32"
 
 
-def _bf16_gain(device: torch.device) -> float:
+def _bf16_gain(device):
     """How many times faster a convolution is in bfloat16 than in float32, the best of some."""
     kept = cache_dir() / f"bf16-{platform.node()}-{device.type}-torch-{torch.__version__}"
     with suppress(OSError, ValueError):
@@ -139,7 +139,7 @@ def keep_freed_memory() -> Iterator[None]:
         return_freed_memory()
 
 
-def _large_blocks(size: int) -> None:
+def _large_blocks(size):
     """Set the size in bytes from which glibc returns freed blocks and the heap's free end."""
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL("libc.so.6")

@@ -54,7 +54,7 @@ def literal(text: str) -> Any:
         return text
 
 
-def _fits(value: Any, kind: Any) -> bool:
+def _fits(value, kind):
     """Whether a value is what an annotation says."""
     parts, origin = get_args(kind), get_origin(kind)
     if isinstance(kind, type) or origin is Mapping:
@@ -72,7 +72,7 @@ def _fits(value: Any, kind: Any) -> bool:
     return any(_fits(value, part) for part in parts)
 
 
-def _kind(kind: Any) -> str:
+def _kind(kind):
     """An annotation in words, for messages."""
     if get_origin(kind) is Annotated:
         low, high = kind.__metadata__

@@ -132,7 +132,7 @@ def existing(*places: Path) -> Path:
     return next(filter(os.path.exists, places), places[0])
 
 
-def _place(variable: str, default: Path) -> Path:
+def _place(variable, default):
     """The folder that an environment variable names, else the default."""
     return Path(os.environ.get(variable) or default).resolve()
 
@@ -252,7 +252,7 @@ def atomic(path: StrPath) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def _sync(path: Path) -> None:
+def _sync(path):
     """Wait until a file or the names in a folder are on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -282,7 +282,7 @@ def unspoilt(path: StrPath) -> StrPath:
 
 
 @functools.cache
-def _machine() -> str:
+def _machine():
     """Eight letters that name where process numbers are unique: a container or a running Linux.
 
     Empty on other systems.
@@ -294,13 +294,13 @@ def _machine() -> str:
     return ""
 
 
-def _tail(name: str) -> str:
+def _tail(name):
     """The end of a file's name that leaves room for a prefix within 255 bytes."""
     return os.fsencode(name)[-200:].decode("utf-8", "ignore")
 
 
 @functools.cache
-def _hidden(folder: Path) -> list[Path]:
+def _hidden(folder):
     """What may be temporary files, when this process first asks: folders of many scans are long."""
     return [*folder.glob(".*-*.*")]
 
@@ -321,7 +321,7 @@ def sweep(folder: Path, names: Iterable[str], among: Iterable[Path] | None = Non
                     path.unlink()
 
 
-def _ended(process: int) -> bool:
+def _ended(process):
     """Whether no process of this number runs on this machine; a zombie does not."""
     try:
         return psutil.Process(process).status() == psutil.STATUS_ZOMBIE

@@ -55,9 +55,7 @@ def read_table(
     return [_row(place, header, cells, needed) for place, cells in rest]
 
 
-def _check(
-    path: StrPath, columns: list[str], needed: Sequence[str], optional: Sequence[str] | None
-) -> None:
+def _check(path, columns, needed, optional):
     """Raise InputError for wrong separators, and for repeated, unknown or missing columns."""
     for sign, name in SEPARATORS.items():
         if sign in "".join(columns):
@@ -76,7 +74,7 @@ def _check(
             raise InputError(f"{path}: {what} {names[0]!r}; expected {', '.join(needed)}{perhaps}")
 
 
-def _row(place: str, header: list[str], cells: list[str], needed: Sequence[str]) -> Row:
+def _row(place, header, cells, needed):
     """The cells of a row by column; InputError for one too many, or too few of the needed ones."""
     row = Row()
     row.place = place

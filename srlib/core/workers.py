@@ -64,12 +64,12 @@ def share_all(todo: Sequence, work: Callable, **how: Any) -> list:
     return [found[number] for number in range(len(todo))]
 
 
-def _numbered(work: Callable, job: tuple[int, Any]) -> Any:
+def _numbered(work, job):
     """Do a job that has a number."""
     return work(job[1])
 
 
-def _shared(waiting: deque, begin: Callable, workers: int, running: dict) -> Iterator[tuple]:
+def _shared(waiting, begin, workers, running):
     """Share jobs among processes; begin anew where one died, and at last job by job."""
     again = deque()
     try:
@@ -91,7 +91,7 @@ class _CannotBegin(Exception):
     """No process can do jobs; the line says why."""
 
 
-def _finished(submit: Callable, waiting: deque, most: int, running: dict) -> Iterator[tuple]:
+def _finished(submit, waiting, most, running):
     """Yield jobs with their results, ``most`` at once, until all are done or a process dies."""
     done, count, died = SimpleQueue(), itertools.count(), False
     while running or (waiting and not died):
@@ -115,7 +115,7 @@ def _result(future: Future) -> Any:
 
 
 @contextmanager
-def _processes(work: Callable, workers: int) -> Iterator[Callable]:
+def _processes(work, workers):
     """Processes of this machine; the first of them has begun."""
     before = multiprocessing.active_children()
     spawn = multiprocessing.get_context("spawn")  # forks of a process with threads may hang
@@ -153,7 +153,7 @@ def _begin(blob: bytes) -> None:
 _held = []  # the pickled work of a worker process
 
 
-def _do(*jobs: Any) -> Any:
+def _do(*jobs):
     """Do the job, if there is one, in a worker process of this machine."""
     work = _loaded(_held[0])
     return work(*jobs) if jobs else None
@@ -164,7 +164,7 @@ def _loaded(blob: bytes) -> Callable:
     return pickle.loads(blob)
 
 
-def _do_there(folder: str, path: Sequence[str], blob: bytes, job: Any) -> Any:
+def _do_there(folder, path, blob, job):
     """Do a job in a worker of a cluster, whose paths and imports begin in the same places as here."""
     os.chdir(folder)
     sys.path += [place for place in path if place not in sys.path]
@@ -172,7 +172,7 @@ def _do_there(folder: str, path: Sequence[str], blob: bytes, job: Any) -> Any:
 
 
 @contextmanager
-def _cluster(scheduler: str, work: Callable, workers: int) -> Iterator[Callable]:
+def _cluster(scheduler, work, workers):
     """The workers of a Dask cluster, however many there are."""
     try:
         from distributed import Client

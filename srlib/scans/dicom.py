@@ -66,7 +66,7 @@ def is_dicom(path: Path) -> bool:
     return False
 
 
-def _begins(path: Path) -> bool:
+def _begins(path):
     """Whether a file's first bytes are those of DICOM."""
     with open(path, "rb") as file:
         head = file.read(132)
@@ -120,7 +120,7 @@ def read_series(path: Path) -> tuple[list[Slice], np.ndarray]:
     return slices, np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps
 
 
-def _check_grids(slices: list[Slice]) -> None:
+def _check_grids(slices):
     """InputError for a slice whose size, spacing or orientation is not that of most slices."""
     grids = np.array([[*s.shape, *s.axes.flat, *s.spacing] for s in slices])
     usual = np.percentile(grids, 50, axis=0, method="lower")
@@ -132,7 +132,7 @@ def _check_grids(slices: list[Slice]) -> None:
         )
 
 
-def _fit_line(path: Path, origins: np.ndarray, normal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _fit_line(path, origins, normal):
     """Fit sorted positions by a line of equal steps: (start, step).
 
     Raises InputError where a position strays by more than a twentieth of the step and more than the
@@ -188,7 +188,7 @@ def images_in(path: Path) -> Iterator[Slice]:
             yield found
 
 
-def _slice(file: Path, image: pydicom.Dataset) -> Slice:
+def _slice(file, image):
     """Read the used tags of a header; InputError for any that is damaged."""
     if "TransferSyntaxUID" not in image.file_meta:  # of a file without preamble
         implicit, little = image.original_encoding
@@ -233,7 +233,7 @@ def _slice(file: Path, image: pydicom.Dataset) -> Slice:
     return Slice(file, image, series, shape, spacing[::-1], axes, position, thickness or None)
 
 
-def _check_grey_slice(image: pydicom.Dataset, unplaced: bool) -> None:
+def _check_grey_slice(image, unplaced):
     """InputError for several frames, and for colours where an image has a place in the patient."""
     frames, samples = (_number(image, tag) or 1 for tag in ("NumberOfFrames", "SamplesPerPixel"))
     colour = str(image.get("PhotometricInterpretation"))
@@ -248,7 +248,7 @@ def _check_grey_slice(image: pydicom.Dataset, unplaced: bool) -> None:
     )
 
 
-def _numbers(image: pydicom.Dataset, tag: str, count: int) -> np.ndarray | None:
+def _numbers(image, tag, count):
     """The numbers of a tag; None when it is missing or empty. InputError for any other content."""
     with explained(f"its {tag}", "cannot be read", "repair the header first"):
         value = image.get(tag)
@@ -262,13 +262,13 @@ def _numbers(image: pydicom.Dataset, tag: str, count: int) -> np.ndarray | None:
     return numbers
 
 
-def _number(image: pydicom.Dataset, tag: str) -> float | None:
+def _number(image, tag):
     """The one number of a tag; None when it is missing or empty."""
     numbers = _numbers(image, tag, 1)
     return None if numbers is None else float(numbers[0])
 
 
-def _tissue(image: pydicom.Dataset, tags: list[str]) -> list[list[float]]:
+def _tissue(image, tags):
     """The numbers of these tags for each region of TISSUE that has them all."""
     found = []
     for region in image.get("SequenceOfUltrasoundRegions") or ():
@@ -277,7 +277,7 @@ def _tissue(image: pydicom.Dataset, tags: list[str]) -> list[list[float]]:
     return [numbers for numbers in found if None not in numbers]
 
 
-def _pixel_size(image: pydicom.Dataset) -> np.ndarray:
+def _pixel_size(image):
     """Spacing (y, x) in mm of an image without a place: of its ultrasound regions, its pixels, or
     the detector of an X-ray.
     """
@@ -317,7 +317,7 @@ def pixels(image: Slice) -> np.ndarray:
         return np.asarray(values, dtype=np.float32).T
 
 
-def _grey(header: pydicom.Dataset, colours: np.ndarray) -> np.ndarray:
+def _grey(header, colours):
     """Mean of an image's colours; InputError where they are not grey, in its tissue if known."""
     spread = np.ptp(colours.astype(float), axis=-1)
     parts = []

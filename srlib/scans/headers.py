@@ -34,7 +34,7 @@ ADVICE = (
 )
 
 
-def _loaded(path: StrPath) -> nib.spatialimages.SpatialImage:
+def _loaded(path):
     """Open a file by nibabel, without the log of the header's repairs: ``open_image`` judges it."""
     logger = nib.imageglobals.logger
     logger.disabled = True
@@ -70,7 +70,7 @@ def check_file(path: Path) -> None:
         raise InputError(f"{path}: {'no scans in this folder' if os.path.isdir(path) else found}")
 
 
-def _check_voxels(image: nib.spatialimages.SpatialImage, axes: int) -> None:
+def _check_voxels(image, axes):
     """Raise InputError for what is no scan by its format, shape, type or size."""
     if not isinstance(image, nib.analyze.AnalyzeImage | nib.MGHImage):
         raise InputError(
@@ -99,7 +99,7 @@ def _check_voxels(image: nib.spatialimages.SpatialImage, axes: int) -> None:
         )
 
 
-def _check_place(image: nib.spatialimages.SpatialImage) -> None:
+def _check_place(image):
     """Raise InputError for a spacing that is not positive, or a singular affine."""
     with image.file_map.get("header", image.file_map["image"]).get_prepare_fileobj("rb") as file:
         # unchecked: nibabel's repair turns a zero into 1 and negative numbers into positive ones
@@ -249,7 +249,7 @@ def read_header(path: Path) -> SourceHeader:
     return SourceHeader(None, image.header, image.affine, scaling)
 
 
-def _set_qform(header: nib.Nifti1Header, affine: np.ndarray, code: int | str) -> None:
+def _set_qform(header, affine, code):
     """Set the qform and its code; a sheared affine, which it cannot hold, leaves it unknown."""
     axes = affine[:3, :3] / voxel_sizes(affine)
     sheared = np.abs(axes.T @ axes - np.eye(3)).max() > SHEAR
@@ -293,7 +293,7 @@ def read_record(path: Path) -> dict[str, object]:
     return {}
 
 
-def _text(path: Path) -> str | bytes:
+def _text(path):
     """The comment of a file that ``volume.save_scan`` wrote."""
     if path.suffix.lower() == ".png":
         with Image.open(path) as picture:

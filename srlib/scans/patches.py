@@ -178,7 +178,7 @@ def tiles(
     return todo, largest
 
 
-def _cut(n: int, core: int, halo: int, multiple: int) -> list[tuple[int, int, int, int]]:
+def _cut(n, core, halo, multiple):
     """Parts of one axis: (core start, core size, outer start, outer size)."""
     parts = []
     for start in range(0, n, core):

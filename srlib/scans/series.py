@@ -31,7 +31,7 @@ def load_volumes(path: StrPath) -> tuple[tuple[int, ...], Iterator[Volume]]:
     return (*shape, count), _volumes(path, image) if count > 1 else iter([load_scan(path)])
 
 
-def _volumes(path: Path, image: nib.spatialimages.SpatialImage) -> Iterator[Volume]:
+def _volumes(path, image):
     """Read volume by volume; InputError names the one that is unreadable or not finite."""
     with explained(path, "unreadable or truncated scan"):
         check_sums(image)

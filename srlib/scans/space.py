@@ -11,12 +11,12 @@ def covered(scan: Volume, grid: Volume) -> float:
     return np.mean(seen(scan, grid.shape, grid.affine))
 
 
-def _differ(one: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> bool:
+def _differ(one, other, shape):
     """Whether two matrices place a voxel within ``shape`` more than SAME apart."""
     return (np.abs(one - other) @ [*shape, 1]).max() >= SAME
 
 
-def _turned(scan: Volume, grid: Volume) -> Volume | None:
+def _turned(scan, grid):
     """A scan with its axes turned to those of a grid, its affine a shift by whole voxels of it.
 
     None where they share no lattice.

@@ -130,7 +130,7 @@ def stored(data: np.ndarray, dtype: type, header: nib.Nifti1Header | None) -> np
     return data.astype(dtype, copy=False)
 
 
-def _save_png(volume: Volume, path: Path, header: nib.Nifti1Header | None) -> Path:
+def _save_png(volume, path, header):
     """Write a slice for display, x along the columns: 16 bits from the minimum to the maximum."""
     if volume.shape[2] != 1:
         raise InputError(
