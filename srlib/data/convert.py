@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from srlib.core.paths import InputError, ScanWarning, StrPath, choose, explained, make_dir
-from srlib.core.tables import Row, check_name, keep, read_table, write_table
+from srlib.core.tables import check_name, keep, read_table, write_table
 from srlib.degradations.ultrasound import scan_convert
 from srlib.scans.formats import load_png
 from srlib.scans.intensity import fit_scaling
@@ -105,7 +105,7 @@ def _duke(folder: Path) -> Listed:
         warnings.warn(line, ScanWarning, stacklevel=3)
 
 
-def _record(file: Path, row: Row) -> Volume:
+def _record(file, row):
     """The image of a record, ``dtce``, as the scanner post-processed it; its row has the sector."""
     polar = read_matlab(file, "dtce", 2).T.astype(np.float32)  # (beams, depth)
     with explained(file, f"no geometry in {row.place}", "give the CSV that lists it"):

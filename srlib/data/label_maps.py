@@ -88,7 +88,7 @@ def measure(subjects: Sequence[Subject], table: Sequence[Label]) -> dict[str, Pr
     return found
 
 
-def _measured(manifest: Path, classes: Path) -> Path:
+def _measured(manifest, classes):
     """Measure priors on the training rows, and write them into the data folder."""
     found = measure(read_manifest(manifest, "train"), intensities.read_classes(classes))
     content = repr({name: np.array(prior).tolist() for name, prior in found.items()})
@@ -96,7 +96,7 @@ def _measured(manifest: Path, classes: Path) -> Path:
     return intensities.write_priors(found, make_dir(data_dir()) / f"{label}.csv")
 
 
-def _synthsr(folder: Path, labels: Path) -> LabelFiles:
+def _synthsr(folder, labels):
     """SynthSR's tutorial: a quarter of its label maps for validation, its priors as one CSV."""
     made = make_dir(data_dir() / "made")  # a folder of ours, whose files are made anew
     split = (0.75, 0.25, 0)

@@ -15,7 +15,6 @@ from srlib.core.tables import VOLUMES, check_name, read_table, write_table
 from srlib.scans.formats import scans_in
 from srlib.scans.headers import check_file
 
-Found = dict[str, dict[str, Path]]  # subject -> column -> file
 SPLITS = {3: ("train", "val", "test"), 4: ("train", "val", "eval", "test")}
 SCANS = ("*.nii.gz", "*.nii", "*.mgz")
 END = r"\.(?:nii|nii\.gz|mgz)$"
@@ -45,14 +44,14 @@ SUBJECTS = {  # layout -> the subject's name in a file's path; several groups ar
 }
 
 
-def _by_number(file: Path) -> tuple:
+def _by_number(file):
     """Key that sorts run-2 before run-10."""
     return [(int(n or 0), word) for word, n in re.findall(r"(\D*)(\d*)", str(file))], str(file)
 
 
-def _find(layout: str, folder: Path) -> Found:
+def _find(layout, folder):
     """Files by the layout's patterns; hidden ones are skipped, ``**`` does not follow links."""
-    found: Found = defaultdict(dict)
+    found = defaultdict(dict)  # subject -> column -> file
     for column, patterns in PATTERNS[layout].items():
         paths = itertools.chain.from_iterable(map(folder.glob, patterns))
         if layout == "flat":
@@ -133,7 +132,7 @@ def write_manifest(
     return write_table(out, ["subject", "split", *columns], table, force=force)
 
 
-def _choose(people: dict[str, str], path: Path) -> tuple[dict[str, str], dict[str, str]]:
+def _choose(people, path):
     """Subject -> person of the ids in a CSV, whose column ``person`` overrules; person -> split."""
     rows = read_table(path, ("id",), ("person", "split"))
     scans = defaultdict(list)
@@ -160,7 +159,7 @@ def _choose(people: dict[str, str], path: Path) -> tuple[dict[str, str], dict[st
     return people, splits
 
 
-def _assign(people: list[str], split: Sequence[float], seed: int) -> dict[str, str]:
+def _assign(people, split, seed):
     """Person -> split, shuffled by the seed.
 
     Shares give counts by largest remainder; from 3 people on no split is empty.

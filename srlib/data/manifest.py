@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -21,7 +21,7 @@ from srlib.core.paths import (
 )
 from srlib.core.tables import VOLUMES, check_name, read_table
 from srlib.scans.dicom import is_series
-from srlib.scans.formats import Grid, load_scan, once, read_grid
+from srlib.scans.formats import load_scan, once, read_grid
 from srlib.scans.intensity import wild
 from srlib.scans.space import resample_to
 from srlib.scans.volume import Volume, to_window
@@ -123,7 +123,7 @@ def cohort_of(cohort: StrPath, system: str = "", default: StrPath | None = None)
     return found.get(system or next(iter(found)), "")
 
 
-def _resolve(folders: Sequence[Path], column: str, cell: str, where: str) -> Path:
+def _resolve(folders, column, cell, where):
     """The file or series that a cell names; InputError for none, or for a bad header."""
     file = existing(*(folder / cell for folder in folders))
     if not (os.path.isfile(file) or is_series(file)):
@@ -134,7 +134,7 @@ def _resolve(folders: Sequence[Path], column: str, cell: str, where: str) -> Pat
     return file
 
 
-def _meet(one: Grid, other: Grid) -> bool:
+def _meet(one, other):
     """Whether two fields of view may overlap: neither lies beyond a face of the other."""
     for (shape, affine), (its_shape, its_affine) in ((one, other), (other, one)):
         corners = [*product(*([-0.5, n - 0.5] for n in its_shape))]

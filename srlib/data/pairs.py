@@ -4,7 +4,6 @@ import dataclasses
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
@@ -130,7 +129,7 @@ class ObservationModel(Scans):
         except InputError as err:
             raise InputError(f"subject {subject.name}, {what}: {err}") from err
 
-    def _load(self, subject: Subject, column: str) -> Volume:
+    def _load(self, subject, column):
         """A subject's scan; a ScanWarning as ``load_contrast``."""
         return load_contrast(subject, column, rule=self.intensity)
 
@@ -150,7 +149,7 @@ class ObservationModel(Scans):
         seen = lr if self.coarse else degradation.to_grid(lr, hr.shape)
         return seen.data, hr.data
 
-    def _given(self, file: Path, whole: Volume, hr: Volume) -> Pair:
+    def _given(self, file, whole, hr):
         """The pair of a low-resolution scan and the part ``hr`` of a true scan."""
         lr = load_mat(file, whole) if file.suffix.lower() == ".mat" else load_scan(file)
         if self.fitted_on == "each":
@@ -170,7 +169,7 @@ class ObservationModel(Scans):
             lr = resample_to(lr, degradation(uncut))
         return self._pair(on_grid if same_lattice(lr, hr) else lr, on_grid, hr, degradation)
 
-    def _pair(self, lr: Volume, on_grid: Volume, hr: Volume, degradation: Degradation) -> Pair:
+    def _pair(self, lr, on_grid, hr, degradation):
         """The pair of these scans, with the scaling of what the network sees."""
         seen = lr if self.coarse else on_grid
         factor = degradation.factor if isinstance(degradation.factor, tuple) else None

@@ -90,7 +90,7 @@ def echoes(scatterers: np.ndarray) -> np.ndarray:
     return np.clip(1 + decibels / DYNAMIC_RANGE_DB, 0, 1).astype(np.float32)
 
 
-def _targets(rng: Generator, radii: np.ndarray, angles: np.ndarray) -> np.ndarray:
+def _targets(rng, radii, angles):
     """Amplitude of echoes (beams, depth): tissue of about 1, cysts of 0, targets of 3 to 5."""
     shape = (len(angles), len(radii))
     amplitude = np.exp(smooth_field(rng, (*shape, 1), 7, 0.35)[0, ..., 0].numpy())
@@ -103,7 +103,7 @@ def _targets(rng: Generator, radii: np.ndarray, angles: np.ndarray) -> np.ndarra
     return amplitude
 
 
-def _ellipse(at: np.ndarray, centre: np.ndarray, axes: np.ndarray, turn: float) -> np.ndarray:
+def _ellipse(at, centre, axes, turn):
     """How much of each pixel an ellipse covers, from the distance to its border to first order."""
     x, y = (a - c for a, c in zip(at, centre, strict=True))
     u = (np.cos(turn) * x + np.sin(turn) * y) / axes[0]
@@ -113,11 +113,11 @@ def _ellipse(at: np.ndarray, centre: np.ndarray, axes: np.ndarray, turn: float) 
     return _edge((1 - radius) / np.maximum(slope, 1e-6) * at.shape[1] / 2)
 
 
-def _edge(distance: np.ndarray) -> np.ndarray:
+def _edge(distance):
     """Share of a pixel on the positive side of a border, by its centre's distance in pixels."""
     return np.clip(distance + 0.5, 0, 1)
 
 
-def _texture(rng: Generator, size: int, width: float) -> np.ndarray:
+def _texture(rng, size, width):
     """Random texture (size, size) of details as wide as ``width`` pixels."""
     return band_noise(rng, (size, size, 1), width)[..., 0].numpy()

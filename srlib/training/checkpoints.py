@@ -3,7 +3,7 @@
 import io
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,7 +56,7 @@ class Identity:
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
         return ", ".join(said[:SHOWN]) + more
 
-    def _leaves(self, value: object, name: str = "") -> Iterator[tuple[str, object]]:
+    def _leaves(self, value, name=""):
         """Each fact with its whole name; those of the experiment's JSON stand beside the others."""
         if name == "experiment" and isinstance(value, str):
             with suppress(InputError):
@@ -68,7 +68,7 @@ class Identity:
             yield from self._leaves(part, f"{name} {key}".strip())
 
 
-def _short(value: object) -> str:
+def _short(value):
     """A fact in few letters; a hash has eight."""
     text = "none" if value in (None, "") else str(value)
     return text[:8] if len(text) == 64 else text[:60]

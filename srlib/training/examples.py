@@ -171,7 +171,7 @@ class PatchDataset(Dataset[Patch]):
     def __getitem__(self, index: int) -> Patch:
         return self.read(*self.places[index])
 
-    def _make(self, index: int) -> Patch:
+    def _make(self, index):
         """An item's scaled arrays; the scan twice where its patches are degraded later."""
         subject, task = self.items[index]
         if not self.part.per_patch:
@@ -209,7 +209,7 @@ class PatchDataset(Dataset[Patch]):
         made = patch_stream(self._made, pools_of(self, start, epochs), workers, own)
         return made if self.part.per_patch else (self._cut(*held) for held in made)
 
-    def _on_input(self, voxels: int | Sequence[int]) -> tuple[int, ...]:
+    def _on_input(self, voxels):
         """A size in voxels of the truth as one on the network's input grid."""
         sizes = per_axis(voxels)
         if np.mod(sizes, self.factor).any():
@@ -262,7 +262,7 @@ class PatchDataset(Dataset[Patch]):
             return [self.read(index, place) for place in places]
         return [(self.pair(index), place) for place in places]
 
-    def _cut(self, pair: Patch, place: PatchLocation) -> Patch:
+    def _cut(self, pair, place):
         """A patch of an item's arrays, copied: input (C, x, y, z) and truth (1, x, y, z)."""
         hr = extract(pair[1], place.scaled(self.factor))[None]
         return extract(pair[0], place).copy(), hr.copy()  # what is kept stays as it is

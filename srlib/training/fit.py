@@ -119,7 +119,7 @@ def fit(
     return folder / "model.safetensors"
 
 
-def _means(pending: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, float]:
+def _means(pending):
     """The mean of each loss over the steps that have it."""
     names = sorted({name for losses in pending for name in losses})
     return {

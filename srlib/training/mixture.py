@@ -9,7 +9,7 @@ from numpy.random import Generator
 from scipy import ndimage
 
 from srlib.core.parts import Number, Part, Share
-from srlib.degradations.kernels import Factor, Kernel, told
+from srlib.degradations.kernels import Kernel, told
 from srlib.degradations.resolution import BlockAverage, GaussianDownsample, KSpaceTruncation, rician
 from srlib.scans.volume import Volume
 from srlib.synthesis.priors import Prior
@@ -95,7 +95,7 @@ def degrade(rng: Generator, hr: Volume, mixture: Mixture) -> tuple[Volume, Volum
     return lr, degradation.to_grid(lr, hr.shape), kernel
 
 
-def _factor(rng: Generator, mixture: Mixture, whole: bool) -> Factor:
+def _factor(rng, mixture, whole):
     """One, two or all axes are coarser; of factors along more than one axis, half are 2."""
     axes = rng.permutation(3)[: rng.choice((1, 2, 3), p=(0.3, 0.2, 0.5))]
     value = rng.uniform(1.5, mixture.thick if len(axes) == 1 else mixture.isotropic)

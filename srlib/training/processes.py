@@ -108,7 +108,7 @@ class Machine:
 ONE = Machine()
 
 
-def _started() -> tuple[str, int]:
+def _started():
     """Who starts the processes, and how many, as Fabric sees it; 0 when Fabric starts them."""
     if distributed.is_torchelastic_launched():
         return "torchrun", int(os.environ["WORLD_SIZE"])
@@ -227,7 +227,7 @@ class Sharing(Players):
         means = self.fabric.all_reduce(torch.stack([*terms.values()]))
         return dict(zip(terms, means, strict=True))
 
-    def _take_statistics(self) -> None:
+    def _take_statistics(self):
         """Take the first process's batch-norm statistics."""
         parts = [network.buffers() for network in self.networks.values()]
         held = [b for buffers in parts for b in buffers if b.is_floating_point()]

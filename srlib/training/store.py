@@ -132,7 +132,7 @@ class PatchStore:
         """Close the file."""
         self._file.close()
 
-    def _checked_items(self) -> list[range]:
+    def _checked_items(self):
         """The rows of each item."""
         (n, *data), (m, *label) = self.shapes
         if n != m or np.mod(label[1:], data[1:]).any() or label[0] != 1:
@@ -142,7 +142,7 @@ class PatchStore:
             raise InputError(f"items {items[:5]} do not add up to {n} patches; write it again")
         return [range(end - count, end) for count, end in zip(items, np.cumsum(items), strict=True)]
 
-    def _checked(self, name: str) -> tuple[int, ...]:
+    def _checked(self, name):
         """Shape of a dataset that lies whole in this very file."""
         if not isinstance(self._file.get(name, getlink=True), h5py.HardLink):
             raise InputError(f"{name!r} is missing or a link to elsewhere; expected {NAMES}")

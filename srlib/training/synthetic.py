@@ -249,7 +249,7 @@ class SyntheticDataset(Dataset[Patch]):
     def __len__(self) -> int:
         return self.length
 
-    def _load(self, index: int) -> tuple[LabelMap, np.ndarray | None]:
+    def _load(self, index):
         """A subject's label map and, where it is the target, the real scan on the same grid."""
         subject = self.subjects[index]
         labels = regular(load_scan(subject.file("labels")))
@@ -269,7 +269,7 @@ class SyntheticDataset(Dataset[Patch]):
         label_map, real = self.load(int(rng.integers(len(self.subjects))))
         return rng, label_map, self.tables.priors, real
 
-    def _draw(self, index: int) -> list[Patch]:
+    def _draw(self, index):
         """All examples of a scan."""
         return self.part.draw(*self.source(index))
 

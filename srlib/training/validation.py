@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 from torch.nn import functional
 
 from srlib.core.device import evaluating
@@ -53,12 +52,12 @@ def validation(pairs: Sequence[Patch], loss: str) -> Check:
     return check
 
 
-def _psnr(sr: Tensor, hr: Tensor) -> float:
+def _psnr(sr, hr):
     """PSNR in dB of the image, data range 1."""
     return float(-10 * torch.log10(functional.mse_loss(sr[:, :1], hr)))
 
 
-def _dice(logits: Tensor, classes: Tensor) -> float:
+def _dice(logits, classes):
     """Mean Dice of the most likely classes, over the classes but 0 that are there."""
     found, scores = logits.argmax(1, keepdim=True), []
     for k in range(1, logits.shape[1]):
@@ -68,7 +67,7 @@ def _dice(logits: Tensor, classes: Tensor) -> float:
     return float(np.mean(scores or math.nan))
 
 
-def _run(network: nn.Module, given: np.ndarray) -> np.ndarray:
+def _run(network, given):
     """The output (C, X, Y, Z) for one input, in evaluation mode."""
     with evaluating(network):
         device = next(network.parameters()).device
