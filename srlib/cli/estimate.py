@@ -55,7 +55,7 @@ def estimate(experiments: Sequence[Experiment]) -> Iterator[str]:
         )
 
 
-def _measure(text: str) -> tuple[str, float, float, float]:
+def _measure(text):
     """The device, days of the whole training, GB of memory, GB of weights.
 
     Without an accelerator a part of a batch is measured, since all may take minutes there.
@@ -90,7 +90,7 @@ def _measure(text: str) -> tuple[str, float, float, float]:
     return str(fabric.device), seconds / DAY, memory, weights
 
 
-def _peak() -> float:
+def _peak():
     """The most memory that this process has had so far, in GB."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GB

@@ -45,7 +45,7 @@ def write(run: StrPath, cohort: StrPath) -> Path:
     return write_file(run / CERTIFICATE, json.dumps(content, indent=1) + "\n")
 
 
-def _place(file: Path, run: Path) -> str:
+def _place(file, run):
     """A file's place in the run, else in the checkout, else in the world."""
     for folder in (run.resolve(), root()):
         if file.resolve().is_relative_to(folder):
@@ -74,6 +74,6 @@ def check(run: StrPath) -> list[str]:
     ]
 
 
-def _found(run: StrPath, name: str) -> Path | None:
+def _found(run, name):
     """Where a certified file is here: in the run, else in the checkout."""
     return next((p for p in (Path(run) / name, root() / name) if os.path.isfile(p)), None)

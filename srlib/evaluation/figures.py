@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib import colormaps
-from matplotlib.axes import Axes
-from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -121,7 +119,7 @@ def slices(volumes: Mapping[str, Volume], reference: str) -> Picture:
     return triplanar(first, reference, zooms=(1, 2))
 
 
-def _one_scale(figure: Picture, panels: np.ndarray, label: str) -> None:
+def _one_scale(figure, panels, label):
     """Give all differences one symmetric scale and a bar; before, they have the scans' windows.
 
     Of a scan it takes the percentile 99 of the absolute differences in all planes, at least 1 % of
@@ -143,7 +141,7 @@ def _one_scale(figure: Picture, panels: np.ndarray, label: str) -> None:
     bar.set_label(label, fontsize=9, parse_math=False)
 
 
-def _fit(figure: Picture, panels: np.ndarray) -> None:
+def _fit(figure, panels):
     """Set the figure's size so that all pictures are equally wide."""
     heights = []
     for row in panels:
@@ -154,23 +152,17 @@ def _fit(figure: Picture, panels: np.ndarray) -> None:
     figure.set_size_inches(width, 2.6 * sum(heights) + 0.5)
 
 
-def _text(name: str) -> str:
+def _text(name):
     """A name in lines that fit above a picture, with escapes for undecodable bytes."""
     return fill(name.encode(errors="backslashreplace").decode(), 34)
 
 
-def _range(limits: tuple[float, float]) -> str:
+def _range(limits):
     """The two ends of a window as text."""
     return "{:.5g} to {:.5g}".format(*limits)
 
 
-def _show(
-    axis: Axes,
-    image: np.ndarray,
-    colours: Colormap,
-    limits: tuple[float, float],
-    directions: Sequence[str] = (),
-) -> None:
+def _show(axis, image, colours, limits, directions=()):
     """Show a picture, whatever matplotlib's defaults are, with letters at its four sides."""
     axis.imshow(
         image, colours, clim=limits, aspect="equal", interpolation="nearest", origin="upper"
@@ -189,7 +181,7 @@ def _show(
         )
 
 
-def _subplots(rows: int, columns: int, size: tuple[float, float]) -> tuple[Picture, np.ndarray]:
+def _subplots(rows, columns, size):
     """A figure and its panels (rows, columns); InputError for none."""
     if not rows * columns:
         raise InputError("nothing to show: expected at least one scan, run or measured row")
@@ -197,7 +189,7 @@ def _subplots(rows: int, columns: int, size: tuple[float, float]) -> tuple[Pictu
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def _near(axis: Axes, typical: Mapping[str, float]) -> list[str]:
+def _near(axis, typical):
     """The groups to show on an axis, by a ``typical`` value of each; it names the others above.
 
     A group is left out when its value is farther from their median than ten median deviations, and
@@ -303,7 +295,7 @@ def heat_map(
     return figure
 
 
-def _by_paper(axis: Axes) -> None:
+def _by_paper(axis):
     """Give the name of a row that begins with an experiment the colour of its system."""
     colours = {e.name: f"C{n}" for n, m in enumerate(SYSTEMS.values()) for e in m.EXPERIMENTS}
     for label in axis.get_yticklabels():

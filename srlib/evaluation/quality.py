@@ -54,7 +54,7 @@ def evaluate(
     return table
 
 
-def _evaluate(model: Model, task: str, job: tuple[Subject, Sequence[Path]]) -> list[dict]:
+def _evaluate(model, task, job):
     """Degrade, enhance and measure a subject's scan, and write it to files; its rows."""
     subject, files = job
     pair = model.pairs.make(subject, task)

@@ -55,7 +55,7 @@ def run_id(experiment: str, profile: str, seed: int, cohort: StrPath) -> str:
     return f"{experiment}-{profile}-s{seed}-{cohort_label(cohort)}"
 
 
-def _files(table: pd.DataFrame) -> pd.Series:
+def _files(table):
     """Name of each row's file, which holds a run's rows of one degradation, dataset and region.
 
     The region ``mask`` shares the file of ``volume``, since both are measured at once. In
@@ -67,7 +67,7 @@ def _files(table: pd.DataFrame) -> pd.Series:
     return pd.Series([f"{name[:16]}.csv" for name in hashes], table.index, dtype=str)
 
 
-def _record(path: Path, rows: pd.DataFrame, stale: Iterable[str] = ()) -> None:
+def _record(path, rows, stale=()):
     """Write rows into their files, then collect the rows of all files in the table at ``path``.
 
     Files named in ``stale`` become empty. There is no lock: files are renamed into place, and the
@@ -84,12 +84,12 @@ def _record(path: Path, rows: pd.DataFrame, stale: Iterable[str] = ()) -> None:
         written = table
 
 
-def _write(path: Path, table: pd.DataFrame) -> None:
+def _write(path, table):
     """Write a table as CSV."""
     write_file(path, table.to_csv(index=False, lineterminator="\n"))
 
 
-def _read(path: Path, columns: list[str]) -> pd.DataFrame:
+def _read(path, columns):
     """All rows as text, sorted: those of the files, and those of the table that have no file.
 
     A fresh clone has the table only.
@@ -103,13 +103,13 @@ def _read(path: Path, columns: list[str]) -> pd.DataFrame:
 
 
 @once  # a run has hundreds of such files
-def _table(file: Path) -> pd.DataFrame:
+def _table(file):
     """A CSV, all cells text."""
     with explained(file, "it is no table", "delete it, and run again what wrote it"):
         return pd.read_csv(file, dtype=str, keep_default_na=False)
 
 
-def _rows(file: Path, columns: list[str]) -> pd.DataFrame:
+def _rows(file, columns):
     """The rows of a file; InputError for other columns."""
     table = _table(file)
     if [*table] != columns:
@@ -232,7 +232,7 @@ def tested(rows: pd.DataFrame, cohort: StrPath, seed: int | None = None) -> pd.D
     return rows[chosen if seed is None else chosen & (seeds.isna() | (seeds == str(seed)))]
 
 
-def _check_single(rows: pd.DataFrame, columns: Iterable[str], within: str | list[str]) -> None:
+def _check_single(rows, columns, within):
     """Raise InputError for rows that agree in ``within`` and differ in one of the columns."""
     for column in columns:
         for place, values in rows.groupby(within)[column].unique().items():
@@ -335,7 +335,7 @@ def standing(rows: pd.DataFrame, region: str = "") -> pd.DataFrame:
     return table.assign(rank=ranks)[order]
 
 
-def _ranks(group: pd.DataFrame) -> list[str]:
+def _ranks(group):
     """The ranks of one degradation's experiments, such as ``1`` or ``2-3``."""
     compared = "psnr" if group["gain"].isna().all() else "gain"
     gain, spread = group[compared].to_numpy(), group["spread"].fillna(0).to_numpy()
@@ -368,7 +368,7 @@ def paired(table: pd.DataFrame, baseline: str = "cubic", metric: str = "psnr") -
     return pd.DataFrame(found)
 
 
-def _spread(values: np.ndarray) -> dict[str, float]:
+def _spread(values):
     """What ``paired`` tells of a row's differences."""
     low = high = p = np.nan
     if len(values) > 1:

@@ -1,7 +1,7 @@
 """Compare a run with the reference, number by number, and say what was reproduced."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +66,7 @@ def compare(run: StrPath, reference: Sequence[StrPath] = ()) -> pd.DataFrame:
     return table.assign(reproduced=table["value"].between(table["low"], table["high"]))
 
 
-def _keyed(rows: pd.DataFrame) -> pd.DataFrame:
+def _keyed(rows):
     """Rows with the seed apart from the run_id, and the form of what made them."""
     parts = rows["run_id"].str.extract(r"^(.+?-s)(-?\d+)(-.+)$")
     trained = parts[1].notna()
@@ -77,21 +77,19 @@ def _keyed(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 @functools.cache
-def _form(name: str) -> str:
+def _form(name):
     """``residual`` for an experiment whose network adds to its input, else ``image``."""
     network = EXPERIMENTS[name].network.build() if name in EXPERIMENTS else None
     return "residual" if getattr(network, "residual", False) else "image"
 
 
-def _allowed(
-    table: pd.DataFrame, absolute: Mapping[str, float], shares: Mapping[str, float]
-) -> pd.Series:
+def _allowed(table, absolute, shares):
     """How far numbers may lie from their mean: by metric an absolute value, else a share of it."""
     share = table["metric"].map(shares).fillna(SHARE) * table["mean"].abs()
     return table["metric"].map(absolute).fillna(share)
 
 
-def _pooled(table: pd.DataFrame) -> pd.DataFrame:
+def _pooled(table):
     """The pooled variance over seeds of each kind of number, and the freedom that it has."""
     freedom = table["count"] - 1
     networks = table.assign(freedom=freedom, pooled=table["var"].fillna(0) * freedom)

@@ -88,7 +88,7 @@ def content(
     return found
 
 
-def _smoothness(data: np.ndarray, lag: int) -> float:
+def _smoothness(data, lag):
     """Growth of the mean squared difference along the last axis from a distance to twice it.
 
     0 for axes too short to show it.

@@ -64,7 +64,7 @@ def novelty(change: np.ndarray, scan: Volume, coarser: Factor) -> float:
     return np.square(change).mean(dtype=np.float64) / finest + 1e-9
 
 
-def _scale(change: np.ndarray, on_grid: Volume, scan: Volume, kernel: Kernel) -> float:
+def _scale(change, on_grid, scan, kernel):
     """By how much to multiply what a network changed, 0 to LARGEST.
 
     Its degraded form is to explain best what the scan has and the degraded ``on_grid`` lacks.

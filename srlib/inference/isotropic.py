@@ -15,7 +15,7 @@ from srlib.scans.intensity import Scaling, fit_scaling
 from srlib.scans.separable import blur
 from srlib.scans.space import resample_to
 from srlib.scans.volume import Volume, coarse_grid, reorient, resample
-from srlib.synthesis.settings import Acquisition, Generation
+from srlib.synthesis.settings import Generation
 from srlib.synthesis.slices import ISOTROPIC, measured
 from srlib.training.losses import uncertainty
 
@@ -122,7 +122,7 @@ class IsotropicSpacing(SameGrid):
             return Prediction(image)
         return Prediction(image, grid.with_data(made[1].clip(max=1) * np.float32(scaling.scale)))
 
-    def _through(self, channels: np.ndarray, setup: Setup) -> np.ndarray:
+    def _through(self, channels, setup):
         """The network's output (K, X, Y, Z), the mean with that of the mirrored input."""
 
         def once(x: np.ndarray) -> np.ndarray:
@@ -148,7 +148,7 @@ class IsotropicSpacing(SameGrid):
                 found += header(volume, which) + self._beyond(volume, which, trained)
         return found
 
-    def _beyond(self, volume: Volume, which: str, trained: Acquisition) -> list[str]:
+    def _beyond(self, volume, which, trained):
         """A line for a scan whose spacing the training lacks, or is already reached."""
         finest, spacing = self.spacing_mm, reorient(volume).spacing_mm
         seen, most = np.maximum(spacing, finest), trained.random_mm

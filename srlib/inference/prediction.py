@@ -291,7 +291,7 @@ class CoarseToFine(SameGrid):
         inside = tuple(map(slice, pair.hr.shape))
         return pair.hr.with_data(self._finer(pair.lr, setup)[inside])
 
-    def _finer(self, scan: Volume, setup: Setup) -> np.ndarray:
+    def _finer(self, scan, setup):
         """The network's output for a low-resolution scan, in the scan's units."""
         scaling = fit_scaling(scan.data, setup.pairs.intensity)
         return scaling.invert(setup.run(scaling.apply(scan.data)))

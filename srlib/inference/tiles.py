@@ -128,7 +128,7 @@ def sight(network: Callee, channels: int) -> tuple[int, int]:
 
 
 @torch.inference_mode()
-def _run(network: Callee, part: np.ndarray, precision: str = "32") -> np.ndarray:
+def _run(network, part, precision="32"):
     """The network's output (K, ...) of an array (C, X, Y, Z), on the device of its weights."""
     weights = getattr(network, "parameters", tuple)()
     device = next(iter(weights), torch.empty(0)).device

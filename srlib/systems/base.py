@@ -114,13 +114,13 @@ def names_of(part: Part | type[Part]) -> set[str]:
     return {entry.name for entry in dataclasses.fields(part)}
 
 
-def _replaced(part: Part, changes: Mapping[str, Any]) -> Part:
+def _replaced(part, changes):
     """A part with those changes that are of its own fields."""
     names = names_of(part) & changes.keys()
     return dataclasses.replace(part, **{name: changes[name] for name in names})
 
 
-def _fields(value: Any) -> Any:
+def _fields(value):
     """A part as JSON holds it; ``kind`` names its class."""
     if isinstance(value, Part):
         named = {name: _fields(getattr(value, name)) for name in names_of(value)}
@@ -136,7 +136,7 @@ def kinds(part: type[Part]) -> dict[str, type[Part]]:
     return found
 
 
-def _part(value: Any) -> Any:
+def _part(value):
     """The inverse of ``_fields``."""
     if isinstance(value, dict) and "kind" in value:
         named = {name: _part(part) for name, part in value.items() if name != "kind"}

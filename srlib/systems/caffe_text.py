@@ -4,12 +4,9 @@ import json
 from pathlib import Path
 from string import Template
 
-import torch
-
 from srlib.core.paths import choose
 from srlib.scans.patches import per_axis
 from srlib.systems.base import Experiment
-from srlib.training.games import Training
 
 SOLVERS = {  # in Caffe
     "adam": "Adam", "sgd": "SGD", "nag": "Nesterov", "rmsprop": "RMSProp",
@@ -168,12 +165,12 @@ def texts(experiment: Experiment, store: Path) -> dict[Path, str]:
     return {store.with_name(f"{store.stem}_{name}"): text for name, text in found.items()}
 
 
-def _fill(template: str, **values: object) -> str:
+def _fill(template, **values):
     """The text of a template with its values."""
     return Template(template).substitute(values)
 
 
-def _layers(network: torch.nn.Module, training: Training) -> tuple[str, str]:
+def _layers(network, training):
     """The layers from the scan to the estimate, and the estimate's name."""
     text, below = "", "data"
     for (name, conv), std in zip(network.named_children(), network.stds, strict=True):
@@ -197,7 +194,7 @@ def _layers(network: torch.nn.Module, training: Training) -> tuple[str, str]:
     return text + _fill(SUM, below=below, scan="interpolated" if several else "data"), "out"
 
 
-def _solver(training: Training, network: torch.nn.Module, stem: str) -> str:
+def _solver(training, network, stem):
     """The solver's text: optimiser, learning rate and its schedule, number of steps."""
     chosen, args = training.make_optimizer(network).defaults, training.schedule_args
     fields: dict[str, object] = {"net": f"{stem}_net.prototxt", "type": SOLVERS[training.optimizer]}

@@ -52,14 +52,14 @@ def overridden(experiment: Experiment, settings: Mapping[str, Any]) -> Experimen
     return experiment.changed(name=f"{experiment.name}+{label}") if label else experiment
 
 
-def _label(setting: tuple[str, Any]) -> str:
+def _label(setting):
     """An override as a part of names: ``training.learning_rate=0.0003``, ``frame=2_2_1``."""
     name, value = setting
     text = re.sub(r"[^\w.-]+", "_", str(value)).strip("_")
     return f"{name}={text}"
 
 
-def _set(experiment: Experiment, head: str, *rest: str, value: Any) -> Experiment:
+def _set(experiment, head, *rest, value):
     """The experiment with another value in the place that names lead to."""
     if head == "degradation" and rest:
         return _degraded(experiment, rest[0], value)
@@ -77,12 +77,12 @@ def _set(experiment: Experiment, head: str, *rest: str, value: Any) -> Experimen
     return experiment.changed(**{head: _within(experiment.number(head), rest, value)})
 
 
-def _known(part: Part | type[Part]) -> dict[str, None]:
+def _known(part):
     """The names of a part's fields that overrides may change, in their order."""
     return {e.name: None for e in dataclasses.fields(part) if e.name not in FIXED}
 
 
-def _degraded(experiment: Experiment, name: str, value: Any) -> Experiment:
+def _degraded(experiment, name, value):
     """The experiment on its own task with another setting, under a name that tells it."""
     kind, settings = experiment.task_settings[experiment.task]
     choose(_known(DEGRADATIONS[kind]), name, f"{kind} setting")
@@ -93,7 +93,7 @@ def _degraded(experiment: Experiment, name: str, value: Any) -> Experiment:
     return changed
 
 
-def _within(old: Any, names: Sequence[str], value: Any) -> Any:
+def _within(old, names, value):
     """A value with another one in the place that names lead to: of a part, a mapping, a tuple."""
     if not names:
         return value

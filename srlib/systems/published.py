@@ -13,8 +13,6 @@ from srlib.systems.base import Experiment
 from srlib.systems.registry import EXPERIMENTS
 from srlib.systems.synthsr import SYNTHSR_HYPERFINE, SYNTHSR_PUBLISHED
 
-Weights = dict[str, torch.Tensor]
-
 # file name -> the experiment that it belongs to
 PUBLISHED = {
     "mDCSRN_pretrained_G_step250000.pth": EXPERIMENTS["mdcsrn"],
@@ -52,7 +50,7 @@ def load_published(path: StrPath) -> tuple[torch.nn.Module, Experiment]:
     return network, experiment
 
 
-def _mdcsrn(theirs: Weights) -> Weights:
+def _mdcsrn(theirs):
     """hz2538/E6040-super-resolution-project: 85 tensors; units are counted from 1 there."""
     ours = {}
     for name, value in theirs.items():
@@ -63,7 +61,7 @@ def _mdcsrn(theirs: Weights) -> Weights:
     return ours
 
 
-def _keras(theirs: Weights) -> Weights:
+def _keras(theirs):
     """BBillot/SynthSR: the U-Net's layers, whose names begin with ``unet_``; no other layers."""
     # number of an arm's first convolution
     first = {"down": 0, "up": sum(name.startswith("unet_bn_down_") for name in theirs) // 4}
@@ -88,7 +86,7 @@ def _keras(theirs: Weights) -> Weights:
 OURS = {".pth": _mdcsrn, ".caffemodel": dict, ".h5": _keras}
 
 
-def _sized(weights: Weights, name: str) -> Experiment:
+def _sized(weights, name):
     """The mono- or multimodal SRReCNN3D, or SynthSR, with the size of a file's network.
 
     Every second channel of SynthSR's, where their number is even, is a reliability map, except in

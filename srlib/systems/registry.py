@@ -1,7 +1,6 @@
 """Look up experiments by name and profile, or read them from JSON."""
 
 import json
-from collections.abc import Iterable
 from typing import Any
 
 from srlib.core.paths import InputError, choose
@@ -14,7 +13,7 @@ SYSTEMS = {module.__name__.rpartition(".")[2]: module for module in MODULES}
 EXPERIMENTS = {e.name: e for module in MODULES for e in module.EXPERIMENTS}
 
 
-def _smoke(experiments: Iterable[Experiment], **more: Any) -> dict[str, dict[str, Any]]:
+def _smoke(experiments, **more):
     """Budgets of a few steps by the names of experiments."""
     few = {"width": 4, "patch_size": 16, "batch_size": 1, "n_train": 1, "max_steps": 4}
     return {e.name: {**few, **more} for e in experiments}

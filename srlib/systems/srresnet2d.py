@@ -90,7 +90,7 @@ SRRESNET_CT = SRRESNET_US.variant(
 )
 
 
-def _variants(base: Experiment) -> tuple[Experiment, ...]:
+def _variants(base):
     """The three tasks of the code on one modality, and ours."""
     name, ct = base.name.removeprefix("srresnet_"), not base.prediction.coarse
     critic = base.variant(

@@ -107,12 +107,7 @@ class Model:
         setup.check_reference()
         return self.prediction.on_pair(pair, setup)
 
-    def _setup(
-        self,
-        request: Request | None,
-        max_memory_gb: float | None = None,
-        **options: Any,
-    ) -> Setup:
+    def _setup(self, request, max_memory_gb=None, **options):
         """What ``prediction`` needs of the model, with its usual memory unless another is given."""
         memory = self.prediction.memory_gb if max_memory_gb is None else max_memory_gb
         options |= {"max_memory_gb": memory, "precision": self.precision}

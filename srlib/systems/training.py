@@ -1,10 +1,9 @@
 """Train an experiment from its data and the weights that it starts from."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -147,9 +146,7 @@ def train(
     )
 
 
-def _segmenter(
-    path: StrPath, experiment: Experiment, known: str | None, classes: StrPath | None
-) -> torch.nn.Module:
+def _segmenter(path, experiment, known, classes):
     """A segmenter, ours or a published U-Net with an output per label.
 
     Raises InputError unless the class of each of its outputs is known.
@@ -169,7 +166,7 @@ def _segmenter(
     return network
 
 
-def _check_starts(experiment: Experiment, starts: Mapping[str, Any]) -> None:
+def _check_starts(experiment, starts):
     """Raise InputError for weights that are missing or not wanted; any generator may be given."""
     wanted = {
         "generator": True,
@@ -201,7 +198,7 @@ def build(experiment: Experiment, seed: int) -> dict[str, torch.nn.Module]:
     return {"generator": generator} | ({"critic": critic} if critic else {})
 
 
-def _read_store(path: StrPath, experiment: Experiment, seed: int) -> PatchStore:
+def _read_store(path, experiment, seed):
     """Open a store; InputError for patches that the experiment is not trained on."""
     store = PatchStore(path, seed, experiment.examples.mixed)
     expected = (1 + bool(experiment.reference), *per_axis(experiment.examples.patch_size))
@@ -218,7 +215,7 @@ def _read_store(path: StrPath, experiment: Experiment, seed: int) -> PatchStore:
     return store
 
 
-def _check_amounts(experiment: Experiment, train: int, val: int) -> None:
+def _check_amounts(experiment, train, val):
     """Raise InputError for missing subjects."""
     if not train:
         raise InputError(
