@@ -174,7 +174,7 @@ def compare(run, reference, strict):
     "--segmenter", help="Trained segmenter (file or experiment), for experiments that need one."
 )
 @flag("--restart", "Set an interrupted run's checkpoint aside and start again.")
-def train(experiment, cohort, profile, overrides, seed, out, device, precision, **options):
+def train(experiment, cohort, profile, overrides, precision, **options):
     """Train one experiment; an interrupted training goes on where its last checkpoint was.
 
     \b
@@ -190,8 +190,7 @@ def train(experiment, cohort, profile, overrides, seed, out, device, precision, 
         overrides = (*overrides, f"training.precision={kind}")
     for name in ("start", "segmenter"):
         options[name] = options[name] and systems.find_weights(options[name])
-    given = {"overrides": overrides, "seed": seed, "device": device, **options}
-    weights = runs.train_recorded(experiment, profile, cohort, out=out, **given)
+    weights = runs.train_recorded(experiment, profile, cohort, overrides=overrides, **options)
     if is_first():
         click.echo(weights)
 
@@ -249,7 +248,7 @@ def store(experiment, cohort, profile, overrides, out, force):
 @SEED
 @option("--subjects", help="CSV with the column id: only these subjects, in its split.")
 @FORCE
-def manifest(layout, folder, out, split, seed, subjects, force):
+def manifest(layout, folder, out, split, **options):
     """Write a manifest for a folder in a known layout: hcp, adni, kirby, bids, synthsr or flat.
 
     \b
@@ -262,8 +261,7 @@ def manifest(layout, folder, out, split, seed, subjects, force):
         raise InputError(
             f"--split: expected numbers between slashes, like 0.7/0.1/0.2, got {split!r}"
         ) from err
-    options = {"split": shares, "seed": seed, "subjects": subjects, "force": force}
-    click.echo(data.write_manifest(layout, folder, out, **options))
+    click.echo(data.write_manifest(layout, folder, out, split=shares, **options))
 
 
 @main.command()

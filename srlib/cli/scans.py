@@ -255,8 +255,15 @@ def _evaluate_scan(name, data_range, extended, key, subject):
             raise InputError(
                 f"{hr}: the truth is constant and has no range; set one with --data-range"
             )
-    how = {"data_range": data_range, "extended": extended}
-    rows = results.measured(truth, {name: placed}, mask=mask, subject=subject.name, **how, **key)
+    rows = results.measured(
+        truth,
+        {name: placed},
+        mask=mask,
+        data_range=data_range,
+        extended=extended,
+        subject=subject.name,
+        **key,
+    )
     region = "volume" if mask is None else "mask"
     row = {"subject": subject.name, **dict.fromkeys(results.DIGITS, math.nan)}
     row |= {r["metric"]: r["value"] for r in rows if r["region"] == region}
