@@ -230,8 +230,15 @@ def as_tensorflow(hr: np.ndarray, sr: np.ndarray) -> dict[str, float]:
     The range is 1. SSIM is the mean over slices; windows are Gaussian (sigma 1.5, 11 pixels wide;
     Wang et al., IEEE TIP 2004).
     """
-    window = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
-    ssim2d = reference.structural_similarity(hr, sr, data_range=1, channel_axis=2, **window)
+    ssim2d = reference.structural_similarity(
+        hr,
+        sr,
+        data_range=1,
+        channel_axis=2,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+    )
     return {"psnr": psnr(hr, sr, 1), "ssim2d": float(ssim2d)}
 
 

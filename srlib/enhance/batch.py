@@ -243,12 +243,16 @@ class Enhancer:
         """Enhance volume by volume: images, uncertainties, and what to mind, once each kind."""
         images, uncertainties = (Series(job.target.parent) for _ in range(2))
         reference, notes = job.reference and load_scan(job.reference), {}
-        limits = {"max_memory_gb": memory, "progress": not self.threads}
         for number, volume in enumerate(volumes, 1):
             where = f"volume {number}: " if count > 1 else ""
             try:
                 made = self.model.predict(
-                    volume, self.request, plan=plan, reference=reference, **limits
+                    volume,
+                    self.request,
+                    plan=plan,
+                    reference=reference,
+                    max_memory_gb=memory,
+                    progress=not self.threads,
                 )
             except InputError as err:
                 raise InputError(f"{where}{err}") from err

@@ -177,11 +177,20 @@ def decide(claims: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
             side, p = chance(part, table, SEEDS)
             others = [chance(part, table.drop(index=seed), SEEDS - 1) for seed in trained]
             low, high = interval(table.to_numpy()) if table.size else (np.nan, np.nan)
-            evidence = {"seeds": len(trained), "scans": table.shape[1], "low": low, "high": high}
-            evidence |= {"mean": table.to_numpy().mean() if table.size else np.nan, "alone": p}
-            steady = all(other == side and q < ERROR for other, q in others)
-            row = {"claim": claim, "criterion": part["text"], **evidence, "verdict": side}
-            found.append({**row, "steady": steady})
+            found.append(
+                {
+                    "claim": claim,
+                    "criterion": part["text"],
+                    "seeds": len(trained),
+                    "scans": table.shape[1],
+                    "low": low,
+                    "high": high,
+                    "mean": table.to_numpy().mean() if table.size else np.nan,
+                    "alone": p,
+                    "verdict": side,
+                    "steady": all(other == side and q < ERROR for other, q in others),
+                }
+            )
     result = pd.DataFrame(found).assign(p=lambda t: holm(t["alone"].to_numpy()))
     return result.assign(verdict=result["verdict"].where(result["p"] < ERROR, OPEN))
 

@@ -157,8 +157,9 @@ def measured(
     """
     rows = []
     for name, estimate in estimates.items():
-        how = {"mask": mask, "data_range": data_range, "extended": extended}
-        quality = measure(truth, estimate, name=name, **how)
+        quality = measure(
+            truth, estimate, mask=mask, data_range=data_range, name=name, extended=extended
+        )
         where = {"run_id": (runs or {}).get(name, name), "experiment": name, **key}
         for part, values in quality.items():
             where["region"] = region if part == "volume" else part
@@ -322,10 +323,9 @@ def standing(rows: pd.DataFrame, region: str = "") -> pd.DataFrame:
     found = []
     for (task, name), own in gains(rows, region).groupby(["degradation", "experiment"]):
         seeds = own.groupby("run_id")["gain"].mean()
+        row = {"degradation": task, "experiment": name, "spread": seeds.std(), "seeds": len(seeds)}
         means = own.reindex(columns=["gain", *DIGITS]).mean()
-        counts = {"scans": own["subject"].nunique(), "seeds": len(seeds)}
-        row = {"degradation": task, "experiment": name, "spread": seeds.std(), **counts}
-        found.append({**row, **means})
+        found.append({**row, "scans": own["subject"].nunique(), **means})
     order = ["degradation", "gain", "psnr", "experiment"]
     up = [True, False, False, True]
     table = pd.DataFrame(found).sort_values(order, ascending=up, ignore_index=True)

@@ -146,9 +146,16 @@ def measure_runs(
             pair = pairs.make(subject, middle=cut)
             estimates = {} if task in done else pairs.baselines(pair)
             estimates[name] = model.predict_pair(pair)
-            key = {"degradation": task, "dataset": cohort_label(cohort), "subject": subject.name}
             where = {"region": "crop"} if cut else {"mask": load_mask(subject, pair.hr)}
-            rows += results.measured(pair.hr, estimates, runs=ids, **where, **key)
+            rows += results.measured(
+                pair.hr,
+                estimates,
+                runs=ids,
+                degradation=task,
+                dataset=cohort_label(cohort),
+                subject=subject.name,
+                **where,
+            )
             done.add(task)
             if subject is subjects[0]:
                 pictures.setdefault(task, {"HR": pair.hr}).update(estimates)

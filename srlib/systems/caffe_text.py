@@ -203,6 +203,11 @@ def _solver(training, network, stem):
     fields |= {"lr_policy": choose(POLICIES, training.schedule, "Caffe schedule")}
     if training.schedule == "step":
         fields |= {"gamma": args["factor"], "stepvalue": round(args["at"] * training.max_steps)}
-    fields |= {"max_iter": training.max_steps, "test_initialization": False, "display": 10}
-    fields |= {"snapshot": 100, "snapshot_prefix": stem}
+    fields |= {
+        "max_iter": training.max_steps,
+        "test_initialization": False,
+        "display": 10,
+        "snapshot": 100,
+        "snapshot_prefix": stem,
+    }
     return "".join(f"{name}: {json.dumps(value)}\n" for name, value in fields.items())

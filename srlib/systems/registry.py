@@ -72,8 +72,15 @@ def numbers(name: str, profile: str, overrides: Overrides = ()) -> list[dict[str
     rows = []
     for number, source in {"name": "ours: overrides stand behind +", **paper.sources}.items():
         old, new = ("" if number in STATED else e.number(number) for e in (paper, used))
-        row = {"number": number, "published": old, f"profile {profile}": new}
-        rows.append(row | {"changed": "changed" * (old != new), "source": source})
+        rows.append(
+            {
+                "number": number,
+                "published": old,
+                f"profile {profile}": new,
+                "changed": "changed" * (old != new),
+                "source": source,
+            }
+        )
     return rows
 
 

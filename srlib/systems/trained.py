@@ -242,7 +242,8 @@ def super_resolve(
     """
     name = "" if isinstance(scan, Volume) else f"{scan}: "
     request = Request(factor, spacing_mm, zero_filled, align, ct, flip, kernel)
-    options = {"reference": reference, "max_memory_gb": max_memory_gb, "progress": progress}
-    made = as_model(model).predict(scan, request, **options)
+    made = as_model(model).predict(
+        scan, request, reference=reference, max_memory_gb=max_memory_gb, progress=progress
+    )
     warn(made.warnings, name)
     return made.image

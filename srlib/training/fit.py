@@ -98,19 +98,23 @@ def fit(
                     checkpoints.require_finite(players, pending, step, checkpoint)
                 if row:
                     seconds = time.perf_counter() - began
-                    patches_per_s = (step - row_step) * size / seconds
-                    speed = {"patches_per_s": patches_per_s, "wait_share": waited / seconds}
                     means = _means(pending)
-                    measured = check(networks, fabric.device)
-                    facts = {"step": step, "learning_rate": training.rate(step - 1)}
-                    history.append({**facts, **means, **measured, **speed})
+                    facts = {"step": step, "learning_rate": training.rate(step - 1), **means}
+                    facts |= check(networks, fabric.device)
+                    facts["patches_per_s"] = (step - row_step) * size / seconds
+                    facts["wait_share"] = waited / seconds
+                    history.append(facts)
                     bar.set_postfix(means, refresh=False)
                     for show in shows if first else ():
-                        show(history[-1], generator)
+                        show(facts, generator)
                     row_step, began, waited, pending = step, time.perf_counter(), 0.0, []
                 if save and first:
-                    made = {"step": step, "history": history, "pending": pending}
-                    made["processes"] = machine.world
+                    made = {
+                        "step": step,
+                        "history": history,
+                        "pending": pending,
+                        "processes": machine.world,
+                    }
                     checkpoints.save(checkpoint, identity, made, players)
         if first:
             checkpoints.finish(folder, identity, players, history)

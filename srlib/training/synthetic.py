@@ -242,8 +242,13 @@ class SyntheticDataset(Dataset[Patch]):
         self.scan = functools.lru_cache(1)(self._draw)  # of a synthetic scan, its examples
 
     def __reduce__(self) -> tuple:
-        given = {"contrast": self.contrast, "length": self.length, "seed": self.seed}
-        again = functools.partial(SyntheticDataset, part=self.part, **given)
+        again = functools.partial(
+            SyntheticDataset,
+            contrast=self.contrast,
+            length=self.length,
+            seed=self.seed,
+            part=self.part,
+        )
         return again, (self.subjects, self.tables)
 
     def __len__(self) -> int:
