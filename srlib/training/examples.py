@@ -28,11 +28,11 @@ DRAWN = 8  # places of which one is chosen for a random patch
 class Examples(Part):
     """A source of training examples: what the parts for scans and for label maps share."""
 
-    reads: ClassVar = "a scan"  # what each subject must have
-    needs: ClassVar[tuple[str, ...]] = ()  # columns, where those of the pairs are not read
-    n_val: ClassVar[int | None] = None  # validation subjects, at most
-    mixed: ClassVar = True  # patches of several subjects are shuffled together
-    more_tasks: ClassVar[tuple[str, ...]] = ()  # mixed into the training
+    reads = "a scan"  # what each subject must have
+    needs = ()  # columns, where those of the pairs are not read
+    n_val = None  # validation subjects, at most
+    mixed = True  # patches of several subjects are shuffled together
+    more_tasks = ()  # mixed into the training
     n_train: Count  # training subjects, at most
 
     def tasks(self, task: str) -> tuple[str, ...]:

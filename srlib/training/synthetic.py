@@ -65,11 +65,11 @@ class Tables(NamedTuple):
 class _LabelMaps(Examples):
     """What the parts share that draw their examples from label maps."""
 
-    reads: ClassVar = "labels"
-    needs: ClassVar = ("labels",)
-    shown: ClassVar = 4  # validation examples
-    pooled: ClassVar = 1  # scans whose examples are mixed
-    per_scan: ClassVar = 1  # examples of one scan
+    reads = "labels"
+    needs = ("labels",)
+    shown = 4  # validation examples
+    pooled = 1  # scans whose examples are mixed
+    per_scan = 1  # examples of one scan
 
     def read_tables(
         self, classes: StrPath | None, priors: StrPath | None, *, alone: bool = True
