@@ -65,7 +65,7 @@ def share_all(todo: Sequence, work: Callable, **how: Any) -> list:
 
 
 def _numbered(work, job):
-    """Do a job that has a number."""
+    """Do a job of ``share_all``, which numbers them."""
     return work(job[1])
 
 

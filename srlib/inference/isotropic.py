@@ -149,7 +149,7 @@ class IsotropicSpacing(SameGrid):
         return found
 
     def _beyond(self, volume, which, trained):
-        """A line for a scan whose spacing the training lacks, or is already reached."""
+        """A line for a scan of a spacing that the training lacks, or with nothing to gain."""
         finest, spacing = self.spacing_mm, reorient(volume).spacing_mm
         seen, most = np.maximum(spacing, finest), trained.random_mm
         if most is not None:

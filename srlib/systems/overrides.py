@@ -78,7 +78,7 @@ def _set(experiment, head, *rest, value):
 
 
 def _known(part):
-    """The names of a part's fields that overrides may change, in their order."""
+    """The names of a part's fields that overrides may change, as keys in their order."""
     return {e.name: None for e in dataclasses.fields(part) if e.name not in FIXED}
 
 
