@@ -116,7 +116,7 @@ def run(
         os.environ.setdefault("OMP_NUM_THREADS", str(max(cores() // workers, 1)))
     progress = Progress({n.path.stem: n.seconds for n in todo}, workers)
 
-    def execute(notebook: _Notebook) -> None:
+    def execute(notebook):
         with progress.about(notebook.path.stem, titles[notebook.number]) as report:
             report.ran = notebook.run(folder, given, force, report)
 

@@ -50,7 +50,7 @@ class Progress:
         report, ended = Report(name, title), threading.Event()
         self.going.append(report)
 
-        def refresh() -> None:
+        def refresh():
             while not ended.wait(1.0 if self.terminal else EVERY):
                 self._show(self.line() if self.terminal else self.line(report))
 
@@ -86,6 +86,6 @@ class Progress:
         every = max(sum(self.weights.values()) * pace - gone, 0) / 60 / self.workers
         return f", left about {own:.1f} min, in all {every:.0f} min"
 
-    def _show(self, line: str, end: str = "") -> None:
+    def _show(self, line, end=""):
         width = get_terminal_size().columns - 1
         print(f"\r\033[K{line[:width]}" if self.terminal else f"{line}\n", end=end, flush=True)

@@ -362,7 +362,7 @@ def source_commit() -> dict[str, str]:
     # a hook's GIT_ variables name another repository
     environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
 
-    def git(*words: str) -> str:
+    def git(*words):
         return subprocess.check_output(
             ["git", *words], cwd=own, env=environment, stderr=subprocess.DEVNULL, encoding="utf-8"
         ).strip()

@@ -105,7 +105,7 @@ def _finished(submit, waiting, most, running):
         yield running.pop(number), result
 
 
-def _result(future: Future) -> Any:
+def _result(future):
     try:
         return future.result()
     except BrokenExecutor:
@@ -122,7 +122,7 @@ def _processes(work, workers):
     # as bytes: PyTorch would send tensors by shared memory, which is scarce in containers
     pool = ProcessPoolExecutor(workers, spawn, _begin, [pickle.dumps(work)])
 
-    def submit(*given: Any) -> Future:
+    def submit(*given):
         # a process inherits the mask: only this one handles Ctrl-C
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
@@ -145,7 +145,7 @@ def _processes(work, workers):
         pool.shutdown(cancel_futures=True)
 
 
-def _begin(blob: bytes) -> None:
+def _begin(blob):
     end_with_parent()
     _held.append(blob)
 
@@ -160,7 +160,7 @@ def _do(*jobs):
 
 
 @functools.lru_cache(1)
-def _loaded(blob: bytes) -> Callable:
+def _loaded(blob):
     return pickle.loads(blob)
 
 

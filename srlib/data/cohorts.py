@@ -49,7 +49,7 @@ def build(*, manifest: Path, tests: int = TESTS) -> None:
     folder = make_dir(data_dir() / "example")
     template, tissues = read_template()
 
-    def write(index: int, name: str) -> None:
+    def write(index, name):
         if index:
             rng = np.random.default_rng([0, index - 1])
             scans, dtype = make_subject(template.affine, tissues, rng), np.int16
@@ -84,11 +84,11 @@ def build_images(kind: str, *, manifest: Path, tests: int = TESTS) -> None:
         save_scan(stack, data_dir() / file, dtype=dtype)
 
 
-def _ct(rng: Generator) -> Volume:
+def _ct(rng):
     return Volume(phantoms.ct_slice(rng, IMAGE_SIZE)[..., None], np.eye(4))
 
 
-def _us(rng: Generator) -> Volume:
+def _us(rng):
     polar, radii, angles = phantoms.bmode(rng)
     return scan_convert(
         polar,

@@ -84,7 +84,7 @@ def deeplesion(folder: Path) -> Listed:
         yield f"{file.parent.name}_{file.stem}", split, read
 
 
-def _duke(folder: Path) -> Listed:
+def _duke(folder):
     files, missing = defaultdict(list), []
     for file in sorted(folder.rglob("*.mat")):
         files[file.name].append(file)

@@ -113,7 +113,7 @@ def interval(values: np.ndarray) -> tuple[float, float]:
         return values.flat[0], values.flat[0]
     places = [np.arange(n) for n in values.shape if n > 1]
 
-    def mean(*drawn: np.ndarray, axis: int) -> np.ndarray:
+    def mean(*drawn, axis):
         first, *second = drawn
         at = (first[..., None], second[0][..., None, :]) if second else drawn
         return values.squeeze()[at].mean(tuple(range(-len(drawn), 0)))

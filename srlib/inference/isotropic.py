@@ -125,7 +125,7 @@ class IsotropicSpacing(SameGrid):
     def _through(self, channels, setup):
         """The network's output (K, X, Y, Z), the mean with that of the mirrored input."""
 
-        def once(x: np.ndarray) -> np.ndarray:
+        def once(x):
             made = setup.run(x).reshape(-1, *x.shape[1:])
             if self.laplace:
                 made[1:] = uncertainty(torch.from_numpy(made)[None])[0].numpy()

@@ -86,7 +86,7 @@ def once(read: Callable[[Path], T]) -> Callable[[Path], T]:
     """A function that reads a file, but reads it again only when the file has changed."""
     cached = functools.cache(lambda path, *state: read(path))
 
-    def reader(path: Path) -> T:
+    def reader(path):
         stat = path.stat()
         return cached(path, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 

@@ -27,14 +27,14 @@ def listing(what: str) -> pd.DataFrame:
     return pd.DataFrame(choose(TABLES, what, "list")())
 
 
-def _systems() -> Rows:
+def _systems():
     for system, module in SYSTEMS.items():
         for e in module.EXPERIMENTS:
             scans = " + ".join(filter(None, (e.contrast, e.reference)))
             yield {"experiment": e.name, "system": system, "task": e.task, "scans": scans}
 
 
-def _tasks() -> Rows:
+def _tasks():
     for name, (kind, settings) in TASKS.items():
         users = [e.name for e in EXPERIMENTS.values() if name in e.examples.tasks(e.task)]
         numbers = ", ".join(f"{key}={value}" for key, value in settings.items())
@@ -46,7 +46,7 @@ def _tasks() -> Rows:
         }
 
 
-def _weights() -> Rows:
+def _weights():
     yield {"weights": DEFAULT, "task": "any", "where": "comes with the package"}
     for file, e in PUBLISHED.items():
         missing = f"missing: put the authors' file into {published_dir()} (csv/README.md)"
@@ -62,7 +62,7 @@ def _weights() -> Rows:
         yield {"weights": name, "task": e.task, "where": where}
 
 
-def _profiles() -> Rows:
+def _profiles():
     for profile in PROFILES:
         for system in SYSTEMS:
             trained = [get(name, profile) for name in runs(system, profile)]

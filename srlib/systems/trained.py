@@ -164,7 +164,7 @@ def runs_of(name: str) -> list[Path]:
 
 
 @functools.cache
-def _say(line: str) -> None:  # once: weights are looked for several times
+def _say(line):  # once: weights are looked for several times
     print(line, file=sys.stderr)
 
 

@@ -126,7 +126,7 @@ def together(fabric: Any) -> Iterator[None]:
     """
     parent, done = os.getppid(), threading.Event()
 
-    def watch() -> None:
+    def watch():
         while not done.wait(1):
             if os.getppid() != parent:
                 os._exit(1)
