@@ -12,7 +12,7 @@ from srlib.cli.enhance import enhance, one_line, stop_on_signals
 from srlib.cli.options import COHORT, CSV_OUT, DEVICE, FORCE, OVERRIDES, PROFILE, SEED, flag
 from srlib.cli.scans import degrade, evaluate
 from srlib.core.parts import literal
-from srlib.core.paths import InputError, results_dir
+from srlib.core.paths import InputError, apart, results_dir
 
 
 class Group(click.Group):
@@ -85,7 +85,7 @@ def what_is_there(what):
 )
 @flag("--force", "Run also what is finished and unchanged.")
 @flag("--estimate", "Run nothing: say what time, memory and disk the trainings take here.")
-def run(notebooks, profile, cohort, seed, parameters, workers, force, estimate):
+def run(notebooks, profile, cohort, seed, parameters, estimate, **given):
     """Execute the notebooks in order (all, or those named), print the result table, and say
     whether it reproduces the reference.
 
@@ -98,9 +98,9 @@ def run(notebooks, profile, cohort, seed, parameters, workers, force, estimate):
     from srlib.evaluation.markdown import to_text
 
     cohort = cohort or runner.COHORTS.get(profile, "csv/example.csv")
-    given = {"parameters": dict(parameters), "force": force, "estimate": estimate}
+    given |= {"parameters": dict(parameters), "estimate": estimate}
     stop_on_signals()
-    folder = runner.run(profile, cohort, seed=seed, names=notebooks, workers=workers, **given)
+    folder = runner.run(profile, cohort, seed=seed, names=notebooks, **given)
     if estimate:
         return
     if (folder / "metrics.csv").is_file():
@@ -228,6 +228,7 @@ def store(experiment, cohort, profile, overrides, out, force):
     from srlib.training import store as stores
 
     _own(experiment, overrides)
+    apart([out], [cohort])
     chosen = systems.get(experiment, profile, overrides)
     texts = caffe_text.texts(chosen, Path(out))
     for path, text in texts.items():
@@ -287,6 +288,7 @@ def priors(manifest, classes, out, split, force):
     from srlib.synthesis import priors as intensities
 
     subjects = data.read_manifest(manifest, split)
+    apart([out], [manifest, classes])
     keep(out, force=force)
     found = label_maps.measure(subjects, intensities.read_classes(classes))
     for contrast, prior in found.items():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from srlib.core.paths import InputError, ScanWarning, StrPath, choose
+from srlib.core.paths import InputError, ScanWarning, StrPath, apart, choose
 from srlib.core.tables import VOLUMES, check_name, read_table, write_table
 from srlib.scans.formats import scans_in
 from srlib.scans.headers import check_file
@@ -109,6 +109,7 @@ def write_manifest(
         raise InputError(
             f"cannot write {out}: --out expects the name of a file in a folder that exists"
         )
+    apart([out], filter(None, [subjects]))
     found = _find(layout, folder)
     if not found:
         expected = " or ".join(itertools.chain(*patterns.values()))

@@ -298,3 +298,24 @@ def test_a_folder_goes_on_after_a_bad_file(srlib, weights, scan, tmp_path, blob)
     assert_refused(srlib(*words, "--reference", scan), "goes with a single scan")
     volume.save_scan(good, folder / "a.nii.gz")
     assert_refused(srlib(*words), "two scans are called a")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "store recnn_x2 --profile smoke --cohort own.csv",
+        "priors own.csv --classes classes.csv",
+        "manifest flat . --subjects own.csv",
+    ],
+)
+def test_no_table_is_replaced_by_what_is_made_of_it(words, cohort, tmp_path, monkeypatch):
+    text = cohort.read_text()
+    if "flat" in words:
+        text = "id\nmine\n"
+    own = cohort.with_name("own.csv")
+    own.write_text(text)
+    monkeypatch.chdir(own.parent)
+    (own.parent / "classes.csv").write_text("label,class\n0,0\n1,1\n")
+    result = CliRunner().invoke(main, [*words.split(), "--out", "own.csv", "--force"])
+    assert result.exit_code == 1 and "own.csv is an input" in result.stderr
+    assert own.read_text() == text
