@@ -136,7 +136,7 @@ def _in_order(todo, execute, workers):
                 pending = {*waiting, *going.values()}
                 ready = [n for n in waiting.values() if not pending & n.after]
                 if workers > 1:
-                    ready.sort(key=lambda n: n.seconds, reverse=True)
+                    ready.sort(key=lambda n: -n.seconds)
                 for notebook in ready[: workers - len(going)]:
                     going[pool.submit(execute, waiting.pop(notebook.number))] = notebook.number
                 for ended in wait(going, return_when=FIRST_COMPLETED).done:

@@ -18,6 +18,7 @@ import torch
 from tqdm import tqdm
 
 from srlib import __version__
+from srlib.core.device import layout
 from srlib.core.paths import InputError, StrPath, digest, first_line, make_dir, sha256, sweep
 from srlib.core.processes import free_memory_gb
 from srlib.core.workers import STOPPED, share
@@ -219,7 +220,8 @@ class Enhancer:
     def _read(self, job):
         """How many volumes a scan has, all of them, the first, the plan for each and its memory.
 
-        Raises InputError for too many voxels, and for outputs that cannot hold them.
+        Raises InputError for one slice where the model needs more, for too many voxels, and for
+        outputs that cannot hold them.
         """
         (*shape, count), volumes = load_volumes(job.source)
         self._memory(shape)  # before it is read
@@ -229,6 +231,10 @@ class Enhancer:
             if path.suffix == ".png" and shape[2] > 1:
                 raise InputError(f"{path}: a PNG holds one slice, got {shape[2]}; choose .nii.gz")
         scan, experiment = next(volumes), self.model.experiment
+        flat = layout(self.model.network) is torch.channels_last
+        if min(scan.shape[: 2 if flat else 3]) < 2:
+            needs = "an image" if flat else "a 3-D scan, and only 2-D models take single slices"
+            raise InputError(f"the scan has {scan.shape} voxels; {experiment.name} needs {needs}")
         if job.uncertainty and not experiment.prediction.uncertain:
             raise InputError(
                 f"{experiment.name} knows no uncertainty; use a model trained with the loss "

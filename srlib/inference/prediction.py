@@ -122,13 +122,9 @@ class SameGrid(Part):
     def plan(self, scan: Volume, setup: Setup) -> Plan:
         """What will be made of a scan, in whole voxels over its field of view.
 
-        Raises InputError for a setting that this prediction does not take, a factor below 1, and a
-        single slice where the network needs more.
+        Raises InputError for a setting that this prediction does not take and a factor below 1.
         """
-        request, flat = setup.request, setup.pairs.contrast == "image"
-        if min(scan.shape[: 2 if flat else 3]) < 2:
-            needs = "an image" if flat else "a 3-D scan, and only 2-D models take single slices"
-            raise InputError(f"the scan has {scan.shape} voxels; this model needs {needs}")
+        request = setup.request
         self.check_request(request)
         filled = request.zero_filled or (1, 1, 1)
         if request.spacing_mm:

@@ -196,9 +196,3 @@ def test_the_default_type_of_pytorch_changes_nothing(tiny):
     finally:
         torch.set_default_dtype(torch.float32)
     np.testing.assert_array_equal(found.data, expected.data)
-
-
-def test_a_single_slice_is_refused_in_python_too(tiny):
-    scan = Volume(np.random.default_rng(0).random((16, 16, 1)), np.eye(4))
-    with pytest.raises(InputError, match="only 2-D models take single slices"):
-        super_resolve(scan, tiny)
