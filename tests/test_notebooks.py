@@ -35,10 +35,10 @@ def test_notebooks_are_thin_and_carry_no_outputs(path):
     assert not any(cell.outputs or cell.execution_count for cell in code)
     assert book.metadata.kernelspec.name == "python3"
     assert book.metadata.srlib.seconds > 0  # for the time that is left of a run
-    before = {p.stem[:2]: nbformat.read(p, as_version=4) for p in BOOKS}
+    books = {p.stem[:2]: nbformat.read(p, as_version=4) for p in BOOKS}
     after = {*book.metadata.srlib.after}
     for name in after:  # and after what these come after, also when some alone are run
-        assert {*before[name].metadata.srlib.after} <= after
+        assert {*books[name].metadata.srlib.after} <= after
     for cell in code:
         assert not any(
             isinstance(n, ast.FunctionDef | ast.ClassDef | ast.Lambda)

@@ -14,8 +14,8 @@ EVERY = 30.0  # seconds between the lines of a log file; a terminal is refreshed
 class Report:
     """What a notebook does, which writes into it as into a file; the last line of that is kept."""
 
-    def __init__(self, name: str, title: str) -> None:
-        self.name, self.title, self.said = name, title, ""
+    def __init__(self, title: str, weight: float) -> None:
+        self.title, self.weight, self.said = title, weight, ""
         self.began, self.ran = time.perf_counter(), None  # whether it ran or was skipped
 
     def write(self, text: str) -> None:
@@ -47,7 +47,7 @@ class Progress:
     @contextmanager
     def about(self, name: str, title: str) -> Iterator[Report]:
         """Report on a notebook within the block, which sets whether it ``ran``."""
-        report, ended = Report(name, title), threading.Event()
+        report, ended = Report(title, self.weights.pop(name)), threading.Event()
         self.going.append(report)
 
         def refresh():
@@ -63,12 +63,11 @@ class Progress:
             ended.set()
             thread.join()
             self.going.remove(report)
-            weight = self.weights.pop(name)
             ends = {True: f": {report.seconds:.0f} s", False: ": unchanged, skipped"}
             said = ends.get(report.ran, ": failed")
             self._show(title + said, end="\n" if self.terminal else "")
         if report.ran:
-            self.pace["weight"] += weight
+            self.pace["weight"] += report.weight
             self.pace["seconds"] += report.seconds
 
     def line(self, *reports: Report) -> str:
@@ -81,9 +80,9 @@ class Progress:
         if not self.pace["weight"]:
             return ""
         pace = self.pace["seconds"] / self.pace["weight"]
-        own = max(self.weights[report.name] * pace - report.seconds, 0) / 60
-        gone = sum(other.seconds for other in self.going)
-        every = max(sum(self.weights.values()) * pace - gone, 0) / 60 / self.workers
+        own = max(report.weight * pace - report.seconds, 0) / 60
+        going = sum(other.weight * pace - other.seconds for other in self.going)
+        every = max(sum(self.weights.values()) * pace + going, 0) / 60 / self.workers
         return f", left about {own:.1f} min, in all {every:.0f} min"
 
     def _show(self, line, end=""):
